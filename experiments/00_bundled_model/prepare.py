@@ -1,0 +1,93 @@
+"""Turn public text into a tokenizer and three token files (train, valid, test), split by document.
+
+Input: a folder with `novels/novels.jsonl.xz` and `wikipedia-articles/articles.jsonl.xz`, one JSON object a line with
+`text` and `split` (whole books and articles are held out). Output: `tokenizer.json`, `{split}.bin` (uint16 token ids,
+documents joined by the end-of-text token) and `meta.json` (bytes and tokens of every split and source).
+
+    python experiments/00_bundled_model/prepare.py --text TEXT_DIR --out WORK_DIR
+"""
+
+import argparse
+import json
+import lzma
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SOURCES = {"novels": "novels/novels.jsonl.xz", "articles": "wikipedia-articles/articles.jsonl.xz"}
+END = "<|endoftext|>"
+VOCAB = 3072
+
+
+def normalise(text: str) -> str:
+    """Join hard-wrapped lines inside a paragraph, so that all sources look alike (evaluation does the same)."""
+    text = re.sub(r"[ \t]+", " ", text.replace("\r\n", "\n"))
+    text = re.sub(r" ?\n ?", "\n", text)
+    text = re.sub(r"(?<![\n=])\n(?![\n=*#:;])", " ", text)
+    return re.sub(r"\n{2,}", "\n\n", text).strip()
+
+
+def documents(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (source, split, text) of every document that has text."""
+    for source, path in SOURCES.items():
+        with lzma.open(folder / path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                document = json.loads(line)
+                text = normalise(document["text"])
+                if text:
+                    yield source, document["split"], text
+
+
+def train_tokenizer(folder: Path) -> Tokenizer:
+    """Fit a byte-level BPE on the training split."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text[:400_000] for _, split, text in documents(folder) if split == "train")
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def main() -> None:
+    """Write the tokenizer, the token files and what they hold."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(args.text)
+    tokenizer.save(str(args.out / "tokenizer.json"))
+    end = tokenizer.token_to_id(END)
+    parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
+    meta: dict[str, dict[str, int]] = {}
+    for source, split, text in documents(args.text):
+        # A book is encoded in pieces cut at paragraphs: one call on megabytes is slow and uses much memory.
+        ids = [end]
+        for encoding in tokenizer.encode_batch(
+            re.findall(r".{1,20000}(?:\n\n|\Z)|.{1,40000}", text, flags=re.S)
+        ):
+            ids.extend(encoding.ids)
+        parts[split].append(np.asarray(ids, dtype=np.uint16))
+        count = meta.setdefault(f"{split}/{source}", {"documents": 0, "bytes": 0, "tokens": 0})
+        count["documents"] += 1
+        count["bytes"] += len(text.encode())
+        count["tokens"] += len(ids)
+    for split, arrays in parts.items():
+        np.concatenate(arrays).tofile(args.out / f"{split}.bin")
+    (args.out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    print(json.dumps(meta, indent=1))
+
+
+if __name__ == "__main__":
+    main()
