@@ -1,0 +1,1 @@
+"""Who leaves: the cache, its books and one file per policy."""

@@ -1,0 +1,1 @@
+"""What happens to a demanded expert that is absent."""

@@ -1,0 +1,1 @@
+"""Who comes: one file per predictor."""

@@ -1,0 +1,1 @@
+"""Transformers models whose experts go through moex."""

@@ -1,0 +1,1 @@
+"""Replay on a virtual clock."""

@@ -1,0 +1,1 @@
+"""Where the master copies of experts live, and the places they are loaded into."""

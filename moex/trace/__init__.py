@@ -1,0 +1,1 @@
+"""Recorded routing: the format and its recorder."""

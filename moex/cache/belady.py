@@ -1,0 +1,34 @@
+"""Belady's optimum, for which the future must have been recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from moex.cache.base import ScoredPolicy
+
+if TYPE_CHECKING:
+    from moex.types import Expert, Now, Scope
+
+
+@dataclass
+class Belady(ScoredPolicy):
+    """Evict the expert whose next use is farthest (Belady 1966).
+
+    `bypass=False`: every loaded expert enters, members of the running visit stay: the optimum among
+    policies that work that way. `bypass=True`: an expert just used may leave at once, which is the
+    fewest loads that any policy can reach without prefetching (visits that fit the cache).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"future"})
+
+    bypass: bool = False
+
+    def reset(self, scope: Scope) -> None:
+        """Take the recording."""
+        assert scope.future is not None
+        self.next_use = scope.future.next_use
+
+    def score(self, expert: Expert, now: Now) -> float:
+        """Worth: the nearer its next use, the higher."""
+        return -self.next_use(expert, now.clock)

@@ -1,0 +1,265 @@
+"""The one state machine of residency: who is in which place, who enters, who leaves.
+
+The runner executes its plans, the simulator bills them; neither takes a decision. Every load lands
+in a *place*. Some places are the slots of residents, the others are staging (seed 1's buffers,
+shared by all layers); which are which changes as experts are admitted, and nothing is copied.
+State changes when a plan is issued, never when bytes arrive.
+
+Replay is event-atomic: the whole demanded set is classified against the state at the start of the
+visit, and no member of the running set is a victim unless the policy bypasses.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+from moex.cache.base import CachePolicy
+from moex.types import Expert, Future, Left, Load, Now, Plan, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from moex.types import Access, Geometry, Prediction
+
+POOLS = ("layer", "global")
+
+
+class _Pool:
+    """Residents of one pool, oldest last use first, and the policy that rules them."""
+
+    def __init__(self, policy: CachePolicy, capacity: int, layers: range) -> None:
+        self.policy, self.capacity, self.layers = policy, capacity, layers
+        self.residents: dict[Expert, int] = {}
+        # A hook that a policy does not override is not called at all: replay is this loop.
+        self.on_visit = self._hook("on_visit")
+        self.on_access = self._hook("on_access")
+        self.on_insert = self._hook("on_insert")
+        self.on_evict = self._hook("on_evict")
+        self.admit = self._hook("admit")
+
+    def _hook(self, name: str) -> Callable[..., bool | None] | None:
+        overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
+        return getattr(self.policy, name) if overridden else None
+
+
+class ExpertCache:
+    """Residency, places, pools, waves and the admission of guesses.
+
+    Args:
+        policy: the prototype; every pool gets a copy of its own.
+        geometry: of the model or trace.
+        slots: residents per layer (with `pool="global"` the layers share `slots * layers`).
+        pool: "layer" or "global".
+        staging: places beside the slots, shared by all layers; default `2 * top_k`.
+        seed: for policies that draw.
+        future: the recorded visits, for policies that need them.
+
+    Raises:
+        ValueError: a capacity that cannot serve one visit, or a policy lacking what it needs.
+    """
+
+    def __init__(
+        self,
+        policy: CachePolicy,
+        geometry: Geometry,
+        slots: int,
+        pool: str = "layer",
+        staging: int | None = None,
+        seed: int = 0,
+        future: Future | None = None,
+    ) -> None:
+        self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
+        self.staging = 2 * geometry.top_k if staging is None else staging
+        self.seed, self.future = seed, future
+        self._check()
+        self.places = slots * geometry.layers + self.staging
+        self._names = [
+            [Expert(layer, index) for index in range(geometry.experts)]
+            for layer in range(geometry.layers)
+        ]
+        self.reset()
+
+    def _check(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f"memory.pool={self.pool!r}: expected one of {', '.join(POOLS)}")
+        if not self.geometry.top_k <= self.slots <= self.geometry.experts:
+            raise ValueError(
+                f"memory.slots={self.slots}: expected {self.geometry.top_k} (the experts that one "
+                f"token needs in a layer) to {self.geometry.experts} (all of them); "
+                f"try memory.slots={min(2 * self.geometry.top_k, self.geometry.experts)}"
+            )
+        if self.staging < 1:
+            raise ValueError(
+                f"memory.staging={self.staging}: expected at least 1 place to load into; "
+                f"try memory.staging={2 * self.geometry.top_k}"
+            )
+        if "future" in self.prototype.needs and self.future is None:
+            raise ValueError(
+                f"{type(self.prototype).__name__} must know the future: give it a recorded trace "
+                "(mode=simulate trace=FILE), or run it live, where a recording pass is made first"
+            )
+
+    def reset(self) -> None:
+        """Forget everything: empty slots, no guesses, fresh policies."""
+        layers = self.geometry.layers
+        spans = (
+            [range(layers)]
+            if self.pool == "global"
+            else [range(layer, layer + 1) for layer in range(layers)]
+        )
+        self._pools: list[_Pool] = []
+        for number, span in enumerate(spans):
+            pool = _Pool(deepcopy(self.prototype), self.slots * len(span), span)
+            pool.policy.reset(
+                Scope(
+                    capacity=pool.capacity,
+                    layers=span,
+                    experts=self.geometry.experts,
+                    top_k=self.geometry.top_k,
+                    seed=self.seed * 1_000_003 + number,
+                    future=self.future,
+                )
+            )
+            self._pools.extend([pool] * len(span))
+        # The place freed longest ago is reused first: what was written or read there is over.
+        self._free = deque(range(self.places))
+        self._guesses: dict[Expert, int] = {}
+
+    def place(self, expert: Expert) -> int:
+        """The place that holds a resident or guessed expert (KeyError if neither)."""
+        residents = self._pools[expert.layer].residents
+        return residents[expert] if expert in residents else self._guesses[expert]
+
+    def residents(self, layer: int) -> list[Expert]:
+        """The experts in the layer's pool, oldest last use first."""
+        return list(self._pools[layer].residents)
+
+    def request(self, access: Access) -> Iterator[Plan]:
+        """Yield what each wave of this visit needs; the visit is over when the iterator ends.
+
+        One wave when everything fits (always so when one token is decoded), several when the visit
+        demands more absent experts than there are free places; residents come in the first.
+        """
+        clock, position, layer, phase = access[:4]
+        now = Now(clock, position, layer, phase)
+        pool, names = self._pools[layer], self._names[layer]
+        residents = pool.residents
+        demanded = [names[index] for index in access.experts]
+        if pool.on_visit:
+            pool.on_visit(access)
+        if pool.on_access:
+            for expert in demanded:
+                pool.on_access(expert, now, expert in residents)
+        missing = [expert for expert in demanded if expert not in residents]
+        self._touch(residents, demanded)
+        dropped = self._end_guesses(layer, demanded) if self._guesses else []
+        if not missing:
+            places = tuple([residents[expert] for expert in demanded])
+            yield Plan(clock, tuple(demanded), places, dropped=tuple(dropped))
+            return
+        guessed = [expert for expert in missing if expert in self._guesses]
+        missing = [expert for expert in missing if expert not in guessed]
+        self._make_room(len(missing), guessed, dropped)
+        absent = set(missing)
+        hits = [expert for expert in demanded if expert not in absent]
+        while True:
+            places = tuple([self.place(expert) for expert in hits])
+            loads = [Load(e, self._free.popleft()) for e in missing[: len(self._free)]]
+            missing = missing[len(loads) :]
+            entering = [(e, self._guesses.pop(e)) for e in guessed]
+            entering.extend((load.expert, load.slot) for load in loads)
+            if guessed:
+                entering.sort(key=lambda pair: access.experts.index(pair[0].index))
+            evictions, released = self._settle(pool, entering, demanded, now)
+            yield Plan(
+                clock,
+                tuple(hits),
+                places,
+                tuple(loads),
+                tuple(evictions),
+                tuple(guessed),
+                tuple(dropped),
+                last=not missing,
+            )
+            self._free.extend(released)
+            if not missing:
+                return
+            hits, guessed, dropped = [], [], []
+
+    def _end_guesses(self, layer: int, demanded: list[Expert]) -> list[Left]:
+        """Drop the guesses for this layer that its visit does not demand."""
+        wrong = [e for e in self._guesses if e.layer == layer and e not in demanded]
+        return [self._drop(guess) for guess in wrong]
+
+    def _make_room(self, wanted: int, kept: list[Expert], dropped: list[Left]) -> None:
+        """Drop guesses for other layers, latest first, until all demanded loads have places."""
+        for guess in list(reversed(self._guesses)):
+            if len(self._free) >= wanted:
+                return
+            if guess not in kept:
+                dropped.append(self._drop(guess))
+
+    def _settle(
+        self, pool: _Pool, entering: list[tuple[Expert, int]], members: list[Expert], now: Now
+    ) -> tuple[list[Left], list[int]]:
+        """Decide who of a wave enters and who leaves: (evictions, places free after the wave)."""
+        residents, bypass = pool.residents, pool.policy.bypass
+        evictions: list[Left] = []
+        released: list[int] = []
+        others = None if bypass else [e for e in residents if e not in members]
+        for expert, place in entering:
+            if pool.admit and not pool.admit(expert, now):
+                released.append(place)
+                continue
+            if len(residents) >= pool.capacity:
+                candidates = [*residents, expert] if others is None else others
+                victim = pool.policy.victim(candidates, now) if candidates else expert
+                if victim == expert:
+                    released.append(place)
+                    continue
+                if others is not None:
+                    others.remove(victim)
+                freed = residents.pop(victim)
+                if pool.on_evict:
+                    pool.on_evict(victim, now)
+                evictions.append(Left(victim, freed))
+                # A bypassed member is still read by this wave: its place is free only after it.
+                (released if victim in members else self._free).append(freed)
+            residents[expert] = place
+            if pool.on_insert:
+                pool.on_insert(expert, now)
+        self._touch(residents, members)
+        return evictions, released
+
+    @staticmethod
+    def _touch(residents: dict[Expert, int], members: list[Expert]) -> None:
+        """Make the members the last used; those of one visit tie, and stand by index."""
+        for expert in sorted(members):
+            if expert in residents:
+                residents[expert] = residents.pop(expert)
+
+    def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
+        """Admit guesses, best first, into free staging; `top_k` places stay for demand."""
+        room = self.staging - self.geometry.top_k - len(self._guesses)
+        loads: list[Load] = []
+        for expert, _, rows in predictions:
+            if room <= 0 or not self._free:
+                break
+            if expert in self._guesses or expert in self._pools[expert.layer].residents:
+                continue
+            place = self._free.popleft()
+            self._guesses[expert] = place
+            loads.append(Load(expert, place, rows, speculative=True))
+            room -= 1
+        return Plan(clock, loads=tuple(loads))
+
+    def finish(self, clock: int) -> Plan:
+        """End a run: drop the guesses whose visit never came."""
+        return Plan(clock, dropped=tuple(self._drop(expert) for expert in list(self._guesses)))
+
+    def _drop(self, guess: Expert) -> Left:
+        place = self._guesses.pop(guess)
+        self._free.append(place)
+        return Left(guess, place)

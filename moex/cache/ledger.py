@@ -1,0 +1,79 @@
+"""Counts of what plans asked for: the same book for live and simulated runs.
+
+Definitions stand in README.md#metrics. What depends on the clock (late hits, waits, bytes that
+really moved) is reported by whoever has a clock; everything else is decided by logical time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from moex.types import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from moex.types import Plan
+
+
+@dataclass
+class Counts:
+    """Sums over one phase. An access is one distinct expert in one layer visit."""
+
+    visits: int = 0
+    waves: int = 0
+    requests: int = 0
+    resident_hits: int = 0
+    guessed_hits: int = 0
+    late_hits: int = 0
+    demand_misses: int = 0
+    host_computed: int = 0
+    skipped: int = 0
+    substituted: int = 0
+    waited_visits: int = 0
+    prefetch_issued: int = 0
+    prefetch_wasted: int = 0
+    bytes_demand: int = 0
+    bytes_prefetch: int = 0
+    bytes_wasted: int = 0
+
+
+@dataclass
+class Ledger:
+    """Books plans by phase."""
+
+    expert_bytes: int
+    phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
+
+    def demand(self, phase: str, plan: Plan) -> None:
+        """Book one wave of a visit."""
+        counts = self.phases[phase]
+        counts.waves += 1
+        counts.visits += plan.last
+        counts.guessed_hits += len(plan.guessed)
+        counts.resident_hits += len(plan.hits) - len(plan.guessed)
+        counts.demand_misses += len(plan.loads)
+        counts.host_computed += len(plan.host)
+        counts.skipped += len(plan.skipped)
+        counts.substituted += len(plan.substituted)
+        counts.requests += len(plan.hits) + len(plan.loads)
+        counts.requests += len(plan.host) + len(plan.skipped) + len(plan.substituted)
+        counts.bytes_demand += len(plan.loads) * self.expert_bytes
+        self.dropped(phase, plan)
+
+    def prefetch(self, phase: str, plan: Plan) -> None:
+        """Book speculative loads."""
+        counts = self.phases[phase]
+        counts.prefetch_issued += len(plan.loads)
+        counts.bytes_prefetch += len(plan.loads) * self.expert_bytes
+
+    def dropped(self, phase: str, plan: Plan) -> None:
+        """Book guesses that left unused."""
+        counts = self.phases[phase]
+        counts.prefetch_wasted += len(plan.dropped)
+        counts.bytes_wasted += len(plan.dropped) * self.expert_bytes
+
+    def waited(self, phase: str, late: int, any_wait: bool) -> None:
+        """Book what the clock says of a visit: hits still under way, and whether it waited."""
+        counts = self.phases[phase]
+        counts.late_hits += late
+        counts.waited_visits += any_wait

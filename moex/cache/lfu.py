@@ -1,0 +1,57 @@
+"""Least frequently used, with ageing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moex.cache.base import ScoredPolicy
+
+if TYPE_CHECKING:
+    from moex.types import Access, Expert, Now, Scope
+
+
+@dataclass
+class LFU(ScoredPolicy):
+    """Evict the expert used least often.
+
+    Papers rarely say which LFU they ran: `perfect=True` keeps counts through evictions,
+    `perfect=False` forgets them (in-cache LFU). `decay` below 1 multiplies all counts by it at
+    every visit of the pool, so that old uses fade; 1 is the textbook policy.
+
+    Raises:
+        ValueError: `decay` outside (0, 1].
+    """
+
+    decay: float = 1.0
+    perfect: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"cache.decay={self.decay}: expected a factor in (0, 1], e.g. 0.99")
+
+    def reset(self, scope: Scope) -> None:
+        """Forget all counts."""
+        self.counts: dict[Expert, float] = defaultdict(float)
+        self.one = 1.0
+
+    def on_visit(self, access: Access) -> None:
+        """Age the counts: a new use grows instead, which orders experts the same way."""
+        self.one /= self.decay
+        if self.one > 1e200:
+            self.counts = defaultdict(float, {e: c / self.one for e, c in self.counts.items()})
+            self.one = 1.0
+
+    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+        """Count the use."""
+        self.counts[expert] += self.one
+
+    def on_evict(self, expert: Expert, now: Now) -> None:
+        """Forget the count, unless counts are perfect."""
+        if not self.perfect:
+            del self.counts[expert]
+
+    def score(self, expert: Expert, now: Now) -> float:
+        """Worth: the aged count."""
+        return self.counts[expert]

@@ -1,0 +1,46 @@
+"""What a prefetcher is: it says which experts later layers will demand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from moex.types import Access, Prediction  # noqa: TC001 - a NamedTuple's annotations are its fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.types import Geometry
+
+
+class Observation(NamedTuple):
+    """What is known right after a layer's router has spoken.
+
+    `lookahead[d - 1]` holds one score per expert of layer `access.layer + d`: that layer's router
+    applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
+    last layer. `hidden` (tokens x hidden) and `router_logits` (tokens x experts) are tensors, given
+    live to prefetchers that need them.
+    """
+
+    access: Access
+    lookahead: tuple[tuple[float, ...], ...] = ()
+    hidden: Any = None
+    router_logits: Any = None
+    tokens: Any = None
+
+
+class Prefetcher(ABC):
+    """Predicts demand. Budget and depth are enforced by the cache; a prefetcher only ranks."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry."""
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Forget everything."""
+
+    def observe(self, observation: Observation) -> None:
+        """See a visit (every one, also those after which nothing is predicted)."""
+
+    @abstractmethod
+    def predict(self, observation: Observation) -> Sequence[Prediction]:
+        """Return the experts to fetch for later visits, best first."""

@@ -1,0 +1,197 @@
+"""The result of a run: one flat row, the same fields live or simulated.
+
+Every field is defined in README.md#metrics. Prefill and decode are never pooled: what has no
+`prefill_` in its name and counts accesses, bytes or waits is about decoding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex.types import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from moex.cache.ledger import Counts, Ledger
+
+SCHEMA = 1
+
+
+@dataclass
+class Clocked:
+    """What a clock (a real or a virtual one) saw in one phase; seconds and bytes."""
+
+    passes: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stall_s: float = 0.0
+    link_busy_s: float = 0.0
+    bytes_moved: int = 0
+
+
+@dataclass
+class Report:
+    """One row of results; None where a run cannot know the value."""
+
+    run_id: str = ""
+    source: str = ""
+    mode: str = ""
+    model: str = ""
+    runner: str = ""
+    policy: str = ""
+    prefetcher: str = ""
+    quant: str = "none"
+    sparsity: str = "none"
+    miss: str = "fetch"
+    link: str = ""
+    hardware: str = ""
+    slots: int | None = None
+    pool: str | None = None
+    capacity_bytes: int | None = None
+    workload: str = ""
+    seed: int = 0
+    lossy: list[str] = field(default_factory=list)
+    emulated: bool = False
+    oracle: bool = False
+    random_weights: bool = False
+
+    tokens_prefill: int = 0
+    tokens_decode: int = 0
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    decode_s: float | None = None
+    tokens_per_second: float | None = None
+    tokens_per_second_iqr: float | None = None
+    repeats: int = 1
+
+    requests: int | None = None
+    resident_hits: int | None = None
+    prefetch_hits: int | None = None
+    late_hits: int | None = None
+    demand_misses: int | None = None
+    host_computed: int | None = None
+    skipped: int | None = None
+    substituted: int | None = None
+    hit_rate: float | None = None
+    effective_hit_rate: float | None = None
+    all_hit_rate: float | None = None
+    byte_hit_rate: float | None = None
+
+    prefetch_issued: int | None = None
+    prefetch_used: int | None = None
+    prefetch_wasted: int | None = None
+    prefetch_precision: float | None = None
+    prefetch_coverage: float | None = None
+
+    bytes_demand: int | None = None
+    bytes_prefetch: int | None = None
+    bytes_wasted: int | None = None
+    bytes_moved: int | None = None
+    stall_s: float | None = None
+    stall_share: float | None = None
+    hidden_transfer_s: float | None = None
+    link_bytes_per_s: float | None = None
+    peak_device_bytes: int | None = None
+    peak_host_bytes: int | None = None
+
+    prefill_requests: int | None = None
+    prefill_resident_hits: int | None = None
+    prefill_prefetch_hits: int | None = None
+    prefill_late_hits: int | None = None
+    prefill_demand_misses: int | None = None
+    prefill_s: float | None = None
+    prefill_bytes_demand: int | None = None
+    prefill_bytes_prefetch: int | None = None
+
+    accuracy_key: str | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+    git: str = ""
+    dirty: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    started: str = ""
+    schema: int = SCHEMA
+
+    def book(self, ledger: Ledger, clocked: dict[str, Clocked] | None) -> None:
+        """Fill in counts, and speeds where there was a clock."""
+        self._book_counts(ledger.phases[DECODE], ledger.expert_bytes, clocked)
+        prefill = ledger.phases[PREFILL]
+        self.prefill_requests = prefill.requests
+        self.prefill_resident_hits = prefill.resident_hits
+        self.prefill_prefetch_hits = prefill.guessed_hits - prefill.late_hits
+        self.prefill_late_hits = prefill.late_hits
+        self.prefill_demand_misses = prefill.demand_misses
+        self.prefill_bytes_demand = prefill.bytes_demand
+        self.prefill_bytes_prefetch = prefill.bytes_prefetch
+        if clocked is not None:
+            self._book_times(clocked[DECODE], clocked[PREFILL])
+
+    def _book_counts(
+        self, counts: Counts, expert_bytes: int, clocked: dict[str, Clocked] | None
+    ) -> None:
+        for name in ("requests", "resident_hits", "late_hits", "demand_misses"):
+            setattr(self, name, getattr(counts, name))
+        for name in ("host_computed", "skipped", "substituted", "prefetch_issued"):
+            setattr(self, name, getattr(counts, name))
+        for name in ("prefetch_wasted", "bytes_demand", "bytes_prefetch", "bytes_wasted"):
+            setattr(self, name, getattr(counts, name))
+        self.prefetch_hits = counts.guessed_hits - counts.late_hits
+        self.prefetch_used = counts.guessed_hits
+        self.bytes_moved = (
+            clocked[DECODE].bytes_moved
+            if clocked is not None
+            else counts.bytes_demand + counts.bytes_prefetch
+        )
+        requests = counts.requests
+        self.hit_rate = ratio(counts.resident_hits, requests)
+        self.effective_hit_rate = ratio(counts.resident_hits + self.prefetch_hits, requests)
+        self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
+        moved = ratio(self.bytes_moved, requests * expert_bytes)
+        self.byte_hit_rate = None if moved is None else 1 - moved
+        self.prefetch_precision = ratio(counts.guessed_hits, counts.prefetch_issued)
+        self.prefetch_coverage = ratio(
+            counts.guessed_hits, counts.guessed_hits + counts.demand_misses
+        )
+
+    def _book_times(self, decode: Clocked, prefill: Clocked) -> None:
+        self.tokens_decode, self.tokens_prefill = decode.tokens, prefill.tokens
+        self.decode_s, self.prefill_s = decode.seconds, prefill.seconds
+        self.ttft_s = ratio(prefill.seconds, prefill.passes)
+        self.tpot_s = ratio(decode.seconds, decode.passes)
+        self.tokens_per_second = ratio(decode.tokens, decode.seconds)
+        self.stall_s = decode.stall_s
+        self.stall_share = ratio(decode.stall_s, decode.seconds)
+        self.hidden_transfer_s = max(0.0, decode.link_busy_s - decode.stall_s)
+        self.link_bytes_per_s = ratio(decode.bytes_moved, decode.link_busy_s)
+
+    def json(self) -> str:
+        """The row as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    def write(self, folder: str | Path) -> Path:
+        """Write `result.json` whole or not at all: its existence says that the run finished."""
+        path = Path(folder) / "result.json"
+        write_atomically(path, self.json() + "\n")
+        return path
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """`part / whole`, None where nothing was counted."""
+    return part / whole if whole else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

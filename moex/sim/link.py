@@ -1,0 +1,110 @@
+"""A link on a clock: latency, bandwidth, queueing, and demand that overtakes speculation.
+
+One transfer is on the wire at a time, in chunks. At every chunk boundary demand goes first; a
+transfer that has begun is never cut off, only overtaken. The simulator drives it with virtual time
+and the emulated link with the machine's clock, so that both wait for the same moments.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """One load on its way; times in seconds of whatever clock drives the link."""
+
+    bytes: int
+    speculative: bool
+    submitted: float
+    latency: float
+    remaining: int = field(init=False)
+    done: float = inf
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.remaining = self.bytes
+
+    @property
+    def started(self) -> bool:
+        """Whether a first chunk has been put on the wire."""
+        return self.remaining < self.bytes
+
+
+class LinkTimeline:
+    """The queue of one link.
+
+    Args:
+        bytes_per_s: bandwidth once a transfer flows.
+        latency_s: paid once by every transfer before its first byte.
+        chunk_bytes: how much is sent before priorities are looked at again.
+    """
+
+    def __init__(self, bytes_per_s: float, latency_s: float = 0.0, chunk_bytes: int = 1 << 22):
+        self.bytes_per_s, self.latency_s, self.chunk_bytes = bytes_per_s, latency_s, chunk_bytes
+        self.demand: deque[Transfer] = deque()
+        self.speculation: deque[Transfer] = deque()
+        self.free_at = 0.0
+        self.busy_s = 0.0
+        self.bytes_moved = 0
+
+    def submit(self, now: float, size: int, speculative: bool = False) -> Transfer:
+        """Queue a transfer of `size` bytes at time `now`."""
+        self.advance(now)
+        transfer = Transfer(size, speculative, now, self.latency_s)
+        (self.speculation if speculative else self.demand).append(transfer)
+        return transfer
+
+    def cancel(self, now: float, transfer: Transfer) -> bool:
+        """Take back a transfer that has not begun; return whether it was still waiting."""
+        self.advance(now)
+        if transfer.started or transfer.cancelled:
+            return False
+        (self.speculation if transfer.speculative else self.demand).remove(transfer)
+        transfer.cancelled = True
+        return True
+
+    def advance(self, now: float) -> None:
+        """Put on the wire every chunk that begins before `now`."""
+        while True:
+            queue = self.demand or self.speculation
+            if not queue:
+                return
+            transfer = queue[0]
+            start = max(self.free_at, transfer.submitted)
+            if self.demand and self.speculation and self.demand[0].submitted > self.free_at:
+                # The link fell idle or reached a boundary before demand came: speculation went on.
+                transfer = self.speculation[0]
+                start = max(self.free_at, transfer.submitted)
+                if start >= self.demand[0].submitted:
+                    transfer, start = self.demand[0], self.demand[0].submitted
+            if start >= now:
+                return
+            self._send(transfer, start)
+
+    def _send(self, transfer: Transfer, start: float) -> None:
+        chunk = min(self.chunk_bytes, transfer.remaining)
+        took = chunk / self.bytes_per_s + (0.0 if transfer.started else transfer.latency)
+        transfer.remaining -= chunk
+        self.free_at = start + took
+        self.busy_s += took
+        self.bytes_moved += chunk
+        if not transfer.remaining:
+            transfer.done = self.free_at
+            (self.speculation if transfer.speculative else self.demand).popleft()
+
+    def arrival(self, now: float, transfer: Transfer) -> float:
+        """When the transfer is through, if nothing else is submitted before that."""
+        self.advance(now)
+        if transfer.done < inf:
+            return transfer.done
+        when = max(self.free_at, now)
+        ahead = list(self.demand) + (list(self.speculation) if transfer.speculative else [])
+        for waiting in ahead:
+            when += waiting.remaining / self.bytes_per_s
+            when += 0.0 if waiting.started else waiting.latency
+            if waiting is transfer:
+                break
+        return when

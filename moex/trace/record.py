@@ -1,0 +1,63 @@
+"""Collects a run's visits while it runs, and makes a trace of them."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moex.trace.format import DEPTHS, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.types import Access, Geometry, Prediction
+
+
+class TraceRecorder:
+    """Appends visits to lists (cheap inside a run); `trace()` turns them into columns."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.accesses: list[Access] = []
+        self.sequences: list[int] = []
+        self.lookahead: list[tuple[tuple[float, ...], ...]] = []
+        self.predictions: list[Sequence[Prediction]] = []
+
+    def add(
+        self,
+        sequence: int,
+        access: Access,
+        lookahead: tuple[tuple[float, ...], ...] = (),
+        predictions: Sequence[Prediction] = (),
+    ) -> None:
+        """Record one visit."""
+        self.accesses.append(access)
+        self.sequences.append(sequence)
+        self.lookahead.append(lookahead)
+        self.predictions.append(predictions)
+
+    def trace(self, provenance: dict[str, Any]) -> Trace:
+        """Return everything recorded so far."""
+        width, accesses = self.geometry.experts, self.accesses
+        offsets = np.zeros(len(accesses) + 1, np.int64)
+        np.cumsum([len(access.experts) for access in accesses], out=offsets[1:])
+        lookahead = np.full((len(accesses), DEPTHS * width), nan, np.float32)
+        for row, known in zip(lookahead, self.lookahead, strict=True):
+            for depth, scores in enumerate(known):
+                row[depth * width : (depth + 1) * width] = scores
+        scored = bool(accesses) and all(access.scores for access in accesses)
+        return Trace(
+            geometry=self.geometry,
+            sequence=np.asarray(self.sequences, np.int32),
+            position=np.asarray([access.position for access in accesses], np.int32),
+            layer=np.asarray([access.layer for access in accesses], np.int16),
+            prefill=np.asarray([access.phase == "prefill" for access in accesses], np.bool_),
+            experts=np.asarray([i for a in accesses for i in a.experts], np.uint16),
+            offsets=offsets,
+            scores=np.asarray([a.scores for a in accesses], np.float32) if scored else None,
+            lookahead=lookahead if any(self.lookahead) else None,
+            predictions=[list(row) for row in self.predictions],
+            provenance=provenance,
+        )

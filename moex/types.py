@@ -1,0 +1,136 @@
+"""The values that every part of moex exchanges. Standard library only.
+
+They are named tuples, not dataclasses, because replay makes millions of them and hashing `Expert`
+is its inner loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PREFILL = "prefill"
+DECODE = "decode"
+
+
+class Expert(NamedTuple):
+    """The name of one expert: MoE layer (counted from 0, dense layers skipped) and index in it."""
+
+    layer: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a name
+
+
+class Geometry(NamedTuple):
+    """A model as far as caching cares.
+
+    `layers` counts MoE layers, `hidden` and `intermediate` are the expert's two widths, and
+    `expert_bytes` is what one whole expert occupies as it is stored and moved.
+    """
+
+    layers: int
+    experts: int
+    top_k: int
+    hidden: int
+    intermediate: int
+    expert_bytes: int
+
+
+class Access(NamedTuple):
+    """One visit of one MoE layer: the event that caches are replayed on.
+
+    `clock` counts visits, `position` is the index of the pass's first token in its sequence,
+    `experts` are the distinct demanded indices in top-k order, and `scores` is the whole router
+    row (softmax, summed over the visit's tokens) or empty where it is not known.
+    """
+
+    clock: int
+    position: int
+    layer: int
+    phase: str
+    experts: tuple[int, ...]
+    scores: tuple[float, ...] = ()
+
+
+class Now(NamedTuple):
+    """The only time a policy may look at."""
+
+    clock: int
+    position: int
+    layer: int
+    phase: str
+
+
+class Load(NamedTuple):
+    """One transfer of an expert into a place; `rows=None` is the whole expert."""
+
+    expert: Expert
+    slot: int
+    rows: bytes | None = None
+    speculative: bool = False
+
+
+class Left(NamedTuple):
+    """An expert that left, and the place that it held."""
+
+    expert: Expert
+    slot: int
+
+
+class Plan(NamedTuple):
+    """What one wave of a visit needs; `last` marks the visit's last wave.
+
+    `hits` are demanded experts that need no load, `places` where they are; those of them that a
+    speculative load brought and that are demanded for the first time stand in `guessed` too.
+    `dropped` are guesses that left the books without having been used.
+    """
+
+    clock: int
+    hits: tuple[Expert, ...] = ()
+    places: tuple[int, ...] = ()
+    loads: tuple[Load, ...] = ()
+    evictions: tuple[Left, ...] = ()
+    guessed: tuple[Expert, ...] = ()
+    dropped: tuple[Left, ...] = ()
+    host: tuple[Expert, ...] = ()
+    skipped: tuple[Expert, ...] = ()
+    substituted: tuple[Expert, ...] = ()
+    last: bool = True
+
+
+class Prediction(NamedTuple):
+    """An expert that a prefetcher expects to be demanded, and how sure it is (higher is surer)."""
+
+    expert: Expert
+    score: float
+    rows: bytes | None = None
+
+
+class Future:
+    """When each expert will be demanded: the recorded visits, seen from inside a run."""
+
+    def __init__(self, accesses: Iterable[Access]) -> None:
+        self._clocks: dict[Expert, list[int]] = {}
+        for access in accesses:
+            for index in access.experts:
+                self._clocks.setdefault(Expert(access.layer, index), []).append(access.clock)
+
+    def next_use(self, expert: Expert, after: int) -> float:
+        """Clock of the first visit after clock `after` that demands the expert; inf if none."""
+        clocks = self._clocks.get(expert, ())
+        position = bisect_right(clocks, after)
+        return clocks[position] if position < len(clocks) else inf
+
+
+class Scope(NamedTuple):
+    """What a policy is told when it starts: the pool that it rules and, for oracles, the future."""
+
+    capacity: int
+    layers: Sequence[int]
+    experts: int
+    top_k: int
+    seed: int
+    future: Future | None = None
