@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class FIFO(ScoredPolicy):
-    """Evict the expert that entered first, however often it was used since."""
+    """Evict the expert that entered first, however often it was used since.
+
+    Experts of one visit enter in top-k order, the best first.
+    """
 
     def reset(self, scope: Scope) -> None:
         """Forget who entered when."""
         self.entered: dict[Expert, int] = {}
+        self.entries = 0
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Note the visit that brought the expert."""
-        self.entered[expert] = now.clock
+        """Note the order of entry."""
+        self.entries += 1
+        self.entered[expert] = self.entries
 
-    def score(self, expert: Expert, now: Now) -> tuple[int, Expert]:
-        """Worth: the visit of entry; experts of one visit leave by index."""
-        return self.entered[expert], expert
+    def score(self, expert: Expert, now: Now) -> int:
+        """Worth: the order of entry."""
+        return self.entered[expert]

@@ -1,0 +1,42 @@
+"""What a link is: it moves the bytes of loads and says when they are there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from moex.types import Plan
+
+
+class LinkStats(NamedTuple):
+    """What a link has done so far: bytes that really moved, seconds in which it moved any."""
+
+    bytes_moved: int
+    busy_s: float
+
+
+class Link(ABC):
+    """Executes plans. Decides nothing: what to load into which place stands in the plan.
+
+    Nothing is cancelled, only overtaken: demand passes speculation at chunk boundaries, and a
+    speculative load that has left the books before it began is never sent.
+    """
+
+    name: str = ""
+    emulated: bool = False
+
+    @abstractmethod
+    def submit(self, plan: Plan) -> None:
+        """Forget the plan's dropped guesses and begin its loads."""
+
+    @abstractmethod
+    def wait(self, place: int) -> float:
+        """Return when what was last loaded into the place is there; seconds waited, 0 if it was."""
+
+    @abstractmethod
+    def stats(self) -> LinkStats:
+        """Bytes and seconds since the link was made."""
+
+    def close(self) -> None:
+        """Stop threads and give back what the link holds."""

@@ -1,0 +1,43 @@
+"""A plain copy, done at once by the computing thread."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from moex.link.base import Link, LinkStats
+
+if TYPE_CHECKING:
+    from moex.store.base import ExpertStore
+    from moex.store.slots import Slots
+    from moex.types import Plan
+
+
+class CopyLink(Link):
+    """Copies when asked to: the simplest thing that is right. Copy time counts as stall."""
+
+    name = "copy"
+
+    def __init__(self, store: ExpertStore, slots: Slots) -> None:
+        self.store, self.slots = store, slots
+        self._bytes, self._busy = 0, 0.0
+        self._took: dict[int, float] = {}
+
+    def submit(self, plan: Plan) -> None:
+        """Copy every load, demand or guess, in order."""
+        for load in plan.loads:
+            started = perf_counter()
+            self.store.read(load.expert, self.slots.records[load.slot])
+            took = perf_counter() - started
+            self._busy += took
+            self._bytes += self.store.layout.bytes
+            if not load.speculative:
+                self._took[load.slot] = took
+
+    def wait(self, place: int) -> float:
+        """Return how long the copy held the computing thread up."""
+        return self._took.pop(place, 0.0)
+
+    def stats(self) -> LinkStats:
+        """Bytes and seconds since the link was made."""
+        return LinkStats(self._bytes, self._busy)

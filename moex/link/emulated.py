@@ -1,0 +1,136 @@
+"""A link of another machine: real bytes move, but they arrive no sooner than they would there."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING
+
+from moex.link.base import Link, LinkStats
+from moex.sim.link import LinkTimeline
+
+if TYPE_CHECKING:
+    from moex.sim.hardware import HardwareProfile
+    from moex.sim.link import Transfer
+    from moex.store.base import ExpertStore
+    from moex.store.slots import Slots
+    from moex.types import Expert, Plan
+
+SPIN_S = 200e-6
+"""Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
+
+
+class _Copy:
+    """One load: its place in the modelled queue, and whether its bytes are really there."""
+
+    __slots__ = ("copied", "expert", "place", "transfer")
+
+    def __init__(self, expert: Expert, place: int, transfer: Transfer) -> None:
+        self.expert, self.place, self.transfer = expert, place, transfer
+        self.copied = threading.Event()
+
+
+class EmulatedLink(Link):
+    """Moves bytes with a thread of its own and delays arrival to a profile's link.
+
+    Arrival times come from the same `LinkTimeline` that the simulator uses, driven by the machine's
+    clock, so waits are exact to the precision of the clock however busy the copying thread is.
+
+    Args:
+        store: where bytes come from.
+        slots: where they go.
+        profile: gives bandwidth, latency and chunk size.
+    """
+
+    name = "emulated"
+    emulated = True
+
+    def __init__(self, store: ExpertStore, slots: Slots, profile: HardwareProfile) -> None:
+        assert profile.link_bytes_per_s is not None
+        self.store, self.slots = store, slots
+        self.timeline = LinkTimeline(
+            profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
+        )
+        self._size = store.layout.bytes
+        self._expected: dict[int, _Copy] = {}
+        self._work: deque[_Copy] = deque()
+        self._wake = threading.Condition()
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="moex-link", daemon=True)
+        self._thread.start()
+
+    def submit(self, plan: Plan) -> None:
+        """Queue the plan's loads, after taking back dropped guesses that have not begun."""
+        if not plan.loads and not plan.dropped:
+            return
+        now = perf_counter()
+        for gone in plan.dropped:
+            copy = self._expected.pop(gone.slot, None)
+            if copy is not None:
+                self.timeline.cancel(now, copy.transfer)
+                self._forget(copy)
+        copies = []
+        for load in plan.loads:
+            transfer = self.timeline.submit(now, self._size, load.speculative)
+            copies.append(_Copy(load.expert, load.slot, transfer))
+            self._expected[load.slot] = copies[-1]
+        with self._wake:
+            # Bytes of a demanded load are copied before those of guesses still waiting.
+            if copies and not copies[0].transfer.speculative:
+                self._work.extendleft(reversed(copies))
+            else:
+                self._work.extend(copies)
+            self._wake.notify()
+
+    def _forget(self, copy: _Copy) -> None:
+        """Do not copy what nobody wants; if the thread is at it, let it finish: the place is due."""
+        with self._wake:
+            if copy in self._work:
+                self._work.remove(copy)
+                return
+        copy.copied.wait()
+
+    def wait(self, place: int) -> float:
+        """Return when the modelled transfer is through and the real bytes are there."""
+        copy = self._expected.pop(place, None)
+        if copy is None:
+            return 0.0
+        started = now = perf_counter()
+        arrival = self.timeline.arrival(now, copy.transfer)
+        while now < arrival:
+            if arrival - now > SPIN_S:
+                sleep(arrival - now - SPIN_S)
+            now = perf_counter()
+        copy.copied.wait()
+        if self._error is not None:
+            raise RuntimeError("the link's copying thread failed") from self._error
+        return perf_counter() - started if arrival > started else 0.0
+
+    def stats(self) -> LinkStats:
+        """Bytes and seconds of the modelled link."""
+        self.timeline.advance(perf_counter())
+        return LinkStats(self.timeline.bytes_moved, self.timeline.busy_s)
+
+    def close(self) -> None:
+        """Stop the copying thread."""
+        with self._wake:
+            self._stopping = True
+            self._work.clear()
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._work and not self._stopping:
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                copy = self._work.popleft()
+            try:
+                self.store.read(copy.expert, self.slots.records[copy.place])
+            except BaseException as error:
+                self._error = error
+            copy.copied.set()

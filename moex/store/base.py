@@ -1,0 +1,26 @@
+"""What a store is: a read-only mapping from an expert to its record of bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from moex.store.layout import Planes
+    from moex.types import Expert
+
+
+class ExpertStore(ABC):
+    """Where the master copies live. Nothing is ever written back, so eviction is free."""
+
+    name: str = ""
+    layout: Planes
+
+    @abstractmethod
+    def read(self, expert: Expert, out: torch.Tensor) -> None:
+        """Copy the expert's record into `out` (uint8, `layout.bytes` long)."""
+
+    def close(self) -> None:
+        """Give back files and memory."""

@@ -1,0 +1,55 @@
+"""How one expert is laid out as a record of bytes.
+
+`planes`, the default, holds the very tensors that the kernel computes with, one after the other, so
+that a load is one copy and exactness is free.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ALIGNMENT = 64
+"""Every tensor of a record begins at a multiple of this: a cache line, and torch's own alignment."""
+
+
+class Part(NamedTuple):
+    """One tensor of a record."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+    bytes: int
+
+
+class Planes:
+    """The layout of whole tensors, each aligned to 64 bytes.
+
+    Args:
+        tensors: name, shape and dtype of an expert's tensors, in the order of the kernel's use.
+    """
+
+    name = "planes"
+
+    def __init__(self, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
+        parts, offset = [], 0
+        for name, (shape, dtype) in tensors.items():
+            size = prod(shape) * dtype.itemsize
+            parts.append(Part(name, tuple(shape), dtype, offset, size))
+            offset += -(-size // ALIGNMENT) * ALIGNMENT
+        self.parts, self.bytes = tuple(parts), offset
+
+    def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the tensors that lie in a record (uint8, `bytes` long), sharing its memory."""
+        return {
+            part.name: record[part.offset : part.offset + part.bytes]
+            .view(part.dtype)
+            .view(part.shape)
+            for part in self.parts
+        }

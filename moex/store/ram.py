@@ -1,0 +1,41 @@
+"""Master copies in host memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from moex.store.base import ExpertStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from moex.store.layout import Planes
+    from moex.types import Expert, Geometry
+
+
+class RamStore(ExpertStore):
+    """All experts of the model in ordinary memory, one tensor a layer.
+
+    Filled once, an expert at a time, by whoever reads the checkpoint.
+    """
+
+    name = "ram"
+
+    def __init__(self, layout: Planes, geometry: Geometry) -> None:
+        self.layout = layout
+        self.records = [
+            torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
+            for _ in range(geometry.layers)
+        ]
+
+    def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fill in one expert."""
+        views = self.layout.views(self.records[expert.layer][expert.index])
+        for name, view in views.items():
+            view.copy_(tensors[name])
+
+    def read(self, expert: Expert, out: torch.Tensor) -> None:
+        """Copy the expert's record into `out`."""
+        out.copy_(self.records[expert.layer][expert.index])
