@@ -85,7 +85,7 @@ class EmulatedLink(Link):
             self._wake.notify()
 
     def _forget(self, copy: _Copy) -> None:
-        """Do not copy what nobody wants; if the thread is at it, let it finish: the place is due."""
+        """Do not copy what nobody wants; let a copy under way end, for its place is due."""
         with self._wake:
             if copy in self._work:
                 self._work.remove(copy)

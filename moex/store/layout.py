@@ -9,13 +9,13 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
+
 ALIGNMENT = 64
-"""Every tensor of a record begins at a multiple of this: a cache line, and torch's own alignment."""
+"""Every tensor of a record begins at a multiple of this: a cache line, and torch's alignment."""
 
 
 class Part(NamedTuple):

@@ -1,0 +1,192 @@
+"""Reads a checkpoint folder: the skeleton into memory, the experts one layer at a time to a sink.
+
+Renaming and fusing follow transformers' own conversion tables, so every architecture that it loads
+through them is read the same way here. Never more than the skeleton and one layer is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+from moex.runner.hf import moe_layers
+from moex.types import Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    Sink = Callable[[Expert, dict[str, Tensor]], None]
+
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+def find(name: str) -> Path:
+    """Return the folder of a model: a local one, or a repository of the hub, downloaded.
+
+    Raises:
+        FileNotFoundError: neither is there, or the folder lacks config or weights.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FileNotFoundError(
+                f"model.name={name}: neither a local folder nor a model that the hub gives here "
+                f"({reason}); try model=tiny, the bundled model"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model.name={name}: {folder} has no config.json; expected a Hugging Face model folder"
+        )
+    return folder
+
+
+def shards(folder: Path) -> dict[str, Path]:
+    """Map every tensor's name to the safetensors file that holds it.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard named by the index is missing.
+        ValueError: a file cut short.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        raise FileNotFoundError(
+            f"model: {folder} has no *.safetensors file; expected the weights beside config.json"
+        )
+    found: dict[str, Path] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"model: {folder} lacks {name}, which its index names")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.update(dict.fromkeys(file.keys(), path))
+        except SafetensorError as error:
+            raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
+    return found
+
+
+def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Build the model with all weights on meta; buffers are real."""
+    config = AutoConfig.from_pretrained(folder)
+    kind = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise ValueError(f"model.dtype={dtype}: expected auto, float32, bfloat16 or float16")
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def fill(model: PreTrainedModel, folder: Path, sink: Sink | None, device: str = "cpu") -> None:
+    """Read the weights: the skeleton into the model, every expert to the sink (None: not at all).
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the model.
+    """
+    layers = moe_layers(model)
+    layer_of = {layer.name: number for number, layer in enumerate(layers)}
+    skeleton: dict[str, Tensor] = {}
+    pending: dict[str, dict[str, Tensor]] = {}
+    done: set[str] = set()
+    for name, tensor in _tensors(model, folder, lambda n: sink is not None or n not in layer_of):
+        module, _, parameter = name.rpartition(".")
+        if module not in layer_of:
+            skeleton[name] = tensor.to(device, copy=True)  # not a view of the mapped file
+            continue
+        stacked = pending.setdefault(module, {})
+        stacked[parameter] = tensor
+        if stacked.keys() == layers[layer_of[module]].tensors.keys():
+            assert sink is not None
+            for index in range(len(tensor)):
+                expert = Expert(layer_of[module], index)
+                sink(expert, {part: values[index] for part, values in stacked.items()})
+            del pending[module]
+            done.add(module)
+    model.load_state_dict(skeleton, strict=False, assign=True)
+    model.tie_weights()
+    model.requires_grad_(False)
+    _check_complete(model, folder, set(layer_of) - done if sink is not None else set(), layer_of)
+
+
+def _tensors(
+    model: PreTrainedModel, folder: Path, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield (parameter name, tensor), fused as the model wants it, layer by layer."""
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
+    known = model.state_dict()
+    groups: dict[str, tuple[Any, list[tuple[str, str | None]]]] = {}
+    files = shards(folder)
+    for key in sorted(files, key=dot_natural_key):
+        target, pattern = rename_source_key(
+            key, renamings, converters, model.base_model_prefix, known
+        )
+        if target in known and wanted(target.rpartition(".")[0]):
+            converter = deepcopy(by_pattern[pattern]) if pattern is not None else None
+            groups.setdefault(target, (converter, []))[1].append((key, pattern))
+    opened: dict[Path, Any] = {}
+
+    def read(key: str, dtype: torch.dtype) -> Tensor:
+        path = files[key]
+        if path not in opened:
+            opened[path] = safe_open(path, framework="pt")
+        return opened[path].get_tensor(key).to(dtype)
+
+    for target, (converter, keys) in sorted(groups.items(), key=lambda kv: dot_natural_key(kv[0])):
+        dtype = known[target].dtype
+        if converter is None:
+            yield target, read(keys[0][0], dtype)
+            continue
+        for key, pattern in keys:
+            converter.add_tensor(target, key, pattern, partial(read, key, dtype))
+        for name, value in converter.convert(target, model=model, config=model.config).items():
+            yield name, value[0] if isinstance(value, list) else value
+
+
+def _check_complete(
+    model: PreTrainedModel, folder: Path, absent: set[str], layer_of: dict[str, int]
+) -> None:
+    missing = sorted(absent)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and name.rpartition(".")[0] not in layer_of:
+            missing.append(name)
+    if missing:
+        raise ValueError(
+            f"model: {folder} lacks {len(missing)} weights of {type(model).__name__}, "
+            f"first {missing[0]}; is a shard missing, or is it another model's config?"
+        )

@@ -1,0 +1,155 @@
+"""The seam to transformers: one experts function in its own table, no module surgery.
+
+`attach` makes every MoE layer of a model call a function of ours instead of its weights; leaving
+the context puts everything back. `checkpoint.py` reads the files; nothing else knows transformers.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from moex.types import DECODE, PREFILL, Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    ExpertsCall = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    PassBegins = Callable[[str, int, int], None]
+
+NAME = "moex"
+
+
+@dataclass(frozen=True)
+class MoeLayer:
+    """One MoE layer: its experts module (weights may be on meta) and its router's weight."""
+
+    name: str
+    experts: nn.Module
+    router: nn.Module
+
+    @property
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name, shape and dtype of one expert's tensors: the stacked parameters, less the stack."""
+        return {
+            name: (tuple(parameter.shape[1:]), parameter.dtype)
+            for name, parameter in self.experts.named_parameters()
+        }
+
+
+def moe_layers(model: PreTrainedModel) -> list[MoeLayer]:
+    """Find the MoE layers that transformers dispatches through its experts interface.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    layers = []
+    for name, module in model.named_modules():
+        if "is_concatenated" in vars(module) and "has_gate" in vars(module):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            layers.append(MoeLayer(name, module, _router(parent, module)))
+    if not layers:
+        raise ValueError(
+            f"model: {type(model).__name__} has no MoE layer that transformers dispatches through "
+            "its experts interface; expected e.g. Mixtral, OLMoE or Qwen3-MoE"
+        )
+    return layers
+
+
+def _router(block: nn.Module, experts: nn.Module) -> nn.Module:
+    count = next(experts.parameters()).shape[0]
+    for child in block.children():
+        weight = getattr(child, "weight", None)
+        if child is not experts and weight is not None and tuple(weight.shape[:-1]) == (count,):
+            return child
+    raise ValueError(f"model: no router with {count} rows beside {type(experts).__name__}")
+
+
+def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: int) -> Geometry:
+    """The model as far as caching cares."""
+    config = model.config.get_text_config()
+    experts = layers[0].experts
+    down = dict(experts.named_parameters())["down_proj"]
+    sizes = down.shape[1:] if not experts.is_transposed else down.shape[:0:-1]
+    return Geometry(
+        layers=len(layers),
+        experts=down.shape[0],
+        top_k=config.num_experts_per_tok,
+        hidden=int(sizes[0]),
+        intermediate=int(sizes[1]),
+        expert_bytes=expert_bytes,
+    )
+
+
+def expert_output(experts: nn.Module, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """Compute one expert for tokens [n, hidden], as transformers' `grouped_mm` does it.
+
+    `weights` has one expert's tensors under the module's own parameter names.
+    """
+    first = "gate_up_proj" if experts.has_gate else "up_proj"
+    inner = _linear(experts, tokens, weights, first)
+    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    return _linear(experts, inner, weights, "down_proj")
+
+
+def _linear(experts: nn.Module, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    weight = weights[name]
+    out = torch.mm(x, weight) if experts.is_transposed else functional.linear(x, weight)
+    return out.add_(weights[name + "_bias"]) if experts.has_bias else out
+
+
+def _dispatch(experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    call = vars(experts).get("moex")
+    if call is None:
+        raise RuntimeError("experts_implementation='moex' works only inside `with moex.load(...)`")
+    return call(experts, hidden, index, weights)
+
+
+@contextmanager
+def attach(
+    model: PreTrainedModel,
+    layers: Sequence[MoeLayer],
+    calls: Sequence[ExpertsCall],
+    pass_begins: PassBegins,
+) -> Iterator[None]:
+    """Send every MoE layer's experts through `calls[layer]` while the context is open.
+
+    `calls` get (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
+    `pass_begins(phase, position, tokens)` is called before every forward pass of the model.
+    """
+    before = model.config._experts_implementation
+    ALL_EXPERTS_FUNCTIONS.register(NAME, _dispatch)
+
+    def begin(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        pass_begins(*_pass(args, kwargs))
+
+    hook = model.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        for layer, call in zip(layers, calls, strict=True):
+            layer.experts.moex = call
+        model.set_experts_implementation(NAME)
+        yield
+    finally:
+        hook.remove()
+        model.set_experts_implementation(before)
+        for layer in layers:
+            vars(layer.experts).pop("moex", None)
+
+
+def _pass(args: tuple, kwargs: dict) -> tuple[str, int, int]:
+    """Phase, position of the first token, and number of tokens of a forward pass."""
+    inputs = args[0] if args else kwargs.get("input_ids")
+    if inputs is None:
+        inputs = kwargs["inputs_embeds"]
+    past = kwargs.get("past_key_values")
+    position = past.get_seq_length() if past is not None else 0
+    decoding = inputs.shape[1] == 1 and position > 0
+    return (DECODE if decoding else PREFILL), position, inputs.shape[0] * inputs.shape[1]

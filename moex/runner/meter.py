@@ -1,0 +1,73 @@
+"""Measures passes of a model: seconds, stall and link work, prefill and decode apart."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moex.link.base import LinkStats
+from moex.report import Clocked
+from moex.types import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def _no_link() -> LinkStats:
+    return LinkStats(0, 0.0)
+
+
+class Meter:
+    """One clock around every forward pass, and a line of the series for each.
+
+    A pass's seconds run from the end of the pass before it (sampling included), so that the seconds
+    of all passes add up to the run's. A device is synchronized at the ends of a sequence's prefill
+    and of its decoding only: more would destroy the overlap that is measured.
+    """
+
+    def __init__(self, stats: Callable[[], LinkStats] = _no_link) -> None:
+        self._stats = stats
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything measured."""
+        self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
+        self.series: list[dict[str, Any]] = []
+        self.stall_s = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin to measure now: what lies before belongs to nobody."""
+        synchronize()
+        self._mark = (perf_counter(), self._stats(), self.stall_s)
+
+    @contextmanager
+    def measure(self, phase: str, tokens: int, sync: bool = False) -> Iterator[None]:
+        """Measure one pass that consumes or makes `tokens` tokens."""
+        yield
+        if sync:
+            synchronize()
+        started, link, stall = self._mark
+        self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
+        line = Clocked(
+            passes=1,
+            tokens=tokens,
+            seconds=now - started,
+            stall_s=stalled - stall,
+            link_busy_s=linked.busy_s - link.busy_s,
+            bytes_moved=linked.bytes_moved - link.bytes_moved,
+        )
+        self.series.append({"token": len(self.series), "phase": phase, **asdict(line)})
+        total = self.phases[phase]
+        for name, value in asdict(line).items():
+            setattr(total, name, getattr(total, name) + value)
+
+
+def synchronize() -> None:
+    """Wait for the device, where there is one that works on its own."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
