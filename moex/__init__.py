@@ -1,1 +1,6 @@
 """moex: offloaded Mixture-of-Experts inference, live and simulated, with one set of parts."""
+
+from moex.api import load, read_trace, simulate, write_trace
+
+__all__ = ["load", "read_trace", "simulate", "write_trace"]
+__version__ = "0.1.0"

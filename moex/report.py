@@ -51,12 +51,14 @@ class Report:
     slots: int | None = None
     pool: str | None = None
     capacity_bytes: int | None = None
+    skeleton_bytes: int | None = None
     workload: str = ""
     seed: int = 0
     lossy: list[str] = field(default_factory=list)
     emulated: bool = False
     oracle: bool = False
     random_weights: bool = False
+    smoke: bool = False
 
     tokens_prefill: int = 0
     tokens_decode: int = 0
@@ -109,6 +111,7 @@ class Report:
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
 
+    code: str = ""
     git: str = ""
     dirty: bool = False
     versions: dict[str, str] = field(default_factory=dict)
@@ -128,7 +131,7 @@ class Report:
         self.prefill_bytes_demand = prefill.bytes_demand
         self.prefill_bytes_prefetch = prefill.bytes_prefetch
         if clocked is not None:
-            self._book_times(clocked[DECODE], clocked[PREFILL])
+            self.book_times(clocked)
 
     def _book_counts(
         self, counts: Counts, expert_bytes: int, clocked: dict[str, Clocked] | None
@@ -157,7 +160,9 @@ class Report:
             counts.guessed_hits, counts.guessed_hits + counts.demand_misses
         )
 
-    def _book_times(self, decode: Clocked, prefill: Clocked) -> None:
+    def book_times(self, clocked: dict[str, Clocked]) -> None:
+        """Fill in speeds."""
+        decode, prefill = clocked[DECODE], clocked[PREFILL]
         self.tokens_decode, self.tokens_prefill = decode.tokens, prefill.tokens
         self.decode_s, self.prefill_s = decode.seconds, prefill.seconds
         self.ttft_s = ratio(prefill.seconds, prefill.passes)

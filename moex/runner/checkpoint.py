@@ -35,16 +35,18 @@ if TYPE_CHECKING:
 
     Sink = Callable[[Expert, dict[str, Tensor]], None]
 
+ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED = ("tiny",)
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def find(name: str) -> Path:
-    """Return the folder of a model: a local one, or a repository of the hub, downloaded.
+    """Return the folder of a model: bundled, local, or downloaded from the hub.
 
     Raises:
         FileNotFoundError: neither is there, or the folder lacks config or weights.
     """
-    folder = Path(name).expanduser()
+    folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -33,8 +33,8 @@ class MoeLayer:
     """One MoE layer: its experts module (weights may be on meta) and its router's weight."""
 
     name: str
-    experts: nn.Module
-    router: nn.Module
+    experts: Any
+    router: Any
 
     @property
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -89,7 +89,7 @@ def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: i
     )
 
 
-def expert_output(experts: nn.Module, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """Compute one expert for tokens [n, hidden], as transformers' `grouped_mm` does it.
 
     `weights` has one expert's tensors under the module's own parameter names.
@@ -100,7 +100,7 @@ def expert_output(experts: nn.Module, tokens: Tensor, weights: Mapping[str, Tens
     return _linear(experts, inner, weights, "down_proj")
 
 
-def _linear(experts: nn.Module, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
     weight = weights[name]
     out = torch.mm(x, weight) if experts.is_transposed else functional.linear(x, weight)
     return out.add_(weights[name + "_bias"]) if experts.has_bias else out

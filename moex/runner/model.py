@@ -71,6 +71,7 @@ class OffloadedModel:
             torch.cat(weights[number : number + 1 + DEPTHS]) for number in range(len(layers))
         ]
         self._stack = ExitStack()
+        self._clock = 0
         self.restart()
 
     def __enter__(self) -> PreTrainedModel:
@@ -93,11 +94,18 @@ class OffloadedModel:
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
         self.ledger = Ledger(self.cache.geometry.expert_bytes)
-        self._phase, self._position, self._sequence, self._clock = PREFILL, 0, -1, 0
+        self._clock = 0
+        self._phase, self._position, self._sequence = PREFILL, 0, -1
+
+    def empty(self) -> None:
+        """Start a sequence cold: an empty cache, a fresh policy; books and trace go on."""
+        self.finish()
+        self.cache.reset()
+        self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
     def finish(self) -> None:
         """End a run: guesses whose visit never came are booked as wasted."""
-        if self.__dict__.get("_clock"):
+        if self._clock:
             plan = self.cache.finish(self._clock - 1)
             self.link.submit(plan)
             self.ledger.dropped(self._phase, plan)

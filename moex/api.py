@@ -1,0 +1,101 @@
+"""moex without Hydra: for notebooks and other programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.sim.simulator import simulate as _simulate
+from moex.trace.format import Trace, read_trace, write_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from moex.cache.base import CachePolicy
+    from moex.prefetch.base import Prefetcher
+    from moex.report import Report
+    from moex.runner.model import OffloadedModel
+    from moex.sim.hardware import HardwareProfile
+    from moex.types import Future, Plan
+
+__all__ = ["load", "read_trace", "simulate", "write_trace"]
+
+
+def load(
+    name: str = "tiny",
+    cache: CachePolicy | None = None,
+    slots: int | float | None = 0.5,
+    prefetch: Prefetcher | None = None,
+    *,
+    budget: int | float | str | None = None,
+    pool: str = "layer",
+    staging: int | None = None,
+    hardware: HardwareProfile | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    seed: int = 0,
+    future: Future | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> OffloadedModel:
+    """Load a model whose experts stay off the device; use it as a context manager.
+
+    ```python
+    with moex.load("tiny", cache=LRU(), slots=4, prefetch=Gate()) as model:
+        model.generate(...)
+    ```
+
+    Args:
+        name: a bundled model ("tiny"), a local folder, or a hub repository.
+        cache: the policy; default LRU.
+        slots: experts per layer on the device; a fraction below 1 is a share of the layer's.
+        prefetch: the prefetcher; default none.
+        budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
+        pool: "layer", or "global" for one pool of `slots * layers`.
+        staging: places beside the slots; default twice the model's top-k.
+        hardware: a profile whose link is emulated; default what is really there.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: of skeleton and slots.
+        seed: for policies that draw.
+        future: recorded visits, for oracles (`read_trace(...).future()`).
+        on_plan: called with every plan that is executed.
+    """
+    from moex.runner.assemble import load_parts, offload
+
+    parts = load_parts(name, dtype, device)
+    memory = Memory(slots, budget, pool, staging)
+    return offload(parts, cache or LRU(), memory, prefetch, hardware, seed, future, on_plan)
+
+
+def simulate(
+    trace: Trace | str | Path,
+    cache: CachePolicy | None = None,
+    slots: int | float | None = 0.5,
+    prefetch: Prefetcher | None = None,
+    *,
+    pool: str = "layer",
+    staging: int | None = None,
+    hardware: HardwareProfile | None = None,
+    seed: int = 0,
+    cold: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Report:
+    """Replay a trace (or a trace file) through the same cache; oracles know its future.
+
+    Args are those of `load`; `cold` empties the cache before every sequence. No torch.
+    """
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    policy = cache or LRU()
+    memory = Memory(slots, None, pool, staging)
+    book = ExpertCache(
+        policy,
+        trace.geometry,
+        memory.resolve(trace.geometry),
+        pool,
+        staging,
+        seed,
+        trace.future() if "future" in policy.needs else None,
+    )
+    return _simulate(trace, book, prefetch, hardware, cold, on_plan)

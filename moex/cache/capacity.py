@@ -1,0 +1,84 @@
+"""How many slots a memory setting gives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moex.types import Geometry
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """Bytes of "6GiB", "800 MB" or a plain number.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?) *([kmg]i?)?b?", str(text).strip().lower())
+    if not match:
+        raise ValueError(f"memory.budget={text}: expected bytes, e.g. 6GiB, 800MB or 6442450944")
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of the model may be on the device.
+
+    Args:
+        slots: residents per layer; a fraction below 1 is a share of a layer's experts.
+        budget: instead of slots, bytes ("6GiB") for everything on the device, or a fraction of the
+            whole model: the skeleton and the staging places are paid first, the rest makes slots.
+        pool: "layer", or "global": the layers share one pool of `slots * layers`.
+        staging: places beside the slots, shared by all layers; default `2 * top_k`.
+    """
+
+    slots: int | float | None = 0.5
+    budget: int | float | str | None = None
+    pool: str = "layer"
+    staging: int | None = None
+
+    def resolve(self, geometry: Geometry, skeleton_bytes: int = 0) -> int:
+        """Slots per layer.
+
+        Raises:
+            ValueError: the setting makes no sense, or the budget does not hold the least that runs.
+        """
+        if (self.slots is None) == (self.budget is None):
+            raise ValueError(
+                f"memory: slots={self.slots} and budget={self.budget}: expected exactly one of "
+                "them; try memory.slots=4, or memory.slots=null memory.budget=6GiB"
+            )
+        if self.budget is not None:
+            return self._from_budget(geometry, skeleton_bytes)
+        assert self.slots is not None
+        if isinstance(self.slots, float) and 0 < self.slots < 1:
+            return max(geometry.top_k, int(self.slots * geometry.experts))
+        if self.slots != int(self.slots):
+            raise ValueError(
+                f"memory.slots={self.slots}: expected a whole number, or a fraction below 1"
+            )
+        return int(self.slots)
+
+    def _from_budget(self, geometry: Geometry, skeleton_bytes: int) -> int:
+        staging = 2 * geometry.top_k if self.staging is None else self.staging
+        staged = staging * geometry.expert_bytes
+        layer_slot = geometry.layers * geometry.expert_bytes
+        if isinstance(self.budget, float) and 0 < self.budget <= 1:
+            whole = skeleton_bytes + geometry.experts * layer_slot
+            budget = int(self.budget * whole)
+        else:
+            assert self.budget is not None
+            budget = parse_bytes(self.budget)
+        slots = (budget - skeleton_bytes - staged) // layer_slot
+        if slots < geometry.top_k:
+            least = skeleton_bytes + staged + geometry.top_k * layer_slot
+            raise ValueError(
+                f"memory.budget={self.budget} ({budget} bytes): expected at least {least} bytes "
+                f"(skeleton {skeleton_bytes}, staging {staged}, {geometry.top_k} slots a layer "
+                f"{geometry.top_k * layer_slot}); try memory.budget={-(-least // 10**6)}MB"
+            )
+        return min(int(slots), geometry.experts)

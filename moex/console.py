@@ -1,0 +1,78 @@
+"""What a run prints: notes on stderr, a table and one sentence, and the row as the last line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moex.report import Report
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    print(f"moex: {text}", file=sys.stderr)
+
+
+def show(report: Report, folder: Path) -> None:
+    """Print table, sentence and row; only the row goes to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.source} run {report.run_id}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_column("meaning", style="dim")
+    for what, value, meaning in _rows(report):
+        table.add_row(what, value, meaning)
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(sentence(report), highlight=False)
+    console.print(f"results: {folder}", style="dim", highlight=False)
+    print(report.json(), flush=True)
+
+
+def _rows(report: Report) -> list[tuple[str, str, str]]:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    speed = "-" if report.tokens_per_second is None else f"{report.tokens_per_second:.1f}"
+    if report.tokens_per_second_iqr is not None:
+        speed += f" (IQR {report.tokens_per_second_iqr:.1f})"
+    ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
+    rows = [
+        ("tokens per second", speed, "decoding only" + (", emulated" if report.emulated else "")),
+        ("time to first token", ttft, "prefill"),
+    ]
+    if report.requests is not None:
+        moved = (report.bytes_moved or 0) / 1e6
+        rows += [
+            ("hit rate", percent(report.hit_rate), "resident before any prefetch"),
+            ("effective hit rate", percent(report.effective_hit_rate), "and guesses in time"),
+            ("all-hit rate", percent(report.all_hit_rate), "layer visits without a wait"),
+            ("prefetch precision", percent(report.prefetch_precision), "guesses that were used"),
+            ("bytes moved", f"{moved:.1f} MB", "in decoding"),
+            ("stall share", percent(report.stall_share), "of decoding time, waiting for experts"),
+        ]
+    for task in report.tasks:
+        rows.append((task["task"], f"{task['value']:.4g}", task["metric"]))
+    return rows
+
+
+def sentence(report: Report) -> str:
+    """Say in one sentence what was run and what came out."""
+    speed = report.tokens_per_second
+    kind = "simulated" if report.source == "sim" else "emulated" if report.emulated else "measured"
+    pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
+    if report.requests is None or report.hit_rate is None:
+        return f"{report.model} with runner={report.runner}: {pace}."
+    effective = report.effective_hit_rate or 0.0
+    return (
+        f"{report.model} with {report.slots} expert slots per "
+        f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "
+        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident, "
+        f"prefetch={report.prefetcher} raised what was there in time to {100 * effective:.1f} %; "
+        f"{pace}."
+    )

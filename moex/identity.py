@@ -1,0 +1,76 @@
+"""What makes two runs the same run: the hash that names a result's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SEMANTIC = (
+    "mode",
+    "runner",
+    "model",
+    "memory",
+    "cache",
+    "quant",
+    "sparsity",
+    "prefetch",
+    "miss",
+    "hardware",
+    "workload",
+    "eval",
+    "seed",
+    "smoke",
+)
+"""The groups that touch a result. Trackers, folders and verbosity do not."""
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """Ten hex digits of everything that decides the result.
+
+    That is the semantic groups, the content of the trace, and the source text of every class that
+    a `_target_` names: an edited policy is another run.
+    """
+    parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
+    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(config)))}
+    trace = config.get("trace")
+    if trace:
+        path = Path(trace)
+        parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(trace)
+    return _digest(json.dumps(parts, sort_keys=True, default=str).encode())[:10]
+
+
+@cache
+def code_version() -> str:
+    """Ten hex digits of the package's own source text."""
+    folder = Path(__file__).parent
+    texts = (path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    return _digest(b"\0".join(texts))[:10]
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+        return own + [target for value in node.values() for target in _targets(value)]
+    if isinstance(node, list):
+        return [target for value in node for target in _targets(value)]
+    return []
+
+
+def _source(target: str) -> str:
+    """Digest of the file that defines a dotted name, without importing it; its name if unknown."""
+    module = target.rpartition(".")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return target
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        return target
+    return _digest(Path(spec.origin).read_bytes())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,107 @@
+"""Puts a model's parts together: files, skeleton, store, cache, slots, link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.link.copy import CopyLink
+from moex.link.emulated import EmulatedLink
+from moex.runner import checkpoint, hf
+from moex.runner.model import OffloadedModel
+from moex.store.layout import Planes
+from moex.store.ram import RamStore
+from moex.store.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from moex.cache.base import CachePolicy
+    from moex.link.base import Link
+    from moex.prefetch.base import Prefetcher
+    from moex.runner.hf import MoeLayer
+    from moex.sim.hardware import HardwareProfile
+    from moex.store.base import ExpertStore
+    from moex.types import Future, Geometry, Plan
+
+
+@dataclass
+class Parts:
+    """A loaded model: the skeleton, and the store that has its experts."""
+
+    folder: Path
+    model: PreTrainedModel
+    layers: list[MoeLayer]
+    geometry: Geometry
+    layout: Planes
+    store: ExpertStore
+    skeleton_bytes: int
+    device: str
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model: {self.folder} has no tokenizer that transformers can read; expected "
+                "tokenizer.json beside config.json"
+            ) from error
+
+
+def load_parts(name: str, dtype: str = "auto", device: str = "cpu") -> Parts:
+    """Load a model's skeleton to the device and its experts to host memory.
+
+    Args:
+        name: a local folder or a hub repository.
+        dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
+        device: where the skeleton and the slots are.
+    """
+    folder = checkpoint.find(name)
+    model = checkpoint.build(folder, dtype)
+    layers = hf.moe_layers(model)
+    layout = Planes(layers[0].tensors)
+    geometry = hf.geometry(model, layers, layout.bytes)
+    store = RamStore(layout, geometry)
+    checkpoint.fill(model, folder, store.put, device)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
+    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
+    return Parts(folder, model, layers, geometry, layout, store, sum(skeleton.values()), device)
+
+
+def offload(
+    parts: Parts,
+    policy: CachePolicy,
+    memory: Memory | None = None,
+    prefetcher: Prefetcher | None = None,
+    hardware: HardwareProfile | None = None,
+    seed: int = 0,
+    future: Future | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> OffloadedModel:
+    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
+    memory = memory or Memory()
+    cache = ExpertCache(
+        policy,
+        parts.geometry,
+        memory.resolve(parts.geometry, parts.skeleton_bytes),
+        memory.pool,
+        memory.staging,
+        seed,
+        future,
+    )
+    slots = Slots(parts.layout, cache.places, parts.device)
+    link: Link
+    if hardware is not None and hardware.timed:
+        link = EmulatedLink(parts.store, slots, hardware)
+    else:
+        link = CopyLink(parts.store, slots)
+    return OffloadedModel(parts.model, parts.layers, cache, slots, link, prefetcher, on_plan)

@@ -1,0 +1,65 @@
+"""What everything is compared with: stock transformers, and accelerate's offloading."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from moex.runner import checkpoint, hf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+IMPLEMENTATIONS = ("grouped_mm", "batched_mm", "eager")
+
+
+@contextmanager
+def stock(
+    name: str, dtype: str = "auto", device: str = "cpu", experts: str = "grouped_mm"
+) -> Iterator[PreTrainedModel]:
+    """The whole model on the device, with one of transformers' own experts implementations."""
+    from transformers import AutoModelForCausalLM
+
+    if experts not in IMPLEMENTATIONS:
+        raise ValueError(f"runner.experts={experts}: expected one of {', '.join(IMPLEMENTATIONS)}")
+    folder = checkpoint.find(name)
+    checkpoint.shards(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=_dtype(dtype), device_map={"": device}, experts_implementation=experts
+    )
+    yield model.eval()
+
+
+@contextmanager
+def accelerate(
+    name: str, dtype: str = "auto", device: str = "cpu", experts: str = "grouped_mm"
+) -> Iterator[PreTrainedModel]:
+    """Every layer's experts off the device, moved in whole by accelerate when the layer runs.
+
+    Off the device means host memory for a GPU, and files for a CPU. This is the naive baseline of
+    Eliseev & Mazur 2023: all experts of a layer cross the link for every token.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = checkpoint.find(name)
+    checkpoint.shards(folder)
+    away = "disk" if device == "cpu" else "cpu"
+    places = {layer.name: away for layer in hf.moe_layers(checkpoint.build(folder))}
+    with tempfile.TemporaryDirectory(prefix="moex-accelerate-") as offload_folder:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=_dtype(dtype),
+            device_map={"": device, **places},
+            offload_folder=offload_folder,
+            experts_implementation=experts,
+        )
+        yield model.eval()
+
+
+def _dtype(name: str) -> str | torch.dtype:
+    return name if name == "auto" else getattr(torch, name)

@@ -1,0 +1,33 @@
+"""`python run.py cache=lru prefetch=gate`: every part is a word, every word is a file in conf/."""
+
+import os
+import sys
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and leave as one line
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(config: DictConfig) -> float | None:
+    """Run one configuration; return its objective, for sweepers."""
+    from moex.app import run
+    from moex.errors import leave
+
+    try:
+        return run(config)
+    except Exception as error:
+        leave(error)
+
+
+if __name__ == "__main__":
+    from moex.errors import leave, register_resolvers
+
+    register_resolvers()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("moex: stopped")
+    except Exception as error:
+        leave(error)
