@@ -13,6 +13,7 @@ from moex.runner import checkpoint, hf
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
     from transformers import PreTrainedModel
 
 IMPLEMENTATIONS = ("grouped_mm", "batched_mm", "eager")
@@ -49,16 +50,33 @@ def accelerate(
     folder = checkpoint.find(name)
     checkpoint.shards(folder)
     away = "disk" if device == "cpu" else "cpu"
-    places = {layer.name: away for layer in hf.moe_layers(checkpoint.build(folder))}
+    skeleton = checkpoint.build(folder)
+    modules = {layer.experts for layer in hf.moe_layers(skeleton)}
+    places = _places(skeleton, "", modules, device, away)
     with tempfile.TemporaryDirectory(prefix="moex-accelerate-") as offload_folder:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=_dtype(dtype),
-            device_map={"": device, **places},
+            device_map=places,
             offload_folder=offload_folder,
             experts_implementation=experts,
         )
         yield model.eval()
+
+
+def _places(
+    module: nn.Module, name: str, experts: set[nn.Module], device: str, away: str
+) -> dict[str, str]:
+    """A device map that names every experts module, and every largest module without any."""
+    if module in experts:
+        return {name: away}
+    if experts.isdisjoint(module.modules()):
+        return {name: device}
+    places = {}
+    for child, inner in module.named_children():
+        path = f"{name}.{child}" if name else child
+        places.update(_places(inner, path, experts, device, away))
+    return places
 
 
 def _dtype(name: str) -> str | torch.dtype:

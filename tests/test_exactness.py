@@ -1,0 +1,98 @@
+"""With nothing lossy, logits equal stock transformers' grouped_mm bit for bit (CPU, float32)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from conftest import ARCHITECTURES
+from transformers import AutoModelForCausalLM
+
+from moex.cache.belady import Belady
+from moex.cache.fifo import FIFO
+from moex.cache.lfu import LFU
+from moex.cache.lru import LRU
+from moex.cache.random import Random
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.runner.assemble import Memory, load_parts, offload
+from moex.sim.hardware import HardwareProfile
+
+POLICIES = [LRU(), LFU(decay=0.9), FIFO(), Random(), Belady(), Belady(bypass=True)]
+PREFETCHERS = [NoPrefetch(), Gate(), Gate(depth=3, width=3)]
+SLOW_LINK = HardwareProfile("slow", link_bytes_per_s=3e8, link_latency_s=2e-5, chunk_bytes=8192)
+
+
+@torch.inference_mode()
+def run(model, seed: int) -> list[torch.Tensor]:
+    """Logits of a prompt pass of two texts, six decoding passes, and a second text alone."""
+    draw = torch.Generator().manual_seed(seed)
+    out = model(torch.randint(2, 128, (2, 11), generator=draw), use_cache=True)
+    logits = [out.logits]
+    for _ in range(6):
+        token = torch.randint(2, 128, (2, 1), generator=draw)
+        out = model(token, past_key_values=out.past_key_values, use_cache=True)
+        logits.append(out.logits)
+    out = model(torch.randint(2, 128, (1, 3), generator=draw), use_cache=True)
+    token = torch.randint(2, 128, (1, 1), generator=draw)
+    logits += [out.logits, model(token, past_key_values=out.past_key_values).logits]
+    return logits
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def case(request, checkpoints):
+    """Loaded parts, stock logits, and the recorded future of the run."""
+    folder = checkpoints[request.param]
+    stock = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="grouped_mm"
+    ).eval()
+    expected = run(stock, seed=3)
+    parts = load_parts(str(folder))
+    recording = offload(parts, LRU())
+    with recording as model:
+        run(model, seed=3)
+    return parts, expected, recording.recorder.trace({}).future()
+
+
+@pytest.mark.parametrize("pool", ["layer", "global"])
+def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, pool):
+    parts, expected, future = case
+    geometry = parts.geometry
+    slot_counts = (geometry.top_k, geometry.top_k + 1, geometry.experts)
+    for policy, prefetcher, slots in itertools.product(POLICIES, PREFETCHERS, slot_counts):
+        memory = Memory(slots, pool=pool)
+        offloaded = offload(parts, policy, memory, prefetcher, future=future)
+        with offloaded as model:
+            logits = run(model, seed=3)
+        for mine, stock in zip(logits, expected, strict=True):
+            assert torch.equal(mine, stock), (policy, prefetcher, slots)
+
+
+def test_logits_are_bit_equal_behind_an_emulated_link(case):
+    parts, expected, _ = case
+    for prefetcher in PREFETCHERS:
+        offloaded = offload(parts, LRU(), Memory(parts.geometry.top_k), prefetcher, SLOW_LINK)
+        with offloaded as model:
+            logits = run(model, seed=3)
+        offloaded.close()
+        assert all(map(torch.equal, logits, expected))
+
+
+def test_generate_gives_the_same_tokens(mixtral):
+    stock = AutoModelForCausalLM.from_pretrained(mixtral, dtype=torch.float32)
+    prompt = torch.arange(2, 12)[None]
+    expected = stock.generate(prompt, max_new_tokens=12, do_sample=False)
+    with offload(load_parts(str(mixtral)), LRU(), Memory(3), Gate()) as model:
+        assert torch.equal(model.generate(prompt, max_new_tokens=12, do_sample=False), expected)
+
+
+def test_leaving_the_context_restores_the_model_also_after_an_exception(mixtral):
+    parts = load_parts(str(mixtral))
+    before = parts.model.config._experts_implementation
+    with pytest.raises(KeyError, match="mine"), offload(parts, LRU()):
+        assert parts.model.config._experts_implementation == "moex"
+        raise KeyError("mine")
+    assert parts.model.config._experts_implementation == before
+    assert not any("moex" in vars(layer.experts) for layer in parts.layers)
+    assert not parts.model._forward_pre_hooks
