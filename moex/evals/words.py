@@ -7,6 +7,7 @@ Frequencies follow Zipf's law, so a ratio of ranks is a ratio of frequencies: th
 matching needs.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -44,7 +45,8 @@ class Ranking:
         with what does, so that a preceding `a` or `an` gives nothing away.
         """
         rank = self.place[word] + 1
-        near = self.words[max(0, int(rank / NEIGHBOURHOOD) - 3) : int(rank * NEIGHBOURHOOD) + 2]
+        first = max(0, math.ceil(rank / NEIGHBOURHOOD) - 3)
+        near = self.words[first : int(rank * NEIGHBOURHOOD) + 2]
         return [
             other
             for other in near
