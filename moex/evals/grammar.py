@@ -128,11 +128,16 @@ def _irregular_form(pick: Pick) -> str:
 
 
 def _polarity(pick: Pick) -> str:
+    """`ever` and `any` want a negation; what stands in its place is about as common as it is."""
     _, _, participle, rest = pick(IRREGULAR)
-    if pick("01") == "0":
-        start = _marked("No", pick(["The", "One", "This", "Some"]))
-        noun = pick(PEOPLE).split()[0]
+    noun = pick(PEOPLE).split()[0]
+    kind = pick(["no", "never", "nobody"])
+    if kind == "no":
+        start = _marked("No", pick(["Every", "Some", "Each"]))
         return f"{start} {noun} had ever {participle} {rest} before."
+    if kind == "never":
+        helper = _marked("never", "ever")
+        return f"The {pick(ADJECTIVES)} {noun} had {helper} {participle} {rest} before."
     subject = _marked(pick(["Nobody", "Neither"]), pick(["Somebody", "Everybody"]))
     verb = pick(["said", "found", "knew", "wanted", "saw"])
     return f"{subject} {verb} anything {pick(['at all', 'about it', 'of the kind'])} {pick(TIMES)}."

@@ -179,5 +179,5 @@ def checksum(items: Iterable[object]) -> str:
     """16 hex digits that name exactly these items in this order."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(json.dumps(item, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(item, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # tiny models, and the tests run side by side
+
 END = "<|endoftext|>"
 
 
