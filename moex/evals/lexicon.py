@@ -17,8 +17,14 @@ THINGS = _list(
     flower flowers, horse horses, coat coats, story stories, field fields, bottle
     bottles, road roads, key keys"""
 )
-MALE = _list("king, boy, gentleman, prince, old man, father, uncle, husband, duke, monk")
-FEMALE = _list("queen, girl, lady, princess, old woman, mother, aunt, wife, duchess, nun")
+MALE = _list(
+    """king, boy, gentleman, prince, old man, father, uncle, husband, duke, monk, brother, son,
+    nephew, grandfather"""
+)
+FEMALE = _list(
+    """queen, girl, lady, princess, old woman, mother, aunt, wife, duchess, nun, sister, daughter,
+    niece, grandmother"""
+)
 ADJECTIVES = _list("old, young, poor, tall, rich, clever, proud, tired, honest, unhappy")
 PLACES = _list(
     "in the garden, at the door, near the river, in the street, on the bridge, by the fire"
@@ -31,7 +37,10 @@ STATES = _list(
 )
 QUALITIES = _list("lost, sold, gone, found, here, old, very beautiful, quite new, in the room")
 RELATIVE = _list("loved, hated, followed, saw, helped, feared, had seen, had met, had left")
-REFLEXIVE = _list("hurt, blamed, killed, dressed, defended, amused, ruined, threw, hid, excused")
+REFLEXIVE = _list(
+    """hurt, blamed, killed, dressed, defended, amused, ruined, threw, hid, excused, warmed, saved,
+    deceived, washed"""
+)
 REFLEXIVE_END = {
     "threw": "into the river",
     "hid": "behind the door",

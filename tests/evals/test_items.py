@@ -109,8 +109,8 @@ def test_ranking_counts_content_words_and_leaves_names_out():
 @pytest.mark.parametrize("phenomenon", PHENOMENA)
 def test_minimal_pairs_differ_in_one_word(phenomenon):
     rng = Random(0)
-    pairs = {minimal_pair(phenomenon, rng) for _ in range(3000)}
-    assert len(pairs) > 400
+    pairs = {minimal_pair(phenomenon, rng) for _ in range(6000)}
+    assert len(pairs) > 1000
     for good, bad in pairs:
         assert len(differing_words(good, bad)) == 1
         assert re.fullmatch(r"[A-Z][A-Za-z ]+\.", good)
