@@ -1,44 +1,23 @@
 """Turn public text into a tokenizer and three token files (train, valid, test), split by document.
 
-Input: a folder with `novels/novels.jsonl.xz` and `wikipedia-articles/articles.jsonl.xz`, one JSON object a line with
-`text` and `split` (whole books and articles are held out). Output: `tokenizer.json`, `{split}.bin` (uint16 token ids,
-documents joined by the end-of-text token) and `meta.json` (bytes and tokens of every split and source).
+Input: a folder as `moex.evals.text` describes it (whole books and articles are held out). Output:
+`tokenizer.json`, `{split}.bin` (uint16 token ids; every document starts with the end-of-text token)
+and `meta.json` (bytes and tokens of every split and source).
 
     python experiments/00_bundled_model/prepare.py --text TEXT_DIR --out WORK_DIR
 """
 
 import argparse
 import json
-import lzma
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-SOURCES = {"novels": "novels/novels.jsonl.xz", "articles": "wikipedia-articles/articles.jsonl.xz"}
+from moex.evals.text import documents, pieces
+
 END = "<|endoftext|>"
 VOCAB = 3072
-
-
-def normalise(text: str) -> str:
-    """Join hard-wrapped lines inside a paragraph, so that all sources look alike (evaluation does the same)."""
-    text = re.sub(r"[ \t]+", " ", text.replace("\r\n", "\n"))
-    text = re.sub(r" ?\n ?", "\n", text)
-    text = re.sub(r"(?<![\n=])\n(?![\n=*#:;])", " ", text)
-    return re.sub(r"\n{2,}", "\n\n", text).strip()
-
-
-def documents(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (source, split, text) of every document that has text."""
-    for source, path in SOURCES.items():
-        with lzma.open(folder / path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                document = json.loads(line)
-                text = normalise(document["text"])
-                if text:
-                    yield source, document["split"], text
 
 
 def train_tokenizer(folder: Path) -> Tokenizer:
@@ -72,11 +51,8 @@ def main() -> None:
     parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
     meta: dict[str, dict[str, int]] = {}
     for source, split, text in documents(args.text):
-        # A book is encoded in pieces cut at paragraphs: one call on megabytes is slow and uses much memory.
         ids = [end]
-        for encoding in tokenizer.encode_batch(
-            re.findall(r".{1,20000}(?:\n\n|\Z)|.{1,40000}", text, flags=re.S)
-        ):
+        for encoding in tokenizer.encode_batch(pieces(text)):
             ids.extend(encoding.ids)
         parts[split].append(np.asarray(ids, dtype=np.uint16))
         count = meta.setdefault(f"{split}/{source}", {"documents": 0, "bytes": 0, "tokens": 0})

@@ -1,1 +1,1 @@
-"""Accuracy."""
+"""Accuracy: generated and published tasks through lm-eval, and bits per byte of held-out text."""

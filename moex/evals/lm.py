@@ -1,0 +1,188 @@
+"""Scores a model with lm-eval: local tasks, tasks of the hub, several at once.
+
+Whatever runs under it, an offloaded model included, is an ordinary transformers model here.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval import evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from moex.evals.items import checksum
+from moex.evals.tasks import LOCAL, PUBLISHED, task_config, task_documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BOOTSTRAP_DRAWS = 1000
+
+
+def evaluate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: list[str],
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    text_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
+
+    Tasks made of parts (the phenomena of `moex_grammar`, the paradigms of `blimp_local`) add a row
+    for each part, named `task/part`. `checksum` names the items exactly; `n` counts them.
+
+    Args:
+        model: a causal language model, on the device where it is to run.
+        tokenizer: its tokenizer.
+        tasks: names of local tasks (`moex.evals.tasks.LOCAL`) or of any task, group or tag of
+            lm-eval, whose data come from the hub or its cache.
+        limit: how many items of each task; by default all of them, 5,000 where they are generated.
+        batch_size: sequences in a batch.
+        seed: draws the generated items, and the examples of few-shot tasks.
+        data_dir: folder of the published items, for `*_local`.
+        text_dir: folder of the held-out text, for `heldout_*`.
+
+    Raises:
+        ValueError: a task is not known, or its folder is not given.
+        RuntimeError: the data of a hub task cannot be had.
+    """
+    folders = [None if folder is None else Path(folder) for folder in (data_dir, text_dir)]
+    local = {name: task_documents(name, limit, seed, *folders) for name in tasks if name in LOCAL}
+    with _quiet():
+        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        loaded = _load(tasks, local)
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config("num_fewshot", 0)
+            task.set_fewshot_seed(seed)
+        results = evaluator.evaluate(
+            lm, loaded, limit=limit, bootstrap_iters=BOOTSTRAP_DRAWS, log_samples=True
+        )
+    rows = []
+    for name in results["results"]:
+        samples = results["samples"].get(name, [])
+        if name in local and "origin" in local[name][0]:
+            found = _accuracies(name, samples)
+        else:
+            found = _reported(name, results["results"][name])
+        digest = checksum(sample["doc"] for sample in samples) if samples else None
+        rows += [row | {"checksum": digest} for row in found]
+    return rows
+
+
+def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, float | None]:
+    """A mean and its standard error when values of one origin (one sentence) are not independent.
+
+    With every value of its own origin this is the ordinary standard error of a mean.
+    """
+    mean = sum(values) / len(values)
+    sums: dict[int, float] = defaultdict(float)
+    for value, origin in zip(values, origins, strict=True):
+        sums[origin] += value - mean
+    groups = len(sums)
+    if groups < 2:
+        return mean, None
+    squares = sum(total**2 for total in sums.values())
+    return mean, math.sqrt(squares * groups / (groups - 1)) / len(values)
+
+
+def _accuracies(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a local task: the whole, then its parts."""
+    parts: dict[str, list[dict[str, Any]]] = {name: samples}
+    for sample in samples:
+        if sample["doc"]["group"]:
+            parts.setdefault(f"{name}/{sample['doc']['group']}", []).append(sample)
+    for part, members in parts.items():
+        for metric in samples[0]["metrics"]:
+            value, stderr = mean_and_stderr(
+                [sample[metric] for sample in members],
+                [sample["doc"]["origin"] for sample in members],
+            )
+            yield {
+                "task": part,
+                "metric": metric,
+                "value": value,
+                "stderr": stderr,
+                "n": len(members),
+            }
+
+
+def _reported(name: str, metrics: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of a task as lm-eval sums it up: its keys are `metric,filter`."""
+    for key, value in metrics.items():
+        metric, _, chosen = key.partition(",")
+        if not chosen or metric.endswith("_stderr"):
+            continue
+        stderr = metrics.get(f"{metric}_stderr,{chosen}")
+        yield {
+            "task": name,
+            "metric": metric if chosen == "none" else key,
+            "value": value,
+            "stderr": stderr if isinstance(stderr, float) else None,
+            "n": metrics["sample_len"],
+        }
+
+
+@cache
+def _hub_tasks() -> TaskManager:
+    """lm-eval's own index of fourteen thousand tasks: read once, and only when one is named."""
+    return TaskManager()
+
+
+def _load(tasks: list[str], local: dict[str, list[dict[str, Any]]]) -> Any:
+    hub = [name for name in tasks if name not in local]
+    manager = _hub_tasks() if hub else TaskManager(include_defaults=False)
+    unknown = [name for name in hub if name not in manager.all_tasks]
+    if unknown:
+        raise ValueError(
+            f"no task named {', '.join(map(repr, unknown))}: local tasks are {', '.join(LOCAL)}; "
+            "any task of lm-eval works by its name (`lm-eval ls tasks` lists them) and fetches its "
+            "data from the hub once, after which it runs offline"
+        )
+    try:
+        return manager.load(
+            [task_config(name, local[name]) if name in local else name for name in tasks]
+        )
+    except OSError as error:
+        without = ", ".join(name for name in LOCAL if name not in PUBLISHED)
+        raise RuntimeError(
+            f"the data of {', '.join(hub)} are not in the hub's cache and the hub cannot be "
+            f"reached ({type(error).__name__}): run once with a network and without "
+            f"HF_HUB_OFFLINE, or take local tasks: {without}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval logs what it chooses, prints, and draws bars off a terminal too: keep errors only."""
+    logger = logging.getLogger("lm_eval")
+    level, before = logger.level, os.environ.get("DISABLE_MULTIPROC")
+    logger.setLevel(logging.ERROR)
+    os.environ["DISABLE_MULTIPROC"] = "1"  # its bootstrap would fork beside torch's threads
+    with contextlib.ExitStack() as stack:
+        stack.callback(logger.setLevel, level)
+        stack.callback(_restore, "DISABLE_MULTIPROC", before)
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if not sys.stderr.isatty():
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
