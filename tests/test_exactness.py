@@ -90,9 +90,14 @@ def test_generate_gives_the_same_tokens(mixtral):
 def test_leaving_the_context_restores_the_model_also_after_an_exception(mixtral):
     parts = load_parts(str(mixtral))
     before = parts.model.config._experts_implementation
-    with pytest.raises(KeyError, match="mine"), offload(parts, LRU()):
-        assert parts.model.config._experts_implementation == "moex"
-        raise KeyError("mine")
+
+    def fail():
+        with offload(parts, LRU()) as model:
+            assert model.config._experts_implementation == "moex"
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
     assert parts.model.config._experts_implementation == before
     assert not any("moex" in vars(layer.experts) for layer in parts.layers)
     assert not parts.model._forward_pre_hooks

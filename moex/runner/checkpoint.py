@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("tiny",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -102,9 +103,9 @@ def shards(folder: Path) -> dict[str, Path]:
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build the model with all weights on meta; buffers are real."""
     config = AutoConfig.from_pretrained(folder)
-    kind = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise ValueError(f"model.dtype={dtype}: expected auto, float32, bfloat16 or float16")
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
+    kind = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     if (folder / "generation_config.json").is_file():

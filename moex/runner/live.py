@@ -135,9 +135,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.finish()
                 done.ledger = offloaded.ledger
-                done.trace = (
-                    offloaded.recorder.trace({}) if number == workload.repeats - 1 else None
-                )
+                done.trace = offloaded.recorder.trace({})
             if number >= 0:
                 rounds.append(done)
             bar.update()

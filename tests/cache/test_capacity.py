@@ -1,0 +1,47 @@
+"""Memory settings become slots, or one clear line."""
+
+from __future__ import annotations
+
+import pytest
+
+from moex.cache.capacity import Memory, parse_bytes
+from moex.types import Geometry
+
+MODEL = Geometry(layers=4, experts=8, top_k=2, hidden=1, intermediate=1, expert_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("6GiB", 6 * 2**30), ("800 MB", 800 * 10**6), (1000, 1000), ("2e9", 2 * 10**9), ("7b", 7)],
+)
+def test_bytes_are_read_as_people_write_them(text, expected):
+    assert parse_bytes(text) == expected
+
+
+def test_words_are_no_bytes():
+    with pytest.raises(ValueError, match=r"memory.budget=plenty: expected bytes, e.g. 6GiB"):
+        parse_bytes("plenty")
+
+
+@pytest.mark.parametrize(("slots", "expected"), [(3, 3), (0.5, 4), (0.1, 2), (8, 8)])
+def test_slots_are_a_number_or_a_share(slots, expected):
+    assert Memory(slots).resolve(MODEL) == expected
+
+
+def test_a_budget_pays_skeleton_and_staging_first():
+    # 500 skeleton + 4 places of staging + n slots in each of 4 layers
+    assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, 500) == 3
+    assert Memory(None, 500 + 400 + 3 * 400 - 1).resolve(MODEL, 500) == 2
+    assert Memory(None, 1.0).resolve(MODEL, 500) == 7  # staging takes the eighth
+    assert Memory(None, "1GB").resolve(MODEL, 500) == 8
+
+
+def test_a_budget_below_the_least_that_runs_says_what_that_is():
+    with pytest.raises(ValueError, match=r"memory.budget=1600 .* at least 1700 bytes"):
+        Memory(None, 1600).resolve(MODEL, 500)
+
+
+@pytest.mark.parametrize("memory", [Memory(None, None), Memory(3, "1GB")])
+def test_slots_and_budget_exclude_each_other(memory):
+    with pytest.raises(ValueError, match="exactly one"):
+        memory.resolve(MODEL)

@@ -1,0 +1,93 @@
+"""Links move the right bytes, in time, and leave no thread behind."""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+
+import pytest
+import torch
+
+from moex.link.copy import CopyLink
+from moex.link.emulated import EmulatedLink
+from moex.sim.hardware import HardwareProfile
+from moex.store.layout import Planes
+from moex.store.ram import RamStore
+from moex.store.slots import Slots
+from moex.types import Expert, Geometry, Left, Load, Plan
+
+
+@pytest.fixture
+def store():
+    layout = Planes({"up": ((3, 5), torch.float32), "down": ((5, 3), torch.bfloat16)})
+    store = RamStore(layout, Geometry(2, 4, 2, 5, 3, layout.bytes))
+    for layer in range(2):
+        for index in range(4):
+            value = 10 * layer + index
+            tensors = {"up": torch.full((3, 5), value), "down": torch.full((5, 3), -value)}
+            store.put(Expert(layer, index), tensors)
+    return store
+
+
+def holds(slots: Slots, place: int, value: int) -> bool:
+    tensors = slots.tensors[place]
+    return bool((tensors["up"] == value).all() and (tensors["down"] == -value).all())
+
+
+def test_records_are_aligned_and_hold_the_tensors(store):
+    assert store.layout.bytes == 128
+    assert [part.offset for part in store.layout.parts] == [0, 64]
+
+
+def test_a_plain_copy_is_there_at_once(store):
+    slots = Slots(store.layout, 3)
+    link = CopyLink(store, slots)
+    link.submit(Plan(0, loads=(Load(Expert(1, 2), 0), Load(Expert(0, 3), 2))))
+    link.wait(0)
+    assert holds(slots, 0, 12)
+    assert holds(slots, 2, 3)
+    assert link.stats().bytes_moved == 256
+
+
+def test_an_emulated_load_arrives_no_sooner_than_the_profile_says(store):
+    slots = Slots(store.layout, 2)
+    profile = HardwareProfile("slow", link_bytes_per_s=128 / 0.03)
+    link = EmulatedLink(store, slots, profile)
+    started = perf_counter()
+    link.submit(Plan(0, loads=(Load(Expert(0, 1), 0), Load(Expert(0, 2), 1))))
+    stalls = link.wait(0), link.wait(1)
+    took = perf_counter() - started
+    link.close()
+    assert took >= 0.06
+    assert all(stall > 0 for stall in stalls)
+    assert holds(slots, 0, 1)
+    assert holds(slots, 1, 2)
+    assert link.wait(0) == 0.0
+
+
+def test_a_place_used_again_holds_what_was_loaded_last(store):
+    slots = Slots(store.layout, 1)
+    link = EmulatedLink(store, slots, HardwareProfile("fast", link_bytes_per_s=1e9))
+    for turn in range(200):
+        guess = Load(Expert(0, turn % 4), 0, speculative=True)
+        link.submit(Plan(turn, loads=(guess,)))
+        wanted = Load(Expert(1, (turn + 1) % 4), 0)
+        link.submit(Plan(turn, loads=(wanted,), dropped=(Left(guess.expert, 0),)))
+        link.wait(0)
+        assert holds(slots, 0, 10 + (turn + 1) % 4)
+    link.close()
+
+
+def test_closing_leaves_no_thread(store):
+    before = threading.active_count()
+    link = EmulatedLink(store, Slots(store.layout, 1), HardwareProfile("x", link_bytes_per_s=1e9))
+    link.close()
+    assert threading.active_count() == before
+
+
+def test_a_failing_store_is_reported_by_the_wait(store):
+    link = EmulatedLink(store, Slots(store.layout, 1), HardwareProfile("x", link_bytes_per_s=1e9))
+    link.submit(Plan(0, loads=(Load(Expert(0, 9), 0),)))
+    with pytest.raises(RuntimeError, match="copying thread failed"):
+        link.wait(0)
+    link.close()

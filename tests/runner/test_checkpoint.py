@@ -1,0 +1,115 @@
+"""Checkpoints are read whole or refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from moex.runner import checkpoint, hf
+from moex.runner.assemble import load_parts
+from moex.types import Expert
+
+
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "model")
+
+
+def test_skeleton_and_experts_are_the_stock_model_s_weights(checkpoints):
+    for folder in checkpoints.values():
+        stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        parts = load_parts(str(folder))
+        mine = dict(parts.model.named_parameters())
+        for name, weight in stock.named_parameters():
+            if not mine[name].is_meta:
+                assert torch.equal(mine[name], weight), name
+        for number, layer in enumerate(hf.moe_layers(stock)):
+            out = torch.empty(parts.layout.bytes, dtype=torch.uint8)
+            parts.store.read(Expert(number, 5), out)
+            for name, tensor in parts.layout.views(out).items():
+                assert torch.equal(tensor, getattr(layer.experts, name)[5])
+
+
+def test_experts_stay_on_meta(mixtral):
+    parts = load_parts(str(mixtral))
+    experts = [p for layer in parts.layers for p in layer.experts.parameters()]
+    assert all(parameter.is_meta for parameter in experts)
+    assert parts.skeleton_bytes < 300_000
+
+
+def test_a_dtype_is_obeyed(mixtral):
+    parts = load_parts(str(mixtral), "bfloat16")
+    assert {p.dtype for p in parts.model.parameters()} == {torch.bfloat16}
+    assert parts.geometry.expert_bytes == 3 * 64 * 96 * 2
+
+
+def test_an_unknown_dtype_is_refused(mixtral):
+    with pytest.raises(ValueError, match=r"model.dtype=int3: expected one of auto"):
+        load_parts(str(mixtral), "int3")
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+        checkpoint.find(str(tmp_path))
+
+
+def test_a_name_that_is_nowhere():
+    with pytest.raises(FileNotFoundError, match=r"neither a local folder nor a model"):
+        checkpoint.find("nobody/nothing-of-this-name")
+
+
+def test_a_folder_without_weights(mixtral, tmp_path):
+    folder = copy(mixtral, tmp_path)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no \*.safetensors file"):
+        load_parts(str(folder))
+
+
+def test_a_missing_shard(mixtral, tmp_path):
+    folder = copy(mixtral, tmp_path)
+    next(iter(sorted(folder.glob("*.safetensors")))).unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks model-00001.*which its index names"):
+        load_parts(str(folder))
+
+
+def test_a_shard_cut_short(mixtral, tmp_path):
+    folder = copy(mixtral, tmp_path)
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_parts(str(folder))
+
+
+def test_weights_that_an_index_forgot(mixtral, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(mixtral, tmp_path)
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors.update(load_file(path))
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights .* first model.norm.weight"):
+        load_parts(str(folder))
+
+
+def test_a_model_without_experts(tmp_path):
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    config.architectures = ["LlamaForCausalLM"]
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no MoE layer"):
+        load_parts(str(tmp_path))

@@ -1,0 +1,47 @@
+"""The modelled link: queueing, latency, overtaking, taking back."""
+
+from __future__ import annotations
+
+import pytest
+
+from moex.sim.link import LinkTimeline
+
+
+def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
+    link = LinkTimeline(bytes_per_s=1000, latency_s=0.5, chunk_bytes=100)
+    transfer = link.submit(2.0, 250)
+    assert link.arrival(2.0, transfer) == pytest.approx(2.75)
+    link.advance(10)
+    assert transfer.done == pytest.approx(2.75)
+    assert (link.bytes_moved, link.busy_s) == (250, pytest.approx(0.75))
+
+
+def test_demand_overtakes_speculation_at_a_chunk_boundary():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
+    guess = link.submit(0.0, 300, speculative=True)
+    demand = link.submit(0.5, 100)  # the guess's first chunk ends at 1.0
+    assert link.arrival(0.5, demand) == pytest.approx(2.0)
+    assert link.arrival(0.5, guess) == pytest.approx(4.0)
+
+
+def test_a_guess_that_has_not_begun_is_taken_back_and_one_under_way_is_not():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
+    first = link.submit(0.0, 200, speculative=True)
+    second = link.submit(0.0, 200, speculative=True)
+    assert link.cancel(0.5, second)
+    assert not link.cancel(0.5, first)
+    link.advance(10)
+    assert link.bytes_moved == 200
+
+
+def test_an_idle_link_starts_when_something_comes():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=1000)
+    link.submit(0.0, 100)
+    late = link.submit(5.0, 100)
+    assert link.arrival(5.0, late) == pytest.approx(6.0)
+
+
+def test_demand_waits_its_turn_behind_demand():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=10)
+    transfers = [link.submit(0.0, 100) for _ in range(3)]
+    assert [link.arrival(0.0, t) for t in transfers] == pytest.approx([1.0, 2.0, 3.0])

@@ -1,0 +1,126 @@
+"""The command line: rows, replay, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moex.report import Report
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+def start(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run.py", f"hydra.run.dir={results}/${{run_id:}}", *words]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ, check=False
+    )
+
+
+def row(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def model(mixtral):
+    return ["model=hf", f"model.name={mixtral}", "workload.new_tokens=6", "workload.warmup=0"]
+
+
+@pytest.fixture(scope="module")
+def live(results, model):
+    return row(start(results, *model, "workload.repeats=2", "memory.slots=3"))
+
+
+def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
+    folder = results / live["run_id"]
+    assert json.loads((folder / "result.json").read_text()) == live
+    assert set(live) == set(Report().__dict__)
+    assert live["tokens_decode"] == 8 * 5
+    assert live["policy"], live["prefetcher"] == ("lru", "gate")
+    parts = ("resident_hits", "prefetch_hits", "late_hits", "demand_misses")
+    assert live["requests"] == sum(live[name] for name in parts) == 8 * 5 * 4 * 2
+    lines = (folder / "series.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * 8 * 6
+
+
+def test_replaying_the_trace_gives_the_same_counts(results, live):
+    trace = results / live["run_id"] / "trace.parquet"
+    simulated = row(start(results, "mode=simulate", f"trace={trace}", "memory.slots=3"))
+    same = [n for n in Report().__dict__ if "hit" in n or "prefetch" in n or "bytes" in n]
+    same = [n for n in same if not n.startswith("peak") and not n.startswith("link")]
+    same = [n for n in same if n not in ("skeleton_bytes",)]
+    assert {n: simulated[n] for n in same} == {n: live[n] for n in same}
+    assert simulated["source"] == "sim"
+    assert simulated["tokens_per_second"] is None
+
+
+def test_the_same_command_again_shows_the_row_without_running(results, model, live):
+    again = start(results, *model, "workload.repeats=2", "memory.slots=3")
+    assert row(again) == live
+    assert "finished before" in again.stderr
+
+
+def test_an_oracle_records_its_future_first(results, model):
+    oracle = row(start(results, *model, "workload.repeats=1", "cache=belady", "memory.slots=3"))
+    assert oracle["oracle"] is True
+    assert oracle["requests"] == 320
+
+
+@pytest.mark.parametrize("runner", ["stock", "accelerate"])
+def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live, runner):
+    baseline = row(start(results, *model, "workload.repeats=1", f"runner={runner}"))
+    assert set(baseline) == set(live)
+    assert baseline["tokens_decode"] == live["tokens_decode"]
+    assert baseline["runner"] == runner
+    assert baseline["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["cache=lur"], "cache=lur: there is no such option; expected one of"),
+        (["memory.slot=3"], "memory.slot: there is no such key; expected one of budget"),
+        (["memry.slots=3"], "try memory.slots=..."),
+        (["memory.slots"], "expected key=value, e.g. cache=lru"),
+        (["mode=simulate"], "trace=null: mode=simulate replays a recorded trace; try trace="),
+        (["mode=simulate", "trace=nowhere.parquet"], "trace=nowhere.parquet: no such file"),
+        (["mode=simulate", "trace=run.py"], "trace=run.py: not a whole parquet file"),
+        (["model=hf", "model.name=conf"], "has no config.json"),
+        (["prefetch.depth=9"], "prefetch.depth=9: expected 1 to 3 layers ahead"),
+        (["workload.new_tokens=0"], "workload.new_tokens=0: expected at least 2"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line_and_exit_code_1(results, words, line):
+    done = start(results, *words)
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("slots", "line"),
+    [("slots=0", "memory.slots=0: expected 2"), ("slots=1", "try memory.slots=4")],
+)
+def test_too_few_slots_get_one_line(results, model, slots, line):
+    done = start(results, *model, f"memory.{slots}")
+    assert done.returncode == 1
+    assert line in done.stderr.splitlines()[-1]
+
+
+def test_a_budget_that_holds_nothing_says_what_would(results, model):
+    done = start(results, *model, "memory.slots=null", "memory.budget=100kB")
+    assert done.returncode == 1
+    assert "expected at least" in done.stderr.splitlines()[-1]

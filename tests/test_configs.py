@@ -1,0 +1,57 @@
+"""Every word in conf/ composes, and every part that it names can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from moex.errors import register_resolvers
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = [
+    (path.parent.name, path.stem)
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if "local" not in path.parts
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_here():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_an_option_composes_and_builds(group, option):
+    override = [f"{group}={option}"]
+    if option == "hf":
+        override.append("model.name=somewhere")
+    config = compose("config", overrides=override)
+    if group != "experiment" and "_target_" in config[group]:
+        instantiate(config[group], _convert_="object")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_an_option_says_what_it_is_and_how_to_type_it(group, option):
+    text = (CONF / group / f"{option}.yaml").read_text()
+    assert text.startswith("# ")
+    assert "python run.py" in text.split("_target_")[0]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_yaml_and_constructor_name_the_same_fields(group, option):
+    import dataclasses
+    import importlib
+
+    node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    target = (node or {}).get("_target_")
+    if not target:
+        pytest.skip("names no class")
+    module, _, name = target.rpartition(".")
+    fields = {f.name for f in dataclasses.fields(getattr(importlib.import_module(module), name))}
+    assert set(node) - {"_target_"} <= fields
