@@ -26,7 +26,7 @@ def register_resolvers() -> None:
     from moex.identity import run_id
 
     def resolve(*, _root_: DictConfig) -> str:
-        own = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+        own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
         return run_id(OmegaConf.to_container(own, resolve=True))  # type: ignore[arg-type]
 
     OmegaConf.register_new_resolver("run_id", resolve, use_cache=False, replace=True)

@@ -40,15 +40,36 @@ def run_id(config: dict[str, Any]) -> str:
     if trace:
         path = Path(trace)
         parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(trace)
-    return _digest(json.dumps(parts, sort_keys=True, default=str).encode())[:10]
+    return key_of(parts)
 
 
 @cache
-def code_version() -> str:
-    """Ten hex digits of the package's own source text."""
-    folder = Path(__file__).parent
+def code_version(package: str = "") -> str:
+    """Ten hex digits of the source text of moex, or of one of its packages."""
+    folder = Path(__file__).parent / package
     texts = (path.read_bytes() for path in sorted(folder.rglob("*.py")))
     return _digest(b"\0".join(texts))[:10]
+
+
+def key_of(settings: dict[str, Any]) -> str:
+    """Ten hex digits of plain settings."""
+    return _digest(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
+
+
+def folder_digest(folder: Path) -> str:
+    """Ten hex digits of a model folder: names and sizes of all files, the ends of the large ones.
+
+    Reading tens of gigabytes to name a result would take longer than the result.
+    """
+    parts: list[Any] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors"):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+                file.seek(max(0, size - (1 << 16)))
+                parts.append((path.name, size, _digest(head), _digest(file.read())))
+    return key_of({"files": parts})
 
 
 def _targets(node: Any) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
@@ -105,3 +108,12 @@ def offload(
     else:
         link = CopyLink(parts.store, slots)
     return OffloadedModel(parts.model, parts.layers, cache, slots, link, prefetcher, on_plan)
+
+
+def fits(size: int, device: str) -> bool:
+    """Whether so many bytes fit on the device with as much to spare again."""
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2 * size < free
