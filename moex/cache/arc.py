@@ -57,7 +57,7 @@ class ARC(CachePolicy):
         if not (self.from_once or self.from_again):
             self._trim()
         above = size > self.target or (size == self.target and self.from_again)
-        side = self.once if size and above or not self.again else self.again
+        side = self.once if (size and above) or not self.again else self.again
         return next((expert for expert in candidates if expert in side), candidates[0])
 
     def _trim(self) -> None:

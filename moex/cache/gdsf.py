@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moex.cache.base import CachePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Expert, Now, Scope
 
 

@@ -39,7 +39,9 @@ class LearnedReuse(CachePolicy):
 
     def __post_init__(self) -> None:
         if not 0 < self.memory <= 1:
-            raise ValueError(f"cache.memory={self.memory}: expected a factor in (0, 1], e.g. 0.9995")
+            raise ValueError(
+                f"cache.memory={self.memory}: expected a factor in (0, 1], e.g. 0.9995"
+            )
         if self.ridge <= 0:
             raise ValueError(f"cache.ridge={self.ridge}: expected a weight above 0, e.g. 1.0")
 

@@ -18,8 +18,8 @@ class LeastStale(ScoredPolicy):
     An expert is stale if the running forward pass has not touched it. Stale experts of early layers
     were passed over, and their layer comes again last. Only then the pass's own experts go, again
     earliest layer first. The paper leaves the order among equals open: here it is least recent use.
-    It is made for one global pool with prefetching; with a pool per layer it is LRU. (The variant of
-    arXiv 2608.07911 ignores layers, and is LRU everywhere unless something is prefetched.)
+    It is made for one global pool with prefetching; with a pool per layer it is LRU. (In arXiv
+    2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
     """
 
     def reset(self, scope: Scope) -> None:
