@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from moex.types import Now, Scope
 
 GEOMETRY = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=8, expert_bytes=384)
-SLOTS = (3, 5, 9)
+SLOTS = (3, 7)
+PASSES = 30
 
 
 def check_policy(factory: Callable[[], CachePolicy]) -> None:
@@ -214,7 +215,7 @@ def _traces() -> dict[str, list[Access]]:
         return [0, 1, 2 + pass_ % (experts - 2)]
 
     def shift(pass_: int) -> list[int]:
-        return draws.sample(everyone[:6] if pass_ < 20 else everyone[6:], top_k)
+        return draws.sample(everyone[:6] if pass_ < PASSES // 2 else everyone[6:], top_k)
 
     def uniform(pass_: int) -> list[int]:
         return draws.sample(everyone, top_k)
@@ -225,7 +226,7 @@ def _traces() -> dict[str, list[Access]]:
     return {
         shape.__name__: [
             _access(number, shape(number // layers), draws, wide=shape is prefill)
-            for number in range(40 * layers)
+            for number in range(PASSES * layers)
         ]
         for shape in (scan, hot, shift, uniform, prefill)
     }

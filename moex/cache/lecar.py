@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class LeCaR(CachePolicy):
     """Draw between the LRU and the LFU victim, and regret the wrong one.
 
-    Vietri et al. 2018, HotStorage. Whoever leaves is remembered by the expert policy that chose it, in a ghost list as long as the
-    pool. A demand for a ghost makes the other policy's weight grow by exp(rate x discount^age), age
-    being the uses since it left; where both choose the same victim nobody is to blame. The discount
-    is `forget` ** (1 / capacity). Counts are kept while the expert is resident or a ghost.
+    Vietri et al. 2018, HotStorage. Whoever leaves is remembered by the policy that chose it, in a
+    ghost list as long as the pool. A demand for a ghost makes the other policy's weight grow by
+    exp(rate x discount^age), age being the uses since it left; where both choose the same victim
+    nobody is to blame. The discount is `forget` ** (1 / capacity). Counts are kept while the expert
+    is resident or a ghost.
 
     Raises:
         ValueError: a parameter outside its range.

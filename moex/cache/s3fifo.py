@@ -22,9 +22,10 @@ class S3FIFO(CachePolicy):
 
     Newcomers enter the small queue, returning ghosts the main one. Who leaves the small queue
     after two uses or more is promoted, else it is evicted and remembered; the main queue gives its
-    oldest another round for every use, up to three. Members of the running visit are passed over
-    where they stand. `small` and `ghost` are shares of the capacity; the small queue has room for
-    one expert at least (the paper's caches are never that small).
+    oldest another round for every use, up to three. Until the first eviction newcomers beyond the
+    small queue's room go to main, as in the authors' libCacheSim (not in the paper). Members of the
+    running visit are passed over where they stand. `small` and `ghost` are shares of the capacity;
+    the small queue has room for one expert at least (the paper's caches are never that small).
 
     Raises:
         ValueError: a share outside its range.
@@ -46,6 +47,7 @@ class S3FIFO(CachePolicy):
         self.newcomers: dict[Expert, int] = {}
         self.main: dict[Expert, int] = {}
         self.ghosts: dict[Expert, None] = {}
+        self.filling = True
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
         """Count the use of a resident."""
@@ -61,6 +63,7 @@ class S3FIFO(CachePolicy):
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
         """Return the next to leave, promoting and giving further rounds on the way."""
+        self.filling = False
         free = set(candidates)
         leaving = self._from_newcomers(free) if len(self.newcomers) >= self.room else None
         return leaving or self._from_main(free) or self._from_newcomers(free) or candidates[0]
@@ -91,4 +94,5 @@ class S3FIFO(CachePolicy):
 
     def on_insert(self, expert: Expert, now: Now) -> None:
         """Queue up: ghosts in main, newcomers in small."""
-        (self.main if self.returns else self.newcomers)[expert] = 0
+        overflows = self.filling and len(self.newcomers) >= self.room
+        (self.main if self.returns or overflows else self.newcomers)[expert] = 0
