@@ -4,7 +4,7 @@
 
 `reset` starts every sequence cold, `continue` is one stream. MIN is Belady's rule with forced
 admission. The trace is looked for in $MOEX_SHARED_DATA, else in ../shared/data beside the
-repository. The whole table is 48 replays of 8.7 M accesses: about a quarter of an hour.
+repository. The whole table is 48 replays of 8.7 M accesses: the better part of an hour.
 """
 
 from __future__ import annotations
