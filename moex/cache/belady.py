@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.base import CachePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Expert, Now, Scope
 
 
 @dataclass
-class Belady(ScoredPolicy):
+class Belady(CachePolicy):
     """Evict the expert whose next use is farthest (Belady 1966).
 
     `bypass=False`: every loaded expert enters, members of the running visit stay: the optimum among
@@ -28,7 +30,12 @@ class Belady(ScoredPolicy):
         """Take the recording."""
         assert scope.future is not None
         self.next_use = scope.future.next_use
+        self.worth: dict[Expert, float] = {}
 
-    def score(self, expert: Expert, now: Now) -> float:
-        """Worth: the nearer its next use, the higher."""
-        return -self.next_use(expert, now.clock)
+    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+        """Look up when the expert is used again; that stays true until then."""
+        self.worth[expert] = -self.next_use(expert, now.clock)
+
+    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+        """Return the candidate of farthest next use."""
+        return min(candidates, key=self.worth.__getitem__)

@@ -39,6 +39,17 @@ class _Pool:
         self.on_evict = self._hook("on_evict")
         self.admit = self._hook("admit")
 
+    def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
+        """Take the resident members of a visit out of the book while it is decided who leaves."""
+        residents = self.residents
+        return {expert: residents.pop(expert) for expert in members if expert in residents}
+
+    def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
+        """Make the members the last used; those of one visit tie, and stand by index."""
+        for expert in ordered:
+            if expert in members:
+                self.residents[expert] = members[expert]
+
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
         overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
         return getattr(self.policy, name) if overridden else None
@@ -142,37 +153,42 @@ class ExpertCache:
         One wave when everything fits (always so when one token is decoded), several when the visit
         demands more absent experts than there are free places; residents come in the first.
         """
-        clock, position, layer, phase = access[:4]
+        clock, position, layer, phase, experts, _ = access
         now = Now(clock, position, layer, phase)
         pool, names = self._pools[layer], self._names[layer]
-        residents = pool.residents
-        demanded = [names[index] for index in access.experts]
+        demanded = [names[index] for index in experts]
+        ordered = [names[index] for index in sorted(experts)]
         if pool.on_visit:
             pool.on_visit(access)
         if pool.on_access:
             for expert in demanded:
-                pool.on_access(expert, now, expert in residents)
-        missing = [expert for expert in demanded if expert not in residents]
-        self._touch(residents, demanded)
+                pool.on_access(expert, now, expert in pool.residents)
+        members = pool.set_aside(ordered)
         dropped = self._end_guesses(layer, demanded) if self._guesses else []
-        if not missing:
-            places = tuple([residents[expert] for expert in demanded])
+        if len(members) == len(demanded):
+            pool.residents.update(members)
+            places = tuple([members[expert] for expert in demanded])
             yield Plan(clock, tuple(demanded), places, dropped=tuple(dropped))
             return
-        guessed = [expert for expert in missing if expert in self._guesses]
-        missing = [expert for expert in missing if expert not in guessed]
-        self._make_room(len(missing), guessed, dropped)
-        absent = set(missing)
-        hits = [expert for expert in demanded if expert not in absent]
+        at = members
+        missing = [expert for expert in demanded if expert not in members]
+        guessed: list[Expert] = []
+        if self._guesses:
+            guessed = [expert for expert in missing if expert in self._guesses]
+            missing = [expert for expert in missing if expert not in guessed]
+            self._make_room(len(missing), guessed, dropped)
+            at = {**members, **{expert: self._guesses[expert] for expert in guessed}}
+        hits = [expert for expert in demanded if expert in at]
         while True:
-            places = tuple([self.place(expert) for expert in hits])
+            places = tuple([at[expert] for expert in hits])
             loads = [Load(e, self._free.popleft()) for e in missing[: len(self._free)]]
             missing = missing[len(loads) :]
-            entering = [(e, self._guesses.pop(e)) for e in guessed]
-            entering.extend((load.expert, load.slot) for load in loads)
+            entering = [load[:2] for load in loads]
             if guessed:
-                entering.sort(key=lambda pair: access.experts.index(pair[0].index))
-            evictions, released = self._settle(pool, entering, demanded, now)
+                entering.extend([(e, self._guesses.pop(e)) for e in guessed])
+                entering.sort(key=lambda pair: experts.index(pair[0].index))
+            evictions, released = self._settle(pool, members, entering, now)
+            pool.put_back(members, ordered)
             yield Plan(
                 clock,
                 tuple(hits),
@@ -187,6 +203,7 @@ class ExpertCache:
             if not missing:
                 return
             hits, guessed, dropped = [], [], []
+            members = pool.set_aside(ordered)
 
     def _end_guesses(self, layer: int, demanded: list[Expert]) -> list[Left]:
         """Drop the guesses for this layer that its visit does not demand."""
@@ -202,43 +219,45 @@ class ExpertCache:
                 dropped.append(self._drop(guess))
 
     def _settle(
-        self, pool: _Pool, entering: list[tuple[Expert, int]], members: list[Expert], now: Now
+        self,
+        pool: _Pool,
+        members: dict[Expert, int],
+        entering: list[tuple[Expert, int]],
+        now: Now,
     ) -> tuple[list[Left], list[int]]:
-        """Decide who of a wave enters and who leaves: (evictions, places free after the wave)."""
-        residents, bypass = pool.residents, pool.policy.bypass
+        """Decide who of a wave enters and who leaves: (evictions, places free after the wave).
+
+        `members` are the visit's residents, set aside; those who enter join them.
+        """
+        residents, policy = pool.residents, pool.policy
+        room = pool.capacity - len(residents) - len(members)
         evictions: list[Left] = []
         released: list[int] = []
-        others = None if bypass else [e for e in residents if e not in members]
+        others = None if policy.bypass else list(residents)
         for expert, place in entering:
             if pool.admit and not pool.admit(expert, now):
                 released.append(place)
                 continue
-            if len(residents) >= pool.capacity:
-                candidates = [*residents, expert] if others is None else others
-                victim = pool.policy.victim(candidates, now) if candidates else expert
+            if room > 0:
+                room -= 1
+            else:
+                candidates = [*residents, *members, expert] if others is None else others
+                victim = policy.victim(candidates, now) if candidates else expert
                 if victim == expert:
                     released.append(place)
                     continue
                 if others is not None:
                     others.remove(victim)
-                freed = residents.pop(victim)
                 if pool.on_evict:
                     pool.on_evict(victim, now)
-                evictions.append(Left(victim, freed))
                 # A bypassed member is still read by this wave: its place is free only after it.
-                (released if victim in members else self._free).append(freed)
-            residents[expert] = place
+                book, free = (members, released) if victim in members else (residents, self._free)
+                evictions.append(Left(victim, book[victim]))
+                free.append(book.pop(victim))
+            members[expert] = place
             if pool.on_insert:
                 pool.on_insert(expert, now)
-        self._touch(residents, members)
         return evictions, released
-
-    @staticmethod
-    def _touch(residents: dict[Expert, int], members: list[Expert]) -> None:
-        """Make the members the last used; those of one visit tie, and stand by index."""
-        for expert in sorted(members):
-            if expert in residents:
-                residents[expert] = residents.pop(expert)
 
     def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
         """Admit guesses, best first, into free staging; `top_k` places stay for demand."""

@@ -5,29 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.base import CachePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Expert, Now, Scope
 
 
 @dataclass
-class FIFO(ScoredPolicy):
+class FIFO(CachePolicy):
     """Evict the expert that entered first, however often it was used since.
 
-    Experts of one visit enter in top-k order, the best first.
+    Those of one visit enter in top-k order.
     """
 
     def reset(self, scope: Scope) -> None:
-        """Forget who entered when."""
-        self.entered: dict[Expert, int] = {}
-        self.entries = 0
+        """Empty the queue (dicts keep their order of entry)."""
+        self.queue: dict[Expert, None] = {}
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Note the order of entry."""
-        self.entries += 1
-        self.entered[expert] = self.entries
+        """Queue up."""
+        self.queue[expert] = None
 
-    def score(self, expert: Expert, now: Now) -> int:
-        """Worth: the order of entry."""
-        return self.entered[expert]
+    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+        """Return the candidate of earliest entry."""
+        return next(expert for expert in self.queue if expert in candidates)
+
+    def on_evict(self, expert: Expert, now: Now) -> None:
+        """Leave the queue."""
+        del self.queue[expert]

@@ -46,19 +46,20 @@ class Ledger:
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
+        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan
         counts = self.phases[phase]
         counts.waves += 1
-        counts.visits += plan.last
-        counts.guessed_hits += len(plan.guessed)
-        counts.resident_hits += len(plan.hits) - len(plan.guessed)
-        counts.demand_misses += len(plan.loads)
-        counts.host_computed += len(plan.host)
-        counts.skipped += len(plan.skipped)
-        counts.substituted += len(plan.substituted)
-        counts.requests += len(plan.hits) + len(plan.loads)
-        counts.requests += len(plan.host) + len(plan.skipped) + len(plan.substituted)
-        counts.bytes_demand += len(plan.loads) * self.expert_bytes
-        self.dropped(phase, plan)
+        counts.visits += last
+        counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        counts.guessed_hits += len(guessed)
+        counts.resident_hits += len(hits) - len(guessed)
+        counts.demand_misses += len(loads)
+        counts.host_computed += len(host)
+        counts.skipped += len(skipped)
+        counts.substituted += len(substituted)
+        counts.bytes_demand += len(loads) * self.expert_bytes
+        if dropped:
+            self.dropped(phase, plan)
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""

@@ -6,14 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.base import CachePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Access, Expert, Now, Scope
 
 
 @dataclass
-class LFU(ScoredPolicy):
+class LFU(CachePolicy):
     """Evict the expert used least often.
 
     Papers rarely say which LFU they ran: `perfect=True` keeps counts through evictions,
@@ -52,6 +54,6 @@ class LFU(ScoredPolicy):
         if not self.perfect:
             del self.counts[expert]
 
-    def score(self, expert: Expert, now: Now) -> float:
-        """Worth: the aged count."""
-        return self.counts[expert]
+    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+        """Return the candidate of lowest aged count, the least recently used of equals."""
+        return min(candidates, key=self.counts.__getitem__)

@@ -1,0 +1,127 @@
+"""Hit rates on the recorded gpt-oss-20b routing, computed here beside an independent replay's.
+
+    python experiments/01_replay_conformance/golden.py [--slots 8 16] [--modes reset continue]
+
+`reset` starts every sequence cold, `continue` is one stream. MIN is Belady's rule with forced
+admission. The trace is looked for in $MOEX_SHARED_DATA, else in ../shared/data beside the
+repository. The whole table is 48 replays of 8.7 M accesses: the better part of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moex.cache.belady import Belady
+from moex.cache.core import ExpertCache
+from moex.cache.fifo import FIFO
+from moex.cache.lfu import LFU
+from moex.cache.lru import LRU
+from moex.sim.simulator import simulate
+from moex.trace.format import Trace
+from moex.types import Geometry
+
+if TYPE_CHECKING:
+    from moex.report import Report
+
+ROOT = Path(__file__).resolve().parents[2]
+GEOMETRY = Geometry(24, 32, 4, 2880, 2880, 13_200_000)
+POLICIES = {"LRU": LRU, "LFU": LFU, "FIFO": FIFO, "MIN": Belady}
+MODES = ("reset", "continue")
+
+EXPECTED = {
+    "reset": {
+        4: (0.4268, 0.4268, 0.4268, 0.4268),
+        6: (0.5407, 0.5723, 0.5220, 0.6477),
+        8: (0.6409, 0.6777, 0.6105, 0.7622),
+        12: (0.7926, 0.8222, 0.7525, 0.8826),
+        16: (0.8885, 0.9042, 0.8540, 0.9388),
+        24: (0.9666, 0.9687, 0.9547, 0.9745),
+    },
+    "continue": {
+        4: (0.4275, 0.4275, 0.4275, 0.4275),
+        6: (0.5421, 0.5370, 0.5233, 0.6501),
+        8: (0.6430, 0.6331, 0.6122, 0.7662),
+        12: (0.7967, 0.7733, 0.7558, 0.8901),
+        16: (0.8952, 0.8648, 0.8593, 0.9497),
+        24: (0.9812, 0.9691, 0.9658, 0.9920),
+    },
+}
+ALL_HIT = {  # share of visits without a load: LRU, MIN; reset
+    4: (0.047, 0.047),
+    6: (0.124, 0.203),
+    8: (0.227, 0.383),
+    12: (0.463, 0.647),
+    16: (0.676, 0.808),
+    24: (0.901, 0.928),
+}
+
+
+def folder() -> Path:
+    """Where the recorded routing lies, if it is there."""
+    shared = Path(os.environ.get("MOEX_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    return shared / "traces" / "gpt-oss-20b-decode"
+
+
+@cache
+def load(sequences: int | None = None) -> Trace:
+    """The recorded routing as a trace (of its first sequences)."""
+    with lzma.open(folder() / "expert_ids.npy.xz") as file:
+        ids = np.load(file)
+    offsets = np.load(folder() / "offsets.npy")[: None if sequences is None else sequences + 1]
+    tokens, layers, top_k = int(offsets[-1]), GEOMETRY.layers, GEOMETRY.top_k
+    lengths = np.diff(offsets)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    return Trace(
+        GEOMETRY,
+        np.repeat(np.arange(len(lengths)), lengths * layers).astype(np.int32),
+        np.repeat(positions, layers).astype(np.int32),
+        np.tile(np.arange(layers), tokens).astype(np.int16),
+        np.zeros(tokens * layers, np.bool_),
+        ids[:tokens].reshape(-1).astype(np.uint16),
+        np.arange(tokens * layers + 1) * top_k,
+    )
+
+
+def measure(trace: Trace, name: str, slots: int, mode: str) -> Report:
+    """One cell of the table."""
+    policy = POLICIES[name]()
+    future = trace.future() if "future" in policy.needs else None
+    books = ExpertCache(policy, GEOMETRY, slots, future=future)
+    return simulate(trace, books, cold=mode == "reset")
+
+
+def main() -> None:
+    """Print computed beside expected; the last line counts the cells that differ."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slots", type=int, nargs="+", default=[4, 6, 8, 12, 16, 24])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    options = parser.parse_args()
+    trace = load()
+    cells = wrong = 0
+    print("mode      slots policy  computed expected   all-hit expected")
+    for mode in options.modes:
+        for slots in options.slots:
+            for name, expected in zip(POLICIES, EXPECTED[mode][slots], strict=True):
+                report = measure(trace, name, slots, mode)
+                assert report.hit_rate is not None
+                assert report.all_hit_rate is not None
+                row = f"{mode:<9} {slots:5} {name:<6} {report.hit_rate:9.4f} {expected:8.4f}"
+                agrees = round(report.hit_rate, 4) == expected
+                if mode == "reset" and name in ("LRU", "MIN"):
+                    visits = ALL_HIT[slots][name == "MIN"]
+                    agrees = agrees and round(report.all_hit_rate, 3) == visits
+                    row += f" {report.all_hit_rate:9.3f} {visits:8.3f}"
+                cells, wrong = cells + 1, wrong + (not agrees)
+                print(row + ("" if agrees else "  DIFFERS"), flush=True)
+    print(f"{cells} cells, {wrong} differ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How good are the victims? Rank of each by its true next use, beside the hit rate it led to.
+
+    python experiments/03_learned_reuse/victims.py [cache ...] [--slots 8] [--sequences 12]
+
+On the recorded gpt-oss-20b routing. `best`: share of evictions that took a candidate of farthest
+next use; `rank`: mean share of candidates that would have been a better choice (random: a little
+under half, since equals are no better). Regression quality is not reported on purpose: it does not
+say which expert should leave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moex.cache.core import ExpertCache
+from moex.sim.simulator import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.cache.base import CachePolicy
+    from moex.types import Expert, Now, Scope
+
+EXPERIMENTS = Path(__file__).resolve().parents[1]
+golden = runpy.run_path(str(EXPERIMENTS / "01_replay_conformance/golden.py"))
+build = runpy.run_path(str(EXPERIMENTS / "02_replay_speed/speed.py"))["build"]
+
+
+def judged(policy: CachePolicy, book: list[float]) -> CachePolicy:
+    """The same policy, whose pools write the rank of every victim into one book."""
+    kind: type[CachePolicy] = type(policy)
+
+    class Judged(kind):  # type: ignore[misc,valid-type]
+        def reset(self, scope: Scope) -> None:
+            self.next_use = scope.future.next_use
+            super().reset(scope)
+
+        def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+            choice = super().victim(candidates, now)
+            if len(candidates) > 1:
+                waits = [self.next_use(expert, now.clock) for expert in candidates]
+                better = sum(wait > self.next_use(choice, now.clock) for wait in waits)
+                book.append(better / (len(waits) - 1))
+            return choice
+
+    return Judged(**vars(policy))
+
+
+def main() -> None:
+    """Print one line a policy."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("caches", nargs="*", metavar="cache")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--sequences", type=int, default=12)
+    options = parser.parse_args()
+    trace = golden["load"](options.sequences)
+    future = trace.future()
+    names = ["random", "lru", "lfu", "lfu_aged", "lfru", "arc", "lhd", "learned", "belady"]
+    print("cache         hit rate   best   rank   evictions")
+    for name in options.caches or names:
+        book: list[float] = []
+        policy = judged(build(name), book)
+        cache = ExpertCache(policy, trace.geometry, options.slots, future=future)
+        report = simulate(trace, cache, cold=True)
+        best = sum(rank == 0 for rank in book) / len(book)
+        rank = sum(book) / len(book)
+        print(
+            f"{name:<12} {report.hit_rate:9.4f} {best:6.3f} {rank:6.3f} {len(book):11}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Expert activation of the running request, and how far away the layer is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moex.cache.base import ScoredPolicy
+
+if TYPE_CHECKING:
+    from moex.types import Access, Expert, Now, Scope
+
+
+@dataclass
+class EAM(ScoredPolicy):
+    """Keep what this request activates and what comes soon (MoE-Infinity, arXiv 2401.14361).
+
+    Worth = (share of the layer's activations in this request + `floor`) x nearness, where nearness
+    falls from 1 for the next layer to 1 / layers for the layer just passed. The paper weights
+    layers by their number alone (1 - layer / layers); here distance is counted ahead from the
+    running layer, around to the next pass. With one pool per layer nearness is the same for all,
+    and the policy is LFU within a request. A request begins where positions fall back. The paper's
+    store of past requests guides prefetching too and is not part of this policy; in its place,
+    requests before this one count with weight `past`.
+
+    Raises:
+        ValueError: a parameter outside its range.
+    """
+
+    floor: float = 1e-3
+    past: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.floor <= 0:
+            raise ValueError(f"cache.floor={self.floor}: expected a share above 0, e.g. 0.001")
+        if not 0 <= self.past <= 1:
+            raise ValueError(f"cache.past={self.past}: expected a weight in [0, 1], e.g. 0.1")
+
+    def reset(self, scope: Scope) -> None:
+        """Forget all requests."""
+        self.layers = max(scope.layers) + 1 - min(scope.layers)
+        self.activations: dict[Expert, float] = defaultdict(float)
+        self.totals: dict[int, float] = defaultdict(float)
+        self.before = (-1, -1)
+
+    def on_visit(self, access: Access) -> None:
+        """Count the visit, fading everything older where a request begins."""
+        here = (access.position, access.layer)
+        if here <= self.before:
+            for expert in self.activations:
+                self.activations[expert] *= self.past
+            for layer in self.totals:
+                self.totals[layer] *= self.past
+        self.before = here
+        self.totals[access.layer] += len(access.experts)
+
+    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+        """Count the activation."""
+        self.activations[expert] += 1
+
+    def score(self, expert: Expert, now: Now) -> float:
+        """Worth: share of the request's activations, times nearness."""
+        total = self.totals[expert.layer]
+        share = self.activations[expert] / total if total else 0.0
+        ahead = (expert.layer - now.layer - 1) % self.layers
+        return (share + self.floor) * (1 - ahead / self.layers)

@@ -1,0 +1,99 @@
+"""A fixed set of experts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moex.cache.base import CachePolicy
+from moex.types import Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.types import Access, Now, Scope
+
+
+@dataclass
+class Static(CachePolicy):
+    """Keep the experts that a calibration used most (Fiddler, KTransformers).
+
+    `counts` is the histogram of a calibration run, layers x experts, or the path of a JSON file
+    that holds it. Without one the run calibrates itself: it counts uses until each layer had
+    `calibration` visits (and evicts the least used meanwhile), then freezes its choice. Pinned
+    experts enter when they are first demanded; all others pass through staging. Ties: lower layer,
+    then lower index.
+
+    Raises:
+        ValueError: `calibration` below 1, or counts of another geometry.
+        FileNotFoundError: no such file of counts.
+    """
+
+    counts: str | list[list[float]] | None = None
+    calibration: int = 100
+
+    bypass = True  # an expert that was not chosen never stays because it was just used
+
+    def __post_init__(self) -> None:
+        if self.calibration < 1:
+            raise ValueError(
+                f"cache.calibration={self.calibration}: expected visits per layer from 1, e.g. 100"
+            )
+
+    def reset(self, scope: Scope) -> None:
+        """Choose from the calibration, or start one."""
+        self.scope = scope
+        self.uses: Counter[Expert] = Counter()
+        self.visits = 0
+        self.pinned: set[Expert] | None = None
+        if self.counts is not None:
+            self.uses.update(self._read())
+            self._freeze()
+
+    def _read(self) -> dict[Expert, float]:
+        table = self.counts
+        if isinstance(table, str):
+            if not Path(table).is_file():
+                raise FileNotFoundError(f"cache.counts={table}: no such file")
+            table = json.loads(Path(table).read_text(encoding="utf-8"))
+        assert table is not None
+        scope = self.scope
+        if len(table) <= max(scope.layers) or any(len(row) != scope.experts for row in table):
+            raise ValueError(
+                f"cache.counts: expected a row of {scope.experts} counts for each layer up to "
+                f"{max(scope.layers)}, one per expert; count a trace of this very model"
+            )
+        return {
+            Expert(layer, index): count
+            for layer in scope.layers
+            for index, count in enumerate(table[layer])
+        }
+
+    def _freeze(self) -> None:
+        everyone = [Expert(la, i) for la in self.scope.layers for i in range(self.scope.experts)]
+        everyone.sort(key=lambda expert: -self.uses[expert])
+        self.pinned = set(everyone[: self.scope.capacity])
+
+    def on_visit(self, access: Access) -> None:
+        """End the calibration when it has seen enough."""
+        self.visits += 1
+        if self.pinned is None and self.visits > self.calibration * len(self.scope.layers):
+            self._freeze()
+
+    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+        """Count while calibrating."""
+        if self.pinned is None:
+            self.uses[expert] += 1
+
+    def admit(self, expert: Expert, now: Now) -> bool:
+        """Once frozen, only the chosen may enter."""
+        return self.pinned is None or expert in self.pinned
+
+    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+        """Return one that was not chosen, or while calibrating the least used."""
+        if self.pinned is not None:
+            return next(expert for expert in candidates if expert not in self.pinned)
+        return min(candidates, key=self.uses.__getitem__)
