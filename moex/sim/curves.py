@@ -157,7 +157,7 @@ def _curve(
         stacked[:] = False
     if stacked.any():
         width = geometry.experts * scale
-        depths, deepest = stack(*visits, pools, width, kind)
+        depths, deepest = stack(visits, pools, width, kind)
         hits[stacked] = np.cumsum(depths[row])[sizes[stacked] * scale - 1]
         all_hits[stacked] = np.cumsum(deepest[row])[sizes[stacked] * scale - 1]
     for point in np.flatnonzero(~stacked):
@@ -170,5 +170,6 @@ def _curve(
 def _replayed(trace: Trace, visits: _Visits, kind: int, slots: int, pool: str) -> NDArray[np.int64]:
     layers, experts = trace.geometry.layers, trace.geometry.experts
     pools, capacity = (layers, slots) if pool == "layer" else (1, slots * layers)
-    loads: NDArray[np.int64] = replay(*visits[:5], pools, layers * experts, capacity, kind)
+    width = layers * experts // pools
+    loads: NDArray[np.int64] = replay(visits, pools, width, capacity, kind)
     return loads

@@ -95,48 +95,74 @@ def _sink(
     return max(filled, depth)
 
 
+def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
+    """Count accesses by stack depth, and visits by the depth of their deepest member.
+
+    Returns two arrays [2 phases, width]: a cache of C slots serves what lies at depth < C.
+    """
+    depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
+    stacks, over = np.zeros((pools, width), np.int64), np.zeros(2 * width + 1, np.int64)
+    place, last, worth, member, size = _state(pools, width)
+    _stack(*visits, kind, stacks, size, over, place, last, worth, member, depths, deepest)
+    return depths, deepest
+
+
+def _state(pools: int, width: int) -> tuple[Any, Any, Any, Any, Any]:
+    """Place, last use, worth and membership of every expert, and how full each pool is."""
+    named = pools * width
+    place, last = np.full(named, -1, np.int64), np.zeros(named, np.int64)
+    worth, member = np.zeros(named, np.int64), np.zeros(named, np.bool_)
+    return place, last, worth, member, np.zeros(pools, np.int64)
+
+
 @njit
-def stack(
+def _forget(place: Any, worth: Any, size: Any) -> None:
+    """Empty every pool."""
+    for expert in range(len(place)):
+        place[expert] = -1
+        worth[expert] = 0
+    for pool in range(len(size)):
+        size[pool] = 0
+
+
+@njit
+def _stack(
     pool: Any,
     offsets: Any,
     experts: Any,
     following: Any,
     fresh: Any,
     phase: Any,
-    pools: int,
-    width: int,
     kind: int,
-) -> tuple[Any, Any]:
-    """Count accesses by stack depth, and visits by the depth of their deepest member.
-
-    Returns two arrays [2 phases, width]: a cache of C slots serves what lies at depth < C.
-    """
-    depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
-    stacks = np.empty((pools, width), np.int64)
-    size = np.zeros(pools, np.int64)
-    named = pools * width
-    place, last, worth = np.full(named, -1), np.zeros(named, np.int64), np.zeros(named, np.int64)
-    member = np.zeros(named, np.bool_)
-    over = np.empty(2 * width + 1, np.int64)
+    stacks: Any,
+    size: Any,
+    over: Any,
+    place: Any,
+    last: Any,
+    worth: Any,
+    member: Any,
+    depths: Any,
+    deepest: Any,
+) -> None:
     for clock in range(len(pool)):
         if fresh[clock]:
-            size[:], place[:], worth[:] = 0, -1, 0
+            _forget(place, worth, size)
         begin, end = offsets[clock], offsets[clock + 1]
         members, here, filled = experts[begin:end], stacks[pool[clock]], size[pool[clock]]
         _count(members, place, depths[phase[clock]], deepest[phase[clock]])
         _use(clock, members, following[begin:end], kind, worth, last)
         for expert in members:
             member[expert] = True
+        depth, waiting = 0, len(members)
         if kind == BYPASS:  # a member competes for its place like all others
-            depth, waiting = 0, len(members)
-            over[:waiting] = members
+            for i in range(waiting):
+                over[i] = members[i]
         else:
-            depth = len(members)
+            depth = waiting
             waiting = _lift(members, here, filled, member, place, over)
         size[pool[clock]] = _sink(here, filled, depth, waiting, over, member, place, worth, last)
         for expert in members:
             member[expert] = False
-    return depths, deepest
 
 
 @njit
@@ -149,47 +175,53 @@ def _victim(here: Any, member: Any, worth: Any, last: Any) -> int:
     return victim
 
 
+def replay(visits: Any, pools: int, width: int, capacity: int, kind: int) -> Any:
+    """Return the loads of every visit [visits] in a cache of `capacity` slots a pool."""
+    loads = np.zeros(len(visits.pool), np.int64)
+    slots = np.zeros((pools, capacity), np.int64)
+    place, last, worth, member, size = _state(pools, width)
+    _replay(*visits, kind, slots, size, place, last, worth, member, loads)
+    return loads
+
+
 @njit
-def replay(
+def _replay(
     pool: Any,
     offsets: Any,
     experts: Any,
     following: Any,
     fresh: Any,
-    pools: int,
-    named: int,
-    capacity: int,
+    phase: Any,
     kind: int,
-) -> Any:
-    """Return the loads of every visit [visits] in a cache of `capacity` slots a pool."""
-    loads = np.zeros(len(pool), np.int64)
-    slots = np.empty((pools, capacity), np.int64)
-    size = np.zeros(pools, np.int64)
-    resident, member = np.zeros(named, np.bool_), np.zeros(named, np.bool_)
-    last, worth = np.zeros(named, np.int64), np.zeros(named, np.int64)
+    slots: Any,
+    size: Any,
+    place: Any,
+    last: Any,
+    worth: Any,
+    member: Any,
+    loads: Any,
+) -> None:
     for clock in range(len(pool)):
         if fresh[clock]:
-            size[:], resident[:], worth[:] = 0, False, 0
+            _forget(place, worth, size)
         begin, end = offsets[clock], offsets[clock + 1]
         members, here = experts[begin:end], slots[pool[clock]]
         _use(clock, members, following[begin:end], kind, worth, last)
         for expert in members:
             member[expert] = kind != BYPASS  # without bypass, members stay
-            loads[clock] += not resident[expert]
+            loads[clock] += place[expert] < 0
         for expert in members:
-            if resident[expert]:
-                continue
-            if kind == FIFO:
-                worth[expert] = clock * named + expert
-            place = size[pool[clock]]
-            if place < capacity:
-                size[pool[clock]] += 1
-            else:
-                place = _victim(here, member, worth, last)
-                if place < 0 or (kind == BYPASS and _better(here[place], expert, worth, last)):
-                    continue
-                resident[here[place]] = False
-            here[place], resident[expert] = expert, True
+            if place[expert] < 0:
+                if kind == FIFO:
+                    worth[expert] = clock * len(place) + expert
+                slot = size[pool[clock]]
+                if slot < len(here):
+                    size[pool[clock]] += 1
+                else:
+                    slot = _victim(here, member, worth, last)
+                    if slot < 0 or (kind == BYPASS and _better(here[slot], expert, worth, last)):
+                        continue
+                    place[here[slot]] = -1
+                here[slot], place[expert] = expert, slot
         for expert in members:
             member[expert] = False
-    return loads
