@@ -31,7 +31,7 @@ class Dials:
 
     Each of a token's k picks in a layer comes from one of three sources: with probability
     `temporal` it is one that the token before used there, with probability `linked` one that the
-    token's experts in the layer before point to (a fixed permutation a layer), else it is drawn by
+    token's experts in the layer before point to (those of the same rank), else it is drawn by
     popularity: r ** -skew, where r is the expert's rank. A phase has ranks of its own, mixed with
     those of the whole trace: log r is the mean of both, weighted by `drift`.
 
@@ -81,7 +81,11 @@ def generate(
     phases = dials.phases or sequences
     rank = np.log1p(draw.random((phases + 1, layers, experts)).argsort(axis=2))
     log_weight = -dials.skew * (dials.drift * rank[1:] + (1 - dials.drift) * rank[0])
-    points_to = draw.random((layers, experts)).argsort(axis=1)
+    # An expert points to the one of the same rank, so that following does not flatten popularity.
+    order = rank[0].argsort(axis=1)
+    points_to = np.zeros((layers, experts), np.int64)
+    for layer in range(1, layers):
+        points_to[layer, order[layer]] = order[layer - 1]
     copies = np.arange(sequences) < round(dials.contaminated * (sequences - 1))
     copies = np.roll(copies, 1)  # the first sequence is the one that is copied
     used = np.zeros((layers, sequences, experts), np.bool_)
@@ -95,8 +99,8 @@ def generate(
             if token < dials.shared_tokens:
                 picked[copies] = picked[0]
             used[layer] = picked
-            order = np.where(picked, key, -np.inf).argsort(axis=1)[:, ::-1]
-            ids[:, token, layer] = order[:, :top_k]
+            best_first = np.where(picked, key, -np.inf).argsort(axis=1)[:, ::-1]
+            ids[:, token, layer] = best_first[:, :top_k]
             if token < dials.shared_tokens:
                 ids[copies, token, layer] = ids[0, token, layer]
     return build(
