@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
+settings.register_profile(
+    "moex", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("moex")
 ARCHITECTURES = ("mixtral", "olmoe", "qwen3_moe")
 
 
@@ -22,6 +27,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real traces here: {folder} is no folder (set MOEX_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_traces(shared_data: Path) -> Path:
+    """Real routing traces."""
+    return shared_data / "traces"
 
 
 def tiny_config(architecture: str):

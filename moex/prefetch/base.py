@@ -10,6 +10,7 @@ from moex.types import Access, Prediction  # noqa: TC001 - a NamedTuple's annota
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moex.trace.format import Trace
     from moex.types import Geometry
 
 
@@ -33,7 +34,11 @@ class Prefetcher(ABC):
     """Predicts demand. Budget and depth are enforced by the cache; a prefetcher only ranks."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry."""
+    """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry; and of
+    `future`, `recorded`: what of a recording of this very run (its visits, its predictions)."""
+
+    def foresee(self, trace: Trace) -> None:
+        """Take the recording of this run; called once, before `reset`, if `needs` names it."""
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Forget everything."""

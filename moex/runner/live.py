@@ -72,14 +72,22 @@ def run_offloaded(
 ) -> Result:
     """Run the workload with offloaded experts.
 
-    A policy that needs the future gets it from a recording pass made first: an exact model routes
+    A policy or prefetcher that needs the future gets it from a recording pass made first: an exact model routes
     the same under every cache.
     """
     batches = workload.batches(tokenizer, parts.device)
     future: Future | None = None
-    if "future" in policy.needs:
-        with_lru = offload(parts, LRU(), memory, None, None, seed)
-        future = _record(with_lru, workload, batches)
+    if prefetcher is not None and "recorded" in prefetcher.needs:
+        raise ValueError(
+            "prefetch=recorded replays what another run predicted: it works with mode=simulate "
+            "trace=FILE; live, run that predictor itself"
+        )
+    foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
+    if "future" in foresight:
+        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches)
+        future = recording.future()
+        if prefetcher is not None:
+            prefetcher.foresee(recording)
     offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
     try:
         with offloaded as model:
@@ -106,12 +114,12 @@ def run_baseline(
     return _result(report, rounds, seed)
 
 
-def _record(offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor]) -> Future:
+def _record(offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor]) -> Trace:
+    """Run the workload once to know its routing, which no cache changes."""
     with offloaded as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
-    future = offloaded.recorder.trace({}).future()
     offloaded.close()
-    return future
+    return offloaded.recorder.trace({})
 
 
 def _rounds(

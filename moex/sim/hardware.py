@@ -18,6 +18,10 @@ class HardwareProfile:
         expert_s: computing one expert for one token.
         pass_s: a forward pass beside its layers (embedding, head, sampling).
         source: where the numbers come from.
+        host_expert_s: computing one expert for one token on the host instead of fetching it.
+        memory_bytes_per_s: the device's own memory.
+        host_bytes_per_s: the host's memory, as copies and the host's computing see it.
+        nvme_bytes_per_s: large reads from disk.
     """
 
     name: str = "auto"
@@ -28,6 +32,10 @@ class HardwareProfile:
     expert_s: float = 0.0
     pass_s: float = 0.0
     source: str = ""
+    host_expert_s: float | None = None
+    memory_bytes_per_s: float | None = None
+    host_bytes_per_s: float | None = None
+    nvme_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:

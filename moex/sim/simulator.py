@@ -118,6 +118,11 @@ def _check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
             f"trace: holds no gate-lookahead scores, which {type(prefetcher).__name__} needs; "
             "record it with: python run.py mode=live (any prefetcher)"
         )
+    if "recorded" in prefetcher.needs and trace.predictions is None:
+        raise ValueError(
+            f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
+            "record them with: python run.py mode=live prefetch=gate (or any other)"
+        )
     lacking = prefetcher.needs & {"hidden", "router_logits", "tokens"}
     if lacking:
         raise ValueError(
@@ -144,6 +149,8 @@ class _Replay:
         self.predicts = not isinstance(prefetcher, NoPrefetch)
         self.access: Access | None = None
         cache.reset()
+        if prefetcher.needs & {"future", "recorded"}:
+            prefetcher.foresee(trace)
         prefetcher.reset(trace.geometry, cache.seed)
 
     def restart(self) -> None:
@@ -224,7 +231,7 @@ class _Replay:
         report.prefetcher = type(self.prefetcher).__name__
         report.slots, report.pool = cache.slots, cache.pool
         report.capacity_bytes = cache.places * self.trace.geometry.expert_bytes
-        report.oracle = "future" in cache.prototype.needs
+        report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
         report.book(self.ledger, self.clock.phases if self.clock else None)
         passes = self.trace.layer == 0

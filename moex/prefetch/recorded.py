@@ -1,0 +1,34 @@
+"""Replays the predictions that a run stored in its trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from moex.prefetch.base import Prefetcher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.prefetch.base import Observation
+    from moex.trace.format import Trace
+    from moex.types import Prediction
+
+
+@dataclass
+class Recorded(Prefetcher):
+    """Say at every visit what the recorded run's prefetcher said there.
+
+    With it a run made with a learned predictor is replayed without its weights, or without torch.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"recorded"})
+
+    def foresee(self, trace: Trace) -> None:
+        """Take the recorded predictions."""
+        assert trace.predictions is not None
+        self.predictions = trace.predictions
+
+    def predict(self, observation: Observation) -> Sequence[Prediction]:
+        """Return what was said at this clock."""
+        return self.predictions[observation.access.clock]

@@ -1,0 +1,116 @@
+"""Costs of computing, fitted to the timings of one live run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from moex.sim.hardware import HardwareProfile
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a visit costs without waiting: `visit_s + expert_s * experts + token_s * (tokens - 1)`.
+
+    visit_s: a layer visit beside its experts (attention, norms, router, bookkeeping).
+    expert_s: every expert computed in it.
+    token_s: every token after the first (prefill; the simulator does not bill it, because a trace
+        does not say how many tokens a visit had).
+    pass_s: a forward pass beside its layers.
+    host_expert_s: an expert computed on the host; None where none was.
+    error: mean absolute error of the fit over the visits, as a share of their mean time.
+    separated: False where the run always computed equally many experts and `visit_s` holds all.
+    """
+
+    visit_s: float
+    expert_s: float
+    token_s: float
+    pass_s: float
+    host_expert_s: float | None
+    error: float
+    separated: bool
+
+    def profile(self, hardware: HardwareProfile) -> HardwareProfile:
+        """Return the profile with these costs in the place of its own."""
+        return replace(
+            hardware,
+            visit_s=self.visit_s,
+            expert_s=self.expert_s,
+            pass_s=self.pass_s,
+            host_expert_s=self.host_expert_s,
+            source=f"{hardware.source}; costs fitted to a live run, {self.error:.1%} off",
+        )
+
+
+def fit(
+    experts: ArrayLike,
+    tokens: ArrayLike,
+    seconds: ArrayLike,
+    pass_seconds: ArrayLike = (),
+    host_seconds: ArrayLike = (),
+) -> Costs:
+    """Fit a cost table.
+
+    Visits of equal size are represented by their median, which no interruption moves; the table is
+    their weighted least squares fit with no negative cost.
+
+    Args:
+        experts: experts computed on the device in every visit [visits].
+        tokens: tokens of every visit [visits].
+        seconds: of every visit, without waiting for loads [visits].
+        pass_seconds: of every pass beside its visits [passes]; their median is `pass_s`.
+        host_seconds: of every expert computed on the host; their median is `host_expert_s`.
+
+    Raises:
+        ValueError: no visits, or columns of different lengths.
+    """
+    computed, width = np.asarray(experts, np.float64), np.asarray(tokens, np.float64)
+    took = np.asarray(seconds, np.float64)
+    if not len(took) or not len(computed) == len(width) == len(took):
+        raise ValueError(
+            f"costs: {len(computed)} experts, {len(width)} tokens, {len(took)} seconds: expected "
+            "one of each per visit, from a run with at least one"
+        )
+    sizes, group, counts = np.unique(
+        np.stack([computed, width], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    medians = np.asarray([np.median(took[group.ravel() == i]) for i in range(len(sizes))])
+    design = np.stack([np.ones(len(sizes)), sizes[:, 0], sizes[:, 1] - 1], axis=1)
+    table, separated = _least_squares(design, medians, np.sqrt(counts))
+    fitted = np.stack([np.ones(len(took)), computed, width - 1], axis=1) @ table
+    passes, host = np.asarray(pass_seconds, np.float64), np.asarray(host_seconds, np.float64)
+    return Costs(
+        visit_s=float(table[0]),
+        expert_s=float(table[1]),
+        token_s=float(table[2]),
+        pass_s=float(np.median(passes)) if len(passes) else 0.0,
+        host_expert_s=float(np.median(host)) if len(host) else None,
+        error=float(np.abs(fitted - took).mean() / took.mean()),
+        separated=separated,
+    )
+
+
+def _least_squares(
+    design: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], bool]:
+    """Weighted least squares without negative coefficients: (coefficients, was column 1 free)."""
+    columns = range(design.shape[1])
+    scaled, wanted = design * weights[:, None], values * weights
+    best, least = np.zeros(len(columns)), np.inf
+    subsets = [list(s) for n in range(1, len(columns) + 1) for s in combinations(columns, n)]
+    for subset in subsets:
+        part = scaled[:, subset]
+        if np.linalg.matrix_rank(part) < len(subset):
+            continue
+        solution = np.linalg.lstsq(part, wanted, rcond=None)[0]
+        error = float(np.square(part @ solution - wanted).sum())
+        if solution.min() >= 0 and error < least * (1 - 1e-9):
+            best, least = np.zeros(len(columns)), error
+            best[subset] = solution
+    return best, bool(np.linalg.matrix_rank(scaled[:, :2]) == 2)

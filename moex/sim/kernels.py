@@ -1,0 +1,227 @@
+"""The compiled loops of `moex.sim.curves`: exact replay, at one capacity or at all of them.
+
+An expert is numbered `layer * experts + index`. Arrays are numpy's; shapes stand in `curves`. Each
+function compiles when it is first called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+LRU, LFU, FIFO, BELADY, BYPASS = range(5)
+
+
+@njit
+def _better(a: int, b: int, worth: Any, last: Any) -> bool:
+    """Whether expert a outlives expert b: worth, then last use, then index."""
+    if worth[a] != worth[b]:
+        return bool(worth[a] > worth[b])
+    if last[a] != last[b]:
+        return bool(last[a] > last[b])
+    return a > b
+
+
+@njit
+def _use(clock: int, members: Any, following: Any, kind: int, worth: Any, last: Any) -> None:
+    """Update the worth of a visit's members: how often used, or how soon again."""
+    for i in range(len(members)):
+        last[members[i]] = clock
+        if kind == LFU:
+            worth[members[i]] += 1
+        elif kind >= BELADY:
+            worth[members[i]] = -following[i]
+
+
+@njit
+def _count(members: Any, place: Any, depths: Any, deepest: Any) -> None:
+    """Book the depth of every member, and that of the deepest if all have been seen."""
+    bottom = 0
+    for expert in members:
+        if place[expert] < 0:
+            bottom = len(deepest)
+        else:
+            depths[place[expert]] += 1
+            bottom = max(bottom, place[expert])
+    if bottom < len(deepest):
+        deepest[bottom] += 1
+
+
+@njit
+def _lift(members: Any, here: Any, filled: int, member: Any, place: Any, over: Any) -> int:
+    """Put the members on top; return how many others lost their places, which wait in `over`."""
+    waiting = 0
+    for depth in range(min(len(members), filled)):
+        if not member[here[depth]]:
+            over[waiting] = here[depth]
+            waiting += 1
+    for depth in range(len(members)):
+        here[depth] = members[depth]
+        place[members[depth]] = depth
+    return waiting
+
+
+@njit
+def _sink(
+    here: Any,
+    filled: int,
+    depth: int,
+    waiting: int,
+    over: Any,
+    member: Any,
+    place: Any,
+    worth: Any,
+    last: Any,
+) -> int:
+    """From `depth` on, give every place to the best of who waits and who is there.
+
+    Returns how many places are taken in the end.
+    """
+    while waiting:
+        if depth < filled and not member[here[depth]]:
+            over[waiting] = here[depth]
+            waiting += 1
+        best = 0
+        for i in range(1, waiting):
+            if _better(over[i], over[best], worth, last):
+                best = i
+        here[depth] = over[best]
+        place[over[best]] = depth
+        waiting -= 1
+        over[best] = over[waiting]
+        depth += 1
+    return max(filled, depth)
+
+
+def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
+    """Count accesses by stack depth, and visits by the depth of their deepest member.
+
+    Returns two arrays [2 phases, width]: a cache of C slots serves what lies at depth < C.
+    """
+    depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
+    stacks, over = np.zeros((pools, width), np.int64), np.zeros(2 * width + 1, np.int64)
+    place, last, worth, member, size = _state(pools, width)
+    _stack(*visits, kind, stacks, size, over, place, last, worth, member, depths, deepest)
+    return depths, deepest
+
+
+def _state(pools: int, width: int) -> tuple[Any, Any, Any, Any, Any]:
+    """Place, last use, worth and membership of every expert, and how full each pool is."""
+    named = pools * width
+    place, last = np.full(named, -1, np.int64), np.zeros(named, np.int64)
+    worth, member = np.zeros(named, np.int64), np.zeros(named, np.bool_)
+    return place, last, worth, member, np.zeros(pools, np.int64)
+
+
+@njit
+def _forget(place: Any, worth: Any, size: Any) -> None:
+    """Empty every pool."""
+    for expert in range(len(place)):
+        place[expert] = -1
+        worth[expert] = 0
+    for pool in range(len(size)):
+        size[pool] = 0
+
+
+@njit
+def _stack(
+    pool: Any,
+    offsets: Any,
+    experts: Any,
+    following: Any,
+    fresh: Any,
+    phase: Any,
+    kind: int,
+    stacks: Any,
+    size: Any,
+    over: Any,
+    place: Any,
+    last: Any,
+    worth: Any,
+    member: Any,
+    depths: Any,
+    deepest: Any,
+) -> None:
+    for clock in range(len(pool)):
+        if fresh[clock]:
+            _forget(place, worth, size)
+        begin, end = offsets[clock], offsets[clock + 1]
+        members, here, filled = experts[begin:end], stacks[pool[clock]], size[pool[clock]]
+        _count(members, place, depths[phase[clock]], deepest[phase[clock]])
+        _use(clock, members, following[begin:end], kind, worth, last)
+        for expert in members:
+            member[expert] = True
+        depth, waiting = 0, len(members)
+        if kind == BYPASS:  # a member competes for its place like all others
+            for i in range(waiting):
+                over[i] = members[i]
+        else:
+            depth = waiting
+            waiting = _lift(members, here, filled, member, place, over)
+        size[pool[clock]] = _sink(here, filled, depth, waiting, over, member, place, worth, last)
+        for expert in members:
+            member[expert] = False
+
+
+@njit
+def _victim(here: Any, member: Any, worth: Any, last: Any) -> int:
+    """The slot of the resident worth least that is no member, -1 if there is none."""
+    victim = -1
+    for i in range(len(here)):
+        if not member[here[i]] and (victim < 0 or _better(here[victim], here[i], worth, last)):
+            victim = i
+    return victim
+
+
+def replay(visits: Any, pools: int, width: int, capacity: int, kind: int) -> Any:
+    """Return the loads of every visit [visits] in a cache of `capacity` slots a pool."""
+    loads = np.zeros(len(visits.pool), np.int64)
+    slots = np.zeros((pools, capacity), np.int64)
+    place, last, worth, member, size = _state(pools, width)
+    _replay(*visits, kind, slots, size, place, last, worth, member, loads)
+    return loads
+
+
+@njit
+def _replay(
+    pool: Any,
+    offsets: Any,
+    experts: Any,
+    following: Any,
+    fresh: Any,
+    phase: Any,
+    kind: int,
+    slots: Any,
+    size: Any,
+    place: Any,
+    last: Any,
+    worth: Any,
+    member: Any,
+    loads: Any,
+) -> None:
+    for clock in range(len(pool)):
+        if fresh[clock]:
+            _forget(place, worth, size)
+        begin, end = offsets[clock], offsets[clock + 1]
+        members, here = experts[begin:end], slots[pool[clock]]
+        _use(clock, members, following[begin:end], kind, worth, last)
+        for expert in members:
+            member[expert] = kind != BYPASS  # without bypass, members stay
+            loads[clock] += place[expert] < 0
+        for expert in members:
+            if place[expert] < 0:
+                if kind == FIFO:
+                    worth[expert] = clock * len(place) + expert
+                slot = size[pool[clock]]
+                if slot < len(here):
+                    size[pool[clock]] += 1
+                else:
+                    slot = _victim(here, member, worth, last)
+                    if slot < 0 or (kind == BYPASS and _better(here[slot], expert, worth, last)):
+                        continue
+                    place[here[slot]] = -1
+                here[slot], place[expert] = expert, slot
+        for expert in members:
+            member[expert] = False

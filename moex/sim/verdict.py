@@ -1,0 +1,162 @@
+"""What limits a run: the oracle ladder, and one line that says what one more unit would buy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from moex.cache.belady import Belady
+from moex.cache.core import ExpertCache
+from moex.cache.fifo import FIFO
+from moex.cache.lfu import LFU
+from moex.cache.lru import LRU
+from moex.prefetch.oracle import Oracle
+from moex.sim.simulator import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.cache.base import CachePolicy
+    from moex.prefetch.base import Prefetcher
+    from moex.report import Report
+    from moex.sim.hardware import HardwareProfile
+    from moex.trace.format import Trace
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder and its replay; each knows or has more than the one before."""
+
+    name: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What limits a run.
+
+    limit: "policy", "capacity", "bandwidth" or "compute": the unit that buys most; "nothing" if
+        none buys anything.
+    gains: speed with one more unit of each, as a share of today's (0.1: 10 % faster). Without a
+        timed profile there are only policy and capacity, as the share of loads that they save.
+    report: the run itself.
+    """
+
+    limit: str
+    gains: dict[str, float]
+    report: Report
+
+    def __str__(self) -> str:
+        """The verdict in one line."""
+        report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
+        names |= {"bandwidth": "2x link bandwidth", "compute": "free computing"}
+        ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
+        if report.tokens_per_second is None:
+            bought = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
+            return f"{self.limit}-limited at hit rate {report.hit_rate or 0:.3f}: {bought}"
+        bought = ", ".join(f"{names[unit]} {gain:+.1%}" for unit, gain in ordered)
+        return (
+            f"{self.limit}-limited at {report.tokens_per_second:.3g} tokens/s "
+            f"({report.stall_share or 0:.0%} stall): {bought}"
+        )
+
+
+def ladder(
+    trace: Trace,
+    slots: int,
+    hardware: HardwareProfile | None = None,
+    causal: Sequence[CachePolicy] | None = None,
+    pool: str = "layer",
+    cold: bool = False,
+    seed: int = 0,
+) -> list[Rung]:
+    """Return the oracle ladder: from demand-fetching LRU to an infinite link.
+
+    Rungs: demand LRU; the best of `causal` (default lru, lfu, fifo) by loads, then by speed;
+    Belady with forced admission; Belady with bypass; the same with a perfect prefetch one layer
+    ahead; that on a link without latency and with infinite bandwidth (timed profiles only).
+
+    Args:
+        trace: the recorded routing.
+        slots: residents per layer.
+        hardware: a timed profile, or None for counts.
+        causal: policies that know no future, to choose the best from.
+        pool: "layer" or "global".
+        cold: whether every sequence starts with an empty cache.
+        seed: for policies that draw.
+    """
+    future = trace.future()
+
+    def run(
+        policy: CachePolicy, prefetcher: Prefetcher | None, profile: HardwareProfile | None
+    ) -> Report:
+        cache = ExpertCache(policy, trace.geometry, slots, pool, seed=seed, future=future)
+        return simulate(trace, cache, prefetcher, profile, cold)
+
+    tried = [run(policy, None, hardware) for policy in causal or (LRU(), LFU(), FIFO())]
+    best = min(tried, key=lambda r: (r.demand_misses or 0, r.decode_s or 0.0))
+    perfect = Belady(bypass=True)
+    rungs = [
+        Rung("demand LRU", run(LRU(), None, hardware)),
+        Rung(f"best causal: {best.policy}", best),
+        Rung("Belady, forced admission", run(Belady(), None, hardware)),
+        Rung("Belady with bypass", run(perfect, None, hardware)),
+        Rung("with perfect prefetch, one layer", run(perfect, Oracle(), hardware)),
+    ]
+    if hardware is not None and hardware.timed:
+        free = replace(hardware, link_bytes_per_s=inf, link_latency_s=0.0)
+        rungs.append(Rung("and an infinite link", run(perfect, Oracle(), free)))
+    return rungs
+
+
+def judge(
+    trace: Trace,
+    cache: ExpertCache,
+    prefetcher: Prefetcher | None = None,
+    hardware: HardwareProfile | None = None,
+    cold: bool = False,
+) -> Verdict:
+    """Replay a run as it is and with one more unit of everything; name what limits it.
+
+    The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
+    computing that takes no time. Gains hold one at a time and do not add up.
+
+    Args:
+        trace: the recorded routing.
+        cache: the run's cache.
+        prefetcher: the run's prefetcher; default none.
+        hardware: a timed profile, or None to judge by loads.
+        cold: whether every sequence starts with an empty cache.
+    """
+    future = trace.future()
+
+    def run(policy: CachePolicy, slots: int, profile: HardwareProfile | None = hardware) -> Report:
+        other = ExpertCache(
+            policy, trace.geometry, slots, cache.pool, cache.staging, cache.seed, future
+        )
+        return simulate(trace, other, prefetcher, profile, cold)
+
+    own = cache.prototype
+    more = min(cache.slots + 1, trace.geometry.experts)
+    report = run(own, cache.slots)
+    others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
+    if hardware is not None and hardware.link_bytes_per_s is not None:
+        twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
+        free = replace(hardware, visit_s=0.0, expert_s=0.0, pass_s=0.0)
+        others |= {
+            "bandwidth": run(own, cache.slots, twice),
+            "compute": run(own, cache.slots, free),
+        }
+    gains = {unit: _gain(report, other) for unit, other in others.items()}
+    limit = max(gains, key=lambda unit: gains[unit])
+    return Verdict(limit if gains[limit] > 0 else "nothing", gains, report)
+
+
+def _gain(report: Report, other: Report) -> float:
+    if report.decode_s is None or other.decode_s is None:
+        before, after = report.demand_misses or 0, other.demand_misses or 0
+        return 1 - after / before if before else 0.0
+    if not other.decode_s:
+        return inf if report.decode_s else 0.0
+    return report.decode_s / other.decode_s - 1

@@ -1,0 +1,185 @@
+"""What a trace looks like: the figures that decide whether caching can work on it.
+
+All of them are about decoded tokens, except `contamination`, which looks at whole sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from moex.trace.format import Trace
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Figures of one trace.
+
+    overlap: share of a token's experts that the token before used in that layer [layers].
+    usage: share of a layer's picks that went to each expert [layers, experts].
+    entropy_bits: of a layer's usage [layers]; at most log2(experts).
+    link: what a layer's experts tell of the next layer's beyond popularity [layers - 1].
+    reuse: uses by how many tokens ago the expert was last used in its layer; entry 0: never.
+    working_set: mean number of distinct experts of a layer in `window` consecutive tokens.
+    contamination: share of positions in prefixes that repeat an earlier sequence's routing.
+    """
+
+    overlap: NDArray[np.float64]
+    usage: NDArray[np.float64]
+    entropy_bits: NDArray[np.float64]
+    link: NDArray[np.float64]
+    reuse: NDArray[np.int64]
+    working_set: float
+    window: int
+    contamination: float
+
+    @property
+    def hottest(self) -> float:
+        """The largest share that one expert has of its layer's picks."""
+        return float(self.usage.max())
+
+
+class Decoded(NamedTuple):
+    """One layer's decode visits: what each used [visits, experts], and its sequence [visits]."""
+
+    used: NDArray[np.bool_]
+    sequence: NDArray[np.int32]
+
+
+def diagnose(trace: Trace, window: int = 32) -> Diagnostics:
+    """Return all figures of a trace; `window` counts tokens for the working set."""
+    layers = decoded(trace)
+    shares = usage(layers)
+    return Diagnostics(
+        overlap=overlap(layers),
+        usage=shares,
+        entropy_bits=entropy_bits(shares),
+        link=link(layers, trace.geometry.top_k),
+        reuse=reuse_distances(layers),
+        working_set=working_set(layers, window),
+        window=window,
+        contamination=contamination(trace),
+    )
+
+
+def decoded(trace: Trace) -> list[Decoded]:
+    """Return every layer's decode visits."""
+    layers = []
+    for layer in range(trace.geometry.layers):
+        rows = np.flatnonzero((trace.layer == layer) & ~trace.prefill)
+        used = np.zeros((len(rows), trace.geometry.experts), np.bool_)
+        counts = np.diff(trace.offsets)[rows]
+        first = np.repeat(trace.offsets[rows] - np.cumsum(counts) + counts, counts)
+        flat = trace.experts[first + np.arange(counts.sum())]
+        used[np.repeat(np.arange(len(rows)), counts), flat] = True
+        layers.append(Decoded(used, trace.sequence[rows]))
+    return layers
+
+
+def usage(layers: Sequence[Decoded]) -> NDArray[np.float64]:
+    """Share of a layer's picks that went to each expert [layers, experts]."""
+    counts = np.asarray([layer.used.sum(axis=0) for layer in layers], np.float64)
+    shares: NDArray[np.float64] = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    return shares
+
+
+def entropy_bits(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy of each row of shares, in bits."""
+    positive = np.where(shares > 0, shares, 1)
+    bits: NDArray[np.float64] = -(positive * np.log2(positive)).sum(axis=1)
+    return bits
+
+
+def overlap(layers: Sequence[Decoded], apart: int = 1) -> NDArray[np.float64]:
+    """Share of a token's experts used by the token `apart` positions before [layers].
+
+    Mean over decoded tokens that have such a token in their sequence; nan where none has.
+    """
+    means = []
+    for used, sequence in layers:
+        same = sequence[apart:] == sequence[:-apart]
+        shared = (used[apart:] & used[:-apart]).sum(axis=1) / used[apart:].sum(axis=1)
+        means.append(shared[same].mean() if same.any() else np.nan)
+    return np.asarray(means)
+
+
+def link(layers: Sequence[Decoded], top_k: int) -> NDArray[np.float64]:
+    """How well a layer's experts predict the next layer's, beyond popularity [layers - 1].
+
+    Transition counts of the first half of the tokens name k experts for each token of the second
+    half; of the share that is right, what the k most used experts get right is taken off, and the
+    rest is divided by what they get wrong: 0 says no more than popularity, 1 determines.
+    """
+    gains = []
+    for here, there in pairwise(layers):
+        half = min(len(here.used), len(there.used)) // 2
+        before, after = here.used[: 2 * half].astype(np.float32), there.used[: 2 * half]
+        counts = before[:half].T @ after[:half].astype(np.float32)
+        shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        scores, wanted = before[half:] @ shares, after[half:]
+        named = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
+        right = np.take_along_axis(wanted, named, axis=1).sum() / max(1, wanted.sum())
+        popular = np.argsort(-after[:half].sum(axis=0))[:top_k]
+        base = wanted[:, popular].sum() / max(1, wanted.sum())
+        gains.append((right - base) / (1 - base) if base < 1 else 0.0)
+    return np.asarray(gains)
+
+
+def working_set(layers: Sequence[Decoded], window: int = 32) -> float:
+    """Mean number of distinct experts that a layer uses in `window` consecutive tokens."""
+    sizes = []
+    for used, _ in layers:
+        whole = len(used) // window * window
+        if whole:
+            windows = used[:whole].reshape(-1, window, used.shape[1])
+            sizes.append(windows.any(axis=1).sum(axis=1).mean())
+    return float(np.mean(sizes)) if sizes else float("nan")
+
+
+def reuse_distances(layers: Sequence[Decoded]) -> NDArray[np.int64]:
+    """Histogram of how many tokens ago an expert was last used in its layer.
+
+    Entry d counts uses whose last use was d decode visits of that layer before (1: the token
+    before), whichever sequence that was in; entry 0 counts first uses.
+    """
+    distances = []
+    for used, _ in layers:
+        expert, visit = np.nonzero(used.T)
+        gap = np.diff(visit, prepend=0)
+        gap[np.diff(expert, prepend=-1) != 0] = 0
+        distances.append(gap)
+    return np.bincount(np.concatenate(distances))
+
+
+def contamination(trace: Trace) -> float:
+    """Share of token positions whose whole prefix is routed like an earlier sequence's.
+
+    One prompt template for many prompts makes identical prefixes, whose hits say nothing about
+    routing; a figure far above 0 asks for another workload or for a cold cache a sequence.
+    """
+    if not len(trace):
+        return 0.0
+    new_pass = np.ones(len(trace), np.bool_)
+    new_pass[1:] = np.diff(trace.layer.astype(np.int64)) <= 0
+    new_pass[1:] |= trace.sequence[1:] != trace.sequence[:-1]
+    starts = np.flatnonzero(new_pass)
+    cuts = np.append(trace.offsets[starts], trace.offsets[-1]).tolist()
+    picks, sequences = trace.experts.tobytes(), trace.sequence[starts].tolist()
+    width = trace.experts.itemsize
+    seen: set[int] = set()
+    repeated, before, prefix = 0, None, 0
+    for number, sequence in enumerate(sequences):
+        if sequence != before:
+            before, prefix = sequence, 0
+        prefix = hash((prefix, picks[cuts[number] * width : cuts[number + 1] * width]))
+        repeated += prefix in seen
+        seen.add(prefix)
+    return repeated / len(starts)

@@ -1,0 +1,1 @@
+"""Traces that other tools recorded: one file per format, each with one `read`."""

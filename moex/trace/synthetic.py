@@ -1,0 +1,193 @@
+"""Routing traces made to order, for tests and for sharing when prompts are private."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moex.trace.diagnostics import (
+    contamination,
+    decoded,
+    entropy_bits,
+    link,
+    overlap,
+    usage,
+    working_set,
+)
+from moex.trace.importers.build import build
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from moex.trace.format import Trace
+    from moex.types import Geometry
+
+
+@dataclass(frozen=True)
+class Dials:
+    """How a synthetic router behaves.
+
+    Each of a token's k picks in a layer comes from one of three sources: with probability
+    `temporal` it is one that the token before used there, with probability `linked` one that the
+    token's experts in the layer before point to (those of the same rank), else it is drawn by
+    popularity: r ** -skew, where r is the expert's rank. A phase has ranks of its own, mixed with
+    those of the whole trace: log r is the mean of both, weighted by `drift`.
+
+    Args:
+        skew: Zipf exponent of popularity; 0 is uniform.
+        temporal: share of picks kept from the token before.
+        linked: share of picks that follow the layer before.
+        phases: how many stretches of equal length the trace has; 0 for one a sequence.
+        drift: how much of popularity is the phase's own, from 0 (all phases alike) to 1.
+        contaminated: share of sequences that begin like the first one.
+        shared_tokens: for how many tokens they do.
+
+    Raises:
+        ValueError: shares that are none, or a negative exponent or count.
+    """
+
+    skew: float = 0.6
+    temporal: float = 0.3
+    linked: float = 0.1
+    phases: int = 1
+    drift: float = 1.0
+    contaminated: float = 0.0
+    shared_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.temporal, self.linked, self.temporal + self.linked)
+        if not all(0 <= share <= 1 for share in (*shares, self.drift, self.contaminated)):
+            raise ValueError(
+                f"synthetic: temporal={self.temporal}, linked={self.linked}, drift={self.drift}, "
+                f"contaminated={self.contaminated}: expected shares, the first two of at most 1 "
+                "together"
+            )
+        if min(self.skew, self.phases, self.shared_tokens) < 0:
+            raise ValueError(
+                f"synthetic: skew={self.skew}, phases={self.phases}, shared_tokens="
+                f"{self.shared_tokens}: expected 0 or more of each"
+            )
+
+
+def generate(
+    geometry: Geometry, tokens: int, sequences: int = 1, dials: Dials | None = None, seed: int = 0
+) -> Trace:
+    """Return a trace of `sequences` sequences of `tokens` decoded tokens each."""
+    dials = dials or Dials()
+    draw = np.random.default_rng(seed)
+    layers, experts, top_k = geometry.layers, geometry.experts, geometry.top_k
+    phases = dials.phases or sequences
+    rank = np.log1p(draw.random((phases + 1, layers, experts)).argsort(axis=2))
+    log_weight = -dials.skew * (dials.drift * rank[1:] + (1 - dials.drift) * rank[0])
+    # An expert points to the one of the same rank, so that following does not flatten popularity.
+    order = rank[0].argsort(axis=1)
+    points_to = np.zeros((layers, experts), np.int64)
+    for layer in range(1, layers):
+        points_to[layer, order[layer]] = order[layer - 1]
+    copies = np.arange(sequences) < round(dials.contaminated * (sequences - 1))
+    copies = np.roll(copies, 1)  # the first sequence is the one that is copied
+    used = np.zeros((layers, sequences, experts), np.bool_)
+    ids = np.zeros((sequences, tokens, layers, top_k), np.uint16)
+    for token in range(tokens):
+        phase = (np.arange(sequences) * tokens + token) * phases // (sequences * tokens)
+        for layer in range(layers):
+            pointed = used[layer - 1][:, points_to[layer]] if layer else np.zeros_like(used[0])
+            key = log_weight[phase, layer] + draw.gumbel(size=(sequences, experts))
+            picked = _pick(draw, used[layer], pointed, key, top_k, dials, first=token == 0)
+            if token < dials.shared_tokens:
+                picked[copies] = picked[0]
+            used[layer] = picked
+            best_first = np.where(picked, key, -np.inf).argsort(axis=1)[:, ::-1]
+            ids[:, token, layer] = best_first[:, :top_k]
+            if token < dials.shared_tokens:
+                ids[copies, token, layer] = ids[0, token, layer]
+    return build(
+        ids.reshape(sequences * tokens, layers, top_k),
+        sequence=np.repeat(np.arange(sequences), tokens),
+        position=np.tile(np.arange(tokens), sequences),
+        prefill=np.zeros(sequences * tokens, np.bool_),
+        geometry=geometry,
+        provenance={"synthetic": asdict(dials), "seed": seed},
+    )
+
+
+def _pick(
+    draw: np.random.Generator,
+    before: NDArray[np.bool_],
+    pointed: NDArray[np.bool_],
+    key: NDArray[np.float64],
+    top_k: int,
+    dials: Dials,
+    first: bool,
+) -> NDArray[np.bool_]:
+    """Choose k experts for every sequence [sequences, experts] from the three sources."""
+    source = draw.random((len(key), top_k))
+    kept = np.where(first, 0, (source < dials.temporal).sum(axis=1))
+    followed = (source > 1 - dials.linked).sum(axis=1)
+    chosen = _take(draw, before, kept)
+    chosen |= _take(draw, pointed & ~chosen, followed)
+    rest = np.where(chosen, -np.inf, key)
+    return chosen | _best(rest, top_k - chosen.sum(axis=1))
+
+
+def _take(
+    draw: np.random.Generator, of: NDArray[np.bool_], count: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Take up to `count` members of each row by lot."""
+    return of & _best(np.where(of, draw.random(of.shape), -1.0), count)
+
+
+def _best(key: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The `count` largest of each row."""
+    falling = -np.sort(-key, axis=1)
+    least = falling[np.arange(len(key)), np.maximum(count, 1) - 1]
+    best: NDArray[np.bool_] = (key >= least[:, None]) & (count > 0)[:, None]
+    return best
+
+
+def fit(trace: Trace, rounds: int = 15, seed: int = 0) -> Dials:
+    """Return dials whose traces look like this one.
+
+    Four figures (means over layers) are met: usage entropy, overlap of neighbouring tokens, layer
+    link and working set. Each depends on all dials, so the dials are corrected against what they
+    generate, 40 sequences of 64 tokens at a time, and the best of all rounds is kept. A phase is
+    taken to be a sequence. Contamination is taken from repeated prefixes.
+    """
+    target, geometry = _figures(trace), trace.geometry
+    dials = best = Dials(skew=0.8, temporal=0.5 * float(target[1]), phases=0, drift=0.5)
+    nearest = np.inf
+    for round_ in range(rounds):
+        error = target - _figures(generate(geometry, 64, 40, dials, seed + round_))
+        if (distance := float(np.abs(error).sum())) < nearest:
+            best, nearest = dials, distance
+        entropy, kept, linked, spread = (0.6 * error).tolist()
+        temporal = min(0.98, max(0.0, dials.temporal + kept))
+        dials = replace(
+            dials,
+            skew=min(6.0, max(0.0, dials.skew - 4 * spread)),
+            drift=min(1.0, max(0.0, dials.drift + entropy)),
+            temporal=temporal,
+            linked=min(0.98 - temporal, max(0.0, dials.linked + linked)),
+        )
+    repeated, starts = contamination(trace), len(np.unique(trace.sequence))
+    if starts < 2 or not repeated:
+        return best
+    positions = len(trace) / geometry.layers
+    shared = round(repeated * positions / (starts - 1))
+    return replace(best, contaminated=1.0 if shared else 0.0, shared_tokens=shared)
+
+
+def _figures(trace: Trace) -> NDArray[np.float64]:
+    """Entropy in bits, overlap, link, and working set as a share of all, means over layers."""
+    layers = decoded(trace)
+    linked = link(layers, trace.geometry.top_k)
+    return np.asarray(
+        [
+            entropy_bits(usage(layers)).mean(),
+            np.nanmean(overlap(layers)),
+            linked.mean() if len(linked) else 0.0,
+            working_set(layers) / trace.geometry.experts,
+        ]
+    )

@@ -1,0 +1,190 @@
+"""Predictors say what they should, and the simulator bills what they say."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from traces import literal, random_trace
+
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.prefetch.base import Observation
+from moex.prefetch.markov import Markov
+from moex.prefetch.oracle import Oracle
+from moex.prefetch.popularity import Popularity
+from moex.prefetch.previous import Previous
+from moex.prefetch.random import Random
+from moex.prefetch.recorded import Recorded
+from moex.sim.simulator import simulate
+from moex.types import Expert, Prediction
+
+CONF = Path(__file__).parents[2] / "conf" / "prefetch"
+
+
+def build(path):
+    fields = yaml.safe_load(path.read_text())
+    module, name = fields.pop("_target_").rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)(**fields)
+
+
+def said(prefetcher, trace, seed=0):
+    """What is said at every visit."""
+    if prefetcher.needs:
+        prefetcher.foresee(trace)
+    prefetcher.reset(trace.geometry, seed)
+    everything = []
+    for access in trace.accesses():
+        observation = Observation(access, trace.lookahead_rows(access.clock))
+        prefetcher.observe(observation)
+        everything.append(list(prefetcher.predict(observation)))
+    return everything
+
+
+def check_prefetcher(make, trace):
+    """The contract: in range, distinct, best first, deterministic, no state across resets."""
+    geometry = trace.geometry
+    first = said(make(), trace)
+    again = make()
+    assert said(again, trace) == first
+    assert said(again, trace) == first
+    for predictions in first:
+        names = [prediction.expert for prediction in predictions]
+        assert len(set(names)) == len(names)
+        assert all(0 <= e.layer < geometry.layers for e in names)
+        assert all(0 <= e.index < geometry.experts for e in names)
+        for one, other in pairwise(predictions):
+            if one.expert.layer == other.expert.layer:
+                assert one.score >= other.score
+
+
+def test_every_yaml_builds_a_prefetcher_that_keeps_the_contract():
+    paths = sorted(CONF.glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"none", "gate", "oracle", "recorded", "random"}
+    trace = random_trace(4, layers=3, tokens=20)
+    trace.predictions = said(Previous(), trace)
+    trace.lookahead = np.random.default_rng(0).random((len(trace), 3 * 8), np.float32)
+    trace.lookahead[trace.layer == 2] = np.nan
+    trace.lookahead[trace.layer == 1, 8:] = np.nan
+    trace.lookahead[trace.layer == 0, 16:] = np.nan
+    for path in paths:
+        text = path.read_text()
+        assert text.startswith("# ")
+        assert f"prefetch={path.stem}" in text
+        check_prefetcher(lambda path=path: build(path), trace)
+        simulate(trace, ExpertCache(LRU(), trace.geometry, 3), build(path))
+
+
+def said_of(layer, index, score=1.0):
+    return Prediction(Expert(layer, index), score)
+
+
+def test_the_perfect_oracle_names_exactly_the_next_visits():
+    trace = literal([(0, (0, 1)), (1, (2, 3)), (0, (4, 5)), (1, (6, 7), "decode", 1)], layers=2)
+    assert said(Oracle(horizon=2), trace) == [
+        [said_of(1, 2), said_of(1, 3), said_of(0, 4, 0.5), said_of(0, 5, 0.5)],
+        [said_of(0, 4), said_of(0, 5)],
+        [],  # the next visit is of another sequence
+        [],
+    ]
+
+
+@given(
+    precision=st.sampled_from([0.25, 0.5, 0.8, 1.0]), recall=st.sampled_from([0.0, 0.3, 0.7, 1.0])
+)
+def test_the_degraded_oracle_is_as_good_as_asked(precision, recall):
+    trace = random_trace(9, layers=4, experts=40, top_k=3, tokens=150, sequences=1)
+    demanded = [{Expert(a.layer, i) for i in a.experts} for a in trace.accesses()]
+    everything = said(Oracle(precision, recall), trace)
+    named = [{prediction.expert for prediction in row} for row in everything[:-1]]
+    right = sum(len(row & wanted) for row, wanted in zip(named, demanded[1:], strict=True))
+    assert right / sum(map(len, demanded[1:])) == pytest.approx(recall, abs=0.05)
+    if recall:
+        assert right / sum(map(len, named)) == pytest.approx(precision, abs=0.05)
+
+
+def test_what_an_oracle_says_of_a_visit_does_not_depend_on_when():
+    trace = random_trace(2, layers=3, experts=12, tokens=30, sequences=1)
+    near, far = (said(Oracle(0.5, 0.6, horizon), trace, seed=5) for horizon in (1, 3))
+    for clock, (one, other) in enumerate(zip(near, far, strict=True)):
+        assert [p.expert for p in other[: len(one)]] == [p.expert for p in one], clock
+    assert said(Oracle(0.5, 0.6), trace, seed=6) != near
+
+
+def test_a_perfect_oracle_leaves_no_demand_misses_but_the_first_visit():
+    trace = random_trace(7, layers=3, experts=10, tokens=40, sequences=1)
+    cache = ExpertCache(LRU(), trace.geometry, 3)
+    report = simulate(trace, cache, Oracle())
+    assert report.demand_misses == 2
+    assert report.prefetch_wasted == 0
+    assert report.oracle
+
+
+def test_recorded_predictions_replay_the_run_that_made_them():
+    trace = random_trace(5, layers=3, tokens=40)
+    cache, plans, replayed = ExpertCache(LRU(), trace.geometry, 3), [], []
+    trace.predictions = said(Markov(), trace)
+    simulate(trace, cache, Markov(), on_plan=plans.append)
+    simulate(trace, cache, Recorded(), on_plan=replayed.append)
+    assert plans == replayed
+
+
+def test_a_trace_without_predictions_is_refused():
+    trace = random_trace(5)
+    trace.predictions = None
+    with pytest.raises(ValueError, match="prefetch=gate"):
+        simulate(trace, ExpertCache(LRU(), trace.geometry, 3), Recorded())
+
+
+CYCLE = [(0, (0, 1)), (1, (2, 3)), (0, (4, 5)), (1, (6, 7))] * 20
+
+
+def names(predictions):
+    return {prediction.expert for prediction in predictions}
+
+
+def test_previous_names_what_the_layer_used_last():
+    everything = said(Previous(), literal(CYCLE, layers=2))
+    assert names(everything[2]) == {Expert(1, 2), Expert(1, 3)}
+    assert names(everything[3]) == {Expert(0, 4), Expert(0, 5)}
+
+
+def test_markov_learns_a_cycle_that_previous_gets_wrong():
+    everything = said(Markov(), literal(CYCLE, layers=2))
+    assert names(everything[40]) == {Expert(1, 2), Expert(1, 3)}
+    assert names(everything[42]) == {Expert(1, 6), Expert(1, 7)}
+
+
+def test_popularity_names_the_most_used():
+    visits = [(0, (0, 1)), (1, (2, 3)), (0, (0, 5)), (1, (2, 7))] * 20
+    everything = said(Popularity(width=1, decay=0.9), literal(visits, layers=2))
+    assert names(everything[40]) == {Expert(1, 2)}
+
+
+def test_random_names_distinct_experts_of_the_next_layer():
+    everything = said(Random(width=5), literal(CYCLE, layers=2))
+    assert all(len(names(row)) == 5 for row in everything)
+    assert {p.expert.layer for p in everything[0]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Oracle(precision=0), "precision=0"),
+        (lambda: Oracle(recall=1.5), "recall=1.5"),
+        (lambda: Oracle(horizon=0), "horizon=0"),
+        (lambda: Random(width=-1), "width=-1"),
+        (lambda: Previous(depth=0), "depth=0"),
+        (lambda: Popularity(decay=1), "decay=1"),
+        (lambda: Markov(prior=0), "prior=0"),
+    ],
+)
+def test_wrong_fields_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,58 @@
+"""Every hardware profile is built and says plausible things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from traces import random_trace
+
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+
+PROFILES = sorted((Path(__file__).parents[2] / "conf" / "hardware").glob("*.yaml"))
+
+
+def load(path):
+    fields = yaml.safe_load(path.read_text())
+    assert fields.pop("_target_") == "moex.sim.hardware.HardwareProfile"
+    return HardwareProfile(**fields)
+
+
+def test_all_are_there():
+    names = {path.stem for path in PROFILES}
+    assert names >= {"auto", "t4", "rtx3060", "rtx3080m", "rtx3090", "rtx4090", "rtx5090"}
+    assert names >= {"a100", "h100"}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_named_like_its_file_and_sourced(path):
+    profile = load(path)
+    assert profile.name == path.stem
+    if profile.timed:
+        assert profile.source
+        assert 5e9 < profile.link_bytes_per_s < profile.host_bytes_per_s * 2
+        assert profile.link_bytes_per_s < profile.memory_bytes_per_s
+        assert 1e-4 < profile.visit_s < 2e-2
+        trace = random_trace(0, tokens=5)
+        report = simulate(trace, ExpertCache(LRU(), trace.geometry, 3), hardware=profile)
+        assert report.tokens_per_second > 0
+    else:
+        assert path.stem == "auto"
+
+
+def test_seed_1_costs_add_up_to_its_fixed_time():
+    for name, fixed_s in {"a100": 0.277, "rtx3080m": 0.369, "rtx3060": 0.217, "t4": 0.493}.items():
+        profile = load(next(path for path in PROFILES if path.stem == name))
+        assert 32 * profile.visit_s + 64 * profile.expert_s == pytest.approx(fixed_s, rel=1e-3)
+
+
+def test_roofline_costs_add_up_to_the_published_ceiling():
+    for name, tokens_per_s in {"rtx3090": 110, "rtx4090": 118, "rtx5090": 210}.items():
+        profile = load(next(path for path in PROFILES if path.stem == name))
+        launches_s = 32 * 15 * 7.5e-6
+        token_s = 32 * profile.visit_s + 64 * profile.expert_s - launches_s
+        assert 1 / token_s == pytest.approx(tokens_per_s, rel=0.01)

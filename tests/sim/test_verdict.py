@@ -1,0 +1,68 @@
+"""The verdict names what plainly limits a run, and the ladder climbs."""
+
+from __future__ import annotations
+
+import pytest
+from traces import literal, random_trace
+
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.prefetch.oracle import Oracle
+from moex.sim.hardware import HardwareProfile
+from moex.sim.verdict import judge, ladder
+
+
+def machine(load_s, visit_s):
+    return HardwareProfile("test", link_bytes_per_s=100 / load_s, visit_s=visit_s)
+
+
+def verdict(visits, slots, hardware, prefetcher=None):
+    trace = literal(visits, experts=6)
+    return judge(trace, ExpertCache(LRU(), trace.geometry, slots), prefetcher, hardware)
+
+
+CYCLE = [(0, pair) for pair in [(0, 1), (2, 3), (4, 5)] * 30]
+
+
+def test_a_cycle_one_slot_too_large_for_lru_asks_for_a_policy_or_a_slot():
+    visits = [(0, pair) for pair in [(0, 1), (2, 3), (0, 4)] * 30]
+    assert verdict(visits, 4, machine(1, 0.01)).limit == "capacity"
+    assert verdict(CYCLE, 3, machine(1, 1e-6)).limit == "bandwidth"
+
+
+def test_counts_alone_judge_policy_against_capacity():
+    judged = verdict(CYCLE, 4, None)
+    assert judged.limit == "policy"
+    assert set(judged.gains) == {"policy", "capacity"}
+    assert str(judged).startswith("policy-limited at hit rate 0.000: perfect policy -")
+
+
+def test_a_fast_link_leaves_computing():
+    judged = verdict(CYCLE, 3, machine(1e-6, 1.0))
+    assert judged.limit == "compute"
+    assert "free computing" in str(judged)
+
+
+def test_a_run_without_waiting_gains_from_computing_only():
+    judged = verdict([(0, (0, 1))] * 40, 2, machine(1, 1.0))
+    assert judged.limit == "compute"
+    assert judged.gains["capacity"] == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ladder_climbs(seed):
+    trace = random_trace(seed, layers=3, experts=8, tokens=60)
+    rungs = ladder(trace, 3, machine(1.0, 0.5))
+    loads = [rung.report.demand_misses for rung in rungs[:4]]
+    assert loads == sorted(loads, reverse=True)
+    speeds = [rung.report.tokens_per_second for rung in rungs[3:]]
+    assert speeds == sorted(speeds)
+    assert rungs[-1].report.stall_s == 0
+    assert [rung.report.oracle for rung in rungs] == [False, False, True, True, True, True]
+
+
+def test_perfect_prefetch_hides_what_computing_covers():
+    trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
+    hidden = judge(trace, ExpertCache(LRU(), trace.geometry, 3), Oracle(), machine(0.1, 1.0))
+    assert hidden.limit == "compute"
+    assert hidden.report.stall_share < 0.01
