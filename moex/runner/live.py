@@ -72,8 +72,8 @@ def run_offloaded(
 ) -> Result:
     """Run the workload with offloaded experts.
 
-    A policy or prefetcher that needs the future gets it from a recording pass made first: an exact model routes
-    the same under every cache.
+    A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
+    model routes the same under every cache.
     """
     batches = workload.batches(tokenizer, parts.device)
     future: Future | None = None

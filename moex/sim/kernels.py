@@ -103,7 +103,7 @@ def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
     depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
     stacks, over = np.zeros((pools, width), np.int64), np.zeros(2 * width + 1, np.int64)
     place, last, worth, member, size = _state(pools, width)
-    _stack(*visits, kind, stacks, size, over, place, last, worth, member, depths, deepest)
+    _stack(*visits, kind, stacks, size, over, place, last, worth, member, depths, deepest)  # type: ignore[call-arg]
     return depths, deepest
 
 
@@ -180,7 +180,7 @@ def replay(visits: Any, pools: int, width: int, capacity: int, kind: int) -> Any
     loads = np.zeros(len(visits.pool), np.int64)
     slots = np.zeros((pools, capacity), np.int64)
     place, last, worth, member, size = _state(pools, width)
-    _replay(*visits, kind, slots, size, place, last, worth, member, loads)
+    _replay(*visits, kind, slots, size, place, last, worth, member, loads)  # type: ignore[call-arg]
     return loads
 
 
