@@ -47,7 +47,7 @@ def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
     assert json.loads((folder / "result.json").read_text()) == live
     assert set(live) == set(Report().__dict__)
     assert live["tokens_decode"] == 8 * 5
-    assert live["policy"], live["prefetcher"] == ("lru", "gate")
+    assert (live["policy"], live["prefetcher"]) == ("lru", "gate")
     parts = ("resident_hits", "prefetch_hits", "late_hits", "demand_misses")
     assert live["requests"] == sum(live[name] for name in parts) == 8 * 5 * 4 * 2
     lines = (folder / "series.jsonl").read_text().splitlines()

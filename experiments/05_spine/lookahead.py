@@ -1,0 +1,101 @@
+"""Gate lookahead behind an emulated link: how much of its possible gain arrives.
+
+For load times of 0.5, 1, 2 and 4 layer times and 2 to 4 slots of 8, `prefetch=gate` against
+`prefetch=none`, live and in interleaved pairs, beside the gain that a replay of the run's own trace
+promises: the same plans on a perfect machine, with the computing costs measured here.
+
+python experiments/05_spine/lookahead.py [--pairs 7] [--tokens 48] [--threads 1]
+"""
+
+import argparse
+from time import perf_counter
+
+import torch
+
+from moex.cache.lru import LRU
+from moex.paired import paired_ratio
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.runner import hf
+from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.workload import generate
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+
+PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]
+
+
+def expert_seconds(parts: Parts) -> float:
+    """Time one expert for one token, as the runner computes it."""
+    offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
+    experts, tensors = parts.layers[0].experts, offloaded.slots.tensors
+    token = torch.randn(1, parts.geometry.hidden).to(next(experts.parameters()).dtype)
+    best = []
+    with torch.inference_mode():
+        for _ in range(5):
+            started = perf_counter()
+            for place in range(48):
+                hf.expert_output(experts, token, tensors[place % len(tensors)])
+            best.append((perf_counter() - started) / 48)
+    return sorted(best)[2]
+
+
+def measure(parts: Parts, slots: int, prefetcher: object, profile: HardwareProfile, tokens: int):
+    """Seconds a token of one run, and its trace."""
+    offloaded = offload(parts, LRU(), Memory(slots), prefetcher, profile)
+    with offloaded as model:
+        generate(model, PROMPTS, tokens, offloaded.meter)
+    offloaded.finish()
+    offloaded.close()
+    decode = offloaded.meter.phases["decode"]
+    return decode.seconds / decode.passes, offloaded
+
+
+def main() -> None:
+    """Print one line a cell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    parts = load_parts("tiny")
+    geometry = parts.geometry
+    free = HardwareProfile("free", link_bytes_per_s=1e15)
+    resident = sorted(
+        measure(parts, geometry.experts, NoPrefetch(), free, args.tokens)[0] for _ in range(5)
+    )[2]
+    layer_s, expert_s = resident / geometry.layers, expert_seconds(parts)
+    visit_s = layer_s - geometry.top_k * expert_s
+    print(f"a layer takes {1e6 * layer_s:.0f} us, one expert of it {1e6 * expert_s:.0f} us")
+    print("load/layer slots | none ms  gate ms | measured gain              | replay's | share")
+    for load in (0.5, 1, 2, 4):
+        profile = HardwareProfile(
+            "emulated",
+            link_bytes_per_s=geometry.expert_bytes / (load * layer_s),
+            chunk_bytes=1 << 16,
+            visit_s=visit_s,
+            expert_s=expert_s,
+        )
+        for slots in (2, 3, 4):
+            none, gate = [], []
+            for _ in range(args.pairs):
+                seconds, run = measure(parts, slots, NoPrefetch(), profile, args.tokens)
+                none.append(seconds)
+                gate.append(measure(parts, slots, Gate(), profile, args.tokens)[0])
+            trace, gain = run.recorder.trace({}), paired_ratio(none, gate)
+            ideal = [
+                simulate(trace, run.cache, prefetcher, profile).tpot_s
+                for prefetcher in (NoPrefetch(), Gate())
+            ]
+            promised = ideal[0] / ideal[1]
+            middle = args.pairs // 2
+            print(
+                f"{load:>10} {slots:>5} | {1e3 * sorted(none)[middle]:7.3f}  "
+                f"{1e3 * sorted(gate)[middle]:7.3f} | {gain} | {promised:.3f}x | "
+                f"{gain.median / promised:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
