@@ -86,4 +86,5 @@ class LHD(ScoredPolicy):
 
     def score(self, expert: Expert, now: Now) -> float:
         """Worth: the hit density of the expert's kind at its age."""
-        return self.density[self.kind[expert]][self._age(expert)]
+        age = (self.visits - self.last[expert]) // self.layers
+        return self.density[self.kind[expert]][age if age < AGES else -1]
