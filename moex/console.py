@@ -42,10 +42,18 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     if report.tokens_per_second_iqr is not None:
         speed += f" (IQR {report.tokens_per_second_iqr:.1f})"
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
-    rows = [
-        ("tokens per second", speed, "decoding only" + (", emulated" if report.emulated else "")),
-        ("time to first token", ttft, "prefill"),
-    ]
+    rows = (
+        []
+        if report.mode == "eval"
+        else [
+            (
+                "tokens per second",
+                speed,
+                "decoding only" + (", emulated" if report.emulated else ""),
+            ),
+            ("time to first token", ttft, "prefill"),
+        ]
+    )
     if report.requests is not None:
         moved = (report.bytes_moved or 0) / 1e6
         rows += [
@@ -56,13 +64,26 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
             ("bytes moved", f"{moved:.1f} MB", "in decoding"),
             ("stall share", percent(report.stall_share), "of decoding time, waiting for experts"),
         ]
-    for task in report.tasks:
-        rows.append((task["task"], f"{task['value']:.4g}", task["metric"]))
-    return rows
+    return rows + [
+        (
+            task["task"],
+            f"{task['value']:.3f} ± {task['stderr']:.3f}",
+            f"{task['metric']}, n={task['n']}",
+        )
+        for task in report.tasks
+        if "/" not in task["task"]  # parts of a task are in the row
+    ]
 
 
 def sentence(report: Report) -> str:
     """Say in one sentence what was run and what came out."""
+    if report.mode == "eval":
+        tasks = ", ".join(
+            f"{task['task']} {100 * task['value']:.1f} %"
+            for task in report.tasks
+            if "/" not in task["task"] and task["metric"] == "acc"
+        )
+        return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
     speed = report.tokens_per_second
     kind = "simulated" if report.source == "sim" else "emulated" if report.emulated else "measured"
     pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"

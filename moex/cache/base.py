@@ -37,7 +37,7 @@ class CachePolicy(ABC):
         """See the whole visit, router row included, before its experts are reported."""
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """See one demanded expert; `hit` says whether it needed no load after routing."""
+        """See one demanded expert; `hit` says whether it was resident (a guess is not, yet)."""
 
     def on_insert(self, expert: Expert, now: Now) -> None:
         """See an expert enter a slot."""

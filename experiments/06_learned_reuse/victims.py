@@ -1,6 +1,6 @@
 """How good are the victims? Rank of each by its true next use, beside the hit rate it led to.
 
-    python experiments/03_learned_reuse/victims.py [cache ...] [--slots 8] [--sequences 12]
+    python experiments/06_learned_reuse/victims.py [cache ...] [--slots 8] [--sequences 12]
 
 On the recorded gpt-oss-20b routing. `best`: share of evictions that took a candidate of farthest
 next use; `rank`: mean share of candidates that would have been a better choice (random: a little

@@ -1,0 +1,56 @@
+"""What the README says can be typed, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from moex.errors import register_resolvers
+from moex.report import Report
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python run\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_composes(command):
+    words = [word for word in command.split() if word != "-m"]
+    words = [word.partition(",")[0] for word in words]
+    register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        compose("config", overrides=words)
+
+
+def test_the_fields_of_the_metrics_table_are_the_row_s():
+    table = README.partition("## Metrics")[2].partition("## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named
+    assert named <= set(Report().__dict__)
+
+
+@pytest.mark.parametrize("group", ["cache", "prefetch"])
+def test_the_catalogue_lists_every_option(group):
+    section = README.partition("## Policies" if group == "cache" else "## Prefetchers")[2]
+    section = section.partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|[^|]*\|", section, re.MULTILINE))))
+    options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    assert options <= listed
+
+
+def test_the_two_commands_stand_in_the_readme_once_each():
+    assert README.count("pip install -e . && python run.py\n") == 1
+    assert README.count('pip install -e ".[test]" && pytest\n') == 1
+
+
+def test_every_config_names_a_file_that_is_there():
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        target = (yaml.safe_load(path.read_text()) or {}).get("_target_", "")
+        if target.startswith("moex."):
+            module = target.rpartition(".")[0].replace(".", "/")
+            assert (ROOT / f"{module}.py").is_file(), path
