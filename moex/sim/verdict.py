@@ -50,7 +50,7 @@ class Verdict:
     def __str__(self) -> str:
         """The verdict in one line."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
-        names |= {"bandwidth": "2x link bandwidth", "compute": "free computing"}
+        names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
         if report.tokens_per_second is None:
             bought = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
@@ -120,7 +120,7 @@ def judge(
     """Replay a run as it is and with one more unit of everything; name what limits it.
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
-    computing that takes no time. Gains hold one at a time and do not add up.
+    twice the speed of computing. Gains hold one at a time and do not add up.
 
     Args:
         trace: the recorded routing.
@@ -143,11 +143,11 @@ def judge(
     others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
     if hardware is not None and hardware.link_bytes_per_s is not None:
         twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        free = replace(hardware, visit_s=0.0, expert_s=0.0, pass_s=0.0)
-        others |= {
-            "bandwidth": run(own, cache.slots, twice),
-            "compute": run(own, cache.slots, free),
-        }
+        costs = (hardware.visit_s, hardware.expert_s, hardware.pass_s)
+        visit_s, expert_s, pass_s = (cost / 2 for cost in costs)
+        faster = replace(hardware, visit_s=visit_s, expert_s=expert_s, pass_s=pass_s)
+        others["bandwidth"] = run(own, cache.slots, twice)
+        others["compute"] = run(own, cache.slots, faster)
     gains = {unit: _gain(report, other) for unit, other in others.items()}
     limit = max(gains, key=lambda unit: gains[unit])
     return Verdict(limit if gains[limit] > 0 else "nothing", gains, report)
@@ -158,5 +158,5 @@ def _gain(report: Report, other: Report) -> float:
         before, after = report.demand_misses or 0, other.demand_misses or 0
         return 1 - after / before if before else 0.0
     if not other.decode_s:
-        return inf if report.decode_s else 0.0
+        return 0.0
     return report.decode_s / other.decode_s - 1

@@ -40,7 +40,7 @@ def test_counts_alone_judge_policy_against_capacity():
 def test_a_fast_link_leaves_computing():
     judged = verdict(CYCLE, 3, machine(1e-6, 1.0))
     assert judged.limit == "compute"
-    assert "free computing" in str(judged)
+    assert "stall): 2x computing speed +100.0%" in str(judged)
 
 
 def test_a_run_without_waiting_gains_from_computing_only():
