@@ -30,6 +30,8 @@ def show(report: Report, folder: Path) -> None:
     console = Console(stderr=True)
     console.print(table)
     console.print(sentence(report), highlight=False)
+    if report.verdict:
+        console.print(report.verdict, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
     print(report.json(), flush=True)
 

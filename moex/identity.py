@@ -36,11 +36,16 @@ def run_id(config: dict[str, Any]) -> str:
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
     parts["sources"] = {target: _source(target) for target in sorted(set(_targets(config)))}
-    trace = config.get("trace")
-    if trace:
-        path = Path(trace)
-        parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(trace)
+    if config.get("trace"):
+        path = trace_path(config["trace"])
+        parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(path)
     return key_of(parts)
+
+
+def trace_path(name: str) -> Path:
+    """The file of a trace: a bundled one by its name, or a path."""
+    bundled = Path(__file__).parent / "assets" / "traces" / f"{name}.parquet"
+    return bundled if bundled.is_file() else Path(name)
 
 
 @cache

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.identity import code_version, folder_digest, key_of
+from moex.identity import code_version, folder_digest, key_of, trace_path
 from moex.provenance import provenance
 from moex.report import Report, write_atomically
 
@@ -166,10 +166,13 @@ def simulate(config: Any, folder: Path, build: Build) -> Report:
 
     if not config.trace:
         raise ValueError(
-            "trace=null: mode=simulate replays a recorded trace; try "
+            "trace=null: mode=simulate replays a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace, memory, policy = read_trace(config.trace), Memory(**config.memory), build(config.cache)
+    trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
+    policy, prefetcher, hardware = (
+        build(config[group]) for group in ("cache", "prefetch", "hardware")
+    )
     cache = ExpertCache(
         policy,
         trace.geometry,
@@ -180,10 +183,41 @@ def simulate(config: Any, folder: Path, build: Build) -> Report:
         trace.future() if "future" in policy.needs else None,
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
-    report = replay(trace, cache, build(config.prefetch), build(config.hardware), cold)
+    report = replay(trace, cache, prefetcher, hardware, cold)
+    if config.verdict:
+        from moex.sim.verdict import judge
+
+        report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report
 
 
-MODES = {"live": live, "simulate": simulate, "eval": evaluate}
+def calibrate(config: Any, folder: Path, build: Build) -> Report:
+    """Measure this machine with this model and write a hardware profile."""
+    from dataclasses import asdict
+
+    import torch
+
+    from moex.runner.assemble import load_parts
+    from moex.runner.calibrate import calibrate as measure
+
+    if config.runner.threads:
+        torch.set_num_threads(config.runner.threads)
+    parts = load_parts(config.model.name, config.model.dtype, config.model.device)
+    profile = measure(parts, tokens=8 if config.smoke else 64)
+    fields = {name: value for name, value in asdict(profile).items() if value is not None}
+    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+    text = "\n".join(["_target_: moex.sim.hardware.HardwareProfile", *lines]) + "\n"
+    path = folder / "hardware" / "measured.yaml"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, f"# python run.py --config-dir {folder} hardware=measured\n{text}")
+    report = Report(source="live", mode="calibrate")
+    per_token = profile.visit_s + parts.geometry.top_k * profile.expert_s
+    report.tpot_s = parts.geometry.layers * per_token + profile.pass_s
+    report.link_bytes_per_s = profile.link_bytes_per_s
+    report.verdict = f"profile written; use it with: --config-dir {folder} hardware=measured"
+    return report
+
+
+MODES = {"live": live, "simulate": simulate, "eval": evaluate, "calibrate": calibrate}

@@ -108,6 +108,7 @@ class Report:
     prefill_bytes_demand: int | None = None
     prefill_bytes_prefetch: int | None = None
 
+    verdict: str | None = None
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
 

@@ -93,7 +93,10 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
         (["memory.slot=3"], "memory.slot: there is no such key; expected one of budget"),
         (["memry.slots=3"], "try memory.slots=..."),
         (["memory.slots"], "expected key=value, e.g. cache=lru"),
-        (["mode=simulate"], "trace=null: mode=simulate replays a recorded trace; try trace="),
+        (
+            ["mode=simulate", "trace=null"],
+            "trace=null: mode=simulate replays a recorded trace; try trace=tiny",
+        ),
         (["mode=simulate", "trace=nowhere.parquet"], "trace=nowhere.parquet: no such file"),
         (["mode=simulate", "trace=run.py"], "trace=run.py: not a whole parquet file"),
         (["model=hf", "model.name=conf"], "has no config.json"),

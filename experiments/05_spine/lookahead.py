@@ -2,13 +2,13 @@
 
 For load times of 0.5, 1, 2 and 4 layer times and 2 to 4 slots of 8, `prefetch=gate` against
 `prefetch=none`, live and in interleaved pairs, beside the gain that a replay of the run's own trace
-promises: the same plans on a perfect machine, with the computing costs measured here.
+promises: the same plans on a clock, with the computing costs measured here.
 
 python experiments/05_spine/lookahead.py [--pairs 7] [--tokens 48] [--threads 1]
 """
 
 import argparse
-from time import perf_counter
+from dataclasses import replace
 
 import torch
 
@@ -16,28 +16,13 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner import hf
 from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.calibrate import calibrate
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]
-
-
-def expert_seconds(parts: Parts) -> float:
-    """Time one expert for one token, as the runner computes it."""
-    offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
-    experts, tensors = parts.layers[0].experts, offloaded.slots.tensors
-    token = torch.randn(1, parts.geometry.hidden).to(next(experts.parameters()).dtype)
-    best = []
-    with torch.inference_mode():
-        for _ in range(5):
-            started = perf_counter()
-            for place in range(48):
-                hf.expert_output(experts, token, tensors[place % len(tensors)])
-            best.append((perf_counter() - started) / 48)
-    return sorted(best)[2]
 
 
 def measure(parts: Parts, slots: int, prefetcher: object, profile: HardwareProfile, tokens: int):
@@ -61,21 +46,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     parts = load_parts("tiny")
     geometry = parts.geometry
-    free = HardwareProfile("free", link_bytes_per_s=1e15)
-    resident = sorted(
-        measure(parts, geometry.experts, NoPrefetch(), free, args.tokens)[0] for _ in range(5)
-    )[2]
-    layer_s, expert_s = resident / geometry.layers, expert_seconds(parts)
-    visit_s = layer_s - geometry.top_k * expert_s
-    print(f"a layer takes {1e6 * layer_s:.0f} us, one expert of it {1e6 * expert_s:.0f} us")
+    here = calibrate(parts)
+    layer_s = here.visit_s + geometry.top_k * here.expert_s
+    print(f"a layer takes {1e6 * layer_s:.0f} us, one expert of it {1e6 * here.expert_s:.0f} us")
     print("load/layer slots | none ms  gate ms | measured gain              | replay's | share")
     for load in (0.5, 1, 2, 4):
-        profile = HardwareProfile(
-            "emulated",
+        profile = replace(
+            here,
+            name="emulated",
             link_bytes_per_s=geometry.expert_bytes / (load * layer_s),
             chunk_bytes=1 << 16,
-            visit_s=visit_s,
-            expert_s=expert_s,
         )
         for slots in (2, 3, 4):
             none, gate = [], []
