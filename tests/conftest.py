@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from small_models import ARCHITECTURES, tiny_config, write_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
@@ -17,7 +18,6 @@ settings.register_profile(
     "moex", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("moex")
-ARCHITECTURES = ("mixtral", "olmoe", "qwen3_moe")
 
 
 @pytest.fixture(scope="session")
@@ -33,52 +33,6 @@ def shared_data() -> Path:
 def shared_traces(shared_data: Path) -> Path:
     """Real routing traces."""
     return shared_data / "traces"
-
-
-def tiny_config(architecture: str):
-    """Four layers of small experts; top-2 of 8 for Mixtral, top-4 of 16 for the others."""
-    from transformers import MixtralConfig, OlmoeConfig, Qwen3MoeConfig
-
-    common = {
-        "vocab_size": 128,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "dtype": "float32",
-    }
-    if architecture == "mixtral":
-        return MixtralConfig(**common, num_local_experts=8, num_experts_per_tok=2)
-    if architecture == "olmoe":
-        return OlmoeConfig(**common, num_experts=16, num_experts_per_tok=4)
-    return Qwen3MoeConfig(
-        **common,
-        head_dim=16,
-        moe_intermediate_size=48,
-        num_experts=16,
-        num_experts_per_tok=4,
-        norm_topk_prob=True,
-    )
-
-
-def write_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer without merges: every byte below 128 is a token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:126]
-    vocabulary = {"<end>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(alphabet)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<end>", eos_token="<end>", pad_token="<end>"
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

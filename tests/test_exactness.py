@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import ARCHITECTURES
+from small_models import ARCHITECTURES
 from transformers import AutoModelForCausalLM
 
 from moex.cache.belady import Belady

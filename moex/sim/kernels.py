@@ -210,10 +210,11 @@ def _replay(
         for expert in members:
             member[expert] = kind != BYPASS  # without bypass, members stay
             loads[clock] += place[expert] < 0
-        for expert in members:
+        for i in range(len(members)):
+            expert = members[i]
             if place[expert] < 0:
                 if kind == FIFO:
-                    worth[expert] = clock * len(place) + expert
+                    worth[expert] = begin + i  # the order of entry
                 slot = size[pool[clock]]
                 if slot < len(here):
                     size[pool[clock]] += 1
