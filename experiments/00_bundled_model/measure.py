@@ -100,7 +100,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     if not args.skip_bits:
-        for row in bits_per_byte(model.float(), tokenizer, args.text, batch_size=8):
+        rows = bits_per_byte(
+            model, tokenizer, args.text, splits=["test"], stride=512, batch_size=16
+        )
+        for row in rows:
             print("{task} {metric} {value:.4f} +- {stderr:.4f} (n={n})".format(**row))
     layers = hf.moe_layers(model)
     trace = record(model, layers, windows(tokenizer, args.text, args.tokens // WINDOW))
