@@ -39,11 +39,7 @@ def live(config: Any, folder: Path, build: Build) -> Report:
             workload, prompts=workload.prompts[:1], new_tokens=4, warmup=0, repeats=1
         )
     torch.manual_seed(config.seed)
-    link_threads = 1 if config.runner.name == "moex" and hardware.timed else 0
-    if config.runner.threads:
-        torch.set_num_threads(config.runner.threads)
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() - link_threads))
+    _set_threads(config, 1 if config.runner.name == "moex" and hardware.timed else 0)
     settings = (config.model.name, config.model.dtype, config.model.device)
     if config.runner.name == "moex":
         parts = load_parts(*settings)
@@ -134,9 +130,18 @@ def evaluate(config: Any, folder: Path, build: Build) -> Report:
 
     if not config.eval.tasks:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
+    _set_threads(config)
     report = Report(source="live", mode="eval")
     accuracy(report, config, load_parts(config.model.name, config.model.dtype, config.model.device))
     return report
+
+
+def _set_threads(config: Any, link_threads: int = 0) -> None:
+    """Computing threads and link threads together are the cores."""
+    import torch
+
+    cores = torch.get_num_threads()
+    torch.set_num_threads(config.runner.threads or max(1, cores - link_threads))
 
 
 def _baseline(config: Any, settings: tuple[str, str, str], workload: Any) -> Result:
@@ -197,13 +202,10 @@ def calibrate(config: Any, folder: Path, build: Build) -> Report:
     """Measure this machine with this model and write a hardware profile."""
     from dataclasses import asdict
 
-    import torch
-
     from moex.runner.assemble import load_parts
     from moex.runner.calibrate import calibrate as measure
 
-    if config.runner.threads:
-        torch.set_num_threads(config.runner.threads)
+    _set_threads(config)
     parts = load_parts(config.model.name, config.model.dtype, config.model.device)
     profile = measure(parts, tokens=8 if config.smoke else 64)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}

@@ -37,7 +37,6 @@ def main() -> None:
         (row["tokens"] / 1e6, row["valid_bits_per_byte"]) for row in rows if "valid_nats" in row
     ]
     top.plot(*zip(*held, strict=True), "o-", color="#0072B2", label="held-out documents")
-    top.axhline(1.8, color="#D55E00", linestyle="--", linewidth=1, label="bar, 1.80")
     top.set(ylabel="bits per byte", ylim=(1.4, 3.2))
     top.legend(frameon=False)
     bottom.plot(
