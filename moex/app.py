@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,25 +94,25 @@ def live(config: DictConfig, folder: Path) -> Report:
             workload, prompts=workload.prompts[:1], new_tokens=4, warmup=0, repeats=1
         )
     torch.manual_seed(config.seed)
-    link_threads = 1 if config.runner.name == "moex" and hardware.timed else 0
-    if config.runner.threads:
-        torch.set_num_threads(config.runner.threads)
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() - link_threads))
     settings = (config.model.name, config.model.dtype, config.model.device)
     if config.runner.name == "moex":
-        parts = load_parts(*settings)
-        result = run_offloaded(
-            parts,
-            parts.tokenizer(),
-            workload,
-            build(config.cache),
-            _memory(config),
-            build(config.prefetch),
-            hardware,
-            config.seed,
-        )
+        memory = _memory(config)
+        parts = load_parts(*settings, memory.store, config.cache_dir)
+        readers = memory.reader_threads if parts.store.name == "disk" else 0
+        _compute_with(config.runner.threads, 1 if hardware.timed else readers)
+        with closing(parts.store):
+            result = run_offloaded(
+                parts,
+                parts.tokenizer(),
+                workload,
+                build(config.cache),
+                memory,
+                build(config.prefetch),
+                hardware,
+                config.seed,
+            )
     else:
+        _compute_with(config.runner.threads, 0)
         result = _baseline(config, settings, workload)
     _names(result.report, config)
     _write_series(result, folder)
@@ -126,6 +127,13 @@ def live(config: DictConfig, folder: Path) -> Report:
         }
         write_trace(trace, folder / "trace.parquet")
     return result.report
+
+
+def _compute_with(threads: int | None, link_threads: int) -> None:
+    """Compute with so many threads; by default with the cores that the link leaves."""
+    import torch
+
+    torch.set_num_threads(threads or max(1, torch.get_num_threads() - link_threads))
 
 
 def _baseline(config: DictConfig, settings: tuple[str, str, str], workload: Any) -> Result:
