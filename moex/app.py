@@ -96,7 +96,7 @@ def live(config: DictConfig, folder: Path) -> Report:
     torch.manual_seed(config.seed)
     settings = (config.model.name, config.model.dtype, config.model.device)
     if config.runner.name == "moex":
-        memory = _memory(config)
+        policy, memory, prefetcher = build(config.cache), _memory(config), build(config.prefetch)
         parts = load_parts(*settings, memory.store, config.cache_dir)
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         _compute_with(config.runner.threads, 1 if hardware.timed else readers)
@@ -105,9 +105,9 @@ def live(config: DictConfig, folder: Path) -> Report:
                 parts,
                 parts.tokenizer(),
                 workload,
-                build(config.cache),
+                policy,
                 memory,
-                build(config.prefetch),
+                prefetcher,
                 hardware,
                 config.seed,
             )
