@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from moex.cache.capacity import Memory
@@ -33,6 +34,9 @@ def load(
     budget: int | float | str | None = None,
     pool: str = "layer",
     staging: int | None = None,
+    store: str = "auto",
+    cache_dir: str | Path | None = None,
+    reader_threads: int = 1,
     hardware: HardwareProfile | None = None,
     dtype: str = "auto",
     device: str = "cpu",
@@ -55,6 +59,9 @@ def load(
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
         staging: places beside the slots; default twice the model's top-k.
+        store: where the other experts are: "ram", "disk", or "auto" (disk where CUDA is not).
+        cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
+        reader_threads: that read from the disk.
         hardware: a profile whose link is emulated; default what is really there.
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: of skeleton and slots.
@@ -64,9 +71,14 @@ def load(
     """
     from moex.runner.assemble import load_parts, offload
 
-    parts = load_parts(name, dtype, device)
-    memory = Memory(slots, budget, pool, staging)
-    return offload(parts, cache or LRU(), memory, prefetch, hardware, seed, future, on_plan)
+    memory = Memory(slots, budget, pool, staging, store, reader_threads)
+    parts = load_parts(name, dtype, device, store, cache_dir)
+    with ExitStack() as stack:
+        stack.callback(parts.store.close)
+        policy = cache or LRU()
+        offloaded = offload(parts, policy, memory, prefetch, hardware, seed, future, on_plan)
+        offloaded.closing = stack.pop_all()
+    return offloaded
 
 
 def simulate(

@@ -7,7 +7,9 @@ root passes in, so that nothing here knows Hydra.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +31,7 @@ def live(config: Any, folder: Path, build: Build) -> Report:
     """Run the workload on the model."""
     import torch
 
-    from moex.runner.assemble import load_parts
     from moex.runner.live import run_offloaded
-    from moex.trace.format import write_trace
 
     workload, hardware = build(config.workload), build(config.hardware)
     if config.smoke:
@@ -39,36 +39,32 @@ def live(config: Any, folder: Path, build: Build) -> Report:
             workload, prompts=workload.prompts[:1], new_tokens=4, warmup=0, repeats=1
         )
     torch.manual_seed(config.seed)
-    _set_threads(config, 1 if config.runner.name == "moex" and hardware.timed else 0)
-    settings = (config.model.name, config.model.dtype, config.model.device)
-    if config.runner.name == "moex":
-        parts = load_parts(*settings)
+    if config.runner.name != "moex":
+        _set_threads(config)
+        result = _baseline(config, workload)
+        _write_run(result, config, workload, folder)
+        return result.report
+    policy, memory = build(config.cache), Memory(**config.memory)
+    prefetcher = build(config.prefetch)
+    parts = _parts(config, memory.store)
+    with closing(parts.store):
+        readers = memory.reader_threads if parts.store.name == "disk" else 0
+        _set_threads(config, 1 if hardware.timed else readers)
+        tokenizer = parts.tokenizer()
         result = run_offloaded(
-            parts,
-            parts.tokenizer(),
-            workload,
-            build(config.cache),
-            Memory(**config.memory),
-            build(config.prefetch),
-            hardware,
-            config.seed,
+            parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed
         )
-    else:
-        result = _baseline(config, settings, workload)
-    _write_series(result, folder)
-    if result.round.trace is not None:
-        trace = result.round.trace
-        trace.provenance = {
-            "model": config.model.name,
-            "workload": config.workload.name,
-            "cold": workload.cold,
-            "smoke": config.smoke,
-            **provenance(),
-        }
-        write_trace(trace, folder / "trace.parquet")
-    if config.runner.name == "moex":
+        _write_run(result, config, workload, folder)
+        _set_threads(config)
         accuracy(result.report, config, parts)
     return result.report
+
+
+def _parts(config: Any, store: str = "ram") -> Parts:
+    from moex.runner.assemble import load_parts
+
+    model = config.model
+    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
 
 
 def accuracy(report: Report, config: Any, parts: Parts) -> None:
@@ -126,13 +122,13 @@ def accuracy(report: Report, config: Any, parts: Parts) -> None:
 
 def evaluate(config: Any, folder: Path, build: Build) -> Report:
     """Measure accuracy only."""
-    from moex.runner.assemble import load_parts
-
     if not config.eval.tasks:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
     _set_threads(config)
     report = Report(source="live", mode="eval")
-    accuracy(report, config, load_parts(config.model.name, config.model.dtype, config.model.device))
+    parts = _parts(config)
+    with closing(parts.store):
+        accuracy(report, config, parts)
     return report
 
 
@@ -140,27 +136,47 @@ def _set_threads(config: Any, link_threads: int = 0) -> None:
     """Computing threads and link threads together are the cores."""
     import torch
 
-    cores = torch.get_num_threads()
-    torch.set_num_threads(config.runner.threads or max(1, cores - link_threads))
+    torch.set_num_threads(config.runner.threads or max(1, _cores() - link_threads))
 
 
-def _baseline(config: Any, settings: tuple[str, str, str], workload: Any) -> Result:
+@cache
+def _cores() -> int:
+    """What torch would use: the cores, or OMP_NUM_THREADS."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _baseline(config: Any, workload: Any) -> Result:
     from transformers import AutoTokenizer
 
     from moex.runner import baselines, checkpoint
     from moex.runner.live import run_baseline
 
+    settings = (config.model.name, config.model.dtype, config.model.device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.find(settings[0]))
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
     with start(*settings, experts=config.runner.experts) as model:
         return run_baseline(model, config.runner.name, tokenizer, workload, config.seed)
 
 
-def _write_series(result: Result, folder: Path) -> None:
-    """One line a forward pass, of every measured round."""
+def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
+    """Keep the series (one line a forward pass, of every measured round) and the trace."""
     with (folder / "series.jsonl").open("w") as file:
         for number, done in enumerate(result.rounds):
             file.writelines(json.dumps({"round": number, **line}) + "\n" for line in done.series)
+    trace = result.round.trace
+    if trace is not None:
+        from moex.trace.format import write_trace
+
+        trace.provenance = {
+            "model": config.model.name,
+            "workload": config.workload.name,
+            "cold": workload.cold,
+            "smoke": config.smoke,
+            **provenance(),
+        }
+        write_trace(trace, folder / "trace.parquet")
 
 
 def simulate(config: Any, folder: Path, build: Build) -> Report:
@@ -202,11 +218,10 @@ def calibrate(config: Any, folder: Path, build: Build) -> Report:
     """Measure this machine with this model and write a hardware profile."""
     from dataclasses import asdict
 
-    from moex.runner.assemble import load_parts
     from moex.runner.calibrate import calibrate as measure
 
     _set_threads(config)
-    parts = load_parts(config.model.name, config.model.dtype, config.model.device)
+    parts = _parts(config)
     profile = measure(parts, tokens=8 if config.smoke else 64)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]

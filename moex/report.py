@@ -47,6 +47,9 @@ class Report:
     sparsity: str = "none"
     miss: str = "fetch"
     link: str = ""
+    store: str = ""
+    io: str | None = None
+    files_warm: bool | None = None
     hardware: str = ""
     slots: int | None = None
     pool: str | None = None

@@ -20,6 +20,12 @@ settings.register_profile(
 settings.load_profile("moex")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def packed_models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Packed experts of tests stay out of the user's cache."""
+    os.environ["MOEX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real traces and items, where they are there; never part of the project."""

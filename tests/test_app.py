@@ -13,6 +13,7 @@ import pytest
 from moex.report import Report
 
 ROOT = Path(__file__).parents[1]
+LIVE = ("workload.repeats=2", "memory.slots=3", "memory.store=ram")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def model(mixtral):
 
 @pytest.fixture(scope="module")
 def live(results, model):
-    return row(start(results, *model, "workload.repeats=2", "memory.slots=3"))
+    return row(start(results, *model, *LIVE))
 
 
 def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
@@ -66,7 +67,7 @@ def test_replaying_the_trace_gives_the_same_counts(results, live):
 
 
 def test_the_same_command_again_shows_the_row_without_running(results, model, live):
-    again = start(results, *model, "workload.repeats=2", "memory.slots=3")
+    again = start(results, *model, *LIVE)
     assert row(again) == live
     assert "finished before" in again.stderr
 
@@ -75,6 +76,16 @@ def test_an_oracle_records_its_future_first(results, model):
     oracle = row(start(results, *model, "workload.repeats=1", "cache=belady", "memory.slots=3"))
     assert oracle["oracle"] is True
     assert oracle["requests"] == 320
+
+
+def test_experts_are_read_from_disk_unless_told_otherwise(results, model, live):
+    disk = row(start(results, *model, "workload.repeats=1", "memory.slots=3"))
+    assert (disk["link"], disk["store"], disk["io"]) == ("disk", "disk", "direct")
+    assert disk["files_warm"] is False
+    assert (live["link"], live["store"], live["io"]) == ("copy", "ram", None)
+    decided = ("requests", "resident_hits", "demand_misses", "prefetch_issued", "bytes_demand")
+    assert {name: disk[name] for name in decided} == {name: live[name] for name in decided}
+    assert 0 < disk["bytes_moved"] <= live["bytes_moved"]
 
 
 @pytest.mark.parametrize("runner", ["stock", "accelerate"])
@@ -101,6 +112,7 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
         (["mode=simulate", "trace=run.py"], "trace=run.py: not a whole parquet file"),
         (["model=hf", "model.name=conf"], "has no config.json"),
         (["prefetch.depth=9"], "prefetch.depth=9: expected 1 to 3 layers ahead"),
+        (["memory.store=tape"], "memory.store=tape: expected one of auto, ram, disk"),
         (["workload.new_tokens=0"], "workload.new_tokens=0: expected at least 2"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -121,6 +133,13 @@ def test_too_few_slots_get_one_line(results, model, slots, line):
     done = start(results, *model, f"memory.{slots}")
     assert done.returncode == 1
     assert line in done.stderr.splitlines()[-1]
+
+
+def test_a_cache_folder_that_cannot_be_written_gets_one_line(results, model):
+    done = start(results, *model, "cache_dir=run.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("moex: store: cannot pack into run.py/")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_budget_that_holds_nothing_says_what_would(results, model):

@@ -18,6 +18,7 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Memory, load_parts, offload
 from moex.sim.hardware import HardwareProfile
+from moex.store.disk import DiskStore
 
 POLICIES = [LRU(), LFU(decay=0.9), FIFO(), Random(), Belady(), Belady(bypass=True)]
 PREFETCHERS = [NoPrefetch(), Gate(), Gate(depth=3, width=3)]
@@ -77,6 +78,24 @@ def test_logits_are_bit_equal_behind_an_emulated_link(case):
             logits = run(model, seed=3)
         offloaded.close()
         assert all(map(torch.equal, logits, expected))
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_logits_are_bit_equal_from_disk(case, direct):
+    ram, expected, _ = case
+    parts = load_parts(str(ram.folder), store="disk")
+    if not direct:
+        parts.store.close()
+        parts.store = DiskStore(parts.store.folder, parts.layout, parts.geometry, direct=False)
+    small_chunks = HardwareProfile(chunk_bytes=8192)
+    for prefetcher, threads in itertools.product(PREFETCHERS, (1, 2)):
+        memory = Memory(parts.geometry.top_k, reader_threads=threads)
+        with offload(parts, LRU(), memory, prefetcher, small_chunks) as model:
+            logits = run(model, seed=3)
+        assert all(map(torch.equal, logits, expected)), (prefetcher, threads)
+    with offload(parts, LRU(), Memory(parts.geometry.top_k), Gate(), SLOW_LINK) as model:
+        assert all(map(torch.equal, run(model, seed=3), expected))
+    parts.store.close()
 
 
 def test_generate_gives_the_same_tokens(mixtral):

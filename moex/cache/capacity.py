@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moex.types import Geometry
 
+STORES = ("auto", "ram", "disk")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -34,12 +35,16 @@ class Memory:
             whole model: the skeleton and the staging places are paid first, the rest makes slots.
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
+        store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
+        reader_threads: that read from the disk; the other cores compute.
     """
 
     slots: int | float | None = 0.5
     budget: int | float | str | None = None
     pool: str = "layer"
     staging: int | None = None
+    store: str = "auto"
+    reader_threads: int = 1
 
     def resolve(self, geometry: Geometry, skeleton_bytes: int = 0) -> int:
         """Slots per layer.

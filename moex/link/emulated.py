@@ -105,7 +105,7 @@ class EmulatedLink(Link):
             now = perf_counter()
         copy.copied.wait()
         if self._error is not None:
-            raise RuntimeError("the link's copying thread failed") from self._error
+            raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
         return perf_counter() - started if arrival > started else 0.0
 
     def stats(self) -> LinkStats:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moex.cache.capacity import Memory
+from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
 from moex.link.copy import CopyLink
+from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.runner import checkpoint, hf
 from moex.runner.model import OffloadedModel
+from moex.store.disk import DiskStore
 from moex.store.layout import Planes
+from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from transformers import PreTrainedModel
 
@@ -59,25 +63,44 @@ class Parts:
             ) from error
 
 
-def load_parts(name: str, dtype: str = "auto", device: str = "cpu") -> Parts:
-    """Load a model's skeleton to the device and its experts to host memory.
+def load_parts(
+    name: str,
+    dtype: str = "auto",
+    device: str = "cpu",
+    store: str = "ram",
+    cache_dir: str | Path | None = None,
+) -> Parts:
+    """Load a model's skeleton to the device and its experts to a store.
 
     Args:
         name: a local folder or a hub repository.
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
+        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
+        cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
     """
+    if store not in STORES:
+        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
     folder = checkpoint.find(name)
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
     layout = Planes(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
-    store = RamStore(layout, geometry)
-    checkpoint.fill(model, folder, store.put, device)
+    experts: ExpertStore
+    if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
+        cache = Path(cache_dir) if cache_dir else cache_folder()
+        source = {"quant": "none", **checkpoint.identity(folder)}
+        packed = packed_folder(cache, name, layout, geometry, source)
+        with Packer(packed, layout, geometry, source) as packer:
+            checkpoint.fill(model, folder, packer.put, device, skip=packer.done)
+        experts = DiskStore(packed, layout, geometry)
+    else:
+        experts = RamStore(layout, geometry)
+        checkpoint.fill(model, folder, experts.put, device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    return Parts(folder, model, layers, geometry, layout, store, sum(skeleton.values()), device)
+    return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
 
 
 def offload(
@@ -105,9 +128,17 @@ def offload(
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
+    elif isinstance(parts.store, DiskStore):
+        chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
+        link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
     else:
         link = CopyLink(parts.store, slots)
-    return OffloadedModel(parts.model, parts.layers, cache, slots, link, prefetcher, on_plan)
+    with ExitStack() as stack:
+        stack.callback(link.close)
+        layers = parts.layers
+        offloaded = OffloadedModel(parts.model, layers, cache, slots, link, prefetcher, on_plan)
+        stack.pop_all()
+    return offloaded
 
 
 def fits(size: int, device: str) -> bool:

@@ -6,6 +6,7 @@ through them is read the same way here. Never more than the skeleton and one lay
 
 from __future__ import annotations
 
+import hashlib
 import json
 from copy import deepcopy
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -28,7 +30,7 @@ from moex.runner.hf import moe_layers
 from moex.types import Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -100,6 +102,25 @@ def shards(folder: Path) -> dict[str, Path]:
     return found
 
 
+def identity(folder: Path) -> dict[str, Any]:
+    """Say in a few lines which weights a folder holds and who reads them, without reading it all.
+
+    Of every shard: name, size, time of change, and a digest of its head and of pages spread over
+    it, because times alone can lie (some installers set them all alike).
+    """
+    files = []
+    for path in sorted(set(shards(folder).values())):
+        found, digest = path.stat(), hashlib.sha256()
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            for number in range(1, 17):
+                file.seek(found.st_size * number // 17)
+                digest.update(file.read(4096))
+        files.append([path.name, found.st_size, found.st_mtime_ns, digest.hexdigest()[:16]])
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
+    return {"config": config, "files": files, "transformers": transformers.__version__}
+
+
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build the model with all weights on meta; buffers are real."""
     config = AutoConfig.from_pretrained(folder)
@@ -113,8 +134,16 @@ def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval()
 
 
-def fill(model: PreTrainedModel, folder: Path, sink: Sink | None, device: str = "cpu") -> None:
+def fill(
+    model: PreTrainedModel,
+    folder: Path,
+    sink: Sink | None,
+    device: str = "cpu",
+    skip: Collection[int] = (),
+) -> None:
     """Read the weights: the skeleton into the model, every expert to the sink (None: not at all).
+
+    Experts of the MoE layers in `skip` are not read.
 
     Raises:
         ValueError: the checkpoint lacks weights of the model.
@@ -124,7 +153,9 @@ def fill(model: PreTrainedModel, folder: Path, sink: Sink | None, device: str = 
     skeleton: dict[str, Tensor] = {}
     pending: dict[str, dict[str, Tensor]] = {}
     done: set[str] = set()
-    for name, tensor in _tensors(model, folder, lambda n: sink is not None or n not in layer_of):
+    wanted = set(layer_of) if sink is not None else set()
+    wanted -= {layers[number].name for number in skip}
+    for name, tensor in _tensors(model, folder, lambda n: n in wanted or n not in layer_of):
         module, _, parameter = name.rpartition(".")
         if module not in layer_of:
             skeleton[name] = tensor.to(device, copy=True)  # not a view of the mapped file
@@ -141,7 +172,7 @@ def fill(model: PreTrainedModel, folder: Path, sink: Sink | None, device: str = 
     model.load_state_dict(skeleton, strict=False, assign=True)
     model.tie_weights()
     model.requires_grad_(False)
-    _check_complete(model, folder, set(layer_of) - done if sink is not None else set(), layer_of)
+    _check_complete(model, folder, wanted - done, layer_of)
 
 
 def _tensors(

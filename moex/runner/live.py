@@ -95,12 +95,13 @@ def run_offloaded(
     finally:
         offloaded.close()
     report = Report(source="live", mode="live", oracle=future is not None)
-    cache, link = offloaded.cache, offloaded.link
+    cache, link, store = offloaded.cache, offloaded.link, parts.store
     report.policy, report.prefetcher = type(policy).__name__, type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
     report.link, report.emulated = link.name, link.emulated
+    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
     return _result(report, rounds, seed)
 
 

@@ -70,7 +70,7 @@ class OffloadedModel:
         self._routers = [
             torch.cat(weights[number : number + 1 + DEPTHS]) for number in range(len(layers))
         ]
-        self._stack = ExitStack()
+        self._stack, self.closing = ExitStack(), ExitStack()
         self._clock = 0
         self.restart()
 
@@ -80,12 +80,13 @@ class OffloadedModel:
         return self.model
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self.close()
 
     def close(self) -> None:
-        """Detach, and stop the link's threads."""
-        self._stack.close()
-        self.link.close()
+        """Detach, stop the link's threads, and close what was handed over with the model."""
+        with self.closing:
+            self._stack.close()
+            self.link.close()
 
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""

@@ -17,6 +17,13 @@ class ExpertStore(ABC):
 
     name: str = ""
     layout: Planes
+    io: str | None = None
+    """How files are read: `direct` (around the page cache), `buffered`; None where none are."""
+
+    @property
+    def files_warm(self) -> bool | None:
+        """Whether what was read could have come from the page cache; None where nothing is read."""
+        return None if self.io is None else self.io != "direct"
 
     @abstractmethod
     def read(self, expert: Expert, out: torch.Tensor) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 """Every tensor of a record begins at a multiple of this: a cache line, and torch's alignment."""
 
+PAGE = 4096
+"""A record is a whole number of these, so that files can be read straight into its memory."""
+
 
 class Part(NamedTuple):
     """One tensor of a record."""
@@ -29,7 +32,7 @@ class Part(NamedTuple):
 
 
 class Planes:
-    """The layout of whole tensors, each aligned to 64 bytes.
+    """The layout of whole tensors, each aligned to 64 bytes; `bytes` is a whole number of pages.
 
     Args:
         tensors: name, shape and dtype of an expert's tensors, in the order of the kernel's use.
@@ -43,7 +46,7 @@ class Planes:
             size = prod(shape) * dtype.itemsize
             parts.append(Part(name, tuple(shape), dtype, offset, size))
             offset += -(-size // ALIGNMENT) * ALIGNMENT
-        self.parts, self.bytes = tuple(parts), offset
+        self.parts, self.bytes = tuple(parts), -(-offset // PAGE) * PAGE
 
     def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the tensors that lie in a record (uint8, `bytes` long), sharing its memory."""

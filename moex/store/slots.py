@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moex.store.layout import PAGE
+
 if TYPE_CHECKING:
     from moex.store.layout import Planes
 
@@ -21,5 +23,12 @@ class Slots:
 
     def __init__(self, layout: Planes, places: int, device: torch.device | str = "cpu") -> None:
         self.bytes = places * layout.bytes
-        self.records = torch.empty(places, layout.bytes, dtype=torch.uint8, device=device)
+        self.records = paged(self.bytes, device).view(places, layout.bytes)
         self.tensors = [layout.views(record) for record in self.records]
+
+
+def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return `size` bytes of memory that begin at a page, as direct reads want it."""
+    memory = torch.empty(size + PAGE, dtype=torch.uint8, device=device)
+    skipped = -memory.data_ptr() % PAGE
+    return memory[skipped : skipped + size]

@@ -35,7 +35,7 @@ def holds(slots: Slots, place: int, value: int) -> bool:
 
 
 def test_records_are_aligned_and_hold_the_tensors(store):
-    assert store.layout.bytes == 128
+    assert store.layout.bytes == 4096
     assert [part.offset for part in store.layout.parts] == [0, 64]
 
 
@@ -46,12 +46,12 @@ def test_a_plain_copy_is_there_at_once(store):
     link.wait(0)
     assert holds(slots, 0, 12)
     assert holds(slots, 2, 3)
-    assert link.stats().bytes_moved == 256
+    assert link.stats().bytes_moved == 2 * 4096
 
 
 def test_an_emulated_load_arrives_no_sooner_than_the_profile_says(store):
     slots = Slots(store.layout, 2)
-    profile = HardwareProfile("slow", link_bytes_per_s=128 / 0.03)
+    profile = HardwareProfile("slow", link_bytes_per_s=4096 / 0.03)
     link = EmulatedLink(store, slots, profile)
     started = perf_counter()
     link.submit(Plan(0, loads=(Load(Expert(0, 1), 0), Load(Expert(0, 2), 1))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from moex.runner import checkpoint, hf
 from moex.runner.assemble import load_parts
+from moex.store.pack import Packer
+from moex.store.slots import paged
 from moex.types import Expert
 
 
@@ -113,3 +116,58 @@ def test_a_model_without_experts(tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no MoE layer"):
         load_parts(str(tmp_path))
+
+
+def test_experts_are_packed_once_until_the_weights_change(mixtral, tmp_path):
+    folder, cache = copy(mixtral, tmp_path), tmp_path / "cache"
+    ram = load_parts(str(folder))
+    for _ in range(2):
+        disk = load_parts(str(folder), store="disk", cache_dir=cache)
+        out = paged(disk.layout.bytes)
+        disk.store.read(Expert(3, 5), out)
+        disk.store.close()
+        assert torch.equal(out, ram.store.records[3][5])
+        assert len(list(cache.iterdir())) == 1
+        assert all(torch.equal(*pair) for pair in zip(weights(ram), weights(disk), strict=True))
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    data, time = bytearray(path.read_bytes()), path.stat().st_mtime_ns
+    data[len(data) // 17] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(time, time))
+    load_parts(str(folder), store="disk", cache_dir=cache).store.close()
+    load_parts(str(folder), "bfloat16", store="disk", cache_dir=cache).store.close()
+    assert len(list(cache.iterdir())) == 3
+
+
+def weights(parts):
+    return [p for p in parts.model.parameters() if not p.is_meta]
+
+
+def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch):
+    put, given = Packer.put, []
+
+    def stop_later(packer, expert, tensors):
+        given.append(expert)
+        if len(given) == 20:
+            raise KeyboardInterrupt
+        put(packer, expert, tensors)
+
+    monkeypatch.setattr(Packer, "put", stop_later)
+    with pytest.raises(KeyboardInterrupt):
+        load_parts(str(mixtral), store="disk", cache_dir=tmp_path)
+    store = load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store
+    store.verify()
+    store.close()
+    assert given[20:] == [Expert(layer, index) for layer in (2, 3) for index in range(8)]
+    out = paged(store.layout.bytes)
+    whole = load_parts(str(mixtral)).store
+    again = load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store
+    for expert in given:
+        again.read(expert, out)
+        assert torch.equal(out, whole.records[expert.layer][expert.index])
+    again.close()
+
+
+def test_an_unknown_store_is_refused(mixtral):
+    with pytest.raises(ValueError, match=r"memory.store=tape: expected one of auto, ram, disk"):
+        load_parts(str(mixtral), store="tape")

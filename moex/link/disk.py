@@ -1,0 +1,192 @@
+"""Reads experts from files into their places, with threads of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from moex.link.base import Link, LinkStats
+from moex.store.layout import PAGE
+
+if TYPE_CHECKING:
+    import torch
+
+    from moex.store.disk import DiskStore
+    from moex.store.slots import Slots
+    from moex.types import Expert, Plan
+
+
+class _Read:
+    """One load: how much of it has been begun, and how much is not there yet."""
+
+    __slots__ = ("before", "begun", "done", "error", "expert", "missing", "record")
+
+    def __init__(self, expert: Expert, record: torch.Tensor, before: _Read | None) -> None:
+        self.expert, self.record, self.before = expert, record, before
+        self.begun, self.missing, self.done = 0, len(record), False
+        self.error: Exception | None = None
+
+
+class DiskLink(Link):
+    """Reader threads that take pieces of loads, demanded ones first.
+
+    Several threads share the pieces of one expert, so a single demanded expert gets all of the
+    disk. A read that has begun is always finished; until then, what is loaded into the same place
+    next stands behind it.
+
+    Args:
+        store: where records come from.
+        slots: the places that they are read into.
+        threads: that read; they and the computing threads share the cores.
+        chunk_bytes: a piece; demand overtakes speculation at its end.
+    """
+
+    name = "disk"
+
+    def __init__(
+        self, store: DiskStore, slots: Slots, threads: int = 1, chunk_bytes: int = 4 << 20
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"memory.reader_threads={threads}: expected at least 1")
+        self.store, self.slots = store, slots
+        self._piece = max(chunk_bytes // PAGE, 1) * PAGE
+        self._last: dict[int, _Read] = {}
+        self._demand: deque[_Read] = deque()
+        self._speculation: deque[_Read] = deque()
+        lock = threading.Lock()
+        self._work, self._arrived = threading.Condition(lock), threading.Condition(lock)
+        self._reading, self._since = 0, 0.0
+        self._bytes, self._busy = 0, 0.0
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"moex-read-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, plan: Plan) -> None:
+        """Take back dropped guesses that have not begun, and queue the plan's loads."""
+        if not plan.loads and not plan.dropped:
+            return
+        with self._work:
+            for gone in plan.dropped:
+                self._take_back(gone.slot)
+            for load in plan.loads:
+                before = self._last.get(load.slot)
+                if before is not None and before.done:
+                    before = None
+                if before is not None and not load.speculative:
+                    self._promote(before)
+                read = _Read(load.expert, self.slots.records[load.slot], before)
+                self._last[load.slot] = read
+                (self._speculation if load.speculative else self._demand).append(read)
+            self._work.notify(len(self._threads))
+
+    def wait(self, place: int) -> float:
+        """Return when the read into the place is over; a late guess is demanded from now on.
+
+        Raises:
+            RuntimeError: the record could not be read, or is not what was packed.
+        """
+        read, stall = self._last.get(place), 0.0
+        if read is None:
+            return stall
+        if not read.done:
+            started = perf_counter()
+            with self._arrived:
+                self._promote(read)
+                while not read.done:
+                    self._arrived.wait()
+            stall = perf_counter() - started
+        if read.error is not None:
+            raise RuntimeError(str(read.error)) from read.error
+        return stall
+
+    def stats(self) -> LinkStats:
+        """Bytes that were read, and seconds in which any thread was reading."""
+        with self._work:
+            running = perf_counter() - self._since if self._reading else 0.0
+            return LinkStats(self._bytes, self._busy + running)
+
+    def close(self) -> None:
+        """Let the pieces under way end, and stop the threads."""
+        with self._work:
+            self._stopping = True
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _take_back(self, place: int) -> None:
+        """Never read what nobody wants, unless it has begun."""
+        read = self._last.get(place)
+        if read is not None and read in self._speculation and not read.begun:
+            self._speculation.remove(read)
+            del self._last[place]
+            if read.before is not None:
+                self._last[place] = read.before
+
+    def _promote(self, read: _Read) -> None:
+        """Put a guess that is demanded now where demand is."""
+        if read in self._speculation:
+            self._speculation.remove(read)
+            self._demand.append(read)
+
+    def _run(self) -> None:
+        while (piece := self._claim()) is not None:
+            read, begin, out = piece
+            try:
+                self.store.read_part(read.expert, begin, out)
+            except Exception as error:
+                read.error = error
+            self._landed(read, len(out))
+
+    def _claim(self) -> tuple[_Read, int, torch.Tensor] | None:
+        """Wait for the next piece to read; None at the end."""
+        with self._work:
+            found = self._next()
+            while found is None and not self._stopping:
+                self._work.wait()
+                found = self._next()
+            if found is None or self._stopping:
+                return None
+            queue, read = found
+            begin, read.before = read.begun, None
+            out = read.record[begin : begin + self._piece]
+            read.begun += len(out)
+            if read.begun == len(read.record):
+                queue.remove(read)
+            if not self._reading:
+                self._since = perf_counter()
+            self._reading += 1
+            return read, begin, out
+
+    def _next(self) -> tuple[deque[_Read], _Read] | None:
+        """The first read of which there is a piece to begin, and its queue; demand goes first."""
+        for queue in (self._demand, self._speculation):
+            for read in queue:
+                if read.before is None or read.before.done:
+                    return queue, read
+        return None
+
+    def _landed(self, read: _Read, size: int) -> None:
+        """Book a piece; whoever brings the last one compares the record with its checksum."""
+        with self._work:
+            read.missing -= size
+            last = not read.missing
+        if last and read.error is None:
+            try:
+                self.store.check(read.expert, read.record)
+            except Exception as error:
+                read.error = error
+        with self._work:
+            self._bytes += size if read.error is None else 0
+            self._reading -= 1
+            if not self._reading:
+                self._busy += perf_counter() - self._since
+            if last:
+                read.done = True
+                self._arrived.notify_all()
+                self._work.notify_all()  # a read into the same place may have waited for this

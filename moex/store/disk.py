@@ -1,0 +1,155 @@
+"""Master copies in files, read around the page cache where the file system allows it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import zlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from moex.store.base import ExpertStore
+from moex.store.layout import PAGE
+from moex.store.pack import MANIFEST, header, layer_file
+from moex.store.slots import paged
+from moex.types import Expert
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from moex.store.layout import Planes
+    from moex.types import Geometry
+
+log = logging.getLogger(__name__)
+DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
+
+
+class DiskStore(ExpertStore):
+    """The records of a packed folder (see `pack`). Any number of threads may read at once.
+
+    Opening it looks at the manifest and the sizes of files; a record's checksum is compared when it
+    is read for the first time.
+
+    Args:
+        folder: the packed folder.
+        layout: that its records must have.
+        geometry: that it must have.
+        direct: read around the page cache, if the file system lets us.
+
+    Raises:
+        RuntimeError: the folder is not complete, or holds something else.
+    """
+
+    name = "disk"
+
+    def __init__(
+        self, folder: Path, layout: Planes, geometry: Geometry, direct: bool = True
+    ) -> None:
+        self.folder, self.layout, self.geometry = folder, layout, geometry
+        self._checksums = self._read_manifest()
+        self._checked: set[Expert] = set()
+        with ExitStack() as stack:
+            flags = DIRECT if direct and self._direct_reads_work() else 0
+            self.io = "direct" if flags else "buffered"
+            if direct and not flags:
+                log.warning("moex: no direct reads from %s: through the page cache", folder)
+            self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
+            self._stack = stack.pop_all()
+
+    def read(self, expert: Expert, out: torch.Tensor) -> None:
+        """Copy the expert's record into `out`; without a copy if that is memory from `paged`."""
+        self.read_part(expert, 0, out)
+        self.check(expert, out)
+
+    def read_part(self, expert: Expert, begin: int, out: torch.Tensor) -> None:
+        """Read as much as `out` holds (whole pages) of a record, from its byte `begin` on.
+
+        Raises:
+            RuntimeError: the file cannot be read, or is too short.
+        """
+        if out.device.type != "cpu" or out.data_ptr() % PAGE:
+            memory = paged(len(out))
+            self.read_part(expert, begin, memory)
+            out.copy_(memory)
+            return
+        rest, at = out.numpy().data, expert.index * self.layout.bytes + begin
+        try:
+            while rest:
+                count = os.preadv(self._files[expert.layer], [rest], at)
+                if not count or count % PAGE:
+                    raise self._failure(expert, "the file is too short")
+                rest, at = rest[count:], at + count
+        except OSError as error:
+            raise self._failure(expert, error.strerror) from error
+
+    def check(self, expert: Expert, record: torch.Tensor) -> None:
+        """Compare a record with its checksum, if it has not been done before.
+
+        Raises:
+            RuntimeError: it is not what was packed.
+        """
+        if expert not in self._checked:
+            crc = zlib.crc32(record.cpu().numpy().data)
+            if crc != self._checksums[expert.layer][expert.index]:
+                raise self._failure(expert, "its checksum is not the one it was packed with")
+            self._checked.add(expert)
+
+    def verify(self) -> None:
+        """Read everything and compare every checksum."""
+        self._checked.clear()
+        record = paged(self.layout.bytes)
+        for layer in range(self.geometry.layers):
+            for index in range(self.geometry.experts):
+                self.read(Expert(layer, index), record)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def _read_manifest(self) -> list[list[int]]:
+        path = self.folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise self._broken(f"{path} cannot be read") from error
+        expected = header(self.layout, self.geometry)
+        wrong = [name for name, value in expected.items() if manifest.get(name) != value]
+        if wrong:
+            raise self._broken(f"{path} has another {wrong[0]}")
+        size = self.geometry.experts * self.layout.bytes
+        for layer in range(self.geometry.layers):
+            file = layer_file(self.folder, layer)
+            found = file.stat().st_size if file.is_file() else 0
+            if found != size:
+                raise self._broken(f"{file} has {found} bytes, not {size}")
+        return manifest["checksums"]
+
+    def _direct_reads_work(self) -> bool:
+        """Whether opening and reading succeed: some file systems refuse only the second."""
+        try:
+            with ExitStack() as stack:
+                file = self._open(0, DIRECT, stack)
+                return os.preadv(file, [paged(PAGE).numpy().data], 0) == PAGE
+        except OSError:
+            return False
+
+    def _open(self, layer: int, flags: int, stack: ExitStack) -> int:
+        file = os.open(layer_file(self.folder, layer), os.O_RDONLY | flags)
+        stack.callback(os.close, file)
+        return file
+
+    def _failure(self, expert: Expert, reason: str | None) -> RuntimeError:
+        name = f"expert {expert.index} of layer {expert.layer}"
+        return self._broken(
+            f"cannot read {name} in {layer_file(self.folder, expert.layer)}: {reason}"
+        )
+
+    def _broken(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"store: {what}; expected what was packed there; remove {self.folder}, and the next "
+            "run packs it again"
+        )

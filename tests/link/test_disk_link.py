@@ -1,0 +1,263 @@
+"""The disk link reads the right bytes in the right order; stalls and errors come out of wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from time import perf_counter, sleep
+
+import pytest
+from records import EXPERTS, LAYOUT, handles, holds, opened, pack
+
+from moex.link.disk import DiskLink
+from moex.link.emulated import EmulatedLink
+from moex.sim.hardware import HardwareProfile
+from moex.store.slots import Slots
+from moex.types import Expert, Left, Load, Plan
+
+A, B, C = Expert(0, 1), Expert(1, 2), Expert(2, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed") / "p")
+
+
+@pytest.fixture
+def store(folder):
+    store = opened(folder)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def slots():
+    return Slots(LAYOUT, 4)
+
+
+class Gate:
+    """Lets reads pass one at a time when told to, and notes who was read, in order."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self._pass = [], threading.Semaphore(0)
+        self._at = {}
+        really = os.preadv
+
+        def preadv(file, buffers, offset):
+            name = os.readlink(f"/proc/self/fd/{file}")
+            layer, record = int(name[-11:-8]), offset // LAYOUT.bytes
+            self.begun.append((Expert(layer, record), offset % LAYOUT.bytes // 4096))
+            self._pass.acquire()
+            return really(file, buffers, offset)
+
+        monkeypatch.setattr(os, "preadv", preadv)
+
+    def open(self, reads: int) -> None:
+        self._pass.release(reads)
+
+    def until_begun(self, reads: int) -> None:
+        limit = perf_counter() + 10
+        while len(self.begun) < reads:
+            assert perf_counter() < limit, self.begun
+            sleep(0.001)
+
+
+@pytest.fixture
+def gate(store, monkeypatch):
+    return Gate(monkeypatch)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("chunk", [1, 4096, 1 << 22])
+def test_loads_hold_their_experts(folder, slots, direct, threads, chunk):
+    store = opened(folder, direct=direct)
+    link = DiskLink(store, slots, threads, chunk)
+    for first in range(0, len(EXPERTS), 4):
+        loads = [Load(expert, place) for place, expert in enumerate(EXPERTS[first : first + 4])]
+        link.submit(Plan(0, loads=tuple(loads)))
+        for load in loads:
+            link.wait(load.slot)
+            assert holds(slots.records[load.slot], load.expert)
+    link.close()
+    store.close()
+    assert link.stats().bytes_moved == len(EXPERTS) * LAYOUT.bytes
+    assert link.stats().busy_s > 0
+
+
+def test_a_wait_returns_how_long_it_waited_and_0_for_what_is_there(store, slots, gate):
+    link = DiskLink(store, slots)
+    link.submit(Plan(0, loads=(Load(A, 0),)))
+    gate.until_begun(1)
+    timer = threading.Timer(0.05, gate.open, [1])
+    started = perf_counter()
+    timer.start()
+    stall = link.wait(0)
+    assert 0.045 < stall <= perf_counter() - started
+    assert link.wait(0) == 0.0
+    assert link.wait(3) == 0.0
+    assert 0.045 < link.stats().busy_s <= perf_counter() - started + 0.05
+    link.close()
+    timer.join()
+
+
+def test_demand_overtakes_a_guess_between_its_chunks(store, slots, gate):
+    link = DiskLink(store, slots, chunk_bytes=4096)
+    link.submit(Plan(0, loads=(Load(A, 0, speculative=True), Load(C, 2, speculative=True))))
+    gate.until_begun(1)
+    link.submit(Plan(1, loads=(Load(B, 1),)))
+    gate.open(6)
+    for place in (0, 1, 2):
+        link.wait(place)
+    link.close()
+    assert gate.begun == [(A, 0), (B, 0), (B, 1), (A, 1), (C, 0), (C, 1)]
+    assert all(holds(slots.records[place], e) for place, e in enumerate((A, B, C)))
+
+
+def test_a_guess_that_is_waited_for_passes_the_other_guesses(store, slots, gate):
+    link = DiskLink(store, slots)
+    guesses = [Load(expert, place, speculative=True) for place, expert in enumerate((A, B, C))]
+    link.submit(Plan(0, loads=tuple(guesses)))
+    gate.until_begun(1)
+    timer = threading.Timer(0.02, gate.open, [2])
+    timer.start()
+    assert link.wait(2) > 0
+    assert [expert for expert, _ in gate.begun[:2]] == [A, C]
+    gate.open(1)
+    link.wait(1)
+    link.close()
+    timer.join()
+
+
+def test_a_dropped_guess_that_has_not_begun_is_never_read(store, slots, gate):
+    link = DiskLink(store, slots)
+    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1, speculative=True))))
+    gate.until_begun(1)
+    link.submit(Plan(1, loads=(Load(C, 1),), dropped=(Left(B, 1),)))
+    gate.open(2)
+    link.wait(0)
+    link.wait(1)
+    link.close()
+    assert [expert for expert, _ in gate.begun] == [A, C]
+    assert link.stats().bytes_moved == 2 * LAYOUT.bytes
+    assert holds(slots.records[1], C)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_place_is_not_read_into_before_an_older_read_ends(store, slots, gate, threads):
+    link = DiskLink(store, slots, threads, chunk_bytes=4096)
+    link.submit(Plan(0, loads=(Load(A, 0, speculative=True),)))
+    gate.until_begun(threads)
+    link.submit(Plan(1, loads=(Load(B, 0),), dropped=(Left(A, 0),)))
+    sleep(0.02)
+    assert all(expert == A for expert, _ in gate.begun)
+    gate.open(4)
+    link.wait(0)
+    link.close()
+    assert sorted(gate.begun[:2]) == [(A, 0), (A, 1)]
+    assert sorted(gate.begun[2:]) == [(B, 0), (B, 1)]
+    assert holds(slots.records[0], B)
+
+
+def test_a_taken_back_read_leaves_the_one_before_it_in_the_way(store, slots, gate):
+    link = DiskLink(store, slots, threads=2)
+    link.submit(Plan(0, loads=(Load(A, 0, speculative=True),)))
+    gate.until_begun(1)
+    link.submit(Plan(1, loads=(Load(B, 0, speculative=True),), dropped=(Left(A, 0),)))
+    link.submit(Plan(2, loads=(Load(C, 0),), dropped=(Left(B, 0),)))
+    sleep(0.02)
+    gate.open(2)
+    link.wait(0)
+    link.close()
+    assert [expert for expert, _ in gate.begun] == [A, C]
+    assert holds(slots.records[0], C)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_random_plans_leave_every_place_with_what_was_loaded_last(store, slots, threads):
+    link, draw = DiskLink(store, slots, threads, chunk_bytes=4096), random.Random(threads)
+    guessed: dict[int, Expert] = {}
+    for clock in range(600):
+        place, expert = draw.randrange(4), draw.choice(EXPERTS)
+        dropped = (Left(guessed.pop(place), place),) if place in guessed else ()
+        speculative = draw.random() < 0.6
+        link.submit(Plan(clock, loads=(Load(expert, place, None, speculative),), dropped=dropped))
+        if speculative:
+            guessed[place] = expert
+        else:
+            link.wait(place)
+            assert holds(slots.records[place], expert)
+        if guessed and draw.random() < 0.3:
+            place = draw.choice(list(guessed))
+            link.wait(place)
+            assert holds(slots.records[place], guessed.pop(place))
+    link.close()
+
+
+def test_an_error_comes_out_of_wait_and_the_link_goes_on(store, slots, monkeypatch):
+    def fail_once(file, buffers, offset):
+        monkeypatch.setattr(os, "preadv", really)
+        raise OSError(errno.EIO, "Input/output error")
+
+    really = os.preadv
+    link = DiskLink(store, slots, chunk_bytes=4096)
+    monkeypatch.setattr(os, "preadv", fail_once)
+    link.submit(Plan(0, loads=(Load(B, 0), Load(C, 1))))
+    with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* Input/output error") as caught:
+        link.wait(0)
+    assert "\n" not in str(caught.value)
+    link.wait(1)
+    link.submit(Plan(1, loads=(Load(B, 0),)))
+    link.wait(0)
+    link.close()
+    assert holds(slots.records[0], B)
+    assert holds(slots.records[1], C)
+
+
+def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots):
+    folder = pack(tmp_path / "p")
+    data = bytearray((folder / "layer-001.records").read_bytes())
+    data[2 * LAYOUT.bytes] ^= 128
+    (folder / "layer-001.records").write_bytes(data)
+    before = handles()
+    store = opened(folder)
+    os.truncate(folder / "layer-002.records", LAYOUT.bytes)
+    link = DiskLink(store, slots)
+    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1), Load(C, 2, speculative=True))))
+    link.wait(0)
+    with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* checksum"):
+        link.wait(1)
+    with pytest.raises(RuntimeError, match=r"expert 3 of layer 2 .* too short"):
+        link.wait(2)
+    link.close()
+    store.close()
+    assert handles() == before
+
+
+def test_closing_leaves_no_thread_and_no_handle_also_with_work_queued(folder, slots):
+    threads, before = threading.active_count(), handles()
+    store = opened(folder)
+    link = DiskLink(store, slots, threads=3)
+    guesses = [Load(expert, place, speculative=True) for place, expert in enumerate((A, B, C))]
+    link.submit(Plan(0, loads=tuple(guesses)))
+    link.close()
+    link.close()
+    store.close()
+    assert threading.active_count() == threads
+    assert handles() == before
+
+
+def test_no_thread_is_refused(store, slots):
+    with pytest.raises(ValueError, match=r"memory.reader_threads=0: expected at least 1"):
+        DiskLink(store, slots, threads=0)
+
+
+def test_an_emulated_link_reads_files_too(store, slots):
+    link = EmulatedLink(store, slots, HardwareProfile("slow", link_bytes_per_s=1e6))
+    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 3))))
+    assert link.wait(0) + link.wait(3) > 0.01
+    link.close()
+    assert holds(slots.records[0], A)
+    assert holds(slots.records[3], B)
