@@ -40,6 +40,20 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("tiny",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -158,7 +172,7 @@ def fill(
     for name, tensor in _tensors(model, folder, lambda n: n in wanted or n not in layer_of):
         module, _, parameter = name.rpartition(".")
         if module not in layer_of:
-            skeleton[name] = tensor.to(device, copy=True)  # not a view of the mapped file
+            skeleton[name] = tensor.to(device)
             continue
         stacked = pending.setdefault(module, {})
         stacked[parameter] = tensor
@@ -193,13 +207,13 @@ def _tensors(
         if target in known and wanted(target.rpartition(".")[0]):
             converter = deepcopy(by_pattern[pattern]) if pattern is not None else None
             groups.setdefault(target, (converter, []))[1].append((key, pattern))
-    opened: dict[Path, Any] = {}
+    headers: dict[Path, dict[str, Any]] = {}
 
     def read(key: str, dtype: torch.dtype) -> Tensor:
         path = files[key]
-        if path not in opened:
-            opened[path] = safe_open(path, framework="pt")
-        return opened[path].get_tensor(key).to(dtype)
+        if path not in headers:
+            headers[path] = _header(path)
+        return _read(path, headers[path], key).to(dtype)
 
     for target, (converter, keys) in sorted(groups.items(), key=lambda kv: dot_natural_key(kv[0])):
         dtype = known[target].dtype
@@ -210,6 +224,33 @@ def _tensors(
             converter.add_tensor(target, key, pattern, partial(read, key, dtype))
         for name, value in converter.convert(target, model=model, config=model.config).items():
             yield name, value[0] if isinstance(value, list) else value
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A safetensors file's table of contents, and where its data begins."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return {"": 8 + size, **json.loads(file.read(size))}
+
+
+def _read(path: Path, header: dict[str, Any], key: str) -> Tensor:
+    """Read one tensor into memory of its own.
+
+    Not through the library's mapping: mapped pages count as memory until the file is closed, and a
+    shard of a large model is larger than a small machine's.
+    """
+    entry = header[key]
+    begin, end = entry["data_offsets"]
+    data = torch.empty(end - begin, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as file:
+        file.seek(header[""] + begin)
+        view, done = memoryview(data.numpy()), 0  # type: ignore[arg-type]
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise ValueError(f"model: {path} ends inside {key}; is the file whole?")
+            done += count
+    return data.view(STORED[entry["dtype"]]).view(entry["shape"])
 
 
 def _check_complete(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
-from moex.runner.meter import Meter
+from moex.runner.meter import Meter, peak_host_bytes
 from moex.runner.workload import generate
 from moex.types import DECODE
 
@@ -162,7 +161,7 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     if len(speeds) > 1:
         low, _, high = quantiles(speeds, n=4, method="inclusive")
         report.tokens_per_second_iqr = high - low
-    report.peak_host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    report.peak_host_bytes = peak_host_bytes()
     if torch.cuda.is_available():
         report.peak_device_bytes = torch.cuda.max_memory_allocated()
     return Result(report, middle, rounds)

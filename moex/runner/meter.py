@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import resource
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -71,3 +74,11 @@ def synchronize() -> None:
     """Wait for the device, where there is one that works on its own."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_host_bytes() -> int:
+    """Largest resident set of this process so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would count what the process was before exec
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
