@@ -11,6 +11,8 @@ from moex.link.base import Link, LinkStats
 from moex.store.layout import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from moex.store.disk import DiskStore
@@ -33,8 +35,8 @@ class DiskLink(Link):
     """Reader threads that take pieces of loads, demanded ones first.
 
     Several threads share the pieces of one expert, so a single demanded expert gets all of the
-    disk. A read that has begun is always finished; until then, what is loaded into the same place
-    next stands behind it.
+    disk; so does the computing thread while it waits. A read that has begun is always finished;
+    until then, what is loaded into the same place next stands behind it.
 
     Args:
         store: where records come from.
@@ -55,8 +57,7 @@ class DiskLink(Link):
         self._last: dict[int, _Read] = {}
         self._demand: deque[_Read] = deque()
         self._speculation: deque[_Read] = deque()
-        lock = threading.Lock()
-        self._work, self._arrived = threading.Condition(lock), threading.Condition(lock)
+        self._changed = threading.Condition(threading.Lock())
         self._reading, self._since = 0, 0.0
         self._bytes, self._busy = 0, 0.0
         self._stopping = False
@@ -71,7 +72,7 @@ class DiskLink(Link):
         """Take back dropped guesses that have not begun, and queue the plan's loads."""
         if not plan.loads and not plan.dropped:
             return
-        with self._work:
+        with self._changed:
             for gone in plan.dropped:
                 self._take_back(gone.slot)
             for load in plan.loads:
@@ -83,10 +84,12 @@ class DiskLink(Link):
                 read = _Read(load.expert, self.slots.records[load.slot], before)
                 self._last[load.slot] = read
                 (self._speculation if load.speculative else self._demand).append(read)
-            self._work.notify(len(self._threads))
+            self._changed.notify(len(self._threads))
 
     def wait(self, place: int) -> float:
         """Return when the read into the place is over; a late guess is demanded from now on.
+
+        A thread that waits computes nothing: it reads, too, as long as there is demand to begin.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
@@ -96,10 +99,12 @@ class DiskLink(Link):
             return stall
         if not read.done:
             started = perf_counter()
-            with self._arrived:
+            with self._changed:
                 self._promote(read)
-                while not read.done:
-                    self._arrived.wait()
+            while not read.done:
+                piece = self._claim(lambda: read.done, self._demand)
+                if piece is not None:
+                    self._fetch(*piece)
             stall = perf_counter() - started
         if read.error is not None:
             raise RuntimeError(str(read.error)) from read.error
@@ -107,15 +112,15 @@ class DiskLink(Link):
 
     def stats(self) -> LinkStats:
         """Bytes that were read, and seconds in which any thread was reading."""
-        with self._work:
+        with self._changed:
             running = perf_counter() - self._since if self._reading else 0.0
             return LinkStats(self._bytes, self._busy + running)
 
     def close(self) -> None:
         """Let the pieces under way end, and stop the threads."""
-        with self._work:
+        with self._changed:
             self._stopping = True
-            self._work.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -135,58 +140,53 @@ class DiskLink(Link):
             self._demand.append(read)
 
     def _run(self) -> None:
-        while (piece := self._claim()) is not None:
-            read, begin, out = piece
-            try:
-                self.store.read_part(read.expert, begin, out)
-            except Exception as error:
-                read.error = error
-            self._landed(read, len(out))
+        queues = self._demand, self._speculation
+        while (piece := self._claim(lambda: self._stopping, *queues)) is not None:
+            self._fetch(*piece)
 
-    def _claim(self) -> tuple[_Read, int, torch.Tensor] | None:
-        """Wait for the next piece to read; None at the end."""
-        with self._work:
-            found = self._next()
-            while found is None and not self._stopping:
-                self._work.wait()
-                found = self._next()
-            if found is None or self._stopping:
-                return None
-            queue, read = found
-            begin, read.before = read.begun, None
-            out = read.record[begin : begin + self._piece]
-            read.begun += len(out)
-            if read.begun == len(read.record):
-                queue.remove(read)
-            if not self._reading:
-                self._since = perf_counter()
-            self._reading += 1
-            return read, begin, out
-
-    def _next(self) -> tuple[deque[_Read], _Read] | None:
-        """The first read of which there is a piece to begin, and its queue; demand goes first."""
-        for queue in (self._demand, self._speculation):
-            for read in queue:
-                if read.before is None or read.before.done:
-                    return queue, read
+    def _claim(
+        self, over: Callable[[], bool], *queues: deque[_Read]
+    ) -> tuple[_Read, int, torch.Tensor] | None:
+        """Wait until there is a piece to begin, first queue first, or until it is over (None)."""
+        with self._changed:
+            while not over():
+                for queue in queues:
+                    for read in queue:
+                        if read.before is None or read.before.done:
+                            return self._begin(queue, read)
+                self._changed.wait()
         return None
 
-    def _landed(self, read: _Read, size: int) -> None:
-        """Book a piece; whoever brings the last one compares the record with its checksum."""
-        with self._work:
-            read.missing -= size
+    def _begin(self, queue: deque[_Read], read: _Read) -> tuple[_Read, int, torch.Tensor]:
+        begin, read.before = read.begun, None
+        out = read.record[begin : begin + self._piece]
+        read.begun += len(out)
+        if read.begun == len(read.record):
+            queue.remove(read)
+        if not self._reading:
+            self._since = perf_counter()
+        self._reading += 1
+        return read, begin, out
+
+    def _fetch(self, read: _Read, begin: int, out: torch.Tensor) -> None:
+        """Read a piece; whoever brings the last one compares the record with its checksum."""
+        try:
+            self.store.read_part(read.expert, begin, out)
+        except Exception as error:
+            read.error = error
+        with self._changed:
+            read.missing -= len(out)
             last = not read.missing
         if last and read.error is None:
             try:
                 self.store.check(read.expert, read.record)
             except Exception as error:
                 read.error = error
-        with self._work:
-            self._bytes += size if read.error is None else 0
+        with self._changed:
+            self._bytes += len(out) if read.error is None else 0
             self._reading -= 1
             if not self._reading:
                 self._busy += perf_counter() - self._since
             if last:
                 read.done = True
-                self._arrived.notify_all()
-                self._work.notify_all()  # a read into the same place may have waited for this
+                self._changed.notify_all()

@@ -109,6 +109,7 @@ def test_demand_overtakes_a_guess_between_its_chunks(store, slots, gate):
     gate.until_begun(1)
     link.submit(Plan(1, loads=(Load(B, 1),)))
     gate.open(6)
+    gate.until_begun(6)
     for place in (0, 1, 2):
         link.wait(place)
     link.close()
@@ -143,6 +144,23 @@ def test_a_dropped_guess_that_has_not_begun_is_never_read(store, slots, gate):
     assert [expert for expert, _ in gate.begun] == [A, C]
     assert link.stats().bytes_moved == 2 * LAYOUT.bytes
     assert holds(slots.records[1], C)
+
+
+def test_a_thread_that_waits_reads_what_is_demanded_but_no_guesses(store, slots, gate):
+    link = DiskLink(store, slots)
+    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1))))
+    gate.until_begun(1)
+    link.submit(Plan(0, loads=(Load(C, 2, speculative=True),)))
+    waiter = threading.Thread(target=link.wait, args=[0])
+    waiter.start()
+    gate.until_begun(2)
+    sleep(0.02)
+    assert [expert for expert, _ in gate.begun] == [A, B]
+    gate.open(3)
+    waiter.join()
+    for place in (1, 2):
+        link.wait(place)
+    link.close()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

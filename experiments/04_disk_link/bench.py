@@ -1,0 +1,238 @@
+"""Measure the disk link; every command prints one JSON line a case.
+
+    python experiments/04_disk_link/bench.py reads  --out results/disk_link.jsonl
+    python experiments/04_disk_link/bench.py decode --out results/disk_link.jsonl
+
+`reads` writes 0.3 GB and 2.1 GB of records into `--folder` (a temporary one on the disk of the
+cache otherwise) and takes them away again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import threading
+from contextlib import ExitStack
+from math import comb
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.link.disk import DiskLink
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
+from moex.runner.assemble import Parts, load_parts, offload
+from moex.runner.workload import Workload, generate
+from moex.store.disk import DIRECT, DiskStore
+from moex.store.layout import Planes
+from moex.store.pack import Packer, cache_folder, layer_file
+from moex.store.slots import Slots, paged
+from moex.types import DECODE, Expert, Geometry, Load, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moex.prefetch.base import Prefetcher
+
+SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
+"""Bytes of an expert, layers and experts of the synthetic model that holds such records."""
+
+
+def lower_end(values: list[float]) -> float:
+    """The one-sided 95% lower end of the median, from the order of the values alone."""
+    n, rank = len(values), 0
+    while sum(comb(n, below) for below in range(rank + 2)) <= 0.05 * 2**n:
+        rank += 1
+    return sorted(values)[rank]
+
+
+def summary(ratios: list[float]) -> dict[str, float]:
+    """What a row says about the ratios of interleaved pairs."""
+    return {"ratio": median(ratios), "lower_95": lower_end(ratios), "pairs": len(ratios)}
+
+
+def synthetic(folder: Path, size: int, layers: int, experts: int) -> DiskStore:
+    """A store of records of random bytes."""
+    layout = Planes({"record": ((size,), torch.uint8)})
+    geometry = Geometry(layers, experts, 2, 1, 1, layout.bytes)
+    with Packer(folder, layout, geometry, {"synthetic": size}) as packer:
+        for layer in range(layers):
+            if layer in packer.done:
+                continue
+            for index in range(experts):
+                packer.put(Expert(layer, index), {"record": torch.randint(256, (size,)).byte()})
+    return DiskStore(folder, layout, geometry)
+
+
+def raw_seconds(store: DiskStore, order: list[Expert], threads: int) -> float:
+    """Seconds of plain direct reads of these records by so many threads, nothing else done."""
+    with ExitStack() as stack:
+        files = []
+        for layer in range(store.geometry.layers):
+            files.append(os.open(layer_file(store.folder, layer), os.O_RDONLY | DIRECT))
+            stack.callback(os.close, files[-1])
+        size, todo = store.layout.bytes, iter(order)
+        buffers = [paged(size).fill_(1).numpy().data for _ in range(threads)]
+
+        def read(buffer: memoryview) -> None:
+            for expert in todo:
+                done = os.preadv(files[expert.layer], [buffer], expert.index * size)
+                assert done == size
+
+        readers = [threading.Thread(target=read, args=[buffer]) for buffer in buffers]
+        started = perf_counter()
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        return perf_counter() - started
+
+
+def link_seconds(
+    store: DiskStore, order: list[Expert], threads: int, together: int, slots: Slots
+) -> float:
+    """Seconds of demanding these experts through the link, `together` of them a visit."""
+    link = DiskLink(store, slots, threads)
+    places = len(slots.tensors)
+    started = perf_counter()
+    for first in range(0, len(order), together):
+        chosen = order[first : first + together]
+        loads = [Load(expert, (first + n) % places) for n, expert in enumerate(chosen)]
+        link.submit(Plan(first, loads=tuple(loads)))
+        for load in loads:
+            link.wait(load.slot)
+    seconds = perf_counter() - started
+    link.close()
+    return seconds
+
+
+def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
+    """Demand reads of whole experts through the link against raw direct reads.
+
+    By as many threads, and by one more, because the thread that waits for the link reads, too.
+    """
+    draw = random.Random(0)
+    for name in sizes:
+        size, layers, experts = SIZES[name]
+        with tempfile.TemporaryDirectory(dir=folder, prefix="disk-link-") as scratch:
+            store = synthetic(Path(scratch) / "packed", size, layers, experts)
+            store.verify()  # checksums are compared once, and that is not what is measured here
+            order = [Expert(layer, index) for layer in range(layers) for index in range(experts)]
+            slots = Slots(store.layout, 4)
+            slots.records.fill_(1)
+            for threads in (1, 2):
+                for together in (1, 2, 4):
+                    ratios, stricter, speeds = [], [], []
+                    for _ in range(pairs):
+                        draw.shuffle(order)
+                        raw = raw_seconds(store, order, threads)
+                        through = link_seconds(store, order, threads, together, slots)
+                        more = raw_seconds(store, order, threads + 1)
+                        ratios.append(raw / through)
+                        stricter.append(more / through)
+                        speeds.append(len(order) * store.layout.bytes / raw)
+                    yield {
+                        "case": f"{name}, {together} a visit, {threads} threads",
+                        "io": store.io,
+                        "raw_bytes_per_s": median(speeds),
+                        **summary(ratios),
+                        "against_one_more_thread": summary(stricter),
+                    }
+            store.close()
+
+
+def decoded(
+    parts: Parts, slots: int | float, prefetcher: Prefetcher, workload: Workload
+) -> tuple[float, float, float]:
+    """Tokens a second, bytes that were absent when demanded a token, stall share; once warm."""
+    batches = workload.batches(parts.tokenizer(), "cpu")
+    offloaded = offload(parts, LRU(), Memory(slots), prefetcher)
+    with offloaded as model:
+        generate(model, batches, workload.new_tokens, offloaded.meter)
+        counts = offloaded.ledger.phases[DECODE]
+        before = counts.guessed_hits + counts.demand_misses
+        offloaded.meter.reset()
+        generate(model, batches, workload.new_tokens, offloaded.meter)
+        absent = counts.guessed_hits + counts.demand_misses - before
+        clock = offloaded.meter.phases[DECODE]
+    needed = absent * parts.layout.bytes / clock.tokens
+    return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds
+
+
+def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
+    """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
+
+    Compute is the same model with every expert resident and the same computing threads. Link is
+    what raw direct reads by as many threads allow if only experts that were not resident when they
+    were demanded crossed it: wasted guesses do not count in its favour.
+    """
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
+    prompts = [
+        "The old lighthouse keeper climbed the stairs every evening before sunset.",
+        "The captain looked at the sky for a long time without speaking.",
+        "Iron is a chemical element and one of the most common metals on earth.",
+        "The river rises in the northern hills and flows through three counties.",
+    ]
+    workload = Workload("bench", tuple(prompts), prompt_tokens=32, new_tokens=new_tokens)
+    parts = load_parts(name, store="disk")
+    store, experts = parts.store, parts.geometry.experts
+    assert isinstance(store, DiskStore)
+    store.verify()
+    order = [Expert(n, i) for n in range(parts.geometry.layers) for i in range(experts)] * 4
+    for prefetcher in (NoPrefetch(), Gate()):
+        rows = []
+        for _ in range(pairs):
+            compute, _, _ = decoded(parts, experts, NoPrefetch(), workload)
+            bandwidth = len(order) * parts.layout.bytes / raw_seconds(store, order, 1)
+            speed, needed, stall = decoded(parts, 0.5, prefetcher, workload)
+            link = bandwidth / needed
+            rows.append((speed / min(link, compute), speed, compute, link, stall))
+        middle = [median(column) for column in zip(*rows, strict=True)]
+        yield {
+            "case": f"{name}, half the experts, {type(prefetcher).__name__}",
+            "io": store.io,
+            "tokens_per_second": middle[1],
+            "compute_tokens_per_second": middle[2],
+            "link_tokens_per_second": middle[3],
+            "stall_share": middle[4],
+            **summary([row[0] for row in rows]),
+        }
+    store.close()
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["reads", "decode"])
+    parser.add_argument("--out", type=Path, help="append the lines to this file")
+    parser.add_argument("--folder", type=Path, default=cache_folder().expanduser())
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    rows = {
+        "reads": lambda: reads(given.folder, given.pairs, given.sizes),
+        "decode": lambda: decode(given.model, given.pairs, given.new_tokens),
+    }
+    for row in rows[given.command]():
+        line = json.dumps({"command": given.command, **row, **provenance()})
+        print(line, flush=True)
+        if given.out:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            with given.out.open("a") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
