@@ -169,13 +169,21 @@ class DiskLink(Link):
         return read, begin, out
 
     def _fetch(self, read: _Read, begin: int, out: torch.Tensor) -> None:
-        """Read a piece; whoever brings the last one compares the record with its checksum."""
+        """Read a piece; also when that is interrupted, what stands behind it can go on."""
         try:
             self.store.read_part(read.expert, begin, out)
         except Exception as error:
             read.error = error
+        except BaseException:
+            read.error = RuntimeError(f"reading {read.expert} was interrupted")
+            raise
+        finally:
+            self._landed(read, len(out))
+
+    def _landed(self, read: _Read, size: int) -> None:
+        """Book a piece; whoever brings the last one compares the record with its checksum."""
         with self._changed:
-            read.missing -= len(out)
+            read.missing -= size
             last = not read.missing
         if last and read.error is None:
             try:
@@ -183,7 +191,7 @@ class DiskLink(Link):
             except Exception as error:
                 read.error = error
         with self._changed:
-            self._bytes += len(out) if read.error is None else 0
+            self._bytes += size if read.error is None else 0
             self._reading -= 1
             if not self._reading:
                 self._busy += perf_counter() - self._since

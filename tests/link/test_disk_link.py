@@ -254,6 +254,29 @@ def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots):
     assert handles() == before
 
 
+def test_an_interrupted_wait_leaves_a_link_that_works(store, slots, monkeypatch):
+    def interrupted(file, buffers, offset):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        hold.wait(10)
+        return really(file, buffers, offset)
+
+    really, hold = os.preadv, threading.Event()
+    link = DiskLink(store, slots)
+    monkeypatch.setattr(os, "preadv", interrupted)
+    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1))))
+    with pytest.raises(KeyboardInterrupt):
+        link.wait(0)
+    hold.set()
+    monkeypatch.setattr(os, "preadv", really)
+    link.submit(Plan(1, loads=(Load(C, 0), Load(A, 1))))
+    link.wait(0)
+    link.wait(1)
+    link.close()
+    assert holds(slots.records[0], C)
+    assert holds(slots.records[1], A)
+
+
 def test_closing_leaves_no_thread_and_no_handle_also_with_work_queued(folder, slots):
     threads, before = threading.active_count(), handles()
     store = opened(folder)
