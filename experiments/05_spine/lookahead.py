@@ -4,7 +4,7 @@ For load times of 0.5, 1, 2 and 4 layer times and 2 to 4 slots of 8, `prefetch=g
 `prefetch=none`, live and in interleaved pairs, beside the gain that a replay of the run's own trace
 promises: the same plans on a clock, with the computing costs measured here.
 
-python experiments/05_spine/lookahead.py [--pairs 7] [--tokens 48] [--threads 1]
+python experiments/05_spine/lookahead.py [--pairs 7] [--loads 1 2] [--slots 3]
 """
 
 import argparse
@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 1, 2, 4])
+    parser.add_argument("--slots", type=int, nargs="+", default=[2, 3, 4])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = load_parts("tiny")
@@ -50,14 +52,14 @@ def main() -> None:
     layer_s = here.visit_s + geometry.top_k * here.expert_s
     print(f"a layer takes {1e6 * layer_s:.0f} us, one expert of it {1e6 * here.expert_s:.0f} us")
     print("load/layer slots | none ms  gate ms | measured gain              | replay's | share")
-    for load in (0.5, 1, 2, 4):
+    for load in args.loads:
         profile = replace(
             here,
             name="emulated",
             link_bytes_per_s=geometry.expert_bytes / (load * layer_s),
             chunk_bytes=1 << 16,
         )
-        for slots in (2, 3, 4):
+        for slots in args.slots:
             none, gate = [], []
             for _ in range(args.pairs):
                 seconds, run = measure(parts, slots, NoPrefetch(), profile, args.tokens)
