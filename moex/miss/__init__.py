@@ -1,1 +1,0 @@
-"""What happens to a demanded expert that is absent."""

@@ -1,1 +1,0 @@
-"""Which neurons of an expert count."""

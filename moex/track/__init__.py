@@ -1,1 +1,0 @@
-"""Where results are reported to."""
