@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,6 +43,11 @@ def run(config: DictConfig) -> float | None:
         report.write(folder)
     console.show(report, folder)
     return getattr(report, config.objective, None)
+
+
+def in_sweep() -> bool:
+    """Whether this run is one cell of a multirun."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def _finished(folder: Path) -> Report | None:

@@ -146,3 +146,12 @@ def test_a_budget_that_holds_nothing_says_what_would(results, model):
     done = start(results, *model, "memory.slots=null", "memory.budget=100kB")
     assert done.returncode == 1
     assert "expected at least" in done.stderr.splitlines()[-1]
+
+
+def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
+    words = ["-m", "mode=simulate", "verdict=false", "prefetch=none", "memory.slots=1,3"]
+    done = start(results, f"hydra.sweep.dir={results}", *words)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3
+    assert "memory.slots=1: expected 2" in done.stderr
+    assert "1 cells of the sweep failed" in done.stderr.splitlines()[-1]
