@@ -149,7 +149,7 @@ def test_a_budget_that_holds_nothing_says_what_would(results, model):
 
 
 def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
-    words = ["-m", "mode=simulate", "verdict=false", "prefetch=none", "memory.slots=1,3"]
+    words = ["mode=simulate", "verdict=false", "prefetch=none", "memory.slots=1,3", "-m"]
     done = start(results, f"hydra.sweep.dir={results}", *words)
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3
