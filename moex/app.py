@@ -11,12 +11,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console
 from moex.identity import code_version, run_id
-from moex.modes import MODES
 from moex.provenance import provenance
 from moex.report import Report
 
@@ -32,7 +31,7 @@ def run(config: DictConfig) -> float | None:
     name = run_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     report = None if config.force else _finished(folder)
     if report is None:
-        report = MODES[config.mode.name](config, folder, build)
+        report = get_method(config.mode.run)(config, folder, build)
         _names(report, config)
         report.run_id, report.mode, report.seed = name, config.mode.name, config.seed
         report.smoke = config.smoke

@@ -1,0 +1,26 @@
+"""`mode=eval`: accuracy only."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from moex.modes.common import accuracy, load, set_threads
+from moex.report import Report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moex.modes.common import Build
+
+
+def run(config: Any, folder: Path, build: Build) -> Report:
+    """Measure accuracy only."""
+    if not config.eval.tasks:
+        raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
+    set_threads(config)
+    report = Report(source="live", mode="eval")
+    parts = load(config)
+    with closing(parts.store):
+        accuracy(report, config, parts)
+    return report

@@ -1,0 +1,48 @@
+"""`mode=simulate`: replay a recorded trace, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.capacity import Memory
+from moex.identity import trace_path
+
+if TYPE_CHECKING:
+    from moex.modes.common import Build
+    from moex.report import Report
+
+
+def run(config: Any, folder: Path, build: Build) -> Report:
+    """Replay a recorded trace."""
+    from moex.api import read_trace
+    from moex.cache.core import ExpertCache
+    from moex.sim.simulator import simulate as replay
+
+    if not config.trace:
+        raise ValueError(
+            "trace=null: mode=simulate replays a recorded trace; try trace=tiny, or "
+            "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
+        )
+    trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
+    policy, prefetcher, hardware = (
+        build(config[group]) for group in ("cache", "prefetch", "hardware")
+    )
+    cache = ExpertCache(
+        policy,
+        trace.geometry,
+        memory.resolve(trace.geometry),
+        memory.pool,
+        memory.staging,
+        config.seed,
+        trace.future() if "future" in policy.needs else None,
+    )
+    cold = bool(trace.provenance.get("cold", config.workload.cold))
+    report = replay(trace, cache, prefetcher, hardware, cold)
+    if config.verdict:
+        from moex.sim.verdict import judge
+
+        report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
+    report.model = str(trace.provenance.get("model", ""))
+    report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
+    return report
