@@ -1,0 +1,1 @@
+"""Which neurons of an expert count for a token."""
