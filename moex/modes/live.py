@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,12 @@ from moex.provenance import provenance
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.base import CachePolicy
     from moex.modes.common import Build
+    from moex.prefetch.base import Prefetcher
     from moex.report import Report
     from moex.runner.live import Result
+    from moex.sim.hardware import HardwareProfile
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -47,9 +51,39 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed
         )
         _write_run(result, config, workload, folder)
+        if config.verdict:
+            result.report.verdict = _verdict(
+                result, policy, memory, prefetcher, hardware, workload.cold
+            )
         set_threads(config)
         accuracy(result.report, config, parts)
     return result.report
+
+
+def _verdict(
+    result: Result,
+    policy: CachePolicy,
+    memory: Memory,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile,
+    cold: bool,
+) -> str | None:
+    """What limited the run, from replays of its trace; failing to tell never costs the run."""
+    from moex.cache.core import ExpertCache
+    from moex.sim.verdict import judge_live
+
+    report, trace = result.report, result.round.trace
+    assert trace is not None
+    assert report.slots is not None
+    try:
+        future = trace.future() if "future" in policy.needs else None
+        cache = ExpertCache(
+            policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
+        )
+        return judge_live(trace, cache, prefetcher, hardware, report, cold)
+    except Exception:
+        logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
+        return None
 
 
 def _baseline(config: Any, workload: Any) -> Result:

@@ -148,7 +148,9 @@ class OffloadedModel:
             self.ledger.demand(access.phase, plan)
         self.ledger.waited(access.phase, late, waited)
         self.recorder.add(self._sequence, access, observation.lookahead, predictions)
-        return work.result()
+        result = work.result()
+        self.meter.visit()
+        return result
 
     def _scores(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
         """Router softmax of this layer and the next ones, summed over the tokens."""

@@ -49,6 +49,8 @@ class _Clock:
             self.waiting[load.slot] = self.link.submit(
                 self.now, self.expert_bytes, load.speculative
             )
+        if plan.loads:  # the transfer has begun while the computing lane is still busy with it
+            self.now += self.profile.submit_s
 
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""
@@ -200,17 +202,17 @@ class _Replay:
 
     def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, then loads: (late hits, seconds waited)."""
-        expert_s = clock.profile.expert_s
+        expert_s, load_s = clock.profile.expert_s, clock.profile.load_s
         late, stall = 0, 0.0
         clock.now += expert_s * (len(plan.hits) - len(plan.guessed))
         for expert in plan.guessed:
             waited = clock.wait(plan.places[plan.hits.index(expert)])
             late += waited > 0
             stall += waited
-            clock.now += expert_s
+            clock.now += expert_s + load_s
         for load in plan.loads:
             stall += clock.wait(load.slot)
-            clock.now += expert_s
+            clock.now += expert_s + load_s
         return late, stall
 
     def _prefetch(self, access: Access) -> None:
@@ -219,6 +221,7 @@ class _Replay:
         plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
         self.ledger.prefetch(access.phase, plan)
         if self.clock:
+            self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
         if self.on_plan:
             self.on_plan(plan)
