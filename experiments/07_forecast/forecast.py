@@ -1,4 +1,4 @@
-"""Calibrate on one offloaded run, forecast runs that were not calibrated on, say how wrong that was.
+"""Calibrate on one offloaded run, forecast other runs live, and say how wrong that was.
 
 Every turn runs the cells of policies x slots x prefetch x link speed in an order of its own, live
 behind the emulated link, with a calibration before and after every few of them: a machine's own
@@ -117,8 +117,8 @@ def main() -> None:
         )
     bar = max(0.10, 2 * mean(spreads))
     print(
-        f"mean absolute error {100 * mean(errors):.1f} % over {len(errors)} held-out runs, each the "
-        f"median of {args.turns} turns; their own spread (IQR) is {100 * mean(spreads):.1f} %; "
+        f"mean absolute error {100 * mean(errors):.1f} % over {len(errors)} held-out runs, each "
+        f"the median of {args.turns} turns; their own spread (IQR) is {100 * mean(spreads):.1f} %; "
         f"bar {100 * bar:.0f} %: {'met' if mean(errors) <= bar else 'missed'}"
     )
 
