@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import accuracy, load, set_threads
+from moex.modes.common import accuracy, load, set_threads, write_counts
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _baseline(config: Any, workload: Any) -> Result:
 
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
-    """Keep the series (one line a forward pass, of every measured round) and the trace."""
+    """Keep the series (one line a forward pass, of every measured round), trace and counts."""
     with (folder / "series.jsonl").open("w") as file:
         for number, done in enumerate(result.rounds):
             file.writelines(json.dumps({"round": number, **line}) + "\n" for line in done.series)
@@ -116,3 +116,4 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")
+        write_counts(trace, folder)
