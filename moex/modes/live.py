@@ -27,9 +27,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     workload, hardware = build(config.workload), build(config.hardware)
     if config.smoke:
-        workload = replace(
-            workload, prompts=workload.prompts[:1], new_tokens=4, warmup=0, repeats=1
-        )
+        workload = replace(workload, limit=1, new_tokens=4, warmup=0, repeats=1)
     torch.manual_seed(config.seed)
     if config.runner.name != "moex":
         set_threads(config)
@@ -53,15 +51,14 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 
 def _baseline(config: Any, workload: Any) -> Result:
-    from transformers import AutoTokenizer
-
     from moex.runner import baselines, checkpoint
     from moex.runner.live import run_baseline
+    from moex.runner.tokenizer import load_tokenizer
 
     settings = (config.model.name, config.model.dtype, config.model.device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.find(settings[0]))
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
     with start(*settings, experts=config.runner.experts) as model:
+        tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
         return run_baseline(model, config.runner.name, tokenizer, workload, config.seed)
 
 

@@ -17,6 +17,7 @@ from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.runner import checkpoint, hf
 from moex.runner.model import OffloadedModel
+from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
@@ -52,15 +53,7 @@ class Parts:
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"model: {self.folder} has no tokenizer that transformers can read; expected "
-                "tokenizer.json beside config.json"
-            ) from error
+        return load_tokenizer(self.folder, self.model)
 
 
 def load_parts(

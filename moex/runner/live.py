@@ -75,6 +75,26 @@ def run_offloaded(
     model routes the same under every cache.
     """
     batches = workload.batches(tokenizer, parts.device)
+    offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed)
+    try:
+        with offloaded as model:
+            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed)
+    finally:
+        offloaded.close()
+    return _result(describe(offloaded, parts), rounds, seed)
+
+
+def prepare(
+    parts: Parts,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    policy: CachePolicy,
+    memory: Memory | None = None,
+    prefetcher: Prefetcher | None = None,
+    hardware: HardwareProfile | None = None,
+    seed: int = 0,
+) -> OffloadedModel:
+    """Make the offloaded model; parts that know the future get it from a recording pass."""
     future: Future | None = None
     if prefetcher is not None and "recorded" in prefetcher.needs:
         raise ValueError(
@@ -83,25 +103,26 @@ def run_offloaded(
         )
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
     if "future" in foresight:
-        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches)
+        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
-    try:
-        with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded)
-    finally:
-        offloaded.close()
-    report = Report(source="live", mode="live", oracle=future is not None)
+    return offload(parts, policy, memory, prefetcher, hardware, seed, future)
+
+
+def describe(offloaded: OffloadedModel, parts: Parts) -> Report:
+    """Begin a row with what the model's parts say of themselves."""
     cache, link, store = offloaded.cache, offloaded.link, parts.store
-    report.policy, report.prefetcher = type(policy).__name__, type(offloaded.prefetcher).__name__
+    needs = cache.prototype.needs | offloaded.prefetcher.needs
+    report = Report(source="live", mode="live", oracle="future" in needs)
+    report.policy = type(cache.prototype).__name__
+    report.prefetcher = type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
     report.link, report.emulated = link.name, link.emulated
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
-    return _result(report, rounds, seed)
+    return report
 
 
 def run_baseline(
@@ -109,16 +130,18 @@ def run_baseline(
 ) -> Result:
     """Run the workload on an ordinary transformers model, for the same row."""
     batches = workload.batches(tokenizer, str(model.device))
-    rounds = _rounds(model, workload, batches, Meter(), None)
+    rounds = _rounds(model, workload, batches, Meter(), None, seed)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
 
 
-def _record(offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor]) -> Trace:
+def _record(
+    offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor], seed: int
+) -> Trace:
     """Run the workload once to know its routing, which no cache changes."""
+    choose = workload.sampler(seed)
     with offloaded as model:
-        generate(model, batches, workload.new_tokens, offloaded.meter)
-    offloaded.close()
+        generate(model, batches, workload.new_tokens, offloaded.meter, choose=choose)
     return offloaded.recorder.trace({})
 
 
@@ -128,8 +151,9 @@ def _rounds(
     batches: list[torch.Tensor],
     meter: Meter,
     offloaded: OffloadedModel | None,
+    seed: int,
 ) -> list[Round]:
-    rounds = []
+    rounds, choose = [], workload.sampler(seed)
     before: Callable[[], None] | None = None
     if offloaded is not None and workload.cold:
         before = offloaded.empty
@@ -138,7 +162,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.restart()
             meter.reset()
-            texts = generate(model, batches, workload.new_tokens, meter, before)
+            texts = generate(model, batches, workload.new_tokens, meter, before, choose)
             done = Round(texts, meter.phases, meter.series)
             if offloaded is not None:
                 offloaded.finish()

@@ -147,7 +147,8 @@ class OffloadedModel:
                 work.compute(load.expert, self.slots.tensors[load.slot])
             self.ledger.demand(access.phase, plan)
         self.ledger.waited(access.phase, late, waited)
-        self.recorder.add(self._sequence, access, observation.lookahead, predictions)
+        seen = observation.lookahead, predictions, len(chosen)
+        self.recorder.add(self._sequence, access, *seen)
         return work.result()
 
     def _scores(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
