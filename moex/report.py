@@ -111,6 +111,12 @@ class Report:
     prefill_bytes_demand: int | None = None
     prefill_bytes_prefetch: int | None = None
 
+    equality: str | None = None
+    max_logit_diff: float | None = None
+    kl: float | None = None
+    first_diverging_token: int | None = None
+    first_diverging_layer: int | None = None
+
     verdict: str | None = None
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)

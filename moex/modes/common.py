@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from moex.report import Report
     from moex.runner.assemble import Parts
+    from moex.runner.workload import Workload
 
     Build = Callable[[Any], Any]
 
@@ -26,6 +28,13 @@ def load(config: Any, store: str = "ram") -> Parts:
 
     model = config.model
     return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
+
+
+def shrunk(workload: Workload, config: Any) -> Workload:
+    """The workload, or the least of it where everything is to be shrunk (`smoke=true`)."""
+    if not config.smoke:
+        return workload
+    return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import accuracy, load, set_threads
+from moex.modes.common import accuracy, load, set_threads, shrunk
+from moex.modes.verify import grade
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     from moex.runner.live import run_offloaded
 
-    workload, hardware = build(config.workload), build(config.hardware)
-    if config.smoke:
-        workload = replace(workload, limit=1, new_tokens=4, warmup=0, repeats=1)
+    workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     torch.manual_seed(config.seed)
     if config.runner.name != "moex":
         set_threads(config)
@@ -40,10 +38,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
-        tokenizer = parts.tokenizer()
+        batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
-            parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed
+            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed
         )
+        grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         set_threads(config)
         accuracy(result.report, config, parts)
@@ -59,7 +58,8 @@ def _baseline(config: Any, workload: Any) -> Result:
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
     with start(*settings, experts=config.runner.experts) as model:
         tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
-        return run_baseline(model, config.runner.name, tokenizer, workload, config.seed)
+        batches = workload.batches(tokenizer, str(model.device))
+        return run_baseline(model, config.runner.name, batches, workload, config.seed)
 
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:

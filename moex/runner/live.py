@@ -61,7 +61,7 @@ class Result:
 
 def run_offloaded(
     parts: Parts,
-    tokenizer: Any,
+    batches: list[torch.Tensor],
     workload: Workload,
     policy: CachePolicy,
     memory: Memory | None = None,
@@ -74,7 +74,6 @@ def run_offloaded(
     A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
     model routes the same under every cache.
     """
-    batches = workload.batches(tokenizer, parts.device)
     offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed)
     try:
         with offloaded as model:
@@ -126,10 +125,13 @@ def describe(offloaded: OffloadedModel, parts: Parts) -> Report:
 
 
 def run_baseline(
-    model: PreTrainedModel, name: str, tokenizer: Any, workload: Workload, seed: int = 0
+    model: PreTrainedModel,
+    name: str,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    seed: int = 0,
 ) -> Result:
     """Run the workload on an ordinary transformers model, for the same row."""
-    batches = workload.batches(tokenizer, str(model.device))
     rounds = _rounds(model, workload, batches, Meter(), None, seed)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)

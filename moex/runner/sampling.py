@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Choose = Callable[[Tensor, int, int], Tensor]
-"""(logits [batch, vocabulary], number of the first prompt, number of the new token) -> [batch, 1]"""
+"""(logits [batch, vocabulary], number of the first prompt, of the new token) -> token [batch, 1]"""
 
 
 def greedy(logits: Tensor, prompt: int, number: int) -> Tensor:

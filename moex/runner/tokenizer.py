@@ -23,7 +23,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> Any:
         largest = max(tokenizer.get_vocab().values(), default=-1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(_wrong(folder, "has no tokenizer that transformers can read")) from error
-    known = model.get_input_embeddings().weight.shape[0]
+    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if not 0 <= largest < known:
         what = f"has a tokenizer with tokens up to {largest}, but the model embeds {known}"
         raise ValueError(_wrong(folder, what))
