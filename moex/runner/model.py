@@ -12,13 +12,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
 from moex.runner.meter import Meter
+from moex.runner.routers import Lookahead
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
@@ -65,11 +65,13 @@ class OffloadedModel:
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
-        # Row block d is the router of d layers ahead: scores of all of them in one product.
-        weights = [layer.router.weight.detach() for layer in layers]
-        self._routers = [
-            torch.cat(weights[number : number + 1 + DEPTHS]) for number in range(len(layers))
-        ]
+        routers = [layer.router for layer in layers]
+        self.lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
+        if "lookahead" in self.prefetcher.needs and not self.lookahead.knows:
+            raise ValueError(
+                f"prefetch: {type(self.prefetcher).__name__} asks the routers of later layers, but "
+                f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
+            )
         self._stack, self.closing = ExitStack(), ExitStack()
         self._clock = 0
         self.restart()
@@ -120,7 +122,7 @@ class OffloadedModel:
     def _visit(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
-        scores, *lookahead = self._scores(number, hidden)
+        scores, *lookahead = self.lookahead.rows(number, hidden)
         chosen = index.tolist()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
@@ -149,14 +151,6 @@ class OffloadedModel:
         self.ledger.waited(access.phase, late, waited)
         self.recorder.add(self._sequence, access, observation.lookahead, predictions)
         return work.result()
-
-    def _scores(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
-        """Router softmax of this layer and the next ones, summed over the tokens."""
-        routers = self._routers[number]
-        experts = self.cache.geometry.experts
-        logits = functional.linear(hidden, routers).view(len(hidden), -1, experts)
-        rows = logits.softmax(-1, dtype=torch.float32).sum(0).tolist()
-        return [tuple(row) for row in rows]
 
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:
