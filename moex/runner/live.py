@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
     from moex.cache.ledger import Ledger
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
@@ -68,6 +69,7 @@ def run_offloaded(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    miss: MissHandler | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
@@ -82,12 +84,17 @@ def run_offloaded(
             "trace=FILE; live, run that predictor itself"
         )
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
+    if "future" in foresight and miss is not None and miss.lossy:
+        raise ValueError(
+            "miss: skipping changes what later layers demand, so no recorded future holds; "
+            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
+        )
     if "future" in foresight:
         recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
+    offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future, miss=miss)
     try:
         with offloaded as model:
             rounds = _rounds(model, workload, batches, offloaded.meter, offloaded)
@@ -99,7 +106,11 @@ def run_offloaded(
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
-    report.link, report.emulated = link.name, link.emulated
+    host = offloaded.host
+    report.link = link.name
+    report.emulated = link.emulated or (host is not None and host.emulated)
+    if miss is not None and miss.lossy:
+        report.lossy.append("miss")
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
     return _result(report, rounds, seed)
 
