@@ -33,19 +33,19 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         _write_run(result, config, workload, folder)
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher = build(config.prefetch)
+    prefetcher, miss = build(config.prefetch), build(config.miss)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
-            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed
+            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
         )
         grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         set_threads(config)
-        accuracy(result.report, config, parts)
+        accuracy(result.report, config, parts, build)
     return result.report
 
 

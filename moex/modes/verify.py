@@ -38,7 +38,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         )
     workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher, choose = build(config.prefetch), workload.sampler(config.seed)
+    prefetcher, miss = build(config.prefetch), build(config.miss)
+    choose = workload.sampler(config.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
     set_threads(config, memory.reader_threads)
     source = config.model.name, config.model.dtype, config.model.device
@@ -50,14 +51,14 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     parts = load(config, memory.store)
     with closing(parts.store):
         offloaded = prepare(
-            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed
+            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
         )
         try:
             with offloaded as model:
                 found = equality.compare(model, batches, expected, choose)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts)
+        report = describe(offloaded, parts, miss)
         kept = _kept(config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))

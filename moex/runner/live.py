@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
     from moex.cache.ledger import Ledger
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
@@ -68,19 +69,20 @@ def run_offloaded(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    miss: MissHandler | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
     A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
     model routes the same under every cache.
     """
-    offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed)
+    offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss)
     try:
         with offloaded as model:
             rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, parts), rounds, seed)
+    return _result(describe(offloaded, parts, miss), rounds, seed)
 
 
 def prepare(
@@ -92,6 +94,7 @@ def prepare(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    miss: MissHandler | None = None,
 ) -> OffloadedModel:
     """Make the offloaded model; parts that know the future get it from a recording pass."""
     future: Future | None = None
@@ -101,15 +104,20 @@ def prepare(
             "trace=FILE; live, run that predictor itself"
         )
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
+    if "future" in foresight and miss is not None and miss.lossy:
+        raise ValueError(
+            "miss: skipping changes what later layers demand, so no recorded future holds; "
+            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
+        )
     if "future" in foresight:
         recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    return offload(parts, policy, memory, prefetcher, hardware, seed, future)
+    return offload(parts, policy, memory, prefetcher, hardware, seed, future, miss=miss)
 
 
-def describe(offloaded: OffloadedModel, parts: Parts) -> Report:
+def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None = None) -> Report:
     """Begin a row with what the model's parts say of themselves."""
     cache, link, store = offloaded.cache, offloaded.link, parts.store
     needs = cache.prototype.needs | offloaded.prefetcher.needs
@@ -119,7 +127,11 @@ def describe(offloaded: OffloadedModel, parts: Parts) -> Report:
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
-    report.link, report.emulated = link.name, link.emulated
+    host = offloaded.host
+    report.link = link.name
+    report.emulated = link.emulated or (host is not None and host.emulated)
+    if miss is not None and miss.lossy:
+        report.lossy.append("miss")
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
     return report
 

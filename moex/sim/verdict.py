@@ -133,7 +133,14 @@ def judge(
 
     def run(policy: CachePolicy, slots: int, profile: HardwareProfile | None = hardware) -> Report:
         other = ExpertCache(
-            policy, trace.geometry, slots, cache.pool, cache.staging, cache.seed, future
+            policy,
+            trace.geometry,
+            slots,
+            cache.pool,
+            cache.staging,
+            cache.seed,
+            future,
+            cache.split,
         )
         return simulate(trace, other, prefetcher, profile, cold)
 
