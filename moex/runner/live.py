@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes
+from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
-    from moex.cache.ledger import Ledger
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
     from moex.types import Future
+
+    OnStop = Callable[[list["Round"]], None]
 
 
 @dataclass
@@ -40,7 +43,9 @@ class Round:
     texts: list[list[int]]
     phases: dict[str, Clocked]
     series: list[dict[str, Any]]
-    ledger: Ledger | None = None
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
 
     @property
@@ -68,11 +73,15 @@ def run_offloaded(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    timeline: bool = False,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
     A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
-    model routes the same under every cache.
+    model routes the same under every cache. With `timeline`, rounds keep what happened when, so
+    many events in all as `runner/timeline.py` allows; `on_stop` is called with the measured rounds,
+    the last one cut short, when the run is interrupted or fails.
     """
     batches = workload.batches(tokenizer, parts.device)
     future: Future | None = None
@@ -88,9 +97,11 @@ def run_offloaded(
         if prefetcher is not None:
             prefetcher.foresee(recording)
     offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
+    if timeline:
+        offloaded.log_events(EVENTS // workload.repeats)
     try:
         with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded)
+            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, on_stop)
     finally:
         offloaded.close()
     report = Report(source="live", mode="live", oracle=future is not None)
@@ -105,11 +116,16 @@ def run_offloaded(
 
 
 def run_baseline(
-    model: PreTrainedModel, name: str, tokenizer: Any, workload: Workload, seed: int = 0
+    model: PreTrainedModel,
+    name: str,
+    tokenizer: Any,
+    workload: Workload,
+    seed: int = 0,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload on an ordinary transformers model, for the same row."""
     batches = workload.batches(tokenizer, str(model.device))
-    rounds = _rounds(model, workload, batches, Meter(), None)
+    rounds = _rounds(model, workload, batches, Meter(), None, on_stop)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
 
@@ -128,8 +144,9 @@ def _rounds(
     batches: list[torch.Tensor],
     meter: Meter,
     offloaded: OffloadedModel | None,
+    on_stop: OnStop | None,
 ) -> list[Round]:
-    rounds = []
+    rounds: list[Round] = []
     before: Callable[[], None] | None = None
     if offloaded is not None and workload.cold:
         before = offloaded.empty
@@ -138,11 +155,16 @@ def _rounds(
             if offloaded is not None:
                 offloaded.restart()
             meter.reset()
-            texts = generate(model, batches, workload.new_tokens, meter, before)
-            done = Round(texts, meter.phases, meter.series)
+            try:
+                texts = generate(model, batches, workload.new_tokens, meter, before)
+            except BaseException:
+                if on_stop and number >= 0:
+                    on_stop([*rounds, Round([], meter.phases, meter.series)])
+                raise
+            done = Round(texts, meter.phases, meter.series, meter.spans)
             if offloaded is not None:
                 offloaded.finish()
-                done.ledger = offloaded.ledger
+                done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
             if number >= 0:
                 rounds.append(done)
@@ -153,8 +175,8 @@ def _rounds(
 def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
-    if middle.ledger is not None:
-        report.book(middle.ledger, middle.phases)
+    if middle.ledgers:
+        report.book(Ledger.total(middle.ledgers), middle.phases)
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
