@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
-from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from moex.runner.workload import Workload
 
     Build = Callable[[Any], Any]
+
+
+PARTIAL = "series.partial.jsonl"
+"""What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
 def load(config: Any, store: str = "ram") -> Parts:

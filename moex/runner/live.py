@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes
+from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
-    from moex.cache.ledger import Ledger
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
     from moex.types import Future
 
+    OnStop = Callable[[list["Round"]], None]
+
 
 @dataclass
 class Round:
@@ -41,7 +44,9 @@ class Round:
     texts: list[list[int]]
     phases: dict[str, Clocked]
     series: list[dict[str, Any]]
-    ledger: Ledger | None = None
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
 
     @property
@@ -70,16 +75,22 @@ def run_offloaded(
     hardware: HardwareProfile | None = None,
     seed: int = 0,
     miss: MissHandler | None = None,
+    timeline: bool = False,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
     A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
-    model routes the same under every cache.
+    model routes the same under every cache. With `timeline`, rounds keep what happened when, so
+    many events in all as `runner/timeline.py` allows; `on_stop` is called with the measured rounds,
+    the last one cut short, when the run is interrupted or fails.
     """
     offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss)
+    if timeline:
+        offloaded.log_events(EVENTS // workload.repeats)
     try:
         with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed)
+            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed, on_stop)
     finally:
         offloaded.close()
     return _result(describe(offloaded, parts, miss), rounds, seed)
@@ -142,9 +153,10 @@ def run_baseline(
     batches: list[torch.Tensor],
     workload: Workload,
     seed: int = 0,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload on an ordinary transformers model, for the same row."""
-    rounds = _rounds(model, workload, batches, Meter(), None, seed)
+    rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
 
@@ -166,8 +178,10 @@ def _rounds(
     meter: Meter,
     offloaded: OffloadedModel | None,
     seed: int,
+    on_stop: OnStop | None,
 ) -> list[Round]:
-    rounds, choose = [], workload.sampler(seed)
+    rounds: list[Round] = []
+    choose = workload.sampler(seed)
     before: Callable[[], None] | None = None
     if offloaded is not None and workload.cold:
         before = offloaded.empty
@@ -176,11 +190,16 @@ def _rounds(
             if offloaded is not None:
                 offloaded.restart()
             meter.reset()
-            texts = generate(model, batches, workload.new_tokens, meter, before, choose)
-            done = Round(texts, meter.phases, meter.series)
+            try:
+                texts = generate(model, batches, workload.new_tokens, meter, before, choose)
+            except BaseException:
+                if on_stop and number >= 0:
+                    on_stop([*rounds, Round([], meter.phases, meter.series)])
+                raise
+            done = Round(texts, meter.phases, meter.series, meter.spans)
             if offloaded is not None:
                 offloaded.finish()
-                done.ledger = offloaded.ledger
+                done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
             if number >= 0:
                 rounds.append(done)
@@ -191,8 +210,8 @@ def _rounds(
 def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
-    if middle.ledger is not None:
-        report.book(middle.ledger, middle.phases)
+    if middle.ledgers:
+        report.book(Ledger.total(middle.ledgers), middle.phases)
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
