@@ -29,6 +29,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )
+    miss = build(config.miss).bound(trace.geometry, hardware)
     cache = ExpertCache(
         policy,
         trace.geometry,
@@ -37,6 +38,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         memory.staging,
         config.seed,
         trace.future() if "future" in policy.needs else None,
+        miss.split,
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold)
@@ -45,6 +47,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         from moex.sim.verdict import judge
 
         report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
+    if miss.lossy:
+        report.lossy.append("miss")
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report

@@ -42,6 +42,7 @@ class Meter:
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self.series: list[dict[str, Any]] = []
         self.visits: list[float] = []
+        self.spans: list[tuple[float, float]] = []
         self.stall_s = 0.0
         self.start()
 
@@ -80,6 +81,7 @@ class Meter:
             link_busy_s=linked.busy_s - link.busy_s,
             bytes_moved=linked.bytes_moved - link.bytes_moved,
         )
+        self.spans.append((started, now))
         self.series.append({"token": len(self.series), "phase": phase, **asdict(line)})
         total = self.phases[phase]
         for name, value in asdict(line).items():

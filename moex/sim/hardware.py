@@ -23,7 +23,8 @@ class HardwareProfile:
         load_s: what an expert costs more when it is computed for the first time after a load: its
             weights are cold, and so is a lane that has waited.
         predict_s: asking the prefetcher, once a visit.
-        host_expert_s: computing one expert for one token on the host instead of fetching it.
+        host_expert_s: computing one expert for one token on the host instead of fetching it; None:
+            its bytes at `host_bytes_per_s`.
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         nvme_bytes_per_s: large reads from disk.
@@ -53,6 +54,12 @@ class HardwareProfile:
             )
         if self.chunk_bytes < 1:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
+
+    def host_seconds(self, expert_bytes: int) -> float | None:
+        """One expert on the host for one token: as given, else its bytes at the memory's speed."""
+        if self.host_expert_s is None and self.host_bytes_per_s is not None:
+            return expert_bytes / self.host_bytes_per_s
+        return self.host_expert_s
 
     @property
     def timed(self) -> bool:
