@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
+from moex.modes.common import write_counts
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -41,6 +42,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold)
+    write_counts(trace, folder)
     if config.verdict:
         from moex.sim.verdict import judge
 

@@ -61,14 +61,14 @@ def trace_events(done: Round, own_thread: str) -> Iterator[dict[str, Any]]:
     first = min((events[0][1] for events in kinds.values() if events), default=zero)
     both = zip(done.spans, done.series, strict=True)
     passes = [(begin, end, line) for (begin, end), line in both if end > first]
-    for event in chain(
+    for record in chain(
         _computing(passes, kinds, own_thread), _moving(kinds, own_thread), _held(kinds["visit"])
     ):
-        if "ts" in event:
-            event["ts"] = round(1e6 * (event["ts"] - zero), 3)
-        if "dur" in event:
-            event["dur"] = round(1e6 * event["dur"], 3)
-        yield event
+        if "ts" in record:
+            record["ts"] = round(1e6 * (record["ts"] - zero), 3)
+        if "dur" in record:
+            record["dur"] = round(1e6 * record["dur"], 3)
+        yield record
 
 
 def _computing(
