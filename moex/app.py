@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from moex import console
 from moex.identity import code_version, run_id
 from moex.provenance import provenance
-from moex.report import Report
+from moex.report import Report, write_atomically
 
 
 def build(node: DictConfig) -> Any:
@@ -38,9 +38,9 @@ def run(config: DictConfig) -> float | None:
         for field, value in provenance().items():
             setattr(report, field, value)
         report.code = code_version()
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         report.write(folder)
-    console.show(report, folder)
+    console.show(report, folder, brief=in_sweep())
     return getattr(report, config.objective, None)
 
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from moex.types import DECODE, PREFILL
 
@@ -71,6 +72,7 @@ class Report:
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1
+    drift: float | None = None
 
     requests: int | None = None
     resident_hits: int | None = None
@@ -84,6 +86,7 @@ class Report:
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None
     byte_hit_rate: float | None = None
+    layer_hit_rates: list[float | None] = field(default_factory=list)
 
     prefetch_issued: int | None = None
     prefetch_used: int | None = None
@@ -155,6 +158,10 @@ class Report:
         )
         requests = counts.requests
         self.hit_rate = ratio(counts.resident_hits, requests)
+        booked = [
+            counts.layers.get(layer, (0, 0)) for layer in range(1 + max(counts.layers, default=-1))
+        ]
+        self.layer_hit_rates = [ratio(resident, wanted) for wanted, resident in booked]
         self.effective_hit_rate = ratio(counts.resident_hits + self.prefetch_hits, requests)
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)
@@ -195,7 +202,7 @@ def ratio(part: float, whole: float) -> float | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -43,6 +43,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         from moex.sim.verdict import judge
 
         report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
+    report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report
