@@ -1,8 +1,8 @@
 """`python -m analysis`: draw every figure that there are results for.
 
-    python -m analysis                 # results/ -> results/figures/*.png and *.pdf
-    python -m analysis FOLDER
-    python -m analysis --simulate      # first run every simulated study, then draw
+python -m analysis                 # results/ -> results/figures/*.png and *.pdf
+python -m analysis FOLDER
+python -m analysis --simulate      # first run every simulated study, then draw
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import matplotlib.ticker
 
 from analysis.cells import cells
 from analysis.collect import need
@@ -28,6 +29,12 @@ def demand(table: pd.DataFrame) -> pd.DataFrame:
     """Simulated rows without prefetching: what eviction alone does."""
     rows = table[(table["source"] == "sim") & (table["prefetcher"] == "none")]
     return rows[rows["policy"] != "none"]
+
+
+def plain_lru(table: pd.DataFrame) -> pd.DataFrame:
+    """Simulated rows of LRU without prefetching, a pool per layer."""
+    rows = demand(table)
+    return rows[(rows["policy"] == "lru") & (rows["pool"] == "layer")]
 
 
 def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:

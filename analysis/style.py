@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import matplotlib as mpl
+import matplotlib.style
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def policy_style(name: str) -> dict[str, Any]:
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in moex's style, and leave matplotlib's own settings alone."""
-    with mpl.style.context(str(SHEET)):
+    with matplotlib.style.context(str(SHEET)):
         yield
 
 
