@@ -13,8 +13,8 @@ TABLE_2 = {
 TABLE_2_ROWS = ("full", "no pre-loading", "no cache, no pre-loading", "naive")
 TABLE_2_SOURCE = "Eliseev & Mazur 2023, arXiv 2312.17238, table 2 (2-bit experts)"
 
-# Per-access hit rate of LRU with 2 slots on Mixtral-8x7B, (first, middle, last) layer, as intervals:
-# computed from how often consecutive tokens share experts, Mixtral paper (arXiv 2401.04088), table 5.
+# Hit rate of LRU with 2 slots on Mixtral-8x7B (first, middle, last layer), as intervals: computed
+# from how often consecutive tokens share experts.
 MIXTRAL_LRU_2 = {"first": (0.25, 0.27), "middle": (0.33, 0.38), "last": (0.24, 0.31)}
 MIXTRAL_LRU_2_SOURCE = "computed from Jiang et al. 2024, arXiv 2401.04088, table 5"
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PRETTY = {
+    "a100": "A100",
+    "rtx3080m": "RTX 3080 Mobile",
+    "rtx3060_slow_link": "RTX 3060, 9.9 GB/s link",
+    "t4": "T4",
+}
 SPEED = "tokens per second (decoding)"
 
 
@@ -53,11 +59,15 @@ def table_2_bars(table: pd.DataFrame) -> Figure:
     for number, row in enumerate(TABLE_2_ROWS):
         here = found[found["row"] == row].set_index("gpu").reindex(gpus)
         x = np.arange(len(gpus)) + (number - 1.5) * 0.2
-        axis.bar(x, here["simulated"], 0.17, color=COLOURS[number], label=row)
+        title = None if here["simulated"].isna().all() else row
+        axis.bar(x, here["simulated"], 0.17, color=COLOURS[number], label=title)
         axis.bar(x, here["paper"], 0.17, fill=False, edgecolor="black", linewidth=0.8)
-    axis.bar(0, 0, fill=False, edgecolor="black", linewidth=0.8, label="printed in the paper")
+    axis.bar(
+        0, 0, fill=False, edgecolor="black", linewidth=0.8, label="printed (last of four: naive)"
+    )
     slots = dict(zip(found["gpu"], found["slots"], strict=True))
-    axis.set_xticks(range(len(gpus)), [f"{gpu}\n{slots[gpu]} slots a layer" for gpu in gpus])
+    names = [f"{PRETTY[gpu]}\n{slots[gpu]} slots a layer" for gpu in gpus]
+    axis.set_xticks(range(len(gpus)), names)
     axis.set_ylabel(SPEED)
     axis.grid(visible=False, axis="x")
     axis.legend(ncols=3, loc="upper right")
@@ -163,7 +173,7 @@ def buffers_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def buffers(table: pd.DataFrame) -> Figure:
-    """Speed against staging places for several link speeds, and how much of the copying is hidden."""
+    """Speed against staging places, for several link speeds and depths of lookahead."""
     rows = buffers_rows(table)
     need(rows, ["memory.staging", "prefetch.depth"], "python run.py experiment=buffers")
     rows = rows.assign(link=rows["hardware.link_bytes_per_s"], depth=rows["prefetch.depth"])
@@ -176,7 +186,7 @@ def buffers(table: pd.DataFrame) -> Figure:
             line = found[(found["link"] == link) & (found["depth"] == depth)]
             look: dict[str, Any] = {"color": COLOURS[number], "marker": "os^"[number % 3]}
             axis.plot(line["places"], line["middle"], label=f"{int(depth)} ahead", **look)
-        axis.set_title(f"link {link / 1e9:.2g} GB/s")
+        axis.set_title(f"link {link / 1e9:.3g} GB/s")
         axis.set_xlabel("staging places")
     axes[0][0].set_ylabel(SPEED)
     axes[0][-1].legend(title="gate lookahead, layers")

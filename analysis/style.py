@@ -1,4 +1,4 @@
-"""How figures look: one style sheet, and a colour and a marker for every policy that never change."""
+"""How figures look: one style sheet, and for every policy one colour and marker for good."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MARKERS = ("o", "s", "^", "v")
 FOREIGN = ("P", "X", "*", "p", "h", "8")
 """Markers of policies from other packages: no pair of colour and marker is given twice in moex."""
 NAMES = (
-    "lru lfu fifo lfru sieve arc "
-    "lfu_aged s3fifo random mru lru_k slru "
-    "two_q w_tinylfu gdsf lecar lhd mrs "
-    "least_stale eam static learned window_lfu none"
-).split()
+    *("lru", "lfu", "fifo", "lfru", "sieve", "arc"),
+    *("lfu_aged", "s3fifo", "random", "mru", "lru_k", "slru"),
+    *("two_q", "w_tinylfu", "gdsf", "lecar", "lhd", "mrs"),
+    *("least_stale", "eam", "static", "learned", "window_lfu", "none"),
+)
 ORACLES = ("belady", "belady_bypass", "oracle")
 WIDE, COLUMN = 7.0, 3.5
 
@@ -72,7 +72,7 @@ def caption(figure: Figure, text: str, table: pd.DataFrame | None = None) -> Fig
 
 
 def provenance(table: pd.DataFrame) -> str:
-    """Model, slots, workload, kind of run, machine and commit of a table's rows, in one sentence."""
+    """What a table's rows have in common in one sentence: model, workload, machine, commit."""
 
     def all_of(field: str) -> str:
         return ", ".join(str(value) for value in dict.fromkeys(table[field].dropna()))

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.console import note
 from moex.modes.common import accuracy, load, set_threads
 from moex.provenance import provenance
+from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from moex.modes.common import Build
     from moex.report import Report
     from moex.runner.live import Result
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -67,9 +73,18 @@ def _baseline(config: Any, workload: Any) -> Result:
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
     """Keep the series (one line a forward pass, of every measured round) and the trace."""
-    with (folder / "series.jsonl").open("w") as file:
-        for number, done in enumerate(result.rounds):
-            file.writelines(json.dumps({"round": number, **line}) + "\n" for line in done.series)
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
+    lines = [
+        json.dumps({"round": number, **line}) + "\n"
+        for number, done in enumerate(result.rounds)
+        for line in done.series
+    ]
+    write_atomically(folder / "series.jsonl", "".join(lines))
     trace = result.round.trace
     if trace is not None:
         from moex.trace.format import write_trace

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from moex.report import Report
 
 
+SMOKE_TOKENS = 32
+"""Of the trace, with smoke=true."""
+
+
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
@@ -25,6 +29,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
     trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
+    if config.smoke:
+        trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )

@@ -23,6 +23,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -156,7 +157,7 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         "provenance": trace.provenance,
     }
     table = pa.table(columns).replace_schema_metadata({b"moex": json.dumps(header).encode()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         pq.write_table(table, partial, compression="zstd")
         os.replace(partial, path)
