@@ -117,9 +117,9 @@ def speculative_recall(table: pd.DataFrame) -> Figure:
     for axis in (mean, layers):
         axis.set_ylim(0, 1.02)
     text = (
-        "Recall: share of the demanded experts that were fetched. Gate lookahead without a cache: the next layers' routers on this layer's input. Seed 1 "
-        f"shows 1, 2 and 10 layers ahead on Mixtral-8x7B without numbers; {ADAPMOE_MEAN} one layer "
-        f"ahead was {ADAPMOE_SOURCE}."
+        "Recall: share of the demanded experts that are fetched. Gate lookahead without a cache: "
+        "the next layers' routers on this layer's input. Seed 1 shows 1, 2 and 10 layers ahead on "
+        f"Mixtral-8x7B without numbers; {ADAPMOE_MEAN} one layer ahead was {ADAPMOE_SOURCE}."
     )
     return caption(figure, text, rows)
 
