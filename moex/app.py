@@ -45,7 +45,7 @@ def run(config: DictConfig) -> float | None:
         fresh = report is None
         if report is None:
             report = _execute(config, folder)
-    console.show(report, folder)
+    console.show(report, folder, brief=in_sweep())
     try:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:

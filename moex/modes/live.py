@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.console import note
 from moex.files import write_lines
 from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk, write_counts
 from moex.modes.verify import grade
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.live import OnStop, Result, Round
     from moex.sim.hardware import HardwareProfile
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -102,6 +107,12 @@ def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
     """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
     if done.ledgers:

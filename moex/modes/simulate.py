@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from moex.report import Report
 
 
+SMOKE_TOKENS = 32
+"""Of the trace, with smoke=true."""
+
+
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
@@ -26,6 +30,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
     trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
+    if config.smoke:
+        trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )
@@ -49,6 +55,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
     if miss.lossy:
         report.lossy.append("miss")
+    report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report
