@@ -40,7 +40,7 @@ def run(config: DictConfig) -> float | None:
     tracker = build(config.tracker)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
         report, why = (None, "") if config.force else _finished(folder)
-        if why:
+        if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
         if report is None:
