@@ -150,6 +150,11 @@ class ExpertCache:
         """The experts in the layer's pool, oldest last use first."""
         return list(self._pools[layer].residents)
 
+    def occupancy(self) -> tuple[int, int]:
+        """Places held by residents, and by guesses."""
+        guesses = len(self._guesses)
+        return self.places - len(self._free) - guesses, guesses
+
     def request(self, access: Access) -> Iterator[Plan]:
         """Yield what each wave of this visit needs; the visit is over when the iterator ends.
 

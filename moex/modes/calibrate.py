@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from moex.files import write_atomically
 from moex.modes.common import load, set_threads
-from moex.report import Report, write_atomically
+from moex.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
-from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from moex.report import Report
     from moex.runner.assemble import Parts
+    from moex.runner.workload import Workload
 
     Build = Callable[[Any], Any]
+
+
+PARTIAL = "series.partial.jsonl"
+"""What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
 def load(config: Any, store: str = "ram") -> Parts:
@@ -26,6 +32,13 @@ def load(config: Any, store: str = "ram") -> Parts:
 
     model = config.model
     return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
+
+
+def shrunk(workload: Workload, config: Any) -> Workload:
+    """The workload, or the least of it where everything is to be shrunk (`smoke=true`)."""
+    if not config.smoke:
+        return workload
+    return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

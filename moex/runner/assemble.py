@@ -19,6 +19,7 @@ from moex.miss.fetch import Fetch
 from moex.runner import checkpoint, hf
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
@@ -55,15 +56,7 @@ class Parts:
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"model: {self.folder} has no tokenizer that transformers can read; expected "
-                "tokenizer.json beside config.json"
-            ) from error
+        return load_tokenizer(self.folder, self.model)
 
 
 def load_parts(

@@ -40,6 +40,7 @@ class Meter:
         """Forget everything measured."""
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self.series: list[dict[str, Any]] = []
+        self.spans: list[tuple[float, float]] = []
         self.stall_s = 0.0
         self.start()
 
@@ -64,6 +65,7 @@ class Meter:
             link_busy_s=linked.busy_s - link.busy_s,
             bytes_moved=linked.bytes_moved - link.bytes_moved,
         )
+        self.spans.append((started, now))
         self.series.append({"token": len(self.series), "phase": phase, **asdict(line)})
         total = self.phases[phase]
         for name, value in asdict(line).items():

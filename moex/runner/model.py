@@ -6,6 +6,7 @@ route, request, submit demand, predict, submit guesses, compute what is there, w
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -79,10 +80,20 @@ class OffloadedModel:
             )
         self._stack, self.closing = ExitStack(), ExitStack()
         self._clock = 0
+        self.events: deque[tuple[Any, ...]] | None = None
         self.restart()
 
+    def log_events(self, limit: int) -> None:
+        """Keep the latest events of a run for its timeline; to be said before the model is entered.
+
+        Args:
+            limit: so many tuples at most, however long the run.
+        """
+        self.events = self.link.log = deque(maxlen=limit)
+
     def __enter__(self) -> PreTrainedModel:
-        calls = [partial(self._visit, number) for number in range(len(self.layers))]
+        visit = self._visit if self.events is None else self._logged_visit
+        calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
         return self.model
 
@@ -103,7 +114,9 @@ class OffloadedModel:
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
-        self.ledger = Ledger(self.cache.geometry.expert_bytes)
+        self.ledgers = [Ledger(self.cache.geometry.expert_bytes) for _ in self.layers]
+        if self.events is not None:
+            self.log_events(self.events.maxlen or 0)
         self._clock = 0
         self._phase, self._position, self._sequence = PREFILL, 0, -1
 
@@ -113,12 +126,17 @@ class OffloadedModel:
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
+    @property
+    def ledger(self) -> Ledger:
+        """The books of all layers in one."""
+        return Ledger.total(self.ledgers)
+
     def finish(self) -> None:
         """End a run: guesses whose visit never came are booked as wasted."""
         if self._clock:
             plan = self.cache.finish(self._clock - 1)
             self.link.submit(plan)
-            self.ledger.dropped(self._phase, plan)
+            self.ledgers[-1].dropped(self._phase, plan)
             if self.on_plan:
                 self.on_plan(plan)
 
@@ -158,10 +176,18 @@ class OffloadedModel:
                 work.compute(load.expert, self.slots.tensors[load.slot])
             if self.host and given:
                 waited = self._await(self.host, work, plan.host, given) or waited
-            self.ledger.demand(access.phase, plan)
-        self.ledger.waited(access.phase, late, waited)
-        self.recorder.add(self._sequence, access, observation.lookahead, predictions)
+            self.ledgers[number].demand(access.phase, plan)
+        self.ledgers[number].waited(access.phase, late, waited)
+        seen = observation.lookahead, predictions, len(chosen)
+        self.recorder.add(self._sequence, access, *seen)
         return work.result()
+
+    def _logged_visit(self, number: int, *given: Any) -> Tensor:
+        started = perf_counter()
+        result = self._visit(number, *given)
+        assert self.events is not None
+        self.events.append(("visit", number, started, perf_counter(), *self.cache.occupancy()))
+        return result
 
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:
@@ -172,7 +198,7 @@ class OffloadedModel:
         self.prefetcher.observe(observation)
         predictions = self.prefetcher.predict(observation)
         plan = self.cache.prefetch(predictions, observation.access.clock)
-        self.ledger.prefetch(observation.access.phase, plan)
+        self.ledgers[observation.access.layer].prefetch(observation.access.phase, plan)
         self._execute(plan)
         return predictions
 

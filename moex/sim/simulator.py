@@ -113,12 +113,13 @@ def simulate(
     run = _Replay(trace, cache, prefetcher, hardware, on_plan)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
-    for access, sequence in zip(trace.accesses(), sequences, strict=True):
+    tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
+    for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
         if sequence != before:
             if cold:
                 run.restart()
             before = sequence
-        run.visit(access)
+        run.visit(access, count)
     return run.report()
 
 
@@ -184,7 +185,7 @@ class _Replay:
             if self.on_plan:
                 self.on_plan(plan)
 
-    def visit(self, access: Access) -> None:
+    def visit(self, access: Access, tokens: int) -> None:
         """Replay one layer visit; the order of everything is the live runner's."""
         self.access = access
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
@@ -193,7 +194,7 @@ class _Replay:
             if access.layer == 0:
                 clock.now += clock.profile.pass_s
                 clock.phases[phase].passes += 1
-                clock.phases[phase].tokens += 1
+                clock.phases[phase].tokens += tokens
         late, stall = 0, 0.0
         waited = False
         for plan in self.cache.request(access):
@@ -254,8 +255,6 @@ class _Replay:
         report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
         report.book(self.ledger, self.clock.phases if self.clock else None)
-        passes = self.trace.layer == 0
-        prefill = self.trace.prefill
-        report.tokens_decode = int((passes & ~prefill).sum())
-        report.tokens_prefill = int((passes & prefill).sum())
+        report.tokens_decode = self.trace.tokens_of(prefill=False)
+        report.tokens_prefill = self.trace.tokens_of(prefill=True)
         return report
