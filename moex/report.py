@@ -76,6 +76,7 @@ class Report:
     resident_hits: int | None = None
     prefetch_hits: int | None = None
     late_hits: int | None = None
+    partial_hits: int | None = None
     demand_misses: int | None = None
     host_computed: int | None = None
     skipped: int | None = None
@@ -125,7 +126,7 @@ class Report:
 
     def book(self, ledger: Ledger, clocked: dict[str, Clocked] | None) -> None:
         """Fill in counts, and speeds where there was a clock."""
-        self._book_counts(ledger.phases[DECODE], ledger.expert_bytes, clocked)
+        self._book_counts(ledger.phases[DECODE], ledger.geometry.expert_bytes, clocked)
         prefill = ledger.phases[PREFILL]
         self.prefill_requests = prefill.requests
         self.prefill_resident_hits = prefill.resident_hits
@@ -142,12 +143,12 @@ class Report:
     ) -> None:
         for name in ("requests", "resident_hits", "late_hits", "demand_misses"):
             setattr(self, name, getattr(counts, name))
-        for name in ("host_computed", "skipped", "substituted", "prefetch_issued"):
+        for name in ("partial_hits", "host_computed", "skipped", "substituted", "prefetch_issued"):
             setattr(self, name, getattr(counts, name))
         for name in ("prefetch_wasted", "bytes_demand", "bytes_prefetch", "bytes_wasted"):
             setattr(self, name, getattr(counts, name))
         self.prefetch_hits = counts.guessed_hits - counts.late_hits
-        self.prefetch_used = counts.guessed_hits
+        self.prefetch_used = counts.guesses_used
         self.bytes_moved = (
             clocked[DECODE].bytes_moved
             if clocked is not None
@@ -159,9 +160,10 @@ class Report:
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)
         self.byte_hit_rate = None if moved is None else 1 - moved
-        self.prefetch_precision = ratio(counts.guessed_hits, counts.prefetch_issued)
+        self.prefetch_precision = ratio(counts.guesses_used, counts.prefetch_issued)
         self.prefetch_coverage = ratio(
-            counts.guessed_hits, counts.guessed_hits + counts.demand_misses
+            counts.guessed_hits,
+            counts.guessed_hits + counts.partial_hits + counts.demand_misses,
         )
 
     def book_times(self, clocked: dict[str, Clocked]) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from moex.types import Plan
+    from collections.abc import Iterable
+
+    from moex.types import Geometry, Left, Load, Plan
 
 
 @dataclass
@@ -24,8 +26,10 @@ class Counts:
     requests: int = 0
     resident_hits: int = 0
     guessed_hits: int = 0
+    guesses_used: int = 0
     late_hits: int = 0
     demand_misses: int = 0
+    partial_hits: int = 0
     host_computed: int = 0
     skipped: int = 0
     substituted: int = 0
@@ -41,40 +45,49 @@ class Counts:
 class Ledger:
     """Books plans by phase."""
 
-    expert_bytes: int
+    geometry: Geometry
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
-        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan
+        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last, fills, unused = (
+            plan
+        )
         counts = self.phases[phase]
         counts.waves += 1
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
-        counts.guessed_hits += len(guessed)
-        counts.resident_hits += len(hits) - len(guessed)
+        partial = [fill.expert for fill in fills if fill.expert in hits]
+        partly_guessed = sum(expert in guessed for expert in partial)
+        counts.partial_hits += len(partial)
+        counts.guesses_used += len(guessed)
+        counts.guessed_hits += len(guessed) - partly_guessed
+        counts.resident_hits += len(hits) - len(guessed) - len(partial) + partly_guessed
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
         counts.substituted += len(substituted)
-        counts.bytes_demand += len(loads) * self.expert_bytes
-        if dropped:
+        counts.bytes_demand += self._size(plan.transfers)
+        if dropped or unused:
             self.dropped(phase, plan)
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""
         counts = self.phases[phase]
         counts.prefetch_issued += len(plan.loads)
-        counts.bytes_prefetch += len(plan.loads) * self.expert_bytes
+        counts.bytes_prefetch += self._size(plan.transfers)
 
     def dropped(self, phase: str, plan: Plan) -> None:
-        """Book guesses that left unused."""
+        """Book guesses that left unused, and rows that came early in vain."""
         counts = self.phases[phase]
         counts.prefetch_wasted += len(plan.dropped)
-        counts.bytes_wasted += len(plan.dropped) * self.expert_bytes
+        counts.bytes_wasted += self._size(plan.dropped) + self._size(plan.unused)
 
     def waited(self, phase: str, late: int, any_wait: bool) -> None:
         """Book what the clock says of a visit: hits still under way, and whether it waited."""
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
+
+    def _size(self, moved: Iterable[Load | Left]) -> int:
+        return sum(self.geometry.size(each.rows) for each in moved)

@@ -12,20 +12,25 @@ import torch
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
+from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.runner import checkpoint, hf
 from moex.runner.model import OffloadedModel
+from moex.runner.rows import Neurons
+from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
+from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
@@ -33,8 +38,9 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.store.base import ExpertStore
-    from moex.types import Future, Geometry, Plan
+    from moex.types import Expert, Future, Geometry, Plan
 
 
 @dataclass
@@ -45,7 +51,7 @@ class Parts:
     model: PreTrainedModel
     layers: list[MoeLayer]
     geometry: Geometry
-    layout: Planes
+    layout: Planes | Bundles
     store: ExpertStore
     skeleton_bytes: int
     device: str
@@ -69,6 +75,7 @@ def load_parts(
     device: str = "cpu",
     store: str = "ram",
     cache_dir: str | Path | None = None,
+    bundles: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -78,13 +85,14 @@ def load_parts(
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
+        bundles: keep experts neuron by neuron, as a neuron selector needs them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
     folder = checkpoint.find(name)
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
-    layout = Planes(layers[0].tensors)
+    layout = (Bundles if bundles else Planes)(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
@@ -112,8 +120,12 @@ def offload(
     seed: int = 0,
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    selector: NeuronSelector | None = None,
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
+    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
+
+    With a neuron selector the parts must have been loaded with `bundles`.
+    """
     memory = memory or Memory()
     cache = ExpertCache(
         policy,
@@ -124,7 +136,17 @@ def offload(
         seed,
         future,
     )
-    slots = Slots(parts.layout, cache.places, parts.device)
+    neurons: Neurons | None = None
+    slots: Slots
+    if selector is not None and selector.mode != "exact":
+        neurons = _neurons(parts, selector, cache, memory)
+        slots = neurons.slots
+    elif isinstance(parts.layout, Planes):
+        slots = Slots(parts.layout, cache.places, parts.device)
+    else:
+        raise ValueError("model: loaded with bundles=True, which only a neuron selector computes")
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder, neurons.selector if neurons else None)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -136,9 +158,29 @@ def offload(
     with ExitStack() as stack:
         stack.callback(link.close)
         layers = parts.layers
-        offloaded = OffloadedModel(parts.model, layers, cache, slots, link, prefetcher, on_plan)
+        offloaded = OffloadedModel(
+            parts.model, layers, cache, slots, link, prefetcher, neurons, on_plan
+        )
         stack.pop_all()
     return offloaded
+
+
+def _neurons(parts: Parts, selector: NeuronSelector, cache: ExpertCache, memory: Memory) -> Neurons:
+    """Bind a selector to the model, and make the places and books of rows."""
+    layout, store = parts.layout, parts.store
+    if not isinstance(layout, Bundles):
+        raise ValueError("sparsity: the model was loaded without bundles=True")
+
+    def weights(expert: Expert) -> dict[str, Tensor]:
+        names = ("gate", "up", "down")
+        neurons = store.gather(expert, None).to(parts.device)
+        return {name: neurons[:, number] for number, name in enumerate(names)}
+
+    needed = weights if "weights" in selector.needs else None
+    selector.bind(parts.geometry, parts.folder, needed)
+    books = RowCache(cache, memory.rows, memory.break_even)
+    slots = RowSlots(layout, books.capacity, cache.places, parts.device)
+    return Neurons(selector, books, slots)
 
 
 def fits(size: int, device: str) -> bool:

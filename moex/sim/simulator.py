@@ -143,7 +143,7 @@ class _Replay:
         on_plan: Callable[[Plan], None] | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
-        self.ledger = Ledger(trace.geometry.expert_bytes)
+        self.ledger = Ledger(trace.geometry)
         timed = hardware is not None and hardware.timed
         self.clock = _Clock(hardware, trace.geometry.expert_bytes) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
