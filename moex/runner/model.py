@@ -157,7 +157,8 @@ class OffloadedModel:
                 self._compute(work, load.expert, load.slot)
             self.ledger.demand(access.phase, plan)
         self.ledger.waited(access.phase, late, waited)
-        self.recorder.add(self._sequence, access, observation.lookahead, predictions)
+        needs = self.neurons.needs if self.neurons else ()
+        self.recorder.add(self._sequence, access, observation.lookahead, predictions, needs)
         return work.result()
 
     def _plans(self, access: Access, work: _Work) -> Iterator[Plan]:

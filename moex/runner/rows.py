@@ -34,6 +34,8 @@ class Neurons:
 
     def __init__(self, selector: NeuronSelector, cache: RowCache, slots: RowSlots) -> None:
         self.selector, self.cache, self.slots = selector, cache, slots
+        self.needs: list[int | None] = []
+        """The rows that each expert of the running visit needs; None: all."""
         self._before: Tensor | None = None
         self._masks: dict[Expert, Tensor | None] = {}
         self._sums: dict[Expert, Tensor] = {}

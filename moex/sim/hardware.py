@@ -22,6 +22,7 @@ class HardwareProfile:
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         nvme_bytes_per_s: large reads from disk.
+        predictor_s: per layer visit, selecting neurons and predicting them.
     """
 
     name: str = "auto"
@@ -36,6 +37,7 @@ class HardwareProfile:
     memory_bytes_per_s: float | None = None
     host_bytes_per_s: float | None = None
     nvme_bytes_per_s: float | None = None
+    predictor_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:

@@ -11,7 +11,10 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | experts | list<uint16> | distinct demanded experts, in top-k order |
 | scores | list<float32>[experts], optional | router softmax summed over the visit's tokens |
 | lookahead | list<float32>[3 * experts], optional | so of the next 3 layers; NaN: none |
-| predictions | list<struct<layer, index, score>>, optional | what the run's prefetcher said |
+| predictions | list<struct<layer, index, score, rows>>, optional | what the run's prefetcher said |
+| rows | list<binary>, optional | rows that each of `experts` needed: a bitmap; null: all |
+
+A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
 
 The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, `provenance`.
 """
@@ -55,6 +58,7 @@ class Trace:
     scores: NDArray[np.float32] | None = None
     lookahead: NDArray[np.float32] | None = None
     predictions: list[list[Prediction]] | None = None
+    rows: list[list[bytes | None]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,6 +101,13 @@ class Trace:
         rows = self.lookahead[clock].reshape(DEPTHS, -1)
         return tuple(tuple(row) for row in rows.tolist() if row[0] == row[0])  # NaN: no such layer
 
+    def needs(self, clock: int) -> list[int | None]:
+        """The rows that each expert of a visit needed, as integers; None for all."""
+        assert self.rows is not None
+        return [
+            None if each is None else int.from_bytes(each, "little") for each in self.rows[clock]
+        ]
+
     def future(self) -> Future:
         """When each expert is demanded, for oracles."""
         return Future(self.accesses())
@@ -116,6 +127,7 @@ class Trace:
             None if self.scores is None else self.scores[start:stop],
             None if self.lookahead is None else self.lookahead[start:stop],
             None if self.predictions is None else self.predictions[start:stop],
+            None if self.rows is None else self.rows[start:stop],
             self.provenance,
         )
 
@@ -141,14 +153,9 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
             flat = pa.array(values.reshape(-1), pa.float32())
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     if trace.predictions is not None:
-        kind = pa.struct([("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())])
-        columns["predictions"] = pa.array(
-            [
-                [{"layer": p.expert.layer, "index": p.expert.index, "score": p.score} for p in row]
-                for row in trace.predictions
-            ],
-            pa.list_(kind),
-        )
+        columns["predictions"] = _predictions(trace.predictions)
+    if trace.rows is not None:
+        columns["rows"] = pa.array(trace.rows, pa.list_(pa.binary()))
     header = {
         "schema": SCHEMA,
         "geometry": trace.geometry._asdict(),
@@ -163,6 +170,18 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _predictions(said: list[list[Prediction]]) -> Any:
+    """The column of predictions; rows only where there are any."""
+    import pyarrow as pa
+
+    fields = [("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())]
+    if any(p.rows is not None for row in said for p in row):
+        fields.append(("rows", pa.binary()))
+    names = [name for name, _ in fields]
+    rows = [[dict(zip(names, (*p.expert, *p[1:]), strict=False)) for p in row] for row in said]
+    return pa.array(rows, pa.list_(pa.struct(fields)))
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -205,7 +224,7 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
     predictions = None
     if "predictions" in table.column_names:
         predictions = [
-            [Prediction(Expert(p["layer"], p["index"]), p["score"]) for p in row]
+            [Prediction(Expert(p["layer"], p["index"]), p["score"], p.get("rows")) for p in row]
             for row in table.column("predictions").to_pylist()
         ]
     experts = lists("experts")
@@ -220,5 +239,6 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
         scores=matrix("scores"),
         lookahead=matrix("lookahead"),
         predictions=predictions,
+        rows=table.column("rows").to_pylist() if "rows" in table.column_names else None,
         provenance=header["provenance"],
     )

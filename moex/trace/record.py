@@ -24,6 +24,7 @@ class TraceRecorder:
         self.sequences: list[int] = []
         self.lookahead: list[tuple[tuple[float, ...], ...]] = []
         self.predictions: list[Sequence[Prediction]] = []
+        self.needs: list[Sequence[int | None]] = []
 
     def add(
         self,
@@ -31,12 +32,14 @@ class TraceRecorder:
         access: Access,
         lookahead: tuple[tuple[float, ...], ...] = (),
         predictions: Sequence[Prediction] = (),
+        needs: Sequence[int | None] = (),
     ) -> None:
-        """Record one visit."""
+        """Record one visit; `needs` are the rows selected of each of its experts, None for all."""
         self.accesses.append(access)
         self.sequences.append(sequence)
         self.lookahead.append(lookahead)
         self.predictions.append(predictions)
+        self.needs.append(needs)
 
     def trace(self, provenance: dict[str, Any]) -> Trace:
         """Return everything recorded so far."""
@@ -47,6 +50,11 @@ class TraceRecorder:
         for row, known in zip(lookahead, self.lookahead, strict=True):
             for depth, scores in enumerate(known):
                 row[depth * width : (depth + 1) * width] = scores
+        size = -(-self.geometry.intermediate // 8)
+        rows = [
+            [None if need is None else need.to_bytes(size, "little") for need in needs]
+            for needs in self.needs
+        ]
         scored = bool(accesses) and all(access.scores for access in accesses)
         return Trace(
             geometry=self.geometry,
@@ -59,5 +67,6 @@ class TraceRecorder:
             scores=np.asarray([a.scores for a in accesses], np.float32) if scored else None,
             lookahead=lookahead if any(self.lookahead) else None,
             predictions=[list(row) for row in self.predictions],
+            rows=rows if any(self.needs) else None,
             provenance=provenance,
         )

@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 import torch
 from small_models import tiny_config
+from test_parity import LOGICAL
 from transformers import AutoModelForCausalLM
 
 from moex.cache.belady import Belady
+from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
+from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, load_parts, offload
 from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
+from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE, PREFILL
 
 LINK = HardwareProfile("slow", link_bytes_per_s=3e8, link_latency_s=2e-5, chunk_bytes=8192)
@@ -170,3 +176,35 @@ def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mo
         assert counts.requests == (
             counts.resident_hits + counts.guessed_hits + counts.partial_hits + counts.demand_misses
         )
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.parametrize("pool", ["layer", "global"])
+def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
+    tokens = text(2, 9)
+    for prefetcher, replayed_by in [
+        (NoPrefetch(),) * 2,
+        (Gate(depth=2),) * 2,
+        (Told(), Recorded()),
+    ]:
+        live, replayed = [], []
+        setting = Memory(3, pool=pool, **memory)
+        offloaded = offload(
+            parts, LRU(), setting, prefetcher, LINK,
+            on_plan=live.append, selector=Oracle(mode="predicted"),
+        )  # fmt: skip
+        with offloaded as model:
+            for row in tokens:
+                decode(model, row[None])
+        offloaded.finish()
+        path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
+        cache = ExpertCache(LRU(), parts.geometry, 3, pool)
+        rows = RowCache(cache, setting.rows, setting.break_even)
+        report = simulate(
+            read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append, neurons=rows
+        )
+        assert replayed == live
+        row = type(report)()
+        row.book(offloaded.ledger, None)
+        assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
+        assert row.bytes_demand < parts.geometry.expert_bytes * row.requests
