@@ -54,6 +54,9 @@ class Report:
     slots: int | None = None
     pool: str | None = None
     capacity_bytes: int | None = None
+    predictor_bytes: int | None = None
+    rows: float | None = None
+    prefill_masks: str | None = None
     skeleton_bytes: int | None = None
     workload: str = ""
     seed: int = 0
@@ -85,6 +88,7 @@ class Report:
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None
     byte_hit_rate: float | None = None
+    row_hit_rate: float | None = None
 
     prefetch_issued: int | None = None
     prefetch_used: int | None = None
@@ -92,6 +96,7 @@ class Report:
     prefetch_precision: float | None = None
     prefetch_coverage: float | None = None
 
+    bytes_selected: int | None = None
     bytes_demand: int | None = None
     bytes_prefetch: int | None = None
     bytes_wasted: int | None = None
@@ -160,6 +165,9 @@ class Report:
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)
         self.byte_hit_rate = None if moved is None else 1 - moved
+        if counts.bytes_selected:
+            self.bytes_selected = counts.bytes_selected
+            self.row_hit_rate = 1 - counts.bytes_demand / counts.bytes_selected
         self.prefetch_precision = ratio(counts.guesses_used, counts.prefetch_issued)
         self.prefetch_coverage = ratio(
             counts.guessed_hits,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from moex.types import Geometry, Left, Load, Plan
 
@@ -36,6 +36,7 @@ class Counts:
     waited_visits: int = 0
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
+    bytes_selected: int = 0
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
@@ -70,6 +71,13 @@ class Ledger:
         counts.bytes_demand += self._size(plan.transfers)
         if dropped or unused:
             self.dropped(phase, plan)
+
+    def selected(self, phase: str, needs: Sequence[int | None]) -> None:
+        """Book the rows that a visit's experts need: bitmaps, None for all."""
+        geometry = self.geometry
+        width = geometry.intermediate
+        rows = sum(width if need is None else need.bit_count() for need in needs)
+        self.phases[phase].bytes_selected += rows * geometry.expert_bytes // width
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""

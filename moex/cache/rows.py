@@ -10,6 +10,7 @@ keeps the same books.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from moex.types import Expert, Left, Load, Plan
@@ -104,12 +105,20 @@ class RowCache:
         self.thin = self.capacity < width
         self.threshold = break_even * width
         self.hot = {e: lowest(r, self.capacity // 2) for e, r in (hot or {}).items()}
-        self.parts: dict[Expert, int] = {}
+        self.parts: dict[Expert, int]
         """The rows of each expert that the wave last planned computes."""
         self.reset()
 
+    def over(self, cache: ExpertCache) -> RowCache:
+        """The same books, empty, over another cache."""
+        twin = copy(self)
+        twin.cache = cache
+        twin.reset()
+        return twin
+
     def reset(self) -> None:
         """Forget everything."""
+        self.parts = {}
         self.cache.reset()
         self._held: dict[Expert, _Held] = {}
         self._early: dict[Expert, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.common import accuracy, load, set_threads
+from moex.modes.common import accuracy, load, selects, set_threads
 from moex.report import Report
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
     set_threads(config)
     report = Report(source="live", mode="eval")
+    if selects(config):
+        report.lossy.append("sparsity")
     parts = load(config)
     with closing(parts.store):
-        accuracy(report, config, parts)
+        accuracy(report, config, parts, build)
     return report

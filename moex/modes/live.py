@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import accuracy, load, set_threads
+from moex.modes.common import accuracy, load, make_selector, set_threads
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         _write_run(result, config, workload, folder)
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher = build(config.prefetch)
+    prefetcher, selector = build(config.prefetch), make_selector(config, build)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
         tokenizer = parts.tokenizer()
         result = run_offloaded(
-            parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed
+            parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed, selector
         )
         _write_run(result, config, workload, folder)
         set_threads(config)
-        accuracy(result.report, config, parts)
+        accuracy(result.report, config, parts, build)
     return result.report
 
 
@@ -79,6 +79,8 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "workload": config.workload.name,
             "cold": workload.cold,
             "smoke": config.smoke,
+            "sparsity": dict(config.sparsity),
+            "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

@@ -127,10 +127,14 @@ def offload(
     With a neuron selector the parts must have been loaded with `bundles`.
     """
     memory = memory or Memory()
+    bind_selector(parts, selector)
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder, selector)
+    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes),
+        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
         memory.pool,
         memory.staging,
         seed,
@@ -138,15 +142,13 @@ def offload(
     )
     neurons: Neurons | None = None
     slots: Slots
-    if selector is not None and selector.mode != "exact":
-        neurons = _neurons(parts, selector, cache, memory)
-        slots = neurons.slots
-    elif isinstance(parts.layout, Planes):
-        slots = Slots(parts.layout, cache.places, parts.device)
+    if selector is not None and isinstance(parts.layout, Bundles):
+        books = RowCache(cache, memory.rows, memory.break_even)
+        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        neurons = Neurons(selector, books, slots)
     else:
-        raise ValueError("model: loaded with bundles=True, which only a neuron selector computes")
-    if prefetcher is not None:
-        prefetcher.bind(parts.geometry, parts.folder, neurons.selector if neurons else None)
+        assert isinstance(parts.layout, Planes)
+        slots = Slots(parts.layout, cache.places, parts.device)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -165,22 +167,28 @@ def offload(
     return offloaded
 
 
-def _neurons(parts: Parts, selector: NeuronSelector, cache: ExpertCache, memory: Memory) -> Neurons:
-    """Bind a selector to the model, and make the places and books of rows."""
+def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
+    """Let a neuron selector meet the model.
+
+    Raises:
+        ValueError: the parts were loaded for a selector and there is none, or the other way round.
+    """
     layout, store = parts.layout, parts.store
-    if not isinstance(layout, Bundles):
-        raise ValueError("sparsity: the model was loaded without bundles=True")
+    if (selector is not None) != isinstance(layout, Bundles):
+        raise ValueError(
+            f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
+            f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
+            "selector (whose mode is not exact) and bundles=False without"
+        )
+    if selector is None:
+        return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        names = ("gate", "up", "down")
         neurons = store.gather(expert, None).to(parts.device)
-        return {name: neurons[:, number] for number, name in enumerate(names)}
+        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)
-    books = RowCache(cache, memory.rows, memory.break_even)
-    slots = RowSlots(layout, books.capacity, cache.places, parts.device)
-    return Neurons(selector, books, slots)
 
 
 def fits(size: int, device: str) -> bool:

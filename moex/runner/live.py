@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moex.runner.model import OffloadedModel
     from moex.runner.workload import Workload
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
     from moex.types import Future
 
@@ -68,11 +69,12 @@ def run_offloaded(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    selector: NeuronSelector | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
-    A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
-    model routes the same under every cache.
+    A policy or prefetcher that needs the future gets it from a recording pass made first: a model
+    routes the same under every cache, also one whose neurons are selected.
     """
     batches = workload.batches(tokenizer, parts.device)
     future: Future | None = None
@@ -83,11 +85,14 @@ def run_offloaded(
         )
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
     if "future" in foresight:
-        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches)
+        recorder = offload(parts, LRU(), memory, seed=seed, selector=selector)
+        recording = _record(recorder, workload, batches)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
+    offloaded = offload(
+        parts, policy, memory, prefetcher, hardware, seed, future, selector=selector
+    )
     try:
         with offloaded as model:
             rounds = _rounds(model, workload, batches, offloaded.meter, offloaded)
@@ -97,7 +102,11 @@ def run_offloaded(
     cache, link, store = offloaded.cache, offloaded.link, parts.store
     report.policy, report.prefetcher = type(policy).__name__, type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
-    report.capacity_bytes = offloaded.slots.bytes
+    report.predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
+    if selector is not None:
+        report.lossy.append("sparsity")
+        report.rows, report.prefill_masks = memory.rows if memory else 1.0, selector.prefill
     report.skeleton_bytes = parts.skeleton_bytes
     report.link, report.emulated = link.name, link.emulated
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm

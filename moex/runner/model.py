@@ -158,6 +158,7 @@ class OffloadedModel:
             self.ledger.demand(access.phase, plan)
         self.ledger.waited(access.phase, late, waited)
         needs = self.neurons.needs if self.neurons else ()
+        self.ledger.selected(access.phase, needs)
         self.recorder.add(self._sequence, access, observation.lookahead, predictions, needs)
         return work.result()
 

@@ -203,7 +203,9 @@ class _Replay:
 
     def _plans(self, access: Access) -> Iterator[Plan]:
         if self.neurons:
-            return self.neurons.request(access, self.trace.needs(access.clock))
+            needs = self.trace.needs(access.clock)
+            self.ledger.selected(access.phase, needs)
+            return self.neurons.request(access, needs)
         return self.cache.request(access)
 
     def _prefetch(self, access: Access) -> None:
