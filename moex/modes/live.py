@@ -8,8 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.console import note
 from moex.files import write_lines
-from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk, write_counts
+from moex.modes.common import (
+    PARTIAL,
+    accuracy,
+    load,
+    make_selector,
+    set_threads,
+    shrunk,
+    write_counts,
+)
 from moex.modes.verify import grade
 from moex.provenance import provenance
 
@@ -17,12 +26,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.cache.base import CachePolicy
-    from moex.miss.base import MissHandler
     from moex.modes.common import Build
     from moex.prefetch.base import Prefetcher
     from moex.report import Report
     from moex.runner.live import OnStop, Result, Round
     from moex.sim.hardware import HardwareProfile
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -41,6 +53,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
+    selector = make_selector(config, build)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
@@ -48,6 +61,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
             *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
+            selector,
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
@@ -55,7 +69,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         _write_run(result, config, workload, folder)
         if config.verdict:
             result.report.verdict = _verdict(
-                result, memory, (policy, prefetcher, miss), hardware, workload.cold
+                result, policy, memory, prefetcher, hardware, workload.cold
             )
         set_threads(config)
         accuracy(result.report, config, parts, build)
@@ -64,8 +78,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 def _verdict(
     result: Result,
+    policy: CachePolicy,
     memory: Memory,
-    built: tuple[CachePolicy, Prefetcher, MissHandler],
+    prefetcher: Prefetcher,
     hardware: HardwareProfile,
     cold: bool,
 ) -> str | None:
@@ -73,14 +88,14 @@ def _verdict(
     from moex.cache.core import ExpertCache
     from moex.sim.verdict import judge_live
 
-    report, trace, (policy, prefetcher, miss) = result.report, result.round.trace, built
+    report, trace = result.report, result.round.trace
     assert trace is not None
     assert report.slots is not None
     try:
         future = trace.future() if "future" in policy.needs else None
-        shape = (trace.geometry, report.slots, memory.pool, memory.staging)
-        split = miss.bound(trace.geometry, hardware).split
-        cache = ExpertCache(policy, *shape, report.seed, future, split)
+        cache = ExpertCache(
+            policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
+        )
         return judge_live(trace, cache, prefetcher, hardware, report, cold)
     except Exception:
         logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
@@ -102,6 +117,12 @@ def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
     """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
     if done.ledgers:
@@ -123,6 +144,8 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "workload": config.workload.name,
             "cold": workload.cold,
             "smoke": config.smoke,
+            "sparsity": dict(config.sparsity),
+            "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

@@ -41,8 +41,8 @@ class Meter:
         """Forget everything measured."""
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self.series: list[dict[str, Any]] = []
-        self.visits: list[float] = []
         self.spans: list[tuple[float, float]] = []
+        self.visits: list[float] = []
         self.stall_s = 0.0
         self.start()
 
@@ -86,6 +86,19 @@ class Meter:
         total = self.phases[phase]
         for name, value in asdict(line).items():
             setattr(total, name, getattr(total, name) + value)
+
+
+def reference_s() -> float:
+    """Seconds that a fixed piece of single-threaded work takes now, the best of three.
+
+    It depends on the machine alone: where it drifts during a run, other figures drifted with it.
+    """
+    best = float("inf")
+    for _ in range(3):
+        started = perf_counter()
+        sum(number * number for number in range(50_000))
+        best = min(best, perf_counter() - started)
+    return best
 
 
 def synchronize() -> None:
