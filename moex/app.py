@@ -78,20 +78,22 @@ def in_sweep() -> bool:
 
 
 class Sweep(Callback):
-    """Says of a multirun how many of how many cells are finished: when it starts, and at its end.
+    """Says of a resumed multirun how many of how many cells are finished: at its start and end.
 
     Its configuration is `hydra.callbacks` in conf/config.yaml.
     """
 
-    cells: list[Path]
+    def __init__(self) -> None:
+        self.cells: list[Path] = []
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Look which cells are there already."""
         words = OmegaConf.to_container(config.hydra.overrides.task)
         os.environ["MOEX_SWEEP"] = key_of({"words": words})  # workers of a launcher see it, too
-        self.cells = []
-        with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
-            self.cells = _cells(config)
+        # To know a cell's folder is to compose it, as Hydra does twice: not where nothing can be.
+        if any(Path(config.hydra.sweep.dir).glob("*/result.json")):
+            with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
+                self.cells = _cells(config)
         done = self._done()
         if done and not config.force:
             console.note(f"{done} of {len(self.cells)} cells were finished before")
