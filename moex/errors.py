@@ -43,6 +43,8 @@ def one_line(error: BaseException) -> str:
         return _unknown_key(str(error))
     if kind == "OverrideParseException":
         return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
+    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
     cause = error.__cause__
     if kind == "InstantiationException" and cause is not None:
         return _constructor(error, cause)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SPIN_S = 200e-6
 """Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
 
+LOOK_S = 1.0
+"""How often a wait for bytes looks whether the thread that brings them lives."""
+
 
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
@@ -91,7 +94,13 @@ class EmulatedLink(Link):
             if copy in self._work:
                 self._work.remove(copy)
                 return
-        copy.copied.wait()
+        self._finish(copy)
+
+    def _finish(self, copy: _Copy) -> None:
+        """Wait for the real bytes of a copy, which only a living thread brings."""
+        while not copy.copied.wait(LOOK_S):
+            if not self._thread.is_alive():
+                raise RuntimeError(f"the link's copying thread died before it read {copy.expert}")
 
     def _sent(self, transfer: Transfer, start: float, end: float, chunk: int) -> None:
         if self.log is None:
@@ -112,7 +121,7 @@ class EmulatedLink(Link):
             if arrival - now > SPIN_S:
                 sleep(arrival - now - SPIN_S)
             now = perf_counter()
-        copy.copied.wait()
+        self._finish(copy)
         if self._error is not None:
             raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
         if arrival <= started:

@@ -57,9 +57,8 @@ class WandB(Tracker):
             _send(written[-1].parent, self.send_s)
 
     def _write(self, folder: Path, row: dict[str, Any], group: str | None) -> Path:
-        import yaml
-
         import wandb
+        import yaml
 
         run = wandb.init(
             mode="offline",
