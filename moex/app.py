@@ -87,16 +87,20 @@ class Sweep(Callback):
         self.cells: list[Path] = []
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Look which cells are there already."""
+        """Look which cells are there already, if these very words were typed before."""
         words = OmegaConf.to_container(config.hydra.overrides.task)
-        os.environ["MOEX_SWEEP"] = key_of({"words": words})  # workers of a launcher see it, too
-        # To know a cell's folder is to compose it, as Hydra does twice: not where nothing can be.
-        if any(Path(config.hydra.sweep.dir).glob("*/result.json")):
+        name = key_of({"words": words, "study": config.hydra.sweeper.get("params")})
+        os.environ["MOEX_SWEEP"] = name  # workers of a launcher see it, too
+        begun = Path(config.hydra.sweep.dir) / ".sweeps" / f"{name}-{code_version()}"
+        # To know a cell's folder is to compose it, which takes as long as a short simulation.
+        if begun.is_file() and not config.force:
             with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
                 self.cells = _cells(config)
-        done = self._done()
-        if done and not config.force:
-            console.note(f"{done} of {len(self.cells)} cells were finished before")
+        if self.cells:
+            console.note(f"{self._done()} of {len(self.cells)} cells were finished before")
+        with suppress(OSError):
+            begun.parent.mkdir(parents=True, exist_ok=True)
+            begun.touch()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Count again: the folders know, whichever process ran a cell."""
