@@ -25,7 +25,10 @@ from moex.runner.live import generate
 from moex.runner.meter import Meter
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = ("series.jsonl", "layers.jsonl", "timeline.json", "trace.parquet", "config.yaml")
+WRITTEN = (
+    *("series.jsonl", "layers.jsonl", "timeline.json", "trace.parquet"),
+    *("counts.json", "config.yaml"),
+)
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def test_a_real_full_disk_gets_one_line(tmp_path):
         assert done.returncode == 1
         assert ": no space left on device; make room" in done.stderr
         assert done.stderr.count("\n") == 1, done.stderr
-        assert {path.name for path in small.glob("*/*")} <= {"config.yaml"}
+        assert {path.name for path in small.glob("*/*")} <= {"counts.json", "config.yaml"}
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
