@@ -39,8 +39,9 @@ PROMPTS = (
 
 
 def options(group: str) -> list[str]:
-    """The words of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The words of a group that may change no logit and need no file of the user's."""
+    texts = {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
+    return sorted(word for word, text in texts.items() if not {"???", "_global_"} & {*text.split()})
 
 
 def combination(number: int) -> tuple[str, list[str]]:
