@@ -1,4 +1,4 @@
-"""A dozen of the random combinations; all of them: `experiments/09_random_combinations`."""
+"""A dozen of the random combinations of `experiments/09_random_combinations`."""
 
 from __future__ import annotations
 

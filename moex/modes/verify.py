@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
 from moex.modes.common import load, set_threads, shrunk
 from moex.provenance import provenance
-from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         )
     workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher, choose = build(config.prefetch), workload.sampler(config.seed)
+    prefetcher, miss = build(config.prefetch), build(config.miss)
+    choose = workload.sampler(config.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
     set_threads(config, memory.reader_threads)
     source = config.model.name, config.model.dtype, config.model.device
@@ -50,14 +51,14 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     parts = load(config, memory.store)
     with closing(parts.store):
         offloaded = prepare(
-            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed
+            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
         )
         try:
             with offloaded as model:
                 found = equality.compare(model, batches, expected, choose)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts)
+        report = describe(offloaded, parts, miss)
         kept = _kept(config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))

@@ -20,13 +20,13 @@ The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.files import whole
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Prediction
 
 if TYPE_CHECKING:
@@ -166,12 +166,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         "provenance": trace.provenance,
     }
     table = pa.table(columns).replace_schema_metadata({b"moex": json.dumps(header).encode()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
