@@ -79,7 +79,8 @@ def combination(number: int) -> tuple[str, list[str]]:
         words += ["workload.sampling=sample", f"workload.temperature={draw.choice([0.7, 1.5])}"]
         words += [f"workload.top_p={draw.choice([0.8, 1.0])}"]
     if draw.random() < 0.4:
-        words += [f"+hardware.{word}" for word in SLOW]
+        host = any(word in ("miss=host", "miss=hybrid") for word in words)
+        words += [f"+hardware.{word}" for word in SLOW + ("host_expert_s=1e-4",) * host]
     return model, words
 
 
