@@ -57,8 +57,13 @@ def say(line: str) -> None:
     print(f"analysis: {line}", file=sys.stderr)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command: one clear line for what is wrong."""
     try:
         main()
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"analysis: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -103,9 +103,11 @@ def _kind(row: Any) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf, without dates, so that the same figure is the same file."""
+    """Write NAME.png and NAME.pdf, caption in the metadata and no date: same figure, same file."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    text = str(figure.get_label())
+    figure.savefig(paths[0], metadata={"Software": None, "Description": text})
+    nothing = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+    figure.savefig(paths[1], metadata={"Subject": text, **nothing})
     return paths
