@@ -23,10 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from moex import console
 from moex.errors import one_line
 from moex.files import alone, write_atomically
-from moex.identity import code_version, key_of, run_id
+from moex.identity import code_version, conf_version, key_of, run_id
 from moex.modes.common import PARTIAL
 from moex.provenance import provenance
 from moex.report import Report
+
+INDEX = "cells.txt"
+"""In a sweep's folder: which words made which result."""
 
 
 def build(node: DictConfig) -> Any:
@@ -46,6 +49,8 @@ def run(config: DictConfig) -> float | None:
         if report is None:
             report = _execute(config, folder)
     console.show(report, folder, brief=in_sweep())
+    if in_sweep():
+        _index(folder)
     try:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:
@@ -80,17 +85,20 @@ def in_sweep() -> bool:
 class Sweep(Callback):
     """Says of a multirun how many of how many cells are finished: when it starts, and at its end.
 
-    Its configuration is `hydra.callbacks` in conf/config.yaml.
+    Its configuration is `hydra.callbacks` in conf/config.yaml. Composing every cell to learn its
+    folder would take as long as simulating it, so finished cells leave their words and folder in
+    an index; a cell that the index does not know is only not counted, never left out or run twice.
     """
 
-    cells: list[Path]
+    cells: list[str]
+    folder: Path
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Look which cells are there already."""
         words = OmegaConf.to_container(config.hydra.overrides.task)
         os.environ["MOEX_SWEEP"] = key_of({"words": words})  # workers of a launcher see it, too
-        self.cells = []
-        with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
+        self.cells, self.folder = [], Path(config.hydra.sweep.dir)
+        with suppress(Exception):  # words that make no cells are the sweeper's to report
             self.cells = _cells(config)
         done = self._done()
         if done and not config.force:
@@ -102,11 +110,26 @@ class Sweep(Callback):
             console.note(f"{self._done()} of {len(self.cells)} cells are finished")
 
     def _done(self) -> int:
-        return sum(_finished(folder)[0] is not None for folder in self.cells)
+        path = self.folder / INDEX
+        lines = path.read_text().splitlines() if path.is_file() else []
+        known = dict(line.split() for line in lines if line.count(" ") == 1)
+        folders = (self.folder / known[cell] for cell in self.cells if cell in known)
+        return sum(_finished(folder)[0] is not None for folder in folders)
 
 
-def _cells(config: DictConfig) -> list[Path]:
-    """The folders of all cells of a grid; none where a search decides what comes next."""
+def _index(folder: Path) -> None:
+    """Note that a cell with these words has its result in this folder."""
+    line = f"{_cell(list(HydraConfig.get().overrides.task))} {folder.name}\n"
+    with (folder.parent / INDEX).open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _cell(words: list[str]) -> str:
+    return key_of({"words": sorted(words), "conf": conf_version()})
+
+
+def _cells(config: DictConfig) -> list[str]:
+    """The keys of all cells of a grid; none where a search decides what comes next."""
     sweeper = config.hydra.sweeper
     if not issubclass(get_class(sweeper._target_), BasicSweeper):
         return []
@@ -115,9 +138,7 @@ def _cells(config: DictConfig) -> list[Path]:
     overrides = OverridesParser.create(loader).parse_overrides(
         [*words, *config.hydra.overrides.task]
     )
-    cells = BasicSweeper.split_arguments(overrides, None)[0]
-    composed = (loader.load_sweep_config(config, cell).hydra.sweep for cell in cells)
-    return [Path(sweep.dir) / sweep.subdir for sweep in composed]
+    return [_cell(cell) for cell in BasicSweeper.split_arguments(overrides, None)[0]]
 
 
 def _group() -> str | None:

@@ -59,6 +59,14 @@ def code_version(package: str = "") -> str:
     return _digest(b"\0".join(texts))[:10]
 
 
+@cache
+def conf_version() -> str:
+    """Ten hex digits of all files of conf/."""
+    folder = Path(__file__).parents[1] / "conf"
+    texts = (path.read_bytes() for path in sorted(folder.rglob("*.yaml")))
+    return _digest(b"\0".join(texts))[:10]
+
+
 def key_of(settings: dict[str, Any]) -> str:
     """Ten hex digits of plain settings."""
     return _digest(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
