@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
     given = parser.parse_args(words)
     if given.simulate:
-        simulate_all(given.folder, given.overrides)
+        simulate_all(given.folder, overrides=given.overrides)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         table = collect(given.folder)

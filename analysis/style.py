@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -55,9 +56,19 @@ def styled() -> Iterator[None]:
         yield
 
 
+class Sheet(Figure):
+    """A figure that notebooks show as a picture, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        picture = BytesIO()
+        with styled():
+            self.savefig(picture, dpi=110, metadata={"Software": None})
+        return picture.getvalue()
+
+
 def new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (COLUMN, 2.4)) -> Any:
     """A figure and its axes [rows, columns], not known to pyplot."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Sheet(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.cache.ledger import Ledger
 from moex.files import write_atomically
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from moex.cache.ledger import Counts, Ledger
+    from collections.abc import Sequence
+
+    from moex.cache.ledger import Counts
 
 SCHEMA = 1
 
@@ -131,8 +134,11 @@ class Report:
     started: str = ""
     schema: int = SCHEMA
 
-    def book(self, ledger: Ledger, clocked: dict[str, Clocked] | None) -> None:
-        """Fill in counts, and speeds where there was a clock."""
+    def book(self, ledgers: Sequence[Ledger], clocked: dict[str, Clocked] | None) -> None:
+        """Fill in counts, from a book a layer, and speeds where there was a clock."""
+        ledger = Ledger.total(ledgers)
+        decoding = [one.phases[DECODE] for one in ledgers]
+        self.layer_hit_rates = [ratio(one.resident_hits, one.requests) for one in decoding]
         self._book_counts(ledger.phases[DECODE], ledger.expert_bytes, clocked)
         prefill = ledger.phases[PREFILL]
         self.prefill_requests = prefill.requests
@@ -163,10 +169,6 @@ class Report:
         )
         requests = counts.requests
         self.hit_rate = ratio(counts.resident_hits, requests)
-        booked = [
-            counts.layers.get(layer, (0, 0)) for layer in range(1 + max(counts.layers, default=-1))
-        ]
-        self.layer_hit_rates = [ratio(resident, wanted) for wanted, resident in booked]
         self.effective_hit_rate = ratio(counts.resident_hits + self.prefetch_hits, requests)
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
+    from moex.cache.ledger import Ledger
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
@@ -215,7 +215,7 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
     if middle.ledgers:
-        report.book(Ledger.total(middle.ledgers), middle.phases)
+        report.book(middle.ledgers, middle.phases)
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed

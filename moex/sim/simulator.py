@@ -162,7 +162,8 @@ class _Replay:
         on_plan: Callable[[Plan], None] | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
-        self.ledger = Ledger(trace.geometry.expert_bytes)
+        geometry = trace.geometry
+        self.ledgers = [Ledger(geometry.expert_bytes) for _ in range(geometry.layers)]
         timed = hardware is not None and hardware.timed
         self.clock = _Clock(hardware, trace.geometry.expert_bytes) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
@@ -181,7 +182,7 @@ class _Replay:
     def _finish(self) -> None:
         if self.access is not None:
             plan = self.cache.finish(self.access.clock)
-            self.ledger.dropped(self.access.phase, plan)
+            self.ledgers[-1].dropped(self.access.phase, plan)
             if self.clock:
                 self.clock.submit(plan)
             if self.on_plan:
@@ -198,11 +199,11 @@ class _Replay:
                 clock.phases[phase].passes += 1
                 clock.phases[phase].tokens += tokens
         late, stall = 0, 0.0
-        waited = False
+        waited, ledger = False, self.ledgers[access.layer]
         for plan in self.cache.request(access):
             if on_plan:
                 on_plan(plan)
-            self.ledger.demand(phase, plan)
+            ledger.demand(phase, plan)
             if clock:
                 clock.submit(plan)
             if plan.last and self.predicts:
@@ -215,7 +216,7 @@ class _Replay:
         if clock:
             clock.end_visit(phase, stall)
             waited = stall > 0
-        self.ledger.waited(phase, late, waited)
+        ledger.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
@@ -240,7 +241,7 @@ class _Replay:
         observation = Observation(access, self.trace.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
         plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
-        self.ledger.prefetch(access.phase, plan)
+        self.ledgers[access.layer].prefetch(access.phase, plan)
         if self.clock:
             self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
@@ -257,7 +258,7 @@ class _Replay:
         report.capacity_bytes = cache.places * self.trace.geometry.expert_bytes
         report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
-        report.book(self.ledger, self.clock.phases if self.clock else None)
+        report.book(self.ledgers, self.clock.phases if self.clock else None)
         report.tokens_decode = self.trace.tokens_of(prefill=False)
         report.tokens_prefill = self.trace.tokens_of(prefill=True)
         return report
