@@ -7,12 +7,13 @@ python -m analysis --simulate      # first run every simulated study, then draw
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 
-from analysis.catalogue import FIGURES, simulate_all
+from analysis.catalogue import FIGURES, ROOT, simulate_all
 from analysis.cells import CONTEXT
 from analysis.collect import collect
 from analysis.style import save, styled
@@ -24,6 +25,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", default="results", type=Path)
     parser.add_argument("--simulate", action="store_true", help="run the simulated studies first")
     parser.add_argument("--out", type=Path, help="where figures go; default FOLDER/figures")
+    parser.add_argument(
+        "--publish", action="store_true", help="renew the pictures in experiments/*/"
+    )
     parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
     given = parser.parse_args(words)
     if given.simulate:
@@ -35,6 +39,8 @@ def main(words: list[str] | None = None) -> None:
         say(str(line.message))
     for path in draw(table, given.out or given.folder / "figures"):
         print(path)
+    if given.publish:
+        publish(table)
 
 
 def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
@@ -50,6 +56,18 @@ def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
                 suffix = f"-{number + 1}" if number else ""
                 written += save(figure.draw(group), folder, f"{name}{suffix}")
     return written
+
+
+def publish(table) -> None:  # type: ignore[no-untyped-def]
+    """Redraw the pictures that experiments/*/README.md show, small."""
+    for readme in sorted(ROOT.glob("experiments/*/README.md")):
+        for name in re.findall(r"\((\w+)\.png\)", readme.read_text()):
+            rows = FIGURES[name].rows(table) if name in FIGURES else []
+            if len(rows):
+                with styled():
+                    picture = readme.with_name(f"{name}.png")
+                    FIGURES[name].draw(rows).savefig(picture, dpi=120, metadata={"Software": None})
+                print(picture)
 
 
 def say(line: str) -> None:
