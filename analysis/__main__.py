@@ -43,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
         publish(table)
 
 
-def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
+def draw(table, folder: Path) -> list[Path]:
     """Draw all figures of a table into a folder; say which ones it has no rows for."""
     written = []
     for name, figure in FIGURES.items():
@@ -58,7 +58,7 @@ def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
     return written
 
 
-def publish(table) -> None:  # type: ignore[no-untyped-def]
+def publish(table) -> None:
     """Redraw the pictures that experiments/*/README.md show, small."""
     for readme in sorted(ROOT.glob("experiments/*/README.md")):
         for name in re.findall(r"\((\w+)\.png\)", readme.read_text()):
