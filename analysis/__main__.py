@@ -12,11 +12,15 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.catalogue import FIGURES, ROOT, simulate_all
 from analysis.cells import CONTEXT
 from analysis.collect import collect
 from analysis.style import save, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(words: list[str] | None = None) -> None:
@@ -43,7 +47,7 @@ def main(words: list[str] | None = None) -> None:
         publish(table)
 
 
-def draw(table, folder: Path) -> list[Path]:
+def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw all figures of a table into a folder; say which ones it has no rows for."""
     written = []
     for name, figure in FIGURES.items():
@@ -58,7 +62,7 @@ def draw(table, folder: Path) -> list[Path]:
     return written
 
 
-def publish(table) -> None:
+def publish(table: pd.DataFrame) -> None:
     """Redraw the pictures that experiments/*/README.md show, small."""
     for readme in sorted(ROOT.glob("experiments/*/README.md")):
         for name in re.findall(r"\((\w+)\.png\)", readme.read_text()):

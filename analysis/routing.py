@@ -107,8 +107,8 @@ def sequential(trace: Trace, order: str = "routed", seed: int = 0) -> Trace:
     counts = np.diff(trace.offsets)
     visit = np.repeat(np.arange(len(trace)), counts)
     draws = np.random.default_rng(seed).random(len(visit))
-    keys = {"routed": np.arange(len(visit)), "ascending": trace.experts, "random": draws}
-    key: NDArray[Any] = keys[order]
+    keys: dict[str, NDArray[Any]] = {"ascending": trace.experts, "random": draws}
+    key = keys.get(order, np.arange(len(visit)))
     columns = {
         name: getattr(trace, name)[visit] for name in ("sequence", "position", "layer", "prefill")
     }

@@ -18,18 +18,27 @@
 # when they are needed. It is an ordinary transformers model inside the `with` block.
 
 # %%
+import warnings
+
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+from pathlib import Path
+
 import torch
+from transformers import AutoTokenizer
 
 import moex
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 
-prompt = torch.tensor([[70, 111, 117, 114, 32, 111, 102, 32, 116, 104, 101]])
+tokenizer = AutoTokenizer.from_pretrained(Path(moex.__file__).parent / "assets" / "tiny")
+prompt = tokenizer("The captain looked at the sky for a long time", return_tensors="pt")
+torch.manual_seed(0)
 offloaded = moex.load("tiny", cache=LRU(), slots=4, prefetch=Gate())
 with offloaded as model:
-    tokens = model.generate(prompt, max_new_tokens=48, min_new_tokens=48, do_sample=False)
+    tokens = model.generate(**prompt, max_new_tokens=64, do_sample=True)
 offloaded.finish()
-tokens.shape
+print(tokenizer.decode(tokens[0]))
 
 # %% [markdown]
 # Every run records its routing. The trace can be replayed through any other policy in milliseconds, by the very same

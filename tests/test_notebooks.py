@@ -27,12 +27,8 @@ def test_a_notebook_is_its_source_executed(source):
             assert cell.execution_count, HELP
             assert not [output for output in cell.outputs if output.output_type == "error"]
     assert source.with_suffix(".ipynb").stat().st_size < 400_000
-    kinds = [
-        kind
-        for cell in notebook.cells
-        for out in cell.get("outputs", ())
-        for kind in out.get("data", ())
-    ]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    kinds = {kind for output in outputs for kind in output.get("data", ())}
     assert "image/png" in kinds, "no figure"
 
 
