@@ -55,6 +55,10 @@ class Report:
     pool: str | None = None
     capacity_bytes: int | None = None
     skeleton_bytes: int | None = None
+    expert_bytes: int | None = None
+    expert_bits: float | None = None
+    bytes_per_token: int | None = None
+    disk_bytes: int | None = None
     workload: str = ""
     seed: int = 0
     lossy: list[str] = field(default_factory=list)
@@ -99,6 +103,7 @@ class Report:
     stall_share: float | None = None
     hidden_transfer_s: float | None = None
     link_bytes_per_s: float | None = None
+    planned_device_bytes: int | None = None
     peak_device_bytes: int | None = None
     peak_host_bytes: int | None = None
 

@@ -41,6 +41,21 @@ def shrunk(workload: Workload, config: Any) -> Workload:
     return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
 
 
+def refuse_early(config: Any, workload: Any, memory: Memory, prefetcher: Any) -> None:
+    """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
+    if memory.budget is None:
+        return
+    from moex.runner import budget, checkpoint, hf, hub
+    from moex.store.layout import Planes
+
+    given = hub.configuration(config.model.name, config.model.architecture)
+    skeleton = checkpoint.build_from(given, config.model.dtype)
+    layers = hf.moe_layers(skeleton)
+    geometry = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
+    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
+    memory.resolve(geometry, budget.needs(skeleton, geometry, *lengths, prefetcher))
+
+
 def set_threads(config: Any, link_threads: int = 0) -> None:
     """Computing threads and link threads together are the cores."""
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.files import write_lines
-from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk
+from moex.modes.common import PARTIAL, accuracy, load, refuse_early, set_threads, shrunk
 from moex.modes.verify import grade
 from moex.provenance import provenance
 
@@ -36,6 +36,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
+    refuse_early(config, workload, memory, prefetcher)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0

@@ -37,6 +37,9 @@ class Prefetcher(ABC):
     """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry; and of
     `future`, `recorded`: what of a recording of this very run (its visits, its predictions)."""
 
+    device_bytes: int = 0
+    """What it keeps on the device; the budget counts it."""
+
     def foresee(self, trace: Trace) -> None:
         """Take the recording of this run; called once, before `reset`, if `needs` names it."""
 

@@ -17,6 +17,7 @@ from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
 from moex.runner import checkpoint, hf
+from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.tokenizer import load_tokenizer
@@ -109,13 +110,18 @@ def offload(
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    lengths: tuple[int, int, int] = (0, 0, 1),
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
+    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
+
+    `lengths` (prompt tokens, new tokens, batch size) are what a budget reserves a KV cache for.
+    """
     memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
+    wanted = needs(parts.model, parts.geometry, *lengths, prefetcher)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes),
+        memory.resolve(parts.geometry, wanted),
         memory.pool,
         memory.staging,
         seed,
@@ -138,6 +144,7 @@ def offload(
             parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
         )
         stack.pop_all()
+    offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
 
 

@@ -12,7 +12,6 @@ import re
 from copy import deepcopy
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,18 +29,18 @@ from transformers.core_model_loading import (
 
 from moex.runner.decode import decoder
 from moex.runner.hf import moe_layers
+from moex.runner.hub import find as find
 from moex.types import Expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     Sink = Callable[[Expert, dict[str, Tensor]], None]
 
-ASSETS = Path(__file__).parents[1] / "assets"
-BUNDLED = ("tiny",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED = {
     "F64": torch.float64,
@@ -57,37 +56,6 @@ STORED = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-
-
-def find(name: str) -> Path:
-    """Return the folder of a model: bundled, local, or downloaded from the hub.
-
-    Raises:
-        FileNotFoundError: neither is there, or the folder lacks config or weights.
-    """
-    folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(
-                f"model.name={name}: neither a local folder nor a model that the hub gives here "
-                f"({reason}); try model=tiny, the bundled model"
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"model.name={name}: {folder} has no config.json; expected a Hugging Face model folder"
-        )
-    return folder
 
 
 def shards(folder: Path) -> dict[str, Path]:
@@ -139,17 +107,22 @@ def identity(folder: Path) -> dict[str, Any]:
 
 
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """Build the model with all weights on meta; buffers are real."""
-    config = AutoConfig.from_pretrained(folder)
+    """Build a folder's model with all weights on meta; buffers are real."""
+    model = build_from(AutoConfig.from_pretrained(folder), dtype)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel:
+    """Build the model of a configuration with all weights on meta; buffers are real."""
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
-    kind = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    kind: Any = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     decoder(config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     _keep_wide(model, kind)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
 
 

@@ -114,6 +114,9 @@ def prepare(
             "prefetch=recorded replays what another run predicted: it works with mode=simulate "
             "trace=FILE; live, run that predictor itself"
         )
+    shapes = [batch.shape for batch in batches]
+    widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
+    lengths = (longest, workload.new_tokens, widest)
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
     if "future" in foresight and miss is not None and miss.lossy:
         raise ValueError(
@@ -121,11 +124,13 @@ def prepare(
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
     if "future" in foresight:
-        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches, seed)
+        plain = offload(parts, LRU(), memory, seed=seed, lengths=lengths)
+        recording = _record(plain, workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    return offload(parts, policy, memory, prefetcher, hardware, seed, future, miss=miss)
+    given = (policy, memory, prefetcher, hardware, seed, future)
+    return offload(parts, *given, miss=miss, lengths=lengths)
 
 
 def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None = None) -> Report:
@@ -138,6 +143,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None =
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
+    report.planned_device_bytes = offloaded.planned_bytes
     host = offloaded.host
     report.link = link.name
     report.emulated = link.emulated or (host is not None and host.emulated)

@@ -79,6 +79,7 @@ class OffloadedModel:
                 f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
             )
         self._stack, self.closing = ExitStack(), ExitStack()
+        self.planned_bytes: int | None = None
         self._clock = 0
         self.events: deque[tuple[Any, ...]] | None = None
         self.restart()
