@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console
@@ -40,12 +40,12 @@ def run(config: DictConfig) -> float | None:
     tracker = build(config.tracker)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
         report, why = (None, "") if config.force else _finished(folder)
-        if why:
+        if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
         if report is None:
             report = _execute(config, folder)
-    console.show(report, folder)
+    console.show(report, folder, brief=in_sweep())
     try:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:
@@ -108,7 +108,7 @@ class Sweep(Callback):
 def _cells(config: DictConfig) -> list[Path]:
     """The folders of all cells of a grid; none where a search decides what comes next."""
     sweeper = config.hydra.sweeper
-    if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+    if not issubclass(get_class(sweeper._target_), BasicSweeper):
         return []
     words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     loader = GlobalHydra.instance().config_loader()

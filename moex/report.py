@@ -75,6 +75,7 @@ class Report:
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1
+    drift: float | None = None
 
     requests: int | None = None
     resident_hits: int | None = None
@@ -88,6 +89,7 @@ class Report:
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None
     byte_hit_rate: float | None = None
+    layer_hit_rates: list[float | None] = field(default_factory=list)
 
     prefetch_issued: int | None = None
     prefetch_used: int | None = None
@@ -166,6 +168,10 @@ class Report:
         )
         requests = counts.requests
         self.hit_rate = ratio(counts.resident_hits, requests)
+        booked = [
+            counts.layers.get(layer, (0, 0)) for layer in range(1 + max(counts.layers, default=-1))
+        ]
+        self.layer_hit_rates = [ratio(resident, wanted) for wanted, resident in booked]
         self.effective_hit_rate = ratio(counts.resident_hits + self.prefetch_hits, requests)
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)

@@ -37,6 +37,8 @@ class Counts:
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
+    layers: dict[int, list[int]] = field(default_factory=dict)
+    """Requests and resident hits of each layer."""
 
 
 @dataclass
@@ -62,9 +64,12 @@ class Ledger:
         counts = self.phases[phase]
         counts.waves += 1
         counts.visits += last
-        counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        requests = len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        resident = len(hits) - len(guessed)
+        counts.requests += requests
+        counts.resident_hits += resident
         counts.guessed_hits += len(guessed)
-        counts.resident_hits += len(hits) - len(guessed)
+        self._layer(counts, plan, requests, resident)
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
@@ -72,6 +77,16 @@ class Ledger:
         counts.bytes_demand += len(loads) * self.expert_bytes
         if dropped:
             self.dropped(phase, plan)
+
+    @staticmethod
+    def _layer(counts: Counts, plan: Plan, requests: int, resident: int) -> None:
+        if not requests:
+            return
+        one = plan.hits or plan.host or plan.skipped or plan.substituted
+        layer = one[0].layer if one else plan.loads[0].expert.layer
+        sums = counts.layers.setdefault(layer, [0, 0])
+        sums[0] += requests
+        sums[1] += resident
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""

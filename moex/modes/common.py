@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.assemble import Parts
     from moex.runner.workload import Workload
+    from moex.trace.format import Trace
 
     Build = Callable[[Any], Any]
 
@@ -69,6 +70,13 @@ def _cores() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def write_counts(trace: Trace, folder: Path) -> None:
+    """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`."""
+    from moex.trace.diagnostics import counts
+
+    write_atomically(folder / "counts.json", json.dumps(counts(trace)) + "\n")
 
 
 def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:

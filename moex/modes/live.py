@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.console import note
 from moex.files import write_lines
-from moex.modes.common import PARTIAL, accuracy, load, refuse_early, set_threads, shrunk
+from moex.modes.common import (
+    PARTIAL,
+    accuracy,
+    load,
+    refuse_early,
+    set_threads,
+    shrunk,
+    write_counts,
+)
 from moex.modes.verify import grade
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.base import CachePolicy
     from moex.modes.common import Build
+    from moex.prefetch.base import Prefetcher
     from moex.report import Report
     from moex.runner.live import OnStop, Result, Round
+    from moex.sim.hardware import HardwareProfile
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -49,9 +66,39 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         )
         grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
+        if config.verdict:
+            result.report.verdict = _verdict(
+                result, policy, memory, prefetcher, hardware, workload.cold
+            )
         set_threads(config)
         accuracy(result.report, config, parts, build)
     return result.report
+
+
+def _verdict(
+    result: Result,
+    policy: CachePolicy,
+    memory: Memory,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile,
+    cold: bool,
+) -> str | None:
+    """What limited the run, from replays of its trace; failing to tell never costs the run."""
+    from moex.cache.core import ExpertCache
+    from moex.sim.verdict import judge_live
+
+    report, trace = result.report, result.round.trace
+    assert trace is not None
+    assert report.slots is not None
+    try:
+        future = trace.future() if "future" in policy.needs else None
+        cache = ExpertCache(
+            policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
+        )
+        return judge_live(trace, cache, prefetcher, hardware, report, cold)
+    except Exception:
+        logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
+        return None
 
 
 def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
@@ -68,7 +115,13 @@ def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
 
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
-    """Keep series, and of the reported round counts by layer, timeline and trace."""
+    """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
     if done.ledgers:
@@ -93,6 +146,7 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")
+        write_counts(trace, folder)
 
 
 def _write_series(path: Path, rounds: list[Round]) -> None:

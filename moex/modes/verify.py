@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
 from moex.modes.common import load, set_threads, shrunk
 from moex.provenance import provenance
-from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
-from moex.runner.meter import Meter, peak_host_bytes
+from moex.runner.meter import Meter, peak_host_bytes, reference_s
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -48,6 +48,8 @@ class Round:
     ledgers: list[Ledger] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
+    reference_s: tuple[float, ...] = ()
+    """The fixed reference work of the meter, before and after."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -192,6 +194,7 @@ def _rounds(
     if offloaded is not None and workload.cold:
         before = offloaded.empty
     with tqdm(total=workload.warmup + workload.repeats, desc="rounds", disable=None) as bar:
+        reference = reference_s()
         for number in range(-workload.warmup, workload.repeats):
             if offloaded is not None:
                 offloaded.restart()
@@ -207,6 +210,7 @@ def _rounds(
                 offloaded.finish()
                 done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
+            done.reference_s = (reference, reference := reference_s())
             if number >= 0:
                 rounds.append(done)
             bar.update()
@@ -221,6 +225,8 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
+    seen = [seconds for done in rounds for seconds in done.reference_s]
+    report.drift = max(seen) / min(seen) - 1
     if len(speeds) > 1:
         low, _, high = quantiles(speeds, n=4, method="inclusive")
         report.tokens_per_second_iqr = high - low

@@ -181,7 +181,9 @@ class OffloadedModel:
         self.ledgers[number].waited(access.phase, late, waited)
         seen = observation.lookahead, predictions, len(chosen)
         self.recorder.add(self._sequence, access, *seen)
-        return work.result()
+        result = work.result()
+        self.meter.visit()
+        return result
 
     def _logged_visit(self, number: int, *given: Any) -> Tensor:
         started = perf_counter()

@@ -50,6 +50,8 @@ class _Clock:
             self.waiting[load.slot] = self.link.submit(
                 self.now, self.expert_bytes, load.speculative
             )
+        if plan.loads:  # the transfer has begun while the computing lane is still busy with it
+            self.now += self.profile.submit_s
 
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""
@@ -217,7 +219,7 @@ class _Replay:
 
     def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
-        expert_s = clock.profile.expert_s
+        expert_s, load_s = clock.profile.expert_s, clock.profile.load_s
         late, stall = 0, 0.0
         if plan.host:
             clock.begin_host(len(plan.host))
@@ -226,10 +228,10 @@ class _Replay:
             waited = clock.wait(plan.places[plan.hits.index(expert)])
             late += waited > 0
             stall += waited
-            clock.now += expert_s
+            clock.now += expert_s + load_s
         for load in plan.loads:
             stall += clock.wait(load.slot)
-            clock.now += expert_s
+            clock.now += expert_s + load_s
         if plan.host:
             stall += clock.wait_host()
         return late, stall
@@ -240,6 +242,7 @@ class _Replay:
         plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
         self.ledger.prefetch(access.phase, plan)
         if self.clock:
+            self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
         if self.on_plan:
             self.on_plan(plan)
