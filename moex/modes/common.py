@@ -32,7 +32,8 @@ def load(config: Any, store: str = "ram") -> Parts:
     from moex.runner.assemble import load_parts
 
     model = config.model
-    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
+    where = (store, config.cache_dir, model.keep_shards)
+    return load_parts(model.name, model.dtype, model.device, *where)
 
 
 def shrunk(workload: Workload, config: Any) -> Workload:

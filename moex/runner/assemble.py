@@ -16,10 +16,11 @@ from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner import checkpoint, hf
+from moex.runner import checkpoint, hf, hub
 from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
+    from moex.runner.shards import Shards
     from moex.sim.hardware import HardwareProfile
     from moex.store.base import ExpertStore
     from moex.types import Future, Geometry, Plan
@@ -66,6 +68,7 @@ def load_parts(
     device: str = "cpu",
     store: str = "ram",
     cache_dir: str | Path | None = None,
+    keep_shards: bool = True,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -75,29 +78,43 @@ def load_parts(
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
+        keep_shards: False downloads a hub repository a shard at a time, and keeps none.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    folder = checkpoint.find(name)
+    cache = Path(cache_dir) if cache_dir else cache_folder()
+    files = _source(name, keep_shards, cache, store)
+    folder = files.folder
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
     layout = Planes(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        cache = Path(cache_dir) if cache_dir else cache_folder()
-        source = {"quant": "none", **checkpoint.identity(folder)}
+        source = {"quant": "none", **files.identity()}
         packed = packed_folder(cache, name, layout, geometry, source)
         with Packer(packed, layout, geometry, source) as packer:
-            checkpoint.fill(model, folder, packer.put, device, skip=packer.done)
+            checkpoint.fill(model, files, packer.put, device, skip=packer.done)
         experts = DiskStore(packed, layout, geometry)
     else:
         experts = RamStore(layout, geometry)
-        checkpoint.fill(model, folder, experts.put, device)
+        checkpoint.fill(model, files, experts.put, device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
     return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
+
+
+def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
+    """Where the checkpoint's tensors are read from."""
+    if keep_shards or hub.local(name) is not None:
+        return Folder(checkpoint.find(name))
+    if store == "ram":
+        raise ValueError(
+            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
+            "expected experts packed into files; try memory.store=disk"
+        )
+    return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
 
 
 def offload(
