@@ -102,7 +102,16 @@ class Folder(Shards):
     def finish(self, file: str, kept: Collection[str]) -> None:
         """All files stay."""
 
-    class Streamed(Shards):
+    def identity(self) -> dict[str, Any]:
+        """Name, size and time of change of every shard, and digests.
+
+        A digest is of a file's head and of pages spread over it, because times alone can lie (some
+        installers set them all alike).
+        """
+        return identity(self.folder)
+
+
+class Streamed(Shards):
     """A hub repository on a small disk: a shard is downloaded when it is wanted, and then removed.
 
     What later runs need of it (everything but experts, which are packed by then) is kept as a
@@ -198,15 +207,6 @@ def shards(folder: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
     return found
-
-
-def identity(self) -> dict[str, Any]:
-        """Name, size and time of change of every shard, and digests.
-
-        A digest is of a file's head and of pages spread over it, because times alone can lie (some
-        installers set them all alike).
-        """
-        return identity(self.folder)
 
 
 def identity(folder: Path) -> dict[str, Any]:
