@@ -65,6 +65,7 @@ class Report:
     emulated: bool = False
     oracle: bool = False
     random_weights: bool = False
+    replayed_routing: bool = False
     smoke: bool = False
 
     tokens_prefill: int = 0

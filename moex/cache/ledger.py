@@ -55,7 +55,12 @@ class Ledger:
         for ledger in ledgers:
             for phase, counts in ledger.phases.items():
                 for name, value in asdict(counts).items():
-                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
+                    if name != "layers":
+                        own = getattr(whole.phases[phase], name)
+                        setattr(whole.phases[phase], name, own + value)
+                for layer, pair in counts.layers.items():
+                    both = whole.phases[phase].layers.setdefault(layer, [0, 0])
+                    both[:] = [own + other for own, other in zip(both, pair, strict=True)]
         return whole
 
     def demand(self, phase: str, plan: Plan) -> None:

@@ -33,7 +33,7 @@ def load(config: Any, store: str = "ram") -> Parts:
 
     model = config.model
     where = (store, config.cache_dir, model.keep_shards)
-    return load_parts(model.name, model.dtype, model.device, *where)
+    return load_parts(model.name, model.dtype, model.device, *where, _random(model))
 
 
 def shrunk(workload: Workload, config: Any) -> Workload:
@@ -41,6 +41,18 @@ def shrunk(workload: Workload, config: Any) -> Workload:
     if not config.smoke:
         return workload
     return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
+
+
+def _random(model: Any) -> Any:
+    """Settings of a model whose weights are to be random; None for weights of a checkpoint."""
+    if model.weights not in ("checkpoint", "random"):
+        raise ValueError(f"model.weights={model.weights}: expected checkpoint or random")
+    if model.weights == "random" and model.architecture is None:
+        raise ValueError(
+            f"model.weights=random: the shapes of {model.name} are not known beforehand; expected "
+            "a model whose yaml has them; try model=mixtral_8x7b model.weights=random"
+        )
+    return model.architecture if model.weights == "random" else None
 
 
 def refuse_early(config: Any, workload: Any, memory: Memory, prefetcher: Any) -> None:

@@ -64,14 +64,16 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
-        grade(result.report, config, parts, workload, batches)
+        if not parts.random_weights:
+            grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         if config.verdict:
             result.report.verdict = _verdict(
                 result, policy, memory, prefetcher, hardware, workload.cold
             )
         set_threads(config)
-        accuracy(result.report, config, parts, build)
+        if not parts.random_weights:
+            accuracy(result.report, config, parts, build)
     return result.report
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import AutoConfig
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
@@ -20,6 +22,7 @@ from moex.runner import checkpoint, hf, hub
 from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.random_weights import bytes_as_tokens, fill_randomly
 from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
@@ -29,7 +32,7 @@ from moex.store.ram import RamStore
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedModel
 
@@ -56,9 +59,12 @@ class Parts:
     store: ExpertStore
     skeleton_bytes: int
     device: str
+    random_weights: bool = False
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
+        if self.random_weights:
+            return bytes_as_tokens
         return load_tokenizer(self.folder, self.model)
 
 
@@ -69,6 +75,7 @@ def load_parts(
     store: str = "ram",
     cache_dir: str | Path | None = None,
     keep_shards: bool = True,
+    architecture: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -79,30 +86,38 @@ def load_parts(
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
         keep_shards: False downloads a hub repository a shard at a time, and keeps none.
+        architecture: settings of a model of random weights to make instead; `name` names it only.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
     cache = Path(cache_dir) if cache_dir else cache_folder()
-    files = _source(name, keep_shards, cache, store)
-    folder = files.folder
-    model = checkpoint.build(folder, dtype)
+    fill: Callable[..., None]
+    if architecture is None:
+        files = _source(name, keep_shards, cache, store)
+        folder, model = files.folder, checkpoint.build(files.folder, dtype)
+        identity, fill = files.identity(), partial(checkpoint.fill, model, files)
+    else:
+        folder = Path(name)
+        model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
+        identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = hf.moe_layers(model)
     layout = Planes(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        source = {"quant": "none", **files.identity()}
+        source = {"quant": "none", **identity}
         packed = packed_folder(cache, name, layout, geometry, source)
         with Packer(packed, layout, geometry, source) as packer:
-            checkpoint.fill(model, files, packer.put, device, skip=packer.done)
+            fill(packer.put, device, skip=packer.done)
         experts = DiskStore(packed, layout, geometry)
     else:
         experts = RamStore(layout, geometry)
-        checkpoint.fill(model, files, experts.put, device)
+        fill(experts.put, device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
+    size, made = sum(skeleton.values()), architecture is not None
+    return Parts(folder, model, layers, geometry, layout, experts, size, device, made)
 
 
 def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:

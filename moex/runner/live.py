@@ -14,6 +14,7 @@ from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes, reference_s
+from moex.runner.routing import read_routing
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -127,12 +128,17 @@ def prepare(
         )
     if "future" in foresight:
         plain = offload(parts, LRU(), memory, seed=seed, lengths=lengths)
+        if workload.routing is not None:
+            plain.replay(read_routing(workload.routing, parts.geometry))
         recording = _record(plain, workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
     given = (policy, memory, prefetcher, hardware, seed, future)
-    return offload(parts, *given, miss=miss, lengths=lengths)
+    offloaded = offload(parts, *given, miss=miss, lengths=lengths)
+    if workload.routing is not None:
+        offloaded.replay(read_routing(workload.routing, parts.geometry))
+    return offloaded
 
 
 def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None = None) -> Report:
@@ -145,6 +151,8 @@ def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None =
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
+    report.random_weights = parts.random_weights
+    report.replayed_routing = offloaded.routing is not None
     report.planned_device_bytes = offloaded.planned_bytes
     host = offloaded.host
     report.link = link.name

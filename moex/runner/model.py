@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.runner.hosts import HostLane
+    from moex.runner.routing import Routing
     from moex.store.slots import Slots
     from moex.types import Plan, Prediction
 
@@ -72,6 +73,8 @@ class OffloadedModel:
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
         routers = [layer.router for layer in layers]
+        self.routing: Routing | None = None
+        self.lookahead: Lookahead | Routing
         self.lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs and not self.lookahead.knows:
             raise ValueError(
@@ -93,7 +96,10 @@ class OffloadedModel:
         self.events = self.link.log = deque(maxlen=limit)
 
     def __enter__(self) -> PreTrainedModel:
+        visit: Callable[..., Tensor]
         visit = self._visit if self.events is None else self._logged_visit
+        if self.routing is not None:
+            visit = partial(self._routed, visit)
         calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
         return self.model
@@ -112,6 +118,8 @@ class OffloadedModel:
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""
         self.finish()
+        if self.routing is not None:
+            self.routing.reset()
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
@@ -184,6 +192,16 @@ class OffloadedModel:
         result = work.result()
         self.meter.visit()
         return result
+
+    def replay(self, routing: Routing) -> None:
+        """Let a recorded routing overrule the model's own routers."""
+        self.routing = self.lookahead = routing
+
+    def _routed(
+        self, visit: Callable[..., Tensor], number: int, experts: Any, hidden: Tensor, *own: Tensor
+    ) -> Tensor:
+        assert self.routing is not None
+        return visit(number, experts, hidden, *self.routing.route(number, *own))
 
     def _logged_visit(self, number: int, *given: Any) -> Tensor:
         started = perf_counter()
