@@ -50,6 +50,10 @@ class Memory:
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
         reader_threads: that read from the disk; the other cores compute.
+        rows: with a neuron selector, the share of an expert's rows that a place holds; below 1, a
+            budget makes so many more slots.
+        break_even: with a neuron selector, the share of an expert's rows from which on all of it
+            is moved instead.
     """
 
     slots: int | float | None = 0.5
@@ -58,6 +62,8 @@ class Memory:
     staging: int | None = None
     store: str = "auto"
     reader_threads: int = 1
+    rows: float = 1.0
+    break_even: float = 1.0
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""
@@ -86,12 +92,13 @@ class Memory:
         return int(self.slots)
 
     def _from_budget(self, geometry: Geometry, needs: Needs | None) -> int:
-        staged = self.places_beside(geometry) * geometry.expert_bytes
-        layer_slot = geometry.layers * geometry.expert_bytes
+        place = int(self.rows * geometry.expert_bytes)
+        staged, layer_slot = self.places_beside(geometry) * place, geometry.layers * place
         fixed = needs.total if needs is not None else 0
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
             skeleton = needs.skeleton if needs is not None else 0
-            budget = int(self.budget * (skeleton + geometry.experts * layer_slot))
+            whole = skeleton + geometry.experts * geometry.layers * geometry.expert_bytes
+            budget = int(self.budget * whole)
         else:
             assert self.budget is not None
             budget = parse_bytes(self.budget)

@@ -14,6 +14,7 @@ from moex.modes.common import (
     PARTIAL,
     accuracy,
     load,
+    make_selector,
     refuse_early,
     set_threads,
     shrunk,
@@ -54,6 +55,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
     refuse_early(config, workload, memory, prefetcher)
+    selector = make_selector(config, build)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
@@ -61,6 +63,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
             *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
+            selector,
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
@@ -145,6 +148,8 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "workload": config.workload.name,
             "cold": workload.cold,
             "smoke": config.smoke,
+            "sparsity": dict(config.sparsity),
+            "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

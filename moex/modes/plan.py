@@ -27,7 +27,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     layers = hf.moe_layers(skeleton)
     stored = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch))
+    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch).device_bytes)
     memory, hardware = Memory(**config.memory), build(config.hardware)
     bits = 8 * skeleton.dtype.itemsize
     lines, report = [], Report(source="plan", mode="plan", model=model.name)

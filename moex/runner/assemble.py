@@ -14,7 +14,9 @@ from transformers import AutoConfig
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
+from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
+from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
@@ -23,17 +25,21 @@ from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.random_weights import bytes_as_tokens, fill_randomly
+from moex.runner.rows import Neurons
 from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
+from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
+from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
@@ -43,8 +49,9 @@ if TYPE_CHECKING:
     from moex.runner.hf import MoeLayer
     from moex.runner.shards import Shards
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.store.base import ExpertStore
-    from moex.types import Future, Geometry, Plan
+    from moex.types import Expert, Future, Geometry, Plan
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Parts:
     model: PreTrainedModel
     layers: list[MoeLayer]
     geometry: Geometry
-    layout: Planes
+    layout: Planes | Bundles
     store: ExpertStore
     skeleton_bytes: int
     device: str
@@ -76,6 +83,7 @@ def load_parts(
     cache_dir: str | Path | None = None,
     keep_shards: bool = True,
     architecture: Mapping[str, Any] | None = None,
+    bundles: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -87,6 +95,7 @@ def load_parts(
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
         keep_shards: False downloads a hub repository a shard at a time, and keeps none.
         architecture: settings of a model of random weights to make instead; `name` names it only.
+        bundles: keep experts neuron by neuron, as a neuron selector needs them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
@@ -101,7 +110,7 @@ def load_parts(
         model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
         identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = hf.moe_layers(model)
-    layout = Planes(layers[0].tensors)
+    layout = (Bundles if bundles else Planes)(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
@@ -142,14 +151,28 @@ def offload(
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
     lengths: tuple[int, int, int] = (0, 0, 1),
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
 
-    `lengths` (prompt tokens, new tokens, batch size) are what a budget reserves a KV cache for.
+    With a neuron selector the parts must have been loaded with `bundles`. `lengths` (prompt tokens,
+    new tokens, batch size) are what a budget reserves a KV cache for.
+
+    Raises:
+        ValueError: parts that do not go together.
     """
     memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
-    wanted = needs(parts.model, parts.geometry, *lengths, prefetcher)
+    bind_selector(parts, selector)
+    if selector is not None and (miss.on_host or miss.lossy):
+        raise ValueError(
+            f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
+            "absent rows are fetched; try miss=fetch, or sparsity=none"
+        )
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder, selector)
+    predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors)
     cache = ExpertCache(
         policy,
         parts.geometry,
@@ -160,24 +183,45 @@ def offload(
         future,
         miss.split,
     )
-    slots = Slots(parts.layout, cache.places, parts.device)
+    neurons: Neurons | None = None
+    slots: Slots
+    if selector is not None and isinstance(parts.layout, Bundles):
+        books = RowCache(cache, memory.rows, memory.break_even)
+        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        neurons = Neurons(selector, books, slots)
+    else:
+        assert isinstance(parts.layout, Planes)
+        slots = _slots(parts, parts.layout, cache.places)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
     elif isinstance(parts.store, DiskStore):
         chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
         link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
+    elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
+        link = CudaLink(parts.store, slots)
     else:
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
         stack.callback(link.close)
         host = _host_lane(parts, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
+            *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
     offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
+
+
+def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
+    try:
+        return Slots(layout, places, parts.device)
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
+            "expected slots, staging and everything else to fit; try memory.slots=null and "
+            "memory.budget= with what the device has free"
+        ) from error
 
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
@@ -191,6 +235,30 @@ def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
             "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
         )
     return HostLane(parts.store, expert_s)
+
+
+def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
+    """Let a neuron selector meet the model.
+
+    Raises:
+        ValueError: the parts were loaded for a selector and there is none, or the other way round.
+    """
+    layout, store = parts.layout, parts.store
+    if (selector is not None) != isinstance(layout, Bundles):
+        raise ValueError(
+            f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
+            f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
+            "selector (whose mode is not exact) and bundles=False without"
+        )
+    if selector is None:
+        return
+
+    def weights(expert: Expert) -> dict[str, Tensor]:
+        neurons = store.gather(expert, None).to(parts.device)
+        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+
+    needed = weights if "weights" in selector.needs else None
+    selector.bind(parts.geometry, parts.folder, needed)
 
 
 def fits(size: int, device: str) -> bool:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.cache.capacity import Memory
-    from moex.prefetch.base import Prefetcher
     from moex.store.layout import Planes
     from moex.types import Geometry
 
@@ -26,7 +25,7 @@ class Needs:
     skeleton: all weights but the experts'.
     kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
     workspace: an estimate of activations: hidden states, one expert's inner state and the logits.
-    predictor: copies of the routers for the gate lookahead, and what the prefetcher keeps.
+    predictor: a copy of the routers for the gate lookahead, and what prefetchers keep.
     """
 
     skeleton: int
@@ -46,9 +45,12 @@ def needs(
     prompt_tokens: int = 0,
     new_tokens: int = 0,
     batch_size: int = 1,
-    prefetcher: Prefetcher | None = None,
+    predictor_bytes: int = 0,
 ) -> Needs:
-    """Bytes beside experts; the model's weights may be on meta."""
+    """Bytes beside experts; the model's weights may be on meta.
+
+    `predictor_bytes` are what prefetcher and neuron selector keep on the device.
+    """
     text = model.config.get_text_config()
     size = model.dtype.itemsize
     prompt = prompt_tokens * batch_size
@@ -59,7 +61,7 @@ def needs(
         skeleton=skeleton_bytes(model),
         kv_cache=(prompt_tokens + new_tokens) * batch_size * kv_bytes_per_token(text, size),
         workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4,
-        predictor=routers + (prefetcher.device_bytes if prefetcher is not None else 0),
+        predictor=routers + predictor_bytes,
     )
 
 
