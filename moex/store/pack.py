@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import torch
 from tqdm.auto import tqdm
 
+from moex.identity import cache_folder as cache_folder
 from moex.report import write_atomically
 
 if TYPE_CHECKING:
@@ -36,12 +37,6 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 
 log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where packed models are kept: $MOEX_CACHE, or a folder of the user's cache."""
-    own = os.environ.get("MOEX_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
 def header(layout: Planes, geometry: Geometry) -> dict[str, Any]:
