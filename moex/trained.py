@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from moex.identity import cache_folder, folder_digest
 
@@ -67,7 +67,10 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, partial, {"moex": json.dumps({**header, "identity": identity})})
+        with partial.open("wb") as file:
+            file.write(save(tensors, {"moex": json.dumps({**header, "identity": identity})}))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

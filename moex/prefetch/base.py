@@ -20,8 +20,8 @@ class Observation(NamedTuple):
 
     `lookahead[d - 1]` holds one score per expert of layer `access.layer + d`: that layer's router
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
-    last layer. `hidden` (tokens x hidden) and `router_logits` (tokens x experts) are tensors, given
-    live to prefetchers that need them.
+    last layer. `hidden` (tokens x hidden), `index` (tokens x top_k: every token's choice) and
+    `router_logits` (tokens x experts) are tensors, given live to prefetchers that need them.
     """
 
     access: Access
@@ -29,13 +29,14 @@ class Observation(NamedTuple):
     hidden: Any = None
     router_logits: Any = None
     tokens: Any = None
+    index: Any = None
 
 
 class Prefetcher(ABC):
     """Predicts demand. Budget and depth are enforced by the cache; a prefetcher only ranks."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry; and of
+    """Of `lookahead`, `hidden`, `index`, `router_logits`, `tokens`: what observations must carry; and of
     `future`, `recorded`: what of a recording of this very run (its visits, its predictions)."""
 
     device_bytes: int = 0

@@ -126,7 +126,7 @@ class OffloadedModel:
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1
         work = _Work(experts, hidden, index, weights, chosen)
-        observation = Observation(access, tuple(lookahead), hidden)
+        observation = Observation(access, tuple(lookahead), hidden, index=index)
         predictions: Sequence[Prediction] = ()
         late, waited = 0, False
         for plan in self.cache.request(access):
