@@ -125,6 +125,8 @@ def offload(
         future,
     )
     slots = Slots(parts.layout, cache.places, parts.device)
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)

@@ -19,6 +19,7 @@ from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
 from moex.runner.meter import Meter
+from moex.runner.residual import NormedLookahead
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
@@ -70,6 +71,9 @@ class OffloadedModel:
         self._routers = [
             torch.cat(weights[number : number + 1 + DEPTHS]) for number in range(len(layers))
         ]
+        self._normed: NormedLookahead | None = None
+        if "lookahead_norm" in self.prefetcher.needs:
+            self._normed = NormedLookahead(model, layers)
         self._stack, self.closing = ExitStack(), ExitStack()
         self._clock = 0
         self.restart()
@@ -77,6 +81,8 @@ class OffloadedModel:
     def __enter__(self) -> PreTrainedModel:
         calls = [partial(self._visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
+        if self._normed:
+            self._stack.enter_context(self._normed.attached())
         return self.model
 
     def __exit__(self, *exception: object) -> None:
@@ -126,7 +132,10 @@ class OffloadedModel:
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1
         work = _Work(experts, hidden, index, weights, chosen)
-        observation = Observation(access, tuple(lookahead), hidden, index=index)
+        normed = self._normed.scores(number, hidden) if self._normed else ()
+        observation = Observation(
+            access, tuple(lookahead), hidden, index=index, lookahead_norm=normed
+        )
         predictions: Sequence[Prediction] = ()
         late, waited = 0, False
         for plan in self.cache.request(access):
