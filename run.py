@@ -1,6 +1,7 @@
 """`python run.py cache=lru prefetch=gate`: every part is a word, every word is a file in conf/."""
 
 import os
+import signal
 import sys
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and leave as one line
@@ -31,10 +32,11 @@ if __name__ == "__main__":
     from moex.errors import leave, register_resolvers
 
     register_resolvers()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely: as by Ctrl-C
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("moex: stopped")
+        sys.exit("moex: stopped; type the command again: what has finished is not run twice")
     except Exception as error:
         leave(error)
     if FAILED:

@@ -7,11 +7,11 @@ Every field is defined in README.md#metrics. Prefill and decode are never pooled
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.files import write_atomically
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -111,6 +111,12 @@ class Report:
     prefill_bytes_demand: int | None = None
     prefill_bytes_prefetch: int | None = None
 
+    equality: str | None = None
+    max_logit_diff: float | None = None
+    kl: float | None = None
+    first_diverging_token: int | None = None
+    first_diverging_layer: int | None = None
+
     verdict: str | None = None
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -191,16 +197,3 @@ class Report:
 def ratio(part: float, whole: float) -> float | None:
     """`part / whole`, None where nothing was counted."""
     return part / whole if whole else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

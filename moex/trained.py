@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from moex.files import whole
 from moex.identity import cache_folder, folder_digest
 
 if TYPE_CHECKING:
@@ -65,15 +65,8 @@ def write(
     tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     identity = _digest(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(save(tensors, {"moex": json.dumps({**header, "identity": identity})}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial:
+        partial.write_bytes(save(tensors, {"moex": json.dumps({**header, "identity": identity})}))
     return Checkpoint(path, tensors, header, identity)
 
 
@@ -99,7 +92,7 @@ def read(
     theirs, ours = header["geometry"], geometry._asdict()
     if header["kind"] != kind:
         raise ValueError(
-            f"{group}.checkpoint={path}: holds a predictor of kind {header['kind']}; expected {kind}"
+            f"{group}.checkpoint={path}: is a predictor of kind {header['kind']}; expected {kind}"
         )
     for name in CHECKED:
         if theirs[name] != ours[name]:

@@ -6,12 +6,14 @@ really moved) is reported by whoever has a clock; everything else is decided by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Plan
 
 
@@ -43,6 +45,16 @@ class Ledger:
 
     expert_bytes: int
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
+
+    @classmethod
+    def total(cls, ledgers: Sequence[Ledger]) -> Ledger:
+        """The sum of several books of one model."""
+        whole = cls(ledgers[0].expert_bytes)
+        for ledger in ledgers:
+            for phase, counts in ledger.phases.items():
+                for name, value in asdict(counts).items():
+                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
+        return whole
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
@@ -78,3 +90,22 @@ class Ledger:
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
+
+
+def by_layer(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
+    """Decoding's counts of every layer, of one book a layer; a guess counts where it was used."""
+    rows = []
+    for layer, counts in enumerate(ledger.phases[DECODE] for ledger in ledgers):
+        row = {
+            "layer": layer,
+            "visits": counts.visits,
+            "requests": counts.requests,
+            "resident_hits": counts.resident_hits,
+            "prefetch_hits": counts.guessed_hits - counts.late_hits,
+            "late_hits": counts.late_hits,
+            "demand_misses": counts.demand_misses,
+            "loads": counts.guessed_hits + counts.demand_misses,
+            "waited_visits": counts.waited_visits,
+        }
+        rows.append({**row, "hit_rate": counts.resident_hits / max(counts.requests, 1)})
+    return rows

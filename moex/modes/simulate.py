@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
+from moex.modes.common import write_counts
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -28,6 +29,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )
+    miss = build(config.miss).bound(trace.geometry, hardware)
     cache = ExpertCache(
         policy,
         trace.geometry,
@@ -36,13 +38,17 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         memory.staging,
         config.seed,
         trace.future() if "future" in policy.needs else None,
+        miss.split,
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold)
+    write_counts(trace, folder)
     if config.verdict:
         from moex.sim.verdict import judge
 
         report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
+    if miss.lossy:
+        report.lossy.append("miss")
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report

@@ -82,7 +82,7 @@ def _train(
     from moex.train import fit, quality
 
     geometry = parts.geometry
-    routers = [layer.router.weight.detach() for layer in parts.layers]
+    routers = [_router(layer, geometry) for layer in parts.layers]
     trainer: Any
     if kind == "mlp":
         trainer = fit.ExpertTrainer(geometry, routers, recipe, seed)
@@ -119,6 +119,17 @@ def _train(
     state = trainer.modules.state_dict()
     tensors = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
     return tensors, about, rows
+
+
+def _router(layer: Any, geometry: Any) -> Tensor:
+    """A router's matrix [experts, hidden]; zeros where it has none, to start from nothing."""
+    import torch
+
+    weight = getattr(layer.router, "weight", None)
+    shape = (geometry.experts, geometry.hidden)
+    if weight is None or tuple(weight.shape) != shape:
+        return torch.zeros(shape)
+    return weight.detach()
 
 
 def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ class Observation(NamedTuple):
 
     `lookahead[d - 1]` holds one score per expert of layer `access.layer + d`: that layer's router
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
-    last layer. `hidden` (tokens x hidden), `index` (tokens x top_k: every token's choice) and
+    last layer. `hidden` (tokens x hidden), `chosen` (tokens x top_k: their experts) and
     `router_logits` (tokens x experts) are tensors, given live to prefetchers that need them.
     `lookahead_norm` is like `lookahead`, with each layer's own norm before its router.
     """
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     hidden: Any = None
     router_logits: Any = None
     tokens: Any = None
-    index: Any = None
+    chosen: Any = None
     lookahead_norm: tuple[tuple[float, ...], ...] = ()
 
 
@@ -39,7 +39,8 @@ class Prefetcher(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What observations must carry, by its name there (live, `router_logits` and `tokens` are not
-    given yet); and of `future`, `recorded`: what of a recording of this very run (its visits, its predictions)."""
+    given yet); and of `future`, `recorded`: what of a recording of this very run (its visits, its
+    predictions)."""
 
     device_bytes: int = 0
     """Device memory that it holds once bound; charged to the run's capacity."""

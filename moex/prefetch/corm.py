@@ -36,7 +36,7 @@ class Corm(Prefetcher):
         ValueError: a `coarse` that looks further.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"lookahead", "hidden", "index"})
+    needs: ClassVar[frozenset[str]] = frozenset({"lookahead", "hidden", "chosen"})
 
     coarse: ScoredPrefetcher
 

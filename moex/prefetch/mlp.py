@@ -81,14 +81,14 @@ class MLP(ScoredPrefetcher):
         checkpoint: a file; None for the one beside the model or in the cache folder.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"hidden", "index"})
+    needs: ClassVar[frozenset[str]] = frozenset({"hidden", "chosen"})
 
     checkpoint: str | None = None
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Read the checkpoint of this model."""
         found = trained.read(KIND, geometry, model, self.checkpoint)
-        self.nets = nets(geometry, found.about["width"], found.about["horizon"])
+        self.nets: Any = nets(geometry, found.about["width"], found.about["horizon"])
         weights = {name: tensor.float() for name, tensor in found.tensors.items()}
         self.nets.load_state_dict(weights)
         self.nets.requires_grad_(False)
@@ -100,20 +100,24 @@ class MLP(ScoredPrefetcher):
         self.layers, self.experts = geometry.layers, geometry.experts
         self.past: Tensor | None = None
 
-    @torch.no_grad()
-    def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the experts most probably chosen."""
+    def observe(self, observation: Observation) -> None:
+        """Remember the visit's choices; a prompt begins with no past, and so does another batch."""
         layer, hidden = observation.access.layer, observation.hidden
-        chosen = multi_hot(observation.index, self.experts)
         begins = layer == observation.access.position == 0
         if self.past is None or begins or self.past.shape[1] != len(hidden):
             self.nets.to(hidden.device)
             self.past = torch.zeros(self.layers, len(hidden), self.experts, device=hidden.device)
-        ahead: list[list[float]] = []
-        if layer < self.layers - 1:
-            net = self.nets[layer]
-            past = self.past[layer + 1 : layer + 1 + net.horizon].transpose(0, 1)
-            logits = net(hidden.float(), chosen, past)
-            ahead = logits.sigmoid().sum(0).tolist()
-        self.past[layer].mul_(DECAY).add_(chosen, alpha=1 - DECAY)
-        return list(self.name(observation.access, ahead))
+        self.chosen = multi_hot(observation.chosen, self.experts)
+        self.past[layer].mul_(DECAY).add_(self.chosen, alpha=1 - DECAY)
+
+    @torch.no_grad()
+    def predict(self, observation: Observation) -> list[Prediction]:
+        """Return the experts most probably chosen."""
+        layer = observation.access.layer
+        if layer == self.layers - 1:
+            return []
+        assert self.past is not None
+        net = self.nets[layer]
+        past = self.past[layer + 1 : layer + 1 + net.horizon].transpose(0, 1)
+        logits = net(observation.hidden.float(), self.chosen, past)
+        return list(self.name(observation.access, logits.sigmoid().sum(0).tolist()))

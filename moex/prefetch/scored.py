@@ -54,7 +54,9 @@ class ScoredPrefetcher(Prefetcher):
                 "try prefetch.width=0"
             )
         if self.budget_bytes < 0:
-            raise ValueError(f"prefetch.budget_bytes={self.budget_bytes}: expected 0 (none) or more")
+            raise ValueError(
+                f"prefetch.budget_bytes={self.budget_bytes}: expected 0 (none) or more"
+            )
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Learn how many experts a token uses, and how many the budget pays for."""

@@ -23,7 +23,7 @@ class Seen(NamedTuple):
     """One layer's view of a batch: router input [tokens, hidden], choices [tokens, top_k]."""
 
     hidden: Tensor
-    index: Tensor
+    chosen: Tensor
 
 
 def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> list[Seen]:

@@ -15,8 +15,11 @@ from moex.cache.core import ExpertCache
 from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
+from moex.miss.fetch import Fetch
 from moex.runner import checkpoint, hf
+from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.sim.hardware import HardwareProfile
@@ -52,15 +56,7 @@ class Parts:
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"model: {self.folder} has no tokenizer that transformers can read; expected "
-                "tokenizer.json beside config.json"
-            ) from error
+        return load_tokenizer(self.folder, self.model)
 
 
 def load_parts(
@@ -112,9 +108,10 @@ def offload(
     seed: int = 0,
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    miss: MissHandler | None = None,
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
-    memory = memory or Memory()
+    memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
     cache = ExpertCache(
         policy,
         parts.geometry,
@@ -123,6 +120,7 @@ def offload(
         memory.staging,
         seed,
         future,
+        miss.split,
     )
     slots = Slots(parts.layout, cache.places, parts.device)
     if prefetcher is not None:
@@ -137,10 +135,25 @@ def offload(
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
         stack.callback(link.close)
-        layers = parts.layers
-        offloaded = OffloadedModel(parts.model, layers, cache, slots, link, prefetcher, on_plan)
+        host = _host_lane(parts, hardware) if miss.on_host else None
+        offloaded = OffloadedModel(
+            parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
+        )
         stack.pop_all()
     return offloaded
+
+
+def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
+    """The host that computes misses: this one, or the profile's, emulated."""
+    if hardware is None or not hardware.timed:
+        return HostLane(parts.store)
+    expert_s = hardware.host_seconds(parts.layout.bytes)
+    if expert_s is None:
+        raise ValueError(
+            f"hardware={hardware.name}: does not say how fast its host computes an expert; "
+            "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
+        )
+    return HostLane(parts.store, expert_s)
 
 
 def fits(size: int, device: str) -> bool:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
+from moex.runner.routers import Lookahead
 from moex.trace.format import DEPTHS
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class NormedLookahead:
     found by what it does: its output is the block's input.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[MoeLayer]) -> None:
-        self.routers = [layer.router.weight.detach() for layer in layers]
+    def __init__(self, model: PreTrainedModel, layers: Sequence[MoeLayer], hidden: int) -> None:
+        self.routers = Lookahead([layer.router for layer in layers], hidden, 0)
         blocks = [model.get_submodule(layer.name.rsplit(".", 2)[0]) for layer in layers]
-        self.norms = [dict(_norms(block, self.routers[0].shape[-1])) for block in blocks]
+        self.norms = [dict(_norms(block, hidden)) for block in blocks]
         self.found: str | None = None
         self.caught: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in layers]
 
@@ -56,18 +56,17 @@ class NormedLookahead:
         caught = self.caught[number]
         if self.found is None:
             same = [n for n, (_, out) in caught.items() if torch.equal(out.view_as(hidden), hidden)]
-            if not same:
+            if not same or not self.routers.knows:
                 raise ValueError(
-                    "prefetch=gate_norm: no norm feeds this model's MoE blocks directly; "
-                    "try prefetch=gate"
+                    "prefetch=gate_norm: found no norm that feeds this model's MoE blocks, or "
+                    "no router to ask; try prefetch=markov"
                 )
             self.found = same[0]
         residual = caught[self.found][0].view_as(hidden)
-        rows = []
+        rows: list[tuple[float, ...]] = []
         for ahead in range(number + 1, min(number + 1 + DEPTHS, len(self.norms))):
             normed = self.norms[ahead][self.found].forward(residual)  # past the hook
-            logits = functional.linear(normed, self.routers[ahead])
-            rows.append(tuple(logits.softmax(-1, dtype=torch.float32).sum(0).tolist()))
+            rows += self.routers.rows(ahead, normed)
         caught.clear()
         return tuple(rows)
 

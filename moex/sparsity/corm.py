@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -57,7 +57,7 @@ class Corm(NeuronSelector):
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Read the checkpoint of this model."""
         found = trained.read(KIND, geometry, model, self.checkpoint, "sparsity")
-        self.factors = lowrank.layers(geometry, found.about["rank"], found.about["width"])
+        self.factors: Any = lowrank.layers(geometry, found.about["rank"], found.about["width"])
         self.factors.load_state_dict(found.tensors)
         self.factors.requires_grad_(False)
         self.identity = found.identity

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import torch
 from tqdm.auto import tqdm
 
+from moex.files import write_atomically
 from moex.identity import cache_folder as cache_folder
-from moex.report import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -19,11 +19,22 @@ class Slots:
         layout: of one record.
         places: residents' slots and staging together.
         device: where they are.
+
+    Raises:
+        RuntimeError: there is not so much memory.
     """
 
     def __init__(self, layout: Planes, places: int, device: torch.device | str = "cpu") -> None:
         self.bytes = places * layout.bytes
-        self.records = paged(self.bytes, device).view(places, layout.bytes)
+        try:
+            memory = paged(self.bytes, device)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            raise RuntimeError(
+                f"memory: {places} places for experts take {self.bytes / 1e9:.2f} GB, which "
+                f"{device} does not give; expected less: try a smaller memory.slots, or "
+                "memory.slots=null and a memory.budget"
+            ) from error
+        self.records = memory.view(places, layout.bytes)
         self.tensors = [layout.views(record) for record in self.records]
 
 

@@ -1,8 +1,9 @@
 """Text for training: documents become one file of tokens, and that is read in windows.
 
-Text may be a file or a folder of files: `.txt` and `.md` (a document each), `.jsonl` and `.jsonl.xz`
-(one object a line with `text`; lines whose `split` is not "train" are left out), or `.bin` (uint16
-tokens, documents beginning with the end-of-text token, beside the tokenizer.json that made them).
+Text may be a file or a folder of files: `.txt` and `.md` (a document each), `.jsonl` and
+`.jsonl.xz` (one object a line with `text`; lines whose `split` is not "train" are left out), or
+`.bin` (uint16 tokens, documents beginning with the end-of-text token, beside the tokenizer.json
+that made them).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from moex.files import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +77,9 @@ class Corpus:
         return self.tokens[places[:, None] + np.arange(self.context)].astype(np.int64)
 
 
-def corpus(text: str | None, tokenizer: Any, work: Path, context: int, most: int, seed: int) -> Corpus:
+def corpus(
+    text: str | None, tokenizer: Any, work: Path, context: int, most: int, seed: int
+) -> Corpus:
     """Make a corpus of what the user named; at most `most` tokens of text are encoded.
 
     Args:
@@ -105,7 +109,7 @@ def corpus(text: str | None, tokenizer: Any, work: Path, context: int, most: int
     end = tokenizer.eos_token_id
     if path.suffix == ".bin":
         _check_tokenizer(path, tokenizer)
-        tokens = np.memmap(path, np.uint16, "r")
+        tokens: NDArray[Any] = np.memmap(path, np.uint16, "r")
     else:
         tokens = _encoded(files, tokenizer, work / "tokens.bin", most)
     starts = np.flatnonzero(tokens == end).astype(np.int64)
@@ -131,20 +135,16 @@ def documents(files: list[Path]) -> Iterator[str]:
 def _encoded(files: list[Path], tokenizer: Any, path: Path, most: int) -> NDArray[Any]:
     """Encode documents to a file, piece by piece, unless an earlier run has done so."""
     if not path.is_file():
-        partial, count = path.with_name(f".{path.name}.{os.getpid()}.part"), 0
-        try:
-            with partial.open("wb") as file:
-                for text in documents(files):
-                    pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
-                    encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"]
-                    ids = [tokenizer.eos_token_id, *(i for piece in encoded for i in piece)]
-                    np.asarray(ids, np.uint32).tofile(file)
-                    count += len(ids)
-                    if count >= most:
-                        break
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        count = 0
+        with whole(path) as partial, partial.open("wb") as file:
+            for text in documents(files):
+                pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+                encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+                ids = [tokenizer.eos_token_id, *(i for piece in encoded for i in piece)]
+                np.asarray(ids, np.uint32).tofile(file)
+                count += len(ids)
+                if count >= most:
+                    break
     return np.fromfile(path, np.uint32)
 
 

@@ -7,7 +7,6 @@ that the same command goes on where an interrupted one stopped.
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import torch
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from moex.files import whole
 from moex.prefetch import mlp
 from moex.sparsity import lowrank
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
     See = Callable[[Tensor], Sequence[Any]]
-    """Windows [batch, context] to what each layer saw: objects with `hidden` and `index`."""
+    """Windows [batch, context] to what each layer saw: objects with `hidden` and `chosen`."""
 
 SAVE_EVERY = 16
 WARM = 0.1
@@ -39,13 +39,12 @@ WARM = 0.1
 class Trainer(ABC):
     """What is trained, and how it learns from one batch."""
 
-    modules: torch.nn.ModuleList
+    modules: Any
+    """A `ModuleList`, one for each layer."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
-        self.optimizer = torch.optim.AdamW(
-            self.modules.parameters(), recipe.rate, weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(self.modules.parameters(), recipe.rate, weight_decay=0.0)
 
     @abstractmethod
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float | None:
@@ -97,7 +96,7 @@ class ExpertTrainer(Trainer):
     def examples(self, seen: Sequence[Any], windows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Choices and pasts of every layer [tokens, experts], as a run would have seen them."""
         experts = self.geometry.experts
-        chosen = [mlp.multi_hot(layer.index, experts) for layer in seen]
+        chosen = [mlp.multi_hot(layer.chosen, experts) for layer in seen]
         length = len(chosen[0]) // windows
         age = torch.arange(length)[:, None] - torch.arange(length) - 1
         weigh = torch.where(age >= 0, (1 - mlp.DECAY) * mlp.DECAY ** age.clamp(min=0).float(), 0.0)
@@ -233,14 +232,6 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
             bar.set_postfix(loss=loss)
             bar.update()
             if number % SAVE_EVERY == SAVE_EVERY - 1:
-                save({"run": run, "trainer": trainer.state(), "batch": number + 1}, kept)
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a state whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                with whole(kept) as partial:
+                    state = {"run": run, "trainer": trainer.state(), "batch": number + 1}
+                    torch.save(state, partial)

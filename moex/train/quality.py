@@ -124,7 +124,7 @@ def states(
     batches: Sequence[Sequence[Any]], layer: int, expert: int
 ) -> tuple[Tensor, Tensor | None]:
     """States of the tokens that chose an expert: the layer's own, and of the layer before."""
-    chose = [(seen[layer].index == expert).any(1) for seen in batches]
+    chose = [(seen[layer].chosen == expert).any(1) for seen in batches]
     own = [seen[layer].hidden[each] for seen, each in zip(batches, chose, strict=True)]
     if not layer:
         return torch.cat(own), None
