@@ -69,19 +69,22 @@ class LayerFactors(nn.Module):
     def estimate(self, codes: Tensor, experts: Sequence[int]) -> Tensor:
         """Contributions [experts, tokens, intermediate] for codes [tokens, rank]."""
         chosen = list(experts)
-        both = (codes @ self._levels(chosen).mT).mul_(self.scale[chosen, None])
-        gate, up = both.chunk(2, dim=-1)
-        return (functional.silu(gate) * up).abs_().mul_(self.norms[chosen, None])
+        packed = self.rows[chosen]
+        low, high = codes.chunk(2, dim=-1)
+        # Numbers from 0 to 15 stand for -8 to 7: what is too much is taken off the product.
+        both = low @ (packed & 15).to(codes.dtype).mT
+        both += high @ (packed >> 4).to(codes.dtype).mT
+        both -= 8 * codes.sum(-1, keepdim=True)
+        gate, up = both.mul_(self.scale[chosen, None]).chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up).abs_().mul_(self.norms[chosen, None])
 
     def dense(self, experts: Sequence[int]) -> Tensor:
         """V_e of experts, unpacked [experts, 2 * intermediate, rank]."""
-        return self._levels(list(experts)) * self.scale[list(experts), :, None]
+        packed = self.rows[list(experts)]
+        levels = torch.cat([packed & 15, packed >> 4], dim=-1).to(self.code.dtype).sub_(8)
+        return levels * self.scale[list(experts), :, None]
 
-    def _levels(self, chosen: list[int]) -> Tensor:
-        packed = self.rows[chosen]
-        return torch.cat([packed & 15, packed >> 4], dim=-1).to(self.code.dtype).sub_(8)
-
-    def fill(self, moment: Tensor, gate_up: Tensor, norms: Tensor) -> None:
+    def fill(self, moment: Tensor, gate_up: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Factor the weights so that outputs on real states change least.
 
         The best rank-r factors of all rows at once for states of second moment C come from the
@@ -93,6 +96,10 @@ class LayerFactors(nn.Module):
             moment: C, mean of s s' over tokens [hidden, hidden].
             gate_up: W, rows of all experts [experts, 2 * intermediate, hidden].
             norms: of down columns [experts, intermediate].
+
+        Returns:
+            The rotation R [rank, rank] (codes are R' times codes along eigenvectors), and how much
+            an error along each eigenvector counts [rank], on average 1.
         """
         rank = len(self.code)
         moment, weights = moment.double(), gate_up.double()
@@ -100,9 +107,10 @@ class LayerFactors(nn.Module):
         roots = values.clamp(min=1e-6 * float(values[-1])).sqrt()
         root, inverse = vectors * roots @ vectors.T, vectors / roots @ vectors.T
         flat = weights.flatten(0, 1)
-        _, best = torch.linalg.eigh(root @ (flat.T @ flat) @ root)
+        strength, best = torch.linalg.eigh(root @ (flat.T @ flat) @ root)
         noise = torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)).double()
-        basis = best[:, -rank:] @ torch.linalg.qr(noise)[0]
+        rotation = torch.linalg.qr(noise)[0]
+        basis = best[:, -rank:] @ rotation
         rows = weights @ root @ basis
         scale = rows.abs().amax(-1) / 7
         levels = (rows / scale.clamp(min=1e-30)[..., None]).round().to(torch.int64) + 8
@@ -111,8 +119,7 @@ class LayerFactors(nn.Module):
         self.rows.copy_(low | high << 4)
         self.scale.copy_(scale)
         self.norms.copy_(norms)
-        if self.ahead is not None:
-            nn.init.zeros_(self.ahead.linear.weight)
+        return rotation.float(), (strength[-rank:] / strength[-rank:].mean()).float()
 
 
 def layers(geometry: Geometry, rank: int, width: int) -> nn.ModuleList:

@@ -46,6 +46,9 @@ class Trainer(ABC):
         self.recipe, self.seed = recipe, seed
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), recipe.rate, weight_decay=0.0)
 
+    def finish(self) -> None:
+        """Called once, after the last batch."""
+
     @abstractmethod
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float | None:
         """Learn from a batch of so many windows; return the loss, if there was one."""
@@ -150,17 +153,17 @@ class NeuronTrainer(Trainer):
         self.modules = lowrank.layers(geometry, recipe.rank, recipe.width)
         shape = (geometry.layers, geometry.hidden, geometry.hidden)
         self.moments = {name: torch.zeros(shape) for name in ("own", "next")}
-        self.metrics: list[Tensor] = []
+        self.turns: list[tuple[Tensor, Tensor]] = []
         super().__init__(recipe, seed)
 
     def state(self) -> dict[str, Any]:
         """The modules and the statistics."""
-        return {**super().state(), "moments": self.moments, "metrics": self.metrics}
+        return {**super().state(), "moments": self.moments, "turns": self.turns}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         super().restore(state)
-        self.moments, self.metrics = state["moments"], state["metrics"]
+        self.moments, self.turns = state["moments"], state["turns"]
 
     @torch.no_grad()
     def _count(self, seen: Sequence[Any]) -> None:
@@ -171,27 +174,37 @@ class NeuronTrainer(Trainer):
 
     @torch.no_grad()
     def _factor(self) -> None:
-        """Fill the factors, start the guesses at linear regression, and weigh their errors."""
+        """Fill the factors, and start the guesses at linear regression.
+
+        Guesses are trained along eigenvectors, where every error has a weight of its own and Adam
+        can scale each: in the rotated code the same loss ends a tenth higher.
+        """
         scale = self.moments["own"].diagonal(dim1=1, dim2=2).mean()
         own, ahead = (moment.double() / scale for moment in self.moments.values())
         for layer, factors in enumerate(self.modules):
-            gate_up, norms = self.weights(layer)
-            factors.fill(own[layer], gate_up, norms)
-            rows = factors.dense(range(len(norms))).flatten(0, 1)
-            metric = rows.T @ rows
-            metric *= len(metric) / metric.trace()
-            self.metrics.append(torch.linalg.cholesky(metric + 1e-4 * torch.eye(len(metric))))
+            rotation, weight = factors.fill(own[layer], *self.weights(layer))
+            self.turns.append((rotation, weight))
             if factors.ahead is not None:
                 before = own[layer - 1] + 1e-4 * torch.eye(len(own[layer]))
-                regression = torch.linalg.solve(before, ahead[layer])
-                factors.ahead.linear.weight.copy_(factors.code.double() @ regression.T)
+                regression = torch.linalg.solve(before, ahead[layer]).T
+                linear = rotation.double() @ factors.code.double() @ regression
+                factors.ahead.linear.weight.copy_(linear)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Turn the guesses into the rotated code."""
+        for factors, (rotation, _) in zip(self.modules, self.turns, strict=True):
+            if factors.ahead is not None:
+                for layer in (factors.ahead.linear, factors.ahead.outer):
+                    layer.weight.copy_(rotation.T @ layer.weight)
+                factors.ahead.outer.bias.copy_(rotation.T @ factors.ahead.outer.bias)
 
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float | None:
-        """Count at first; then learn to guess codes, errors weighed as rows would feel them."""
-        if progress < WARM and not self.metrics:
+        """Count at first; then learn to guess codes, errors weighed as gate and up feel them."""
+        if progress < WARM and not self.turns:
             self._count(seen)
             return None
-        if not self.metrics:
+        if not self.turns:
             if not self.moments["own"].any():
                 self._count(seen)
             self._factor()
@@ -200,9 +213,10 @@ class NeuronTrainer(Trainer):
         for rows in steps:
             loss = torch.zeros(())
             for layer, factors in enumerate(self.modules[1:], start=1):
-                wanted = factors.encode(seen[layer].hidden[rows], early=False)
+                rotation, weight = self.turns[layer]
+                wanted = factors.encode(seen[layer].hidden[rows], early=False) @ rotation.T
                 guess = factors.encode(seen[layer - 1].hidden[rows], early=True)
-                loss = loss + ((guess - wanted) @ self.metrics[layer]).square().mean()
+                loss = loss + ((guess - wanted).square() * weight).mean()
             total += self.descend(loss / max(1, len(self.modules) - 1), progress)
         return total / len(steps)
 
@@ -235,3 +249,4 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
                 with whole(kept) as partial:
                     state = {"run": run, "trainer": trainer.state(), "batch": number + 1}
                     torch.save(state, partial)
+    trainer.finish()
