@@ -29,7 +29,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Train the predictor that `prefetch` names; write its checkpoint."""
     from dataclasses import replace
 
-    from moex.train.data import corpus
+    from moex.train.data import LEAST_TOKENS, corpus
 
     kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
     if kind not in KINDS:
@@ -44,9 +44,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     parts = load(config)
     with closing(parts.store):
         context = min(recipe.context, parts.model.config.max_position_embeddings)
-        text = corpus(
-            recipe.text, parts.tokenizer(), folder, context, 4 * recipe.tokens, config.seed
-        )
+        most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
+        text = corpus(recipe.text, parts.tokenizer(), folder, context, most, config.seed)
         started = time.process_time()
         tensors, about, rows = _train(kind, parts, text, recipe, folder, config.seed)
         about |= {

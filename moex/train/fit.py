@@ -46,7 +46,7 @@ class Trainer(ABC):
         self.recipe, self.seed = recipe, seed
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), recipe.rate, weight_decay=0.0)
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - need not be overridden
         """Called once, after the last batch."""
 
     @abstractmethod
