@@ -21,7 +21,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.runner.calibrate import calibrate as measure
 
     set_threads(config)
-    parts = load(config)
+    parts = load(config, build)
     profile = measure(parts, tokens=8 if config.smoke else 64)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
@@ -30,6 +30,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, f"# python run.py --config-dir {folder} hardware=measured\n{text}")
     report = Report(source="live", mode="calibrate")
+    parts.describe(report)
     per_token = profile.visit_s + parts.geometry.top_k * profile.expert_s
     report.tpot_s = parts.geometry.layers * per_token + profile.pass_s
     report.link_bytes_per_s = profile.link_bytes_per_s

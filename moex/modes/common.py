@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     Build = Callable[[Any], Any]
 
 
-def load(config: Any, store: str = "ram") -> Parts:
+def load(config: Any, build: Build, store: str = "ram") -> Parts:
     """The configured model: its skeleton in memory, its experts in a store."""
     from moex.runner.assemble import load_parts
 
     model = config.model
-    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir, quant)
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:
@@ -55,7 +56,7 @@ def accuracy(report: Report, config: Any, parts: Parts) -> None:
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.layout.parts[0].dtype),
-        "quant": dict(config.quant),
+        "quant": parts.quantized or dict(config.quant),
         "sparsity": dict(config.sparsity),
         "miss": dict(config.miss),
         "tasks": tasks,

@@ -20,7 +20,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
     set_threads(config)
     report = Report(source="live", mode="eval")
-    parts = load(config)
+    parts = load(config, build)
+    parts.describe(report)
     with closing(parts.store):
         accuracy(report, config, parts)
     return report

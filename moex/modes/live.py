@@ -38,7 +38,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher = build(config.prefetch)
-    parts = load(config, memory.store)
+    parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.runner import checkpoint, hf
 from moex.runner.model import OffloadedModel
+from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
+    from moex.quant.base import Scheme
+    from moex.report import Report
     from moex.runner.hf import MoeLayer
     from moex.sim.hardware import HardwareProfile
     from moex.store.base import ExpertStore
@@ -39,7 +43,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Parts:
-    """A loaded model: the skeleton, and the store that has its experts."""
+    """A loaded model: the skeleton, and the store that has its experts.
+
+    `quantized` says in words what was packed how (None: nothing was); `packing` says how an
+    expert's record is computed with.
+    """
 
     folder: Path
     model: PreTrainedModel
@@ -49,6 +57,22 @@ class Parts:
     store: ExpertStore
     skeleton_bytes: int
     device: str
+    packing: ExpertPacking | None = None
+    quantized: dict[str, Any] | None = None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a record, scales and padding and all, for a weight of an expert."""
+        experts = self.layers[0].tensors.values()
+        weights = sum(prod(shape) for shape, _ in experts if len(shape) > 1)
+        return 8 * self.layout.bytes / weights
+
+    def describe(self, report: Report) -> None:
+        """Fill in how the weights are kept and computed with."""
+        report.bits_per_weight = self.bits_per_weight
+        if self.packing is not None:
+            report.lossy = [*report.lossy, "quant"]
+            report.kernel = ", ".join(sorted(self.packing.kernels)) or None
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
@@ -69,38 +93,59 @@ def load_parts(
     device: str = "cpu",
     store: str = "ram",
     cache_dir: str | Path | None = None,
+    quant: Scheme | None = None,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
+
+    What is quantized is packed into files once, and read from them whatever the store.
 
     Args:
         name: a local folder or a hub repository.
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
+        cache_dir: where packed experts are kept; default `pack.cache_folder()`.
+        quant: which quantizer takes which weights; default none, as the checkpoint has them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
     folder = checkpoint.find(name)
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
-    layout = Planes(layers[0].tensors)
+    tensors, packing = layers[0].tensors, None
+    if quant is not None:
+        quant.bind(device)
+        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        tensors = packing.tensors
+    layout = Planes(tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
-    if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        cache = Path(cache_dir) if cache_dir else cache_folder()
-        source = {"quant": "none", **checkpoint.identity(folder)}
+    on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
+    identity = checkpoint.identity(folder) if on_disk or packing else {}
+    cache = Path(cache_dir) if cache_dir else cache_folder()
+    if on_disk or packing:
+        source = {"quant": packing.settings if packing else "none", **identity}
         packed = packed_folder(cache, name, layout, geometry, source)
         with Packer(packed, layout, geometry, source) as packer:
-            checkpoint.fill(model, folder, packer.put, device, skip=packer.done)
+            if packing:
+                packing.announce((geometry.layers - len(packer.done)) * geometry.experts)
+            sink = packing.sink(packer.put) if packing else packer.put
+            checkpoint.fill(model, folder, sink, device, skip=packer.done)
         experts = DiskStore(packed, layout, geometry)
+        if not on_disk:
+            experts = RamStore(layout, geometry, experts)
     else:
         experts = RamStore(layout, geometry)
         checkpoint.fill(model, folder, experts.put, device)
+    settings, linears = None, 0
+    if quant is not None and packing is not None:
+        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        linears = quantize_linears(model, quant, cache / "linears", identity)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
+    total = linears + sum(skeleton.values())
+    return Parts(folder, model, layers, geometry, layout, experts, total, device, packing, settings)
 
 
 def offload(
@@ -125,6 +170,8 @@ def offload(
         future,
     )
     slots = Slots(parts.layout, cache.places, parts.device)
+    if parts.packing is not None:
+        slots.join(parts.packing.bind)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)

@@ -30,12 +30,12 @@ from moex.runner.hf import moe_layers
 from moex.types import Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    Sink = Callable[[Expert, dict[str, Tensor]], None]
+    Sink = Callable[[Expert, Mapping[str, Tensor]], None]
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("tiny",)

@@ -99,6 +99,7 @@ def run_offloaded(
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
+    parts.describe(report)
     report.link, report.emulated = link.name, link.emulated
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
     return _result(report, rounds, seed)

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 
 from moex.store.base import ExpertStore
+from moex.types import Expert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from moex.store.layout import Planes
-    from moex.types import Expert, Geometry
+    from moex.types import Geometry
 
 
 class RamStore(ExpertStore):
     """All experts of the model in ordinary memory, one tensor a layer.
 
-    Filled once, an expert at a time, by whoever reads the checkpoint.
+    Filled once, an expert at a time, by whoever reads the checkpoint; or from another store, which
+    is then closed.
     """
 
     name = "ram"
 
-    def __init__(self, layout: Planes, geometry: Geometry) -> None:
+    def __init__(
+        self, layout: Planes, geometry: Geometry, source: ExpertStore | None = None
+    ) -> None:
         self.layout = layout
         self.records = [
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
+        if source is not None:
+            with closing(source):
+                for layer, index in product(range(geometry.layers), range(geometry.experts)):
+                    source.read(Expert(layer, index), self.records[layer][index])
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill in one expert."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moex.store.layout import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from moex.store.layout import Planes
 
 
@@ -24,7 +26,11 @@ class Slots:
     def __init__(self, layout: Planes, places: int, device: torch.device | str = "cpu") -> None:
         self.bytes = places * layout.bytes
         self.records = paged(self.bytes, device).view(places, layout.bytes)
-        self.tensors = [layout.views(record) for record in self.records]
+        self.tensors: list[dict[str, Any]] = [layout.views(record) for record in self.records]
+
+    def join(self, bind: Callable[[dict[str, torch.Tensor]], dict[str, Any]]) -> None:
+        """Let every place's tensors be what `bind` makes of them: packed weights."""
+        self.tensors = [bind(views) for views in self.tensors]
 
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
