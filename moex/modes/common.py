@@ -47,7 +47,8 @@ def _cores() -> int:
 def accuracy(report: Report, config: Any, parts: Parts) -> None:
     """Fill in the accuracy of the configured tasks, measured once per accuracy key.
 
-    All experts stay resident if memory allows: caching never changes a logit.
+    All experts stay resident if memory allows: caching never changes a logit. Beside what was
+    measured of the unquantized model on the same items, rows say how they differ from it.
     """
     tasks = list(config.eval.tasks)
     if not tasks:
@@ -67,10 +68,27 @@ def accuracy(report: Report, config: Any, parts: Parts) -> None:
         "data_dir": config.eval.data_dir,
     }
     report.accuracy_key = key_of(settings)
-    kept = Path("results") / "accuracy" / f"{report.accuracy_key}.json"
-    if kept.is_file() and not config.force:
-        report.tasks = json.loads(kept.read_text())["rows"]
-        return
+    kept = _kept(settings)
+    if config.force or not kept.is_file():
+        measured = _measure(config, parts, limit)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps({"settings": settings, **measured}, default=str))
+    found = json.loads(kept.read_text())
+    report.tasks = found["rows"]
+    exact = _kept({**settings, "quant": {"name": "none"}})
+    if exact != kept and exact.is_file():
+        from moex.evals.lm import pair
+
+        pair(report.tasks, found["items"], json.loads(exact.read_text())["items"])
+
+
+def _kept(settings: dict[str, Any]) -> Path:
+    """Where the accuracy of these settings is kept."""
+    return Path("results") / "accuracy" / f"{key_of(settings)}.json"
+
+
+def _measure(config: Any, parts: Parts, limit: int | None) -> dict[str, Any]:
+    """Rows of the configured tasks, and the value of every item."""
     from moex.cache.lru import LRU
     from moex.evals.lm import evaluate
     from moex.runner.assemble import fits, offload
@@ -79,19 +97,20 @@ def accuracy(report: Report, config: Any, parts: Parts) -> None:
     whole = geometry.layers * geometry.experts * geometry.expert_bytes
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
     offloaded = offload(parts, LRU(), memory)
+    items: dict[str, list[tuple[int, float]]] = {}
     try:
         with offloaded as model:
-            report.tasks = evaluate(
+            rows = evaluate(
                 model,
                 parts.tokenizer(),
-                tasks,
+                list(config.eval.tasks),
                 limit=limit,
                 batch_size=config.eval.batch_size,
                 seed=config.seed,
                 data_dir=config.eval.data_dir,
                 text_dir=config.eval.text_dir,
+                items=items,
             )
     finally:
         offloaded.close()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps({"settings": settings, "rows": report.tasks}, default=str))
+    return {"rows": rows, "items": items}

@@ -70,9 +70,10 @@ class Parts:
     def describe(self, report: Report) -> None:
         """Fill in how the weights are kept and computed with."""
         report.bits_per_weight = self.bits_per_weight
-        if self.packing is not None:
+        if self.quantized is not None:
             report.lossy = [*report.lossy, "quant"]
-            report.kernel = ", ".join(sorted(self.packing.kernels)) or None
+        if self.packing is not None:
+            report.kernel = ", ".join(sorted(self.packing.kernels))
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
@@ -112,14 +113,16 @@ def load_parts(
     folder = checkpoint.find(name)
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
-    tensors, packing = layers[0].tensors, None
+    tensors, packing, settings = layers[0].tensors, None, None
     if quant is not None:
         quant.bind(device)
         packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
         tensors = packing.tensors
     layout = Planes(tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
+    packing = packing if packing and packing.quantizers else None
     on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
     identity = checkpoint.identity(folder) if on_disk or packing else {}
     cache = Path(cache_dir) if cache_dir else cache_folder()
@@ -137,10 +140,11 @@ def load_parts(
     else:
         experts = RamStore(layout, geometry)
         checkpoint.fill(model, folder, experts.put, device)
-    settings, linears = None, 0
-    if quant is not None and packing is not None:
-        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
-        linears = quantize_linears(model, quant, cache / "linears", identity)
+    linears = 0
+    if quant is not None:
+        linears = quantize_linears(
+            model, quant, cache.expanduser() / "linears", checkpoint.identity(folder)
+        )
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}

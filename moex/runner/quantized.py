@@ -114,12 +114,14 @@ class Job(NamedTuple):
 def announce(jobs: Iterable[Job], what: str) -> None:
     """Time a piece of every shape and say how long all of it will take."""
     seconds = 0.0
-    for quantizer, (rows, columns), count in jobs:
+    for quantizer, (rows, columns), weights in jobs:
+        if not weights:
+            continue
         piece = torch.randn(min(rows, max(256, (1 << 21) // columns)), columns) / 50
         quantizer.pack(piece[:64])  # loads and compiles
         started = perf_counter()
         quantizer.pack(piece)
-        seconds += (perf_counter() - started) * rows / len(piece) * count
+        seconds += (perf_counter() - started) * rows / len(piece) * weights
     if seconds:
         log.warning("moex: packing %s once, in about %s", what, _duration(seconds))
 
