@@ -1,14 +1,13 @@
 """`python run.py cache=lru prefetch=gate`: every part is a word, every word is a file in conf/."""
 
 import os
+import signal
 import sys
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and leave as one line
 
 import hydra
 from omegaconf import DictConfig
-
-FAILED: list[str] = []  # cells of a sweep; one bad cell does not stop the others
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -22,23 +21,18 @@ def main(config: DictConfig) -> float | None:
     except Exception as error:
         if not in_sweep():
             leave(error)
-        FAILED.append(one_line(error))
-        print(f"moex: {FAILED[-1]}", file=sys.stderr)
-        return None
+        print(f"moex: {one_line(error)}", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":
     from moex.errors import leave, register_resolvers
 
     register_resolvers()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely: as by Ctrl-C
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("moex: stopped")
+        sys.exit("moex: stopped; type the command again: what has finished is not run twice")
     except Exception as error:
         leave(error)
-    if FAILED:
-        sys.exit(
-            f"moex: {len(FAILED)} cells of the sweep failed; mend them and type the command again: "
-            "cells that finished are not run twice"
-        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.miss.fetch import Fetch
 from moex.sim.simulator import simulate as _simulate
 from moex.trace.format import Trace, read_trace, write_trace
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.cache.base import CachePolicy
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
     from moex.report import Report
@@ -45,6 +47,7 @@ def load(
     seed: int = 0,
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    miss: MissHandler | None = None,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -71,6 +74,7 @@ def load(
         seed: for policies that draw.
         future: recorded visits, for oracles (`read_trace(...).future()`).
         on_plan: called with every plan that is executed.
+        miss: what is done about absent experts; default: they are fetched.
     """
     from moex.runner.assemble import load_parts, offload
 
@@ -79,7 +83,7 @@ def load(
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         policy = cache or LRU()
-        offloaded = offload(parts, policy, memory, prefetch, hardware, seed, future, on_plan)
+        offloaded = offload(parts, policy, memory, prefetch, hardware, seed, future, on_plan, miss)
         offloaded.closing = stack.pop_all()
     return offloaded
 
@@ -96,6 +100,7 @@ def simulate(
     seed: int = 0,
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    miss: MissHandler | None = None,
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
@@ -112,5 +117,6 @@ def simulate(
         staging,
         seed,
         trace.future() if "future" in policy.needs else None,
+        (miss or Fetch()).bound(trace.geometry, hardware).split,
     )
     return _simulate(trace, book, prefetch, hardware, cold, on_plan)

@@ -6,16 +6,25 @@ The only file that knows Hydra and OmegaConf besides run.py.
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console
-from moex.identity import code_version, run_id
+from moex.errors import one_line
+from moex.files import alone, write_atomically
+from moex.identity import code_version, key_of, run_id
+from moex.modes.common import PARTIAL
 from moex.provenance import provenance
 from moex.report import Report
 
@@ -28,20 +37,39 @@ def build(node: DictConfig) -> Any:
 def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    name = run_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    report = None if config.force else _finished(folder)
-    if report is None:
-        report = get_method(config.mode.run)(config, folder, build)
-        _names(report, config)
-        report.run_id, report.mode, report.seed = name, config.mode.name, config.seed
-        report.smoke = config.smoke
-        for field, value in provenance().items():
-            setattr(report, field, value)
-        report.code = code_version()
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-        report.write(folder)
-    console.show(report, folder)
+    tracker = build(config.tracker)
+    with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
+        report, why = (None, "") if config.force else _finished(folder)
+        if why and not (report and in_sweep()):  # the sweep has counted those
+            console.note(why)
+        fresh = report is None
+        if report is None:
+            report = _execute(config, folder)
+    console.show(report, folder, brief=in_sweep())
+    try:
+        tracker.publish(folder, _group(), fresh)
+    except Exception as error:
+        console.note(f"not tracked ({one_line(error)}); the run itself is whole")
     return getattr(report, config.objective, None)
+
+
+def _execute(config: DictConfig, folder: Path) -> Report:
+    """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
+    for left_over in folder.glob(".*.part"):
+        left_over.unlink()
+    with suppress(FileNotFoundError):
+        os.replace(folder / "result.json", folder / "result.previous.json")
+    report: Report = get_method(config.mode.run)(config, folder, build)
+    _names(report, config)
+    report.run_id = run_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    report.mode, report.seed, report.smoke = config.mode.name, config.seed, config.smoke
+    for field, value in provenance().items():
+        setattr(report, field, value)
+    report.code = code_version()
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    report.write(folder)
+    (folder / PARTIAL).unlink(missing_ok=True)
+    return report
 
 
 def in_sweep() -> bool:
@@ -49,17 +77,69 @@ def in_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def _finished(folder: Path) -> Report | None:
-    """Return the report of an earlier run of the same configuration by the same code."""
+class Sweep(Callback):
+    """Says of a multirun how many of how many cells are finished: when it starts, and at its end.
+
+    Its configuration is `hydra.callbacks` in conf/config.yaml.
+    """
+
+    cells: list[Path]
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Look which cells are there already."""
+        words = OmegaConf.to_container(config.hydra.overrides.task)
+        os.environ["MOEX_SWEEP"] = key_of({"words": words})  # workers of a launcher see it, too
+        self.cells = []
+        with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
+            self.cells = _cells(config)
+        done = self._done()
+        if done and not config.force:
+            console.note(f"{done} of {len(self.cells)} cells were finished before")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Count again: the folders know, whichever process ran a cell."""
+        if self.cells:
+            console.note(f"{self._done()} of {len(self.cells)} cells are finished")
+
+    def _done(self) -> int:
+        return sum(_finished(folder)[0] is not None for folder in self.cells)
+
+
+def _cells(config: DictConfig) -> list[Path]:
+    """The folders of all cells of a grid; none where a search decides what comes next."""
+    sweeper = config.hydra.sweeper
+    if not issubclass(get_class(sweeper._target_), BasicSweeper):
+        return []
+    words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(loader).parse_overrides(
+        [*words, *config.hydra.overrides.task]
+    )
+    cells = BasicSweeper.split_arguments(overrides, None)[0]
+    composed = (loader.load_sweep_config(config, cell).hydra.sweep for cell in cells)
+    return [Path(sweep.dir) / sweep.subdir for sweep in composed]
+
+
+def _group() -> str | None:
+    """What a tracker files the run under: its study, or its sweep."""
+    study = HydraConfig.get().runtime.choices.get("experiment")
+    sweep = os.environ.get("MOEX_SWEEP")
+    return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
+
+
+def _finished(folder: Path) -> tuple[Report | None, str]:
+    """The report of an earlier run of the same configuration by the same code, and what to say."""
     path = folder / "result.json"
     if not path.is_file():
-        return None
-    row = json.loads(path.read_text())
+        stopped = (folder / PARTIAL).is_file()
+        return None, f"this run was stopped before ({PARTIAL}): running it anew" if stopped else ""
+    try:
+        row = json.loads(path.read_text())
+    except ValueError:
+        return None, f"{path} is damaged: running it again"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
-        console.note("moex itself has changed since this was run: running it again")
-        return None
-    console.note("this very run was finished before; force=true runs it again")
-    return Report(**row)
+        return None, "moex itself has changed since this was run: running it again"
+    return Report(**row), "this very run was finished before; force=true runs it again"
 
 
 def _names(report: Report, config: DictConfig) -> None:

@@ -16,8 +16,12 @@ def note(text: str) -> None:
     print(f"moex: {text}", file=sys.stderr)
 
 
-def show(report: Report, folder: Path) -> None:
-    """Print table, sentence and row; only the row goes to stdout."""
+def show(report: Report, folder: Path, brief: bool = False) -> None:
+    """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
+    if brief:
+        print(f"{report.run_id}: {sentence(report)}", file=sys.stderr)
+        print(report.json(), flush=True)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -46,7 +50,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
     rows = (
         []
-        if report.mode == "eval"
+        if report.mode in ("eval", "verify")
         else [
             (
                 "tokens per second",
@@ -66,6 +70,9 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
             ("bytes moved", f"{moved:.1f} MB", "in decoding"),
             ("stall share", percent(report.stall_share), "of decoding time, waiting for experts"),
         ]
+    if report.equality is not None:
+        far = f"logits off by at most {report.max_logit_diff:.2g}"
+        rows.append(("equality", report.equality, f"{far}, against stock transformers"))
     return rows + [
         (
             task["task"],
@@ -86,6 +93,8 @@ def sentence(report: Report) -> str:
             if "/" not in task["task"] and task["metric"] == "acc"
         )
         return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
+    if report.mode == "verify":
+        return _equality(report)
     speed = report.tokens_per_second
     kind = "simulated" if report.source == "sim" else "emulated" if report.emulated else "measured"
     pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
@@ -99,3 +108,17 @@ def sentence(report: Report) -> str:
         f"prefetch={report.prefetcher} raised what was there in time to {100 * effective:.1f} %; "
         f"{pace}."
     )
+
+
+def _equality(report: Report) -> str:
+    """Say how equal the parts were to stock."""
+    text = f"{report.model} with cache={report.policy} prefetch={report.prefetcher}"
+    text += f" is {report.equality} to stock transformers (grouped_mm)"
+    if report.equality == "bit-equal":
+        return f"{text}: every logit and every hidden state."
+    text += f": logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
+    if report.first_diverging_layer is not None:
+        text += f", beginning with the output of layer {report.first_diverging_layer}"
+    if report.first_diverging_token is not None:
+        text += f"; the texts part at new token {report.first_diverging_token}"
+    return f"{text}."

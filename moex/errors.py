@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -42,12 +43,31 @@ def one_line(error: BaseException) -> str:
         return _unknown_key(str(error))
     if kind == "OverrideParseException":
         return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
+    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
     cause = error.__cause__
     if kind == "InstantiationException" and cause is not None:
         return _constructor(error, cause)
+    if isinstance(error, OSError) and error.filename and error.errno:
+        return _file(error)
     if kind in ("ValueError", "FileNotFoundError", "RuntimeError", "PermissionError"):
         return text
     return f"{kind}: {text} (MOEX_TRACEBACK=1 shows where)"
+
+
+def _file(error: OSError) -> str:
+    """The system refused a file: which, why, and what would help."""
+    why = os.strerror(error.errno or 0).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "make room and type the command again; nothing half-written is left"
+    elif error.errno == errno.ENOENT:
+        hint = "expected a file that is there"
+    else:
+        hint = (
+            "expected a place that can be read and written; results go where "
+            "hydra.run.dir=FOLDER (with -m: hydra.sweep.dir=FOLDER) says"
+        )
+    return f"{error.filename}: {why}; {hint}"
 
 
 def _unknown_option(error: BaseException, text: str) -> str:

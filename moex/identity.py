@@ -31,11 +31,14 @@ SEMANTIC = (
 def run_id(config: dict[str, Any]) -> str:
     """Ten hex digits of everything that decides the result.
 
-    That is the semantic groups, the content of the trace, and the source text of every class that
-    a `_target_` names: an edited policy is another run.
+    That is the semantic groups, the content of the trace and of a file of prompts, and the source
+    text of every class that a `_target_` names: an edited policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
     parts["sources"] = {target: _source(target) for target in sorted(set(_targets(config)))}
+    prompts = Path(str((config.get("workload") or {}).get("path")))
+    if prompts.is_file():
+        parts["prompts"] = _digest(prompts.read_bytes())
     if config.get("trace"):
         path = trace_path(config["trace"])
         parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(path)

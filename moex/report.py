@@ -7,11 +7,11 @@ Every field is defined in README.md#metrics. Prefill and decode are never pooled
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.files import write_atomically
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Report:
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1
+    drift: float | None = None
 
     requests: int | None = None
     resident_hits: int | None = None
@@ -86,6 +87,7 @@ class Report:
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None
     byte_hit_rate: float | None = None
+    layer_hit_rates: list[float | None] = field(default_factory=list)
 
     prefetch_issued: int | None = None
     prefetch_used: int | None = None
@@ -112,6 +114,12 @@ class Report:
     prefill_s: float | None = None
     prefill_bytes_demand: int | None = None
     prefill_bytes_prefetch: int | None = None
+
+    equality: str | None = None
+    max_logit_diff: float | None = None
+    kl: float | None = None
+    first_diverging_token: int | None = None
+    first_diverging_layer: int | None = None
 
     verdict: str | None = None
     accuracy_key: str | None = None
@@ -157,6 +165,10 @@ class Report:
         )
         requests = counts.requests
         self.hit_rate = ratio(counts.resident_hits, requests)
+        booked = [
+            counts.layers.get(layer, (0, 0)) for layer in range(1 + max(counts.layers, default=-1))
+        ]
+        self.layer_hit_rates = [ratio(resident, wanted) for wanted, resident in booked]
         self.effective_hit_rate = ratio(counts.resident_hits + self.prefetch_hits, requests)
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)
@@ -193,16 +205,3 @@ class Report:
 def ratio(part: float, whole: float) -> float | None:
     """`part / whole`, None where nothing was counted."""
     return part / whole if whole else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

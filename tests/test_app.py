@@ -53,6 +53,28 @@ def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
     assert live["requests"] == sum(live[name] for name in parts) == 8 * 5 * 4 * 2
     lines = (folder / "series.jsonl").read_text().splitlines()
     assert len(lines) == 2 * 8 * 6
+    counts = json.loads((folder / "counts.json").read_text())
+    assert [len(row) for row in counts] == [8] * 4
+    used = live["requests"] + live["prefill_requests"]
+    assert sum(map(sum, counts)) == used
+
+
+def test_a_live_run_says_what_limits_it_unless_told_not_to(results, model, live):
+    assert "-limited at" in live["verdict"]
+    assert "simulated with the run's costs; measured:" in live["verdict"]
+    silent = row(start(results, *model, *LIVE, "verdict=false", "workload.repeats=1"))
+    assert silent["verdict"] is None
+
+
+def test_counts_of_a_run_pin_the_favourites_of_another(results, live):
+    folder = results / live["run_id"]
+    words = ["mode=simulate", f"trace={folder / 'trace.parquet'}", "memory.slots=3"]
+    words += ["prefetch=none", "cache=static", f"cache.counts={folder / 'counts.json'}"]
+    static = row(start(results, *words))
+    counts = json.loads((folder / "counts.json").read_text())
+    pinned = sum(sum(sorted(uses)[-3:]) for uses in counts)
+    hits = static["resident_hits"] + static["prefill_resident_hits"]
+    assert hits == pinned - 4 * 3  # each enters by one load
 
 
 def test_replaying_the_trace_gives_the_same_counts(results, live):

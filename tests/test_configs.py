@@ -29,8 +29,9 @@ def hydra_here():
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
 def test_an_option_composes_and_builds(group, option):
     override = [f"{group}={option}"]
-    if option == "hf":
-        override.append("model.name=somewhere")
+    lacking = {"hf": "model.name", "jsonl": "workload.path", "hub": "workload.dataset"}
+    if option in lacking:
+        override.append(f"{lacking[option]}=somewhere")
     config = compose("config", overrides=override)
     if group != "experiment" and "_target_" in config[group]:
         instantiate(config[group], _convert_="object")

@@ -31,7 +31,8 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner.assemble import Parts, load_parts, offload
-from moex.runner.workload import Workload, generate
+from moex.runner.texts import Prompts
+from moex.runner.workload import generate
 from moex.store.disk import DIRECT, DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, layer_file
@@ -151,7 +152,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
 
 
 def decoded(
-    parts: Parts, slots: int | float, prefetcher: Prefetcher, workload: Workload
+    parts: Parts, slots: int | float, prefetcher: Prefetcher, workload: Prompts
 ) -> tuple[float, float, float]:
     """Tokens a second, bytes that were absent when demanded a token, stall share; once warm."""
     batches = workload.batches(parts.tokenizer(), "cpu")
@@ -182,7 +183,7 @@ def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
         "Iron is a chemical element and one of the most common metals on earth.",
         "The river rises in the northern hills and flows through three counties.",
     ]
-    workload = Workload("bench", tuple(prompts), prompt_tokens=32, new_tokens=new_tokens)
+    workload = Prompts(name="bench", prompts=prompts, new_tokens=new_tokens)
     parts = load_parts(name, store="disk")
     store, experts = parts.store, parts.geometry.experts
     assert isinstance(store, DiskStore)

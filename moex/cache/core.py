@@ -16,10 +16,10 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from moex.cache.base import CachePolicy
-from moex.types import Expert, Future, Left, Load, Now, Plan, Scope
+from moex.types import DECODE, Expert, Future, Left, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from moex.types import Access, Geometry, Prediction
 
@@ -41,14 +41,20 @@ class _Pool:
 
     def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
         """Take the resident members of a visit out of the book while it is decided who leaves."""
-        residents = self.residents
-        return {expert: residents.pop(expert) for expert in members if expert in residents}
+        take, aside = self.residents.pop, {}
+        for expert in members:
+            place = take(expert, None)
+            if place is not None:
+                aside[expert] = place
+        return aside
 
     def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
         """Make the members the last used; those of one visit tie, and stand by index."""
+        residents, find = self.residents, members.get
         for expert in ordered:
-            if expert in members:
-                self.residents[expert] = members[expert]
+            place = find(expert)
+            if place is not None:
+                residents[expert] = place
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
         overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
@@ -66,6 +72,7 @@ class ExpertCache:
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         seed: for policies that draw.
         future: the recorded visits, for policies that need them.
+        split: shares out the misses of a decoding visit (`MissHandler.split`); None: fetch all.
 
     Raises:
         ValueError: a capacity that cannot serve one visit, or a policy lacking what it needs.
@@ -80,7 +87,9 @@ class ExpertCache:
         staging: int | None = None,
         seed: int = 0,
         future: Future | None = None,
+        split: Callable[[Access, list[Expert], int], Iterable[Sequence[Expert]]] | None = None,
     ) -> None:
+        self.split = split
         self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
         self.seed, self.future = seed, future
@@ -147,6 +156,11 @@ class ExpertCache:
         """The experts in the layer's pool, oldest last use first."""
         return list(self._pools[layer].residents)
 
+    def occupancy(self) -> tuple[int, int]:
+        """Places held by residents, and by guesses."""
+        guesses = len(self._guesses)
+        return self.places - len(self._free) - guesses, guesses
+
     def request(self, access: Access) -> Iterator[Plan]:
         """Yield what each wave of this visit needs; the visit is over when the iterator ends.
 
@@ -176,8 +190,9 @@ class ExpertCache:
         if self._guesses:
             guessed = [expert for expert in missing if expert in self._guesses]
             missing = [expert for expert in missing if expert not in guessed]
-            self._make_room(len(missing), guessed, dropped)
             at = {**members, **{expert: self._guesses[expert] for expert in guessed}}
+        missing, host, skipped = self._share_out(access, missing, pool, len(at))
+        self._make_room(len(missing), guessed, dropped)
         hits = [expert for expert in demanded if expert in at]
         while True:
             places = tuple([at[expert] for expert in hits])
@@ -197,13 +212,25 @@ class ExpertCache:
                 tuple(evictions),
                 tuple(guessed),
                 tuple(dropped),
+                tuple(host),
+                tuple(skipped),
                 last=not missing,
             )
             self._free.extend(released)
             if not missing:
                 return
-            hits, guessed, dropped = [], [], []
+            hits, guessed, dropped, host, skipped = [], [], [], (), ()
             members = pool.set_aside(ordered)
+
+    def _share_out(
+        self, access: Access, missing: list[Expert], pool: _Pool, members: int
+    ) -> tuple[list[Expert], Sequence[Expert], Sequence[Expert]]:
+        """What of a visit's misses is fetched, computed on the host, left out."""
+        if self.split is None or not missing or access.phase != DECODE:
+            return missing, (), ()
+        room = pool.capacity - len(pool.residents) - members
+        fetch, host, skipped = self.split(access, missing, max(0, room))
+        return list(fetch), host, skipped
 
     def _end_guesses(self, layer: int, demanded: list[Expert]) -> list[Left]:
         """Drop the guesses for this layer that its visit does not demand."""

@@ -6,12 +6,14 @@ really moved) is reported by whoever has a clock; everything else is decided by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Plan
 
 
@@ -35,6 +37,8 @@ class Counts:
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
+    layers: dict[int, list[int]] = field(default_factory=dict)
+    """Requests and resident hits of each layer."""
 
 
 @dataclass
@@ -44,15 +48,28 @@ class Ledger:
     expert_bytes: int
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
 
+    @classmethod
+    def total(cls, ledgers: Sequence[Ledger]) -> Ledger:
+        """The sum of several books of one model."""
+        whole = cls(ledgers[0].expert_bytes)
+        for ledger in ledgers:
+            for phase, counts in ledger.phases.items():
+                for name, value in asdict(counts).items():
+                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
+        return whole
+
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
         _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan
         counts = self.phases[phase]
         counts.waves += 1
         counts.visits += last
-        counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        requests = len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        resident = len(hits) - len(guessed)
+        counts.requests += requests
+        counts.resident_hits += resident
         counts.guessed_hits += len(guessed)
-        counts.resident_hits += len(hits) - len(guessed)
+        self._layer(counts, plan, requests, resident)
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
@@ -60,6 +77,16 @@ class Ledger:
         counts.bytes_demand += len(loads) * self.expert_bytes
         if dropped:
             self.dropped(phase, plan)
+
+    @staticmethod
+    def _layer(counts: Counts, plan: Plan, requests: int, resident: int) -> None:
+        if not requests:
+            return
+        one = plan.hits or plan.host or plan.skipped or plan.substituted
+        layer = one[0].layer if one else plan.loads[0].expert.layer
+        sums = counts.layers.setdefault(layer, [0, 0])
+        sums[0] += requests
+        sums[1] += resident
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""
@@ -78,3 +105,22 @@ class Ledger:
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
+
+
+def by_layer(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
+    """Decoding's counts of every layer, of one book a layer; a guess counts where it was used."""
+    rows = []
+    for layer, counts in enumerate(ledger.phases[DECODE] for ledger in ledgers):
+        row = {
+            "layer": layer,
+            "visits": counts.visits,
+            "requests": counts.requests,
+            "resident_hits": counts.resident_hits,
+            "prefetch_hits": counts.guessed_hits - counts.late_hits,
+            "late_hits": counts.late_hits,
+            "demand_misses": counts.demand_misses,
+            "loads": counts.guessed_hits + counts.demand_misses,
+            "waited_visits": counts.waited_visits,
+        }
+        rows.append({**row, "hit_rate": counts.resident_hits / max(counts.requests, 1)})
+    return rows

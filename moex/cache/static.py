@@ -57,14 +57,17 @@ class Static(CachePolicy):
         table = self.counts
         if isinstance(table, str):
             if not Path(table).is_file():
-                raise FileNotFoundError(f"cache.counts={table}: no such file")
+                raise FileNotFoundError(
+                    f"cache.counts={table}: no such file; runs write results/RUN_ID/counts.json"
+                )
             table = json.loads(Path(table).read_text(encoding="utf-8"))
         assert table is not None
         scope = self.scope
         if len(table) <= max(scope.layers) or any(len(row) != scope.experts for row in table):
             raise ValueError(
                 f"cache.counts: expected a row of {scope.experts} counts for each layer up to "
-                f"{max(scope.layers)}, one per expert; count a trace of this very model"
+                f"{max(scope.layers)}, one per expert; every run of this very model writes them: "
+                "results/RUN_ID/counts.json"
             )
         return {
             Expert(layer, index): count

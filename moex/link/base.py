@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from moex.types import Plan
 
 
@@ -25,6 +27,8 @@ class Link(ABC):
 
     name: str = ""
     emulated: bool = False
+    log: deque[tuple[Any, ...]] | None = None
+    """Where the link writes down what it does, in the tuples of `runner/timeline.py`."""
 
     @abstractmethod
     def submit(self, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import current_thread
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from moex.link.base import Link, LinkStats
 if TYPE_CHECKING:
     from moex.store.base import ExpertStore
     from moex.store.slots import Slots
-    from moex.types import Plan
+    from moex.types import Load, Plan
 
 
 class CopyLink(Link):
@@ -33,6 +34,16 @@ class CopyLink(Link):
             self._bytes += self.store.layout.bytes
             if not load.speculative:
                 self._took[load.slot] = took
+            if self.log is not None:
+                self._write_down(load, started, took)
+
+    def _write_down(self, load: Load, started: float, took: float) -> None:
+        assert self.log is not None
+        ended, by = started + took, current_thread().name
+        self.log.append(("move", load.expert, started, ended, self.store.layout.bytes, by))
+        self.log.append(("load", load.expert, started, ended, load.speculative))
+        if not load.speculative:
+            self.log.append(("stall", load.expert, started, took))
 
     def wait(self, place: int) -> float:
         """Return how long the copy held the computing thread up."""

@@ -17,16 +17,27 @@ if TYPE_CHECKING:
 
     from moex.store.disk import DiskStore
     from moex.store.slots import Slots
-    from moex.types import Expert, Plan
+    from moex.types import Load, Plan
 
 
 class _Read:
     """One load: how much of it has been begun, and how much is not there yet."""
 
-    __slots__ = ("before", "begun", "done", "error", "expert", "missing", "record")
+    __slots__ = (
+        "before",
+        "begun",
+        "done",
+        "error",
+        "expert",
+        "missing",
+        "queued",
+        "record",
+        "speculative",
+    )
 
-    def __init__(self, expert: Expert, record: torch.Tensor, before: _Read | None) -> None:
-        self.expert, self.record, self.before = expert, record, before
+    def __init__(self, load: Load, record: torch.Tensor, before: _Read | None) -> None:
+        self.expert, self.record, self.before = load.expert, record, before
+        self.speculative, self.queued = load.speculative, perf_counter()
         self.begun, self.missing, self.done = 0, len(record), False
         self.error: Exception | None = None
 
@@ -81,7 +92,7 @@ class DiskLink(Link):
                     before = None
                 if before is not None and not load.speculative:
                     self._promote(before)
-                read = _Read(load.expert, self.slots.records[load.slot], before)
+                read = _Read(load, self.slots.records[load.slot], before)
                 self._last[load.slot] = read
                 (self._speculation if load.speculative else self._demand).append(read)
             self._changed.notify(len(self._threads))
@@ -106,6 +117,8 @@ class DiskLink(Link):
                 if piece is not None:
                     self._fetch(*piece)
             stall = perf_counter() - started
+            if self.log is not None:
+                self.log.append(("stall", read.expert, started, stall))
         if read.error is not None:
             raise RuntimeError(str(read.error)) from read.error
         return stall
@@ -170,6 +183,7 @@ class DiskLink(Link):
 
     def _fetch(self, read: _Read, begin: int, out: torch.Tensor) -> None:
         """Read a piece; also when that is interrupted, what stands behind it can go on."""
+        started = perf_counter()
         try:
             self.store.read_part(read.expert, begin, out)
         except Exception as error:
@@ -178,9 +192,9 @@ class DiskLink(Link):
             read.error = RuntimeError(f"reading {read.expert} was interrupted")
             raise
         finally:
-            self._landed(read, len(out))
+            self._landed(read, len(out), started)
 
-    def _landed(self, read: _Read, size: int) -> None:
+    def _landed(self, read: _Read, size: int, started: float) -> None:
         """Book a piece; whoever brings the last one compares the record with its checksum."""
         with self._changed:
             read.missing -= size
@@ -191,10 +205,16 @@ class DiskLink(Link):
             except Exception as error:
                 read.error = error
         with self._changed:
+            now = perf_counter()
             self._bytes += size if read.error is None else 0
             self._reading -= 1
             if not self._reading:
-                self._busy += perf_counter() - self._since
+                self._busy += now - self._since
+            if self.log is not None:
+                by = threading.current_thread().name
+                self.log.append(("move", read.expert, started, now, size, by))
+                if last:
+                    self.log.append(("load", read.expert, read.queued, now, read.speculative))
             if last:
                 read.done = True
                 self._changed.notify_all()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SPIN_S = 200e-6
 """Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
 
+LOOK_S = 1.0
+"""How often a wait for bytes looks whether the thread that brings them lives."""
+
 
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
@@ -52,6 +55,7 @@ class EmulatedLink(Link):
         self.timeline = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
+        self.timeline.on_chunk = self._sent
         self._size = store.layout.bytes
         self._expected: dict[int, _Copy] = {}
         self._work: deque[_Copy] = deque()
@@ -73,7 +77,7 @@ class EmulatedLink(Link):
                 self._forget(copy)
         copies = []
         for load in plan.loads:
-            transfer = self.timeline.submit(now, self._size, load.speculative)
+            transfer = self.timeline.submit(now, self._size, load.speculative, load.expert)
             copies.append(_Copy(load.expert, load.slot, transfer))
             self._expected[load.slot] = copies[-1]
         with self._wake:
@@ -90,7 +94,21 @@ class EmulatedLink(Link):
             if copy in self._work:
                 self._work.remove(copy)
                 return
-        copy.copied.wait()
+        self._finish(copy)
+
+    def _finish(self, copy: _Copy) -> None:
+        """Wait for the real bytes of a copy, which only a living thread brings."""
+        while not copy.copied.wait(LOOK_S):
+            if not self._thread.is_alive():
+                raise RuntimeError(f"the link's copying thread died before it read {copy.expert}")
+
+    def _sent(self, transfer: Transfer, start: float, end: float, chunk: int) -> None:
+        if self.log is None:
+            return
+        self.log.append(("move", transfer.label, start, end, chunk, "wire"))
+        if not transfer.remaining:
+            guess = transfer.speculative
+            self.log.append(("load", transfer.label, transfer.submitted, end, guess))
 
     def wait(self, place: int) -> float:
         """Return when the modelled transfer is through and the real bytes are there."""
@@ -103,10 +121,15 @@ class EmulatedLink(Link):
             if arrival - now > SPIN_S:
                 sleep(arrival - now - SPIN_S)
             now = perf_counter()
-        copy.copied.wait()
+        self._finish(copy)
         if self._error is not None:
             raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
-        return perf_counter() - started if arrival > started else 0.0
+        if arrival <= started:
+            return 0.0
+        stall = perf_counter() - started
+        if self.log is not None:
+            self.log.append(("stall", copy.expert, started, stall))
+        return stall
 
     def stats(self) -> LinkStats:
         """Bytes and seconds of the modelled link."""

@@ -20,8 +20,10 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
     set_threads(config)
     report = Report(source="live", mode="eval")
+    if build(config.miss).lossy:
+        report.lossy.append("miss")
     parts = load(config, build)
     parts.describe(report)
     with closing(parts.store):
-        accuracy(report, config, parts)
+        accuracy(report, config, parts, build)
     return report

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from contextlib import closing
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import accuracy, load, set_threads
+from moex.console import note
+from moex.files import write_lines
+from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk, write_counts
+from moex.modes.verify import grade
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.base import CachePolicy
     from moex.modes.common import Build
+    from moex.prefetch.base import Prefetcher
     from moex.report import Report
-    from moex.runner.live import Result
+    from moex.runner.live import OnStop, Result, Round
+    from moex.sim.hardware import HardwareProfile
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -25,52 +35,97 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     from moex.runner.live import run_offloaded
 
-    workload, hardware = build(config.workload), build(config.hardware)
-    if config.smoke:
-        workload = replace(
-            workload, prompts=workload.prompts[:1], new_tokens=4, warmup=0, repeats=1
-        )
+    workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     torch.manual_seed(config.seed)
+    on_stop = partial(_write_series, folder / PARTIAL)
     if config.runner.name != "moex":
         set_threads(config)
-        result = _baseline(config, workload)
+        result = _baseline(config, workload, on_stop)
         _write_run(result, config, workload, folder)
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher = build(config.prefetch)
+    prefetcher, miss = build(config.prefetch), build(config.miss)
     parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
-        tokenizer = parts.tokenizer()
+        batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
-            parts, tokenizer, workload, policy, memory, prefetcher, hardware, config.seed
+            *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
+            timeline=config.runner.timeline,
+            on_stop=on_stop,
         )
+        grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
+        if config.verdict:
+            result.report.verdict = _verdict(
+                result, policy, memory, prefetcher, hardware, workload.cold
+            )
         set_threads(config)
-        accuracy(result.report, config, parts)
+        accuracy(result.report, config, parts, build)
     return result.report
 
 
-def _baseline(config: Any, workload: Any) -> Result:
-    from transformers import AutoTokenizer
+def _verdict(
+    result: Result,
+    policy: CachePolicy,
+    memory: Memory,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile,
+    cold: bool,
+) -> str | None:
+    """What limited the run, from replays of its trace; failing to tell never costs the run."""
+    from moex.cache.core import ExpertCache
+    from moex.sim.verdict import judge_live
 
+    report, trace = result.report, result.round.trace
+    assert trace is not None
+    assert report.slots is not None
+    try:
+        future = trace.future() if "future" in policy.needs else None
+        cache = ExpertCache(
+            policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
+        )
+        return judge_live(trace, cache, prefetcher, hardware, report, cold)
+    except Exception:
+        logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
+        return None
+
+
+def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
     from moex.runner import baselines, checkpoint
     from moex.runner.live import run_baseline
+    from moex.runner.tokenizer import load_tokenizer
 
     settings = (config.model.name, config.model.dtype, config.model.device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.find(settings[0]))
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
     with start(*settings, experts=config.runner.experts) as model:
-        return run_baseline(model, config.runner.name, tokenizer, workload, config.seed)
+        tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
+        batches = workload.batches(tokenizer, str(model.device))
+        return run_baseline(model, config.runner.name, batches, workload, config.seed, on_stop)
 
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
-    """Keep the series (one line a forward pass, of every measured round) and the trace."""
-    with (folder / "series.jsonl").open("w") as file:
-        for number, done in enumerate(result.rounds):
-            file.writelines(json.dumps({"round": number, **line}) + "\n" for line in done.series)
-    trace = result.round.trace
+    """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
+    _write_series(folder / "series.jsonl", result.rounds)
+    done, report = result.round, result.report
+    if done.ledgers:
+        from moex.cache.ledger import by_layer
+
+        write_lines(folder / "layers.jsonl", by_layer(done.ledgers))
+    if done.events:
+        from moex.runner.timeline import write_timeline
+
+        about = {"model": config.model.name, "workload": config.workload.name}
+        about |= {"link": report.link, "emulated": report.emulated, **provenance()}
+        write_timeline(folder / "timeline.json", done, about)
+    trace = done.trace
     if trace is not None:
         from moex.trace.format import write_trace
 
@@ -82,3 +137,10 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")
+        write_counts(trace, folder)
+
+
+def _write_series(path: Path, rounds: list[Round]) -> None:
+    """One line a forward pass, of every measured round."""
+    lines = ({"round": n, **line} for n, done in enumerate(rounds) for line in done.series)
+    write_lines(path, lines)

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
+from moex.modes.common import write_counts
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
     from moex.report import Report
+
+
+SMOKE_TOKENS = 32
+"""Of the trace, with smoke=true."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -25,9 +30,12 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
     trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
+    if config.smoke:
+        trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )
+    miss = build(config.miss).bound(trace.geometry, hardware)
     cache = ExpertCache(
         policy,
         trace.geometry,
@@ -36,13 +44,18 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         memory.staging,
         config.seed,
         trace.future() if "future" in policy.needs else None,
+        miss.split,
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold)
+    write_counts(trace, folder)
     if config.verdict:
         from moex.sim.verdict import judge
 
         report.verdict = str(judge(trace, cache, prefetcher, hardware, cold))
+    if miss.lossy:
+        report.lossy.append("miss")
+    report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report

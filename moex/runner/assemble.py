@@ -16,9 +16,12 @@ from moex.cache.core import ExpertCache
 from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
+from moex.miss.fetch import Fetch
 from moex.runner import checkpoint, hf
+from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.tokenizer import load_tokenizer
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
     from moex.report import Report
@@ -61,6 +65,11 @@ class Parts:
     quantized: dict[str, Any] | None = None
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the experts as the model has them, packed or not."""
+        return next(iter(self.layers[0].tensors.values()))[1]
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of a record, scales and padding and all, for a weight of an expert."""
         experts = self.layers[0].tensors.values()
@@ -77,15 +86,7 @@ class Parts:
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"model: {self.folder} has no tokenizer that transformers can read; expected "
-                "tokenizer.json beside config.json"
-            ) from error
+        return load_tokenizer(self.folder, self.model)
 
 
 def load_parts(
@@ -119,7 +120,7 @@ def load_parts(
         packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
         tensors = packing.tensors
-    layout = Planes(tensors)
+    layout = Planes(tensors, packing.bind if packing else None)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     packing = packing if packing and packing.quantizers else None
@@ -161,9 +162,10 @@ def offload(
     seed: int = 0,
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    miss: MissHandler | None = None,
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
-    memory = memory or Memory()
+    memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
     cache = ExpertCache(
         policy,
         parts.geometry,
@@ -172,10 +174,9 @@ def offload(
         memory.staging,
         seed,
         future,
+        miss.split,
     )
     slots = Slots(parts.layout, cache.places, parts.device)
-    if parts.packing is not None:
-        slots.join(parts.packing.bind)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -186,10 +187,25 @@ def offload(
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
         stack.callback(link.close)
-        layers = parts.layers
-        offloaded = OffloadedModel(parts.model, layers, cache, slots, link, prefetcher, on_plan)
+        host = _host_lane(parts, hardware) if miss.on_host else None
+        offloaded = OffloadedModel(
+            parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
+        )
         stack.pop_all()
     return offloaded
+
+
+def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
+    """The host that computes misses: this one, or the profile's, emulated."""
+    if hardware is None or not hardware.timed:
+        return HostLane(parts.store)
+    expert_s = hardware.host_seconds(parts.layout.bytes)
+    if expert_s is None:
+        raise ValueError(
+            f"hardware={hardware.name}: does not say how fast its host computes an expert; "
+            "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
+        )
+    return HostLane(parts.store, expert_s)
 
 
 def fits(size: int, device: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moex.runner import checkpoint, hf
+from moex.runner.assemble import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,18 @@ def stock(
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=_dtype(dtype), device_map={"": device}, experts_implementation=experts
     )
-    yield model.eval()
+    yield _frozen(model)
+
+
+@contextmanager
+def reference(name: str, dtype: str = "auto", device: str = "cpu") -> Iterator[PreTrainedModel]:
+    """What `mode=verify` believes: stock, or, where memory does not hold it, offloaded stock.
+
+    Both compute with transformers' own `grouped_mm`; accelerate only moves weights.
+    """
+    whole = sum(p.nbytes for p in checkpoint.build(checkpoint.find(name), dtype).parameters())
+    with (stock if fits(whole, device) else accelerate)(name, dtype, device) as model:
+        yield model
 
 
 @contextmanager
@@ -61,7 +73,7 @@ def accelerate(
             offload_folder=offload_folder,
             experts_implementation=experts,
         )
-        yield model.eval()
+        yield _frozen(model)
 
 
 def _places(
@@ -77,6 +89,14 @@ def _places(
         path = f"{name}.{child}" if name else child
         places.update(_places(inner, path, experts, device, away))
     return places
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """As moex loads a model: torch multiplies weights that want gradients in another order.
+
+    (Those of a strided batch, such as the last positions of several prompts: `should_fold`.)
+    """
+    return model.eval().requires_grad_(False)
 
 
 def _dtype(name: str) -> str | torch.dtype:

@@ -1,58 +1,144 @@
-"""Measures this machine running this model: the costs that a simulation of it needs."""
+"""Measures this machine running this model: the costs that a simulation of it needs.
+
+Offloaded runs compute slower than resident ones: a link's thread is woken and takes turns with the
+computing one, and weights that have just arrived are cold. So costs are fitted to an offloaded run.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.prefetch.base import Prefetcher
+from moex.prefetch.gate import Gate
 from moex.runner import hf
 from moex.runner.assemble import offload
 from moex.runner.meter import synchronize
 from moex.runner.workload import generate
+from moex.sim.costs import fit
 from moex.sim.hardware import HardwareProfile
+from moex.store.slots import Slots
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from moex.prefetch.base import Observation
     from moex.runner.assemble import Parts
+    from moex.sim.costs import Costs
+    from moex.types import Geometry, Plan, Prediction
 
 ROUNDS = 7
 
 
-def calibrate(parts: Parts, tokens: int = 64) -> HardwareProfile:
-    """Time decoding with all experts resident, one expert, the head, and the plain copy link.
+class TimedPrefetcher(Prefetcher):
+    """Asks another prefetcher, and keeps how long every answer took [visits]."""
 
-    The visit's cost is what remains of a token's time: attention, norms, routing and the runner's
-    own bookkeeping. All are medians; nothing else should run meanwhile.
+    def __init__(self, inner: Prefetcher) -> None:
+        self.inner = inner
+        self.needs = inner.needs  # type: ignore[misc]  # as the inner one's class says
+        self.seconds: list[float] = []
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Forget everything."""
+        self.inner.reset(geometry, seed)
+        self.seconds.clear()
+
+    def predict(self, observation: Observation) -> Sequence[Prediction]:
+        """Return what the other one says."""
+        started = perf_counter()
+        self.inner.observe(observation)
+        predictions = self.inner.predict(observation)
+        self.seconds.append(perf_counter() - started)
+        return predictions
+
+
+def calibrate(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
+    """Fit the costs of computing to one offloaded run; time one expert, the head and the copy link.
+
+    The run decodes with LRU, `slots` of the experts and gate lookahead, behind an emulated link on
+    which a load takes as long as a layer with all experts resident. Nothing else should run
+    meanwhile.
     """
     geometry = parts.geometry
-    offloaded = offload(parts, LRU(), Memory(geometry.experts))
-    prompt = torch.arange(16, 48, device=parts.device)[None] % parts.model.config.vocab_size
-    passes = []
-    with offloaded as model:
-        for _ in range(ROUNDS):
-            offloaded.meter.reset()
-            generate(model, [prompt], tokens, offloaded.meter)
-            lines = [line for line in offloaded.meter.series if line["phase"] == DECODE]
-            # Loads of the cold start are no computing.
-            passes.append(median(line["seconds"] - line["stall_s"] for line in lines))
-    expert_s = _expert_seconds(parts, offloaded.slots.tensors)
-    pass_s = _head_seconds(parts)
-    visit_s = (median(passes) - pass_s) / geometry.layers - geometry.top_k * expert_s
-    return HardwareProfile(
+    prompts = [
+        torch.arange(start, start + 32, device=parts.device)[None] % parts.model.config.vocab_size
+        for start in (16, 113, 210, 307)
+    ]
+    copy_s, layer_s = _copy_seconds(parts), _layer_seconds(parts, prompts[0])
+    plain = HardwareProfile(
         name="measured",
-        link_bytes_per_s=geometry.expert_bytes / _copy_seconds(parts),
-        visit_s=max(0.0, visit_s),
-        expert_s=expert_s,
-        pass_s=pass_s,
+        link_bytes_per_s=geometry.expert_bytes / copy_s,
         source=f"{parts.folder.name} on this machine, {torch.get_num_threads()} threads",
     )
+    link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)
+    expert_s = _expert_seconds(parts)
+    costs, predict_s = offloaded_costs(parts, Memory(slots), link, prompts, tokens)
+    visit_s = costs.visit_s + geometry.top_k * (costs.expert_s - expert_s)
+    profile = costs.profile(plain)
+    return replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
+
+
+def offloaded_costs(
+    parts: Parts,
+    memory: Memory,
+    link: HardwareProfile,
+    prompts: Sequence[torch.Tensor],
+    tokens: int,
+) -> tuple[Costs, float]:
+    """Decode offloaded with LRU and gate lookahead: the fitted costs, and seconds of a prediction.
+
+    The table is scaled so that it adds up to the run's own seconds: medians leave interruptions
+    out, but speeds have them in.
+    """
+    plans: list[Plan] = []
+    timed = TimedPrefetcher(Gate())
+    run = offload(parts, LRU(), memory, timed, link, on_plan=plans.append)
+    run.meter.times_visits = True
+    with run as model:
+        generate(model, prompts, tokens, run.meter)
+        run.finish()
+    trace, layers = run.recorder.trace({}), parts.geometry.layers
+    decode, first = ~trace.prefill, trace.layer == 0
+    loads, submits = Counter[int](), Counter[int]()
+    for plan in plans:
+        arrived = len(plan.guessed) + sum(not load.speculative for load in plan.loads)
+        loads[plan.clock] += arrived
+        submits[plan.clock] += bool(plan.loads)
+    columns = {
+        "experts": np.diff(trace.offsets),
+        "tokens": np.ones(len(trace)),
+        "loads": np.asarray([loads[clock] for clock in range(len(trace))]),
+        "submits": np.asarray([submits[clock] for clock in range(len(trace))]),
+    }
+    seconds = np.asarray(run.meter.visits) - np.asarray(timed.seconds)
+    # A pass's beginning lies in its first visit, so that is not fitted to.
+    fitted = decode & ~first if layers > 1 else decode
+    costs = fit(seconds=seconds[fitted], **{k: v[fitted] for k, v in columns.items()})
+    told = costs.seconds(**columns)
+    costs = costs.times(float(seconds[fitted].sum() / told[fitted].sum()))
+    whole = [x["seconds"] - x["stall_s"] for x in run.meter.series if x["phase"] == DECODE]
+    inside = costs.seconds(**columns)[decode].sum() + np.asarray(timed.seconds)[decode].sum()
+    pass_s = max(0.0, (sum(whole) - float(inside)) / len(whole))
+    return replace(costs, pass_s=pass_s), float(np.mean(np.asarray(timed.seconds)[decode]))
+
+
+def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
+    """A layer visit of decoding with all experts resident, median over passes."""
+    run = offload(parts, LRU(), Memory(parts.geometry.experts))
+    with run as model:
+        generate(model, [prompt], 48, run.meter)
+    # Loads of the cold start are no computing.
+    lines = [x["seconds"] - x["stall_s"] for x in run.meter.series if x["phase"] == DECODE]
+    return median(lines) / parts.geometry.layers
 
 
 def _median_of(call: Callable[[int], object], count: int) -> float:
@@ -69,19 +155,18 @@ def _median_of(call: Callable[[int], object], count: int) -> float:
     return median(rounds)
 
 
-def _expert_seconds(parts: Parts, tensors: list[dict[str, torch.Tensor]]) -> float:
+def _expert_seconds(parts: Parts) -> float:
+    """One expert for one token, of as many as a layer has."""
+    places = Slots(parts.layout, parts.geometry.experts, parts.device)
+    for number, record in enumerate(places.records):
+        parts.store.read(Expert(0, number), record)
+    slots = places.tensors
     experts = parts.layers[0].experts
-    kind = parts.layout.parts[0].dtype
+    kind = parts.dtype
     token = torch.randn(1, parts.geometry.hidden, device=parts.device).to(kind)
     return _median_of(
-        lambda number: hf.expert_output(experts, token, tensors[number % len(tensors)]), 48
+        lambda number: hf.expert_output(experts, token, slots[number % len(slots)]), 48
     )
-
-
-def _head_seconds(parts: Parts) -> float:
-    head = parts.model.get_output_embeddings()
-    state = torch.randn(1, 1, head.weight.shape[1], device=parts.device).to(head.weight.dtype)
-    return _median_of(lambda _: head(state).argmax(-1), 16)
 
 
 def _copy_seconds(parts: Parts) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from copy import deepcopy
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from moex.runner.decode import decoder
 from moex.runner.hf import moe_layers
 from moex.types import Expert
 
@@ -141,11 +144,21 @@ def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
     kind = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    decoder(config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
+    _keep_wide(model, kind)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _keep_wide(model: PreTrainedModel, kind: torch.dtype) -> None:
+    """Some weights of some models (router biases) stay in float32, as transformers' plan says."""
+    for pattern, wide in model._get_dtype_plan(kind).items():
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if re.search(pattern, name):
+                tensor.data = tensor.data.to(wide)
 
 
 def fill(
@@ -193,7 +206,8 @@ def _tensors(
     model: PreTrainedModel, folder: Path, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (parameter name, tensor), fused as the model wants it, layer by layer."""
-    mapping = get_model_conversion_mapping(model)
+    coded = decoder(model.config)
+    mapping = get_model_conversion_mapping(model, hf_quantizer=coded)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
@@ -209,7 +223,7 @@ def _tensors(
             groups.setdefault(target, (converter, []))[1].append((key, pattern))
     headers: dict[Path, dict[str, Any]] = {}
 
-    def read(key: str, dtype: torch.dtype) -> Tensor:
+    def read(key: str, dtype: torch.dtype | None) -> Tensor:
         path = files[key]
         if path not in headers:
             headers[path] = _header(path)
@@ -221,9 +235,9 @@ def _tensors(
             yield target, read(keys[0][0], dtype)
             continue
         for key, pattern in keys:
-            converter.add_tensor(target, key, pattern, partial(read, key, dtype))
+            converter.add_tensor(target, key, pattern, partial(read, key, None if coded else dtype))
         for name, value in converter.convert(target, model=model, config=model.config).items():
-            yield name, value[0] if isinstance(value, list) else value
+            yield name, (value[0] if isinstance(value, list) else value).to(dtype)
 
 
 def _header(path: Path) -> dict[str, Any]:

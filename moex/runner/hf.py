@@ -31,7 +31,7 @@ NAME = "moex"
 
 @dataclass(frozen=True)
 class MoeLayer:
-    """One MoE layer: its experts module (weights may be on meta) and its router's weight."""
+    """One MoE layer: its experts module (weights may be on meta) and its router, if one is seen."""
 
     name: str
     experts: Any
@@ -42,7 +42,7 @@ class MoeLayer:
         """Name, shape and dtype of one expert's tensors: the stacked parameters, less the stack."""
         return {
             name: (tuple(parameter.shape[1:]), parameter.dtype)
-            for name, parameter in self.experts.named_parameters()
+            for name, parameter in self.experts.named_parameters(recurse=False)
         }
 
 
@@ -62,23 +62,38 @@ def moe_layers(model: PreTrainedModel) -> list[MoeLayer]:
             f"model: {type(model).__name__} has no MoE layer that transformers dispatches through "
             "its experts interface; expected e.g. Mixtral, OLMoE or Qwen3-MoE"
         )
+    _check_alike(layers)
     return layers
 
 
-def _router(block: nn.Module, experts: nn.Module) -> nn.Module:
-    count = next(experts.parameters()).shape[0]
+def _router(block: nn.Module, experts: Any) -> nn.Module | None:
+    """The module beside the experts whose only matrix over the hidden state has a row an expert."""
+    down = experts.down_proj
+    count, hidden = down.shape[0], down.shape[2 if experts.is_transposed else 1]
     for child in block.children():
-        weight = getattr(child, "weight", None)
-        if child is not experts and weight is not None and tuple(weight.shape[:-1]) == (count,):
+        shapes = [p.shape for p in child.parameters() if p.dim() == 2 and p.shape[1] == hidden]
+        if child is not experts and shapes == [(count, hidden)]:
             return child
-    raise ValueError(f"model: no router with {count} rows beside {type(experts).__name__}")
+    return None
+
+
+def _check_alike(layers: Sequence[MoeLayer]) -> None:
+    for number, layer in enumerate(layers):
+        if (
+            layer.tensors != layers[0].tensors
+            or layer.experts.down_proj.shape[0] != layers[0].experts.down_proj.shape[0]
+        ):
+            raise ValueError(
+                f"model: the experts of MoE layer {number} differ from those of layer 0 in number, "
+                "shape or type; expected the same in all MoE layers (dense ones may lie between)"
+            )
 
 
 def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: int) -> Geometry:
     """The model as far as caching cares."""
     config = model.config.get_text_config()
     experts = layers[0].experts
-    down = dict(experts.named_parameters())["down_proj"]
+    down = experts.down_proj
     sizes = down.shape[1:] if not experts.is_transposed else down.shape[:0:-1]
     return Geometry(
         layers=len(layers),
@@ -99,7 +114,8 @@ def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor | P
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, tokens, weights, first)
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
-    return _linear(experts, inner, weights, "down_proj")
+    out = _linear(experts, inner, weights, "down_proj")
+    return experts.post_expert_norm(out) if experts.has_post_expert_norm else out
 
 
 def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor | Packed], name: str) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
-from moex.runner.meter import Meter, peak_host_bytes
+from moex.runner.meter import Meter, peak_host_bytes, reference_s
+from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
-    from moex.cache.ledger import Ledger
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
     from moex.types import Future
+
+    OnStop = Callable[[list["Round"]], None]
 
 
 @dataclass
@@ -40,8 +44,12 @@ class Round:
     texts: list[list[int]]
     phases: dict[str, Clocked]
     series: list[dict[str, Any]]
-    ledger: Ledger | None = None
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
+    reference_s: tuple[float, ...] = ()
+    """The fixed reference work of the meter, before and after."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -61,20 +69,47 @@ class Result:
 
 def run_offloaded(
     parts: Parts,
-    tokenizer: Any,
+    batches: list[torch.Tensor],
     workload: Workload,
     policy: CachePolicy,
     memory: Memory | None = None,
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     seed: int = 0,
+    miss: MissHandler | None = None,
+    timeline: bool = False,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
     A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
-    model routes the same under every cache.
+    model routes the same under every cache. With `timeline`, rounds keep what happened when, so
+    many events in all as `runner/timeline.py` allows; `on_stop` is called with the measured rounds,
+    the last one cut short, when the run is interrupted or fails.
     """
-    batches = workload.batches(tokenizer, parts.device)
+    offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss)
+    if timeline:
+        offloaded.log_events(EVENTS // workload.repeats)
+    try:
+        with offloaded as model:
+            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed, on_stop)
+    finally:
+        offloaded.close()
+    return _result(describe(offloaded, parts, miss), rounds, seed)
+
+
+def prepare(
+    parts: Parts,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    policy: CachePolicy,
+    memory: Memory | None = None,
+    prefetcher: Prefetcher | None = None,
+    hardware: HardwareProfile | None = None,
+    seed: int = 0,
+    miss: MissHandler | None = None,
+) -> OffloadedModel:
+    """Make the offloaded model; parts that know the future get it from a recording pass."""
     future: Future | None = None
     if prefetcher is not None and "recorded" in prefetcher.needs:
         raise ValueError(
@@ -82,44 +117,60 @@ def run_offloaded(
             "trace=FILE; live, run that predictor itself"
         )
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
+    if "future" in foresight and miss is not None and miss.lossy:
+        raise ValueError(
+            "miss: skipping changes what later layers demand, so no recorded future holds; "
+            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
+        )
     if "future" in foresight:
-        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches)
+        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    offloaded = offload(parts, policy, memory, prefetcher, hardware, seed, future)
-    try:
-        with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded)
-    finally:
-        offloaded.close()
-    report = Report(source="live", mode="live", oracle=future is not None)
+    return offload(parts, policy, memory, prefetcher, hardware, seed, future, miss=miss)
+
+
+def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None = None) -> Report:
+    """Begin a row with what the model's parts say of themselves."""
     cache, link, store = offloaded.cache, offloaded.link, parts.store
-    report.policy, report.prefetcher = type(policy).__name__, type(offloaded.prefetcher).__name__
+    needs = cache.prototype.needs | offloaded.prefetcher.needs
+    report = Report(source="live", mode="live", oracle="future" in needs)
+    report.policy = type(cache.prototype).__name__
+    report.prefetcher = type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
     report.capacity_bytes = offloaded.slots.bytes
     report.skeleton_bytes = parts.skeleton_bytes
+    host = offloaded.host
+    report.link = link.name
     parts.describe(report)
-    report.link, report.emulated = link.name, link.emulated
+    report.emulated = link.emulated or (host is not None and host.emulated)
+    if miss is not None and miss.lossy:
+        report.lossy.append("miss")
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
-    return _result(report, rounds, seed)
+    return report
 
 
 def run_baseline(
-    model: PreTrainedModel, name: str, tokenizer: Any, workload: Workload, seed: int = 0
+    model: PreTrainedModel,
+    name: str,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    seed: int = 0,
+    on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload on an ordinary transformers model, for the same row."""
-    batches = workload.batches(tokenizer, str(model.device))
-    rounds = _rounds(model, workload, batches, Meter(), None)
+    rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
 
 
-def _record(offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor]) -> Trace:
+def _record(
+    offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor], seed: int
+) -> Trace:
     """Run the workload once to know its routing, which no cache changes."""
+    choose = workload.sampler(seed)
     with offloaded as model:
-        generate(model, batches, workload.new_tokens, offloaded.meter)
-    offloaded.close()
+        generate(model, batches, workload.new_tokens, offloaded.meter, choose=choose)
     return offloaded.recorder.trace({})
 
 
@@ -129,22 +180,32 @@ def _rounds(
     batches: list[torch.Tensor],
     meter: Meter,
     offloaded: OffloadedModel | None,
+    seed: int,
+    on_stop: OnStop | None,
 ) -> list[Round]:
-    rounds = []
+    rounds: list[Round] = []
+    choose = workload.sampler(seed)
     before: Callable[[], None] | None = None
     if offloaded is not None and workload.cold:
         before = offloaded.empty
     with tqdm(total=workload.warmup + workload.repeats, desc="rounds", disable=None) as bar:
+        reference = reference_s()
         for number in range(-workload.warmup, workload.repeats):
             if offloaded is not None:
                 offloaded.restart()
             meter.reset()
-            texts = generate(model, batches, workload.new_tokens, meter, before)
-            done = Round(texts, meter.phases, meter.series)
+            try:
+                texts = generate(model, batches, workload.new_tokens, meter, before, choose)
+            except BaseException:
+                if on_stop and number >= 0:
+                    on_stop([*rounds, Round([], meter.phases, meter.series)])
+                raise
+            done = Round(texts, meter.phases, meter.series, meter.spans)
             if offloaded is not None:
                 offloaded.finish()
-                done.ledger = offloaded.ledger
+                done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
+            done.reference_s = (reference, reference := reference_s())
             if number >= 0:
                 rounds.append(done)
             bar.update()
@@ -154,11 +215,13 @@ def _rounds(
 def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
-    if middle.ledger is not None:
-        report.book(middle.ledger, middle.phases)
+    if middle.ledgers:
+        report.book(Ledger.total(middle.ledgers), middle.phases)
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
+    seen = [seconds for done in rounds for seconds in done.reference_s]
+    report.drift = max(seen) / min(seen) - 1
     if len(speeds) > 1:
         low, _, high = quantiles(speeds, n=4, method="inclusive")
         report.tokens_per_second_iqr = high - low

@@ -34,12 +34,15 @@ class Meter:
 
     def __init__(self, stats: Callable[[], LinkStats] = _no_link) -> None:
         self._stats = stats
+        self.times_visits = False
         self.reset()
 
     def reset(self) -> None:
         """Forget everything measured."""
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self.series: list[dict[str, Any]] = []
+        self.spans: list[tuple[float, float]] = []
+        self.visits: list[float] = []
         self.stall_s = 0.0
         self.start()
 
@@ -47,6 +50,19 @@ class Meter:
         """Begin to measure now: what lies before belongs to nobody."""
         synchronize()
         self._mark = (perf_counter(), self._stats(), self.stall_s)
+        self._visit_mark = self._mark[0], self.stall_s
+
+    def visit(self) -> None:
+        """End a layer visit; its seconds without stall are kept while calibrating only.
+
+        They run from the end of the visit or pass before it. A device is waited for, which takes
+        away its overlap with the host: these seconds are for cost tables.
+        """
+        if self.times_visits:
+            synchronize()
+            before, stall = self._visit_mark
+            self._visit_mark = now, stalled = perf_counter(), self.stall_s
+            self.visits.append((now - before) - (stalled - stall))
 
     @contextmanager
     def measure(self, phase: str, tokens: int, sync: bool = False) -> Iterator[None]:
@@ -56,6 +72,7 @@ class Meter:
             synchronize()
         started, link, stall = self._mark
         self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
+        self._visit_mark = now, stalled
         line = Clocked(
             passes=1,
             tokens=tokens,
@@ -64,10 +81,24 @@ class Meter:
             link_busy_s=linked.busy_s - link.busy_s,
             bytes_moved=linked.bytes_moved - link.bytes_moved,
         )
+        self.spans.append((started, now))
         self.series.append({"token": len(self.series), "phase": phase, **asdict(line)})
         total = self.phases[phase]
         for name, value in asdict(line).items():
             setattr(total, name, getattr(total, name) + value)
+
+
+def reference_s() -> float:
+    """Seconds that a fixed piece of single-threaded work takes now, the best of three.
+
+    It depends on the machine alone: where it drifts during a run, other figures drifted with it.
+    """
+    best = float("inf")
+    for _ in range(3):
+        started = perf_counter()
+        sum(number * number for number in range(50_000))
+        best = min(best, perf_counter() - started)
+    return best
 
 
 def synchronize() -> None:

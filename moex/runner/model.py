@@ -6,19 +6,21 @@ route, request, submit demand, predict, submit guesses, compute what is there, w
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
 from moex.runner.meter import Meter
+from moex.runner.routers import Lookahead
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
+    from moex.runner.hosts import HostLane
     from moex.store.slots import Slots
     from moex.types import Plan, Prediction
 
@@ -48,6 +51,7 @@ class OffloadedModel:
         link: moves them there.
         prefetcher: guesses; default none.
         on_plan: called with every plan that is executed.
+        host: computes the experts that plans give to the host.
     """
 
     def __init__(
@@ -59,23 +63,37 @@ class OffloadedModel:
         link: Link,
         prefetcher: Prefetcher | None = None,
         on_plan: Callable[[Plan], None] | None = None,
+        host: HostLane | None = None,
     ) -> None:
+        self.host = host
         self.model, self.layers, self.cache = model, layers, cache
         self.slots, self.link, self.on_plan = slots, link, on_plan
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
-        # Row block d is the router of d layers ahead: scores of all of them in one product.
-        weights = [layer.router.weight.detach() for layer in layers]
-        self._routers = [
-            torch.cat(weights[number : number + 1 + DEPTHS]) for number in range(len(layers))
-        ]
+        routers = [layer.router for layer in layers]
+        self.lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
+        if "lookahead" in self.prefetcher.needs and not self.lookahead.knows:
+            raise ValueError(
+                f"prefetch: {type(self.prefetcher).__name__} asks the routers of later layers, but "
+                f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
+            )
         self._stack, self.closing = ExitStack(), ExitStack()
         self._clock = 0
+        self.events: deque[tuple[Any, ...]] | None = None
         self.restart()
 
+    def log_events(self, limit: int) -> None:
+        """Keep the latest events of a run for its timeline; to be said before the model is entered.
+
+        Args:
+            limit: so many tuples at most, however long the run.
+        """
+        self.events = self.link.log = deque(maxlen=limit)
+
     def __enter__(self) -> PreTrainedModel:
-        calls = [partial(self._visit, number) for number in range(len(self.layers))]
+        visit = self._visit if self.events is None else self._logged_visit
+        calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
         return self.model
 
@@ -87,6 +105,8 @@ class OffloadedModel:
         with self.closing:
             self._stack.close()
             self.link.close()
+            if self.host:
+                self.host.close()
 
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""
@@ -94,7 +114,9 @@ class OffloadedModel:
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
-        self.ledger = Ledger(self.cache.geometry.expert_bytes)
+        self.ledgers = [Ledger(self.cache.geometry.expert_bytes) for _ in self.layers]
+        if self.events is not None:
+            self.log_events(self.events.maxlen or 0)
         self._clock = 0
         self._phase, self._position, self._sequence = PREFILL, 0, -1
 
@@ -104,12 +126,17 @@ class OffloadedModel:
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
+    @property
+    def ledger(self) -> Ledger:
+        """The books of all layers in one."""
+        return Ledger.total(self.ledgers)
+
     def finish(self) -> None:
         """End a run: guesses whose visit never came are booked as wasted."""
         if self._clock:
             plan = self.cache.finish(self._clock - 1)
             self.link.submit(plan)
-            self.ledger.dropped(self._phase, plan)
+            self.ledgers[-1].dropped(self._phase, plan)
             if self.on_plan:
                 self.on_plan(plan)
 
@@ -120,7 +147,7 @@ class OffloadedModel:
     def _visit(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
-        scores, *lookahead = self._scores(number, hidden)
+        scores, *lookahead = self.lookahead.rows(number, hidden)
         chosen = index.tolist()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
@@ -131,6 +158,8 @@ class OffloadedModel:
         late, waited = 0, False
         for plan in self.cache.request(access):
             self._execute(plan)
+            given = work.begin(self.host, plan.host) if self.host and plan.host else []
+            work.skip(plan.skipped)
             if plan.last and self.predicts:
                 predictions = self._prefetch(observation)
             for expert, place in zip(plan.hits, plan.places, strict=True):
@@ -145,18 +174,22 @@ class OffloadedModel:
             for load in plan.loads:
                 waited = self._wait(load.slot) or waited
                 work.compute(load.expert, self.slots.tensors[load.slot])
-            self.ledger.demand(access.phase, plan)
-        self.ledger.waited(access.phase, late, waited)
-        self.recorder.add(self._sequence, access, observation.lookahead, predictions)
-        return work.result()
+            if self.host and given:
+                waited = self._await(self.host, work, plan.host, given) or waited
+            self.ledgers[number].demand(access.phase, plan)
+        self.ledgers[number].waited(access.phase, late, waited)
+        seen = observation.lookahead, predictions, len(chosen)
+        self.recorder.add(self._sequence, access, *seen)
+        result = work.result()
+        self.meter.visit()
+        return result
 
-    def _scores(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
-        """Router softmax of this layer and the next ones, summed over the tokens."""
-        routers = self._routers[number]
-        experts = self.cache.geometry.experts
-        logits = functional.linear(hidden, routers).view(len(hidden), -1, experts)
-        rows = logits.softmax(-1, dtype=torch.float32).sum(0).tolist()
-        return [tuple(row) for row in rows]
+    def _logged_visit(self, number: int, *given: Any) -> Tensor:
+        started = perf_counter()
+        result = self._visit(number, *given)
+        assert self.events is not None
+        self.events.append(("visit", number, started, perf_counter(), *self.cache.occupancy()))
+        return result
 
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:
@@ -167,9 +200,20 @@ class OffloadedModel:
         self.prefetcher.observe(observation)
         predictions = self.prefetcher.predict(observation)
         plan = self.cache.prefetch(predictions, observation.access.clock)
-        self.ledger.prefetch(observation.access.phase, plan)
+        self.ledgers[observation.access.layer].prefetch(observation.access.phase, plan)
         self._execute(plan)
         return predictions
+
+    def _await(
+        self, host: HostLane, work: _Work, experts: Sequence[Expert], given: list[Any]
+    ) -> bool:
+        """Wait for the host's results: whether it took any time."""
+        started = perf_counter()
+        late = not host.done(given)
+        for expert, result in zip(experts, host.finish(given, work.hidden.device), strict=True):
+            work.put(expert, result)
+        self.meter.stall_s += perf_counter() - started if late else 0.0
+        return late
 
     def _wait(self, place: int) -> bool:
         stall = self.link.wait(place)
@@ -192,6 +236,7 @@ class _Work:
         chosen: list[list[int]],
     ) -> None:
         self.experts, self.hidden, self.weights, self.chosen = experts, hidden, weights, chosen
+        self.index = index
         kind = torch.promote_types(hidden.dtype, weights.dtype)
         self.out = torch.empty(*index.shape, hidden.shape[1], dtype=kind, device=hidden.device)
         if len(chosen) > 1:
@@ -201,17 +246,39 @@ class _Work:
 
     def compute(self, expert: Expert, tensors: dict[str, Tensor]) -> None:
         """Compute the expert for all tokens of the visit that chose it, in one call."""
-        top_k = self.weights.shape[1]
+        self.put(expert, hf.expert_output(self.experts, self.tokens(expert), tensors))
+
+    def tokens(self, expert: Expert) -> Tensor:
+        """The tokens [n, hidden] that chose the expert."""
+        if len(self.chosen) == 1:
+            return self.hidden
+        return self.hidden[self.rows[expert[1]] // self.weights.shape[1]]
+
+    def put(self, expert: Expert, result: Tensor) -> None:
+        """Weigh an expert's output for `tokens(expert)` and keep it in its place."""
         if len(self.chosen) == 1:
             position = self.chosen[0].index(expert[1])
-            result = hf.expert_output(self.experts, self.hidden, tensors)
             torch.mul(result, self.weights[:, position, None], out=self.out[:, position])
             return
         rows = self.rows[expert[1]]
-        result = hf.expert_output(self.experts, self.hidden[rows // top_k], tensors)
         self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
             rows
         ].unsqueeze(-1)
+
+    def begin(self, host: HostLane, experts: Sequence[Expert]) -> list[Any]:
+        """Give experts to the host."""
+        return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
+
+    def skip(self, experts: Sequence[Expert]) -> None:
+        """Leave experts out: what the others weigh is scaled up to the same sum."""
+        if not experts:
+            return
+        left_out = torch.tensor([e.index for e in experts], device=self.index.device)
+        gone = torch.isin(self.index, left_out)
+        kept = self.weights.masked_fill(gone, 0.0)
+        rest = kept.sum(1, keepdim=True)
+        self.weights = kept * torch.where(rest > 0, self.weights.sum(1, keepdim=True) / rest, 0.0)
+        self.out[gone] = 0.0
 
     def result(self) -> Tensor:
         """Sum over the top-k positions."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zlib
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 from tqdm.auto import tqdm
 
+from moex.files import whole
 from moex.quant.base import EXPERTS, HEAD, Packed
 from moex.quant.linear import QuantLinear
 
@@ -212,24 +212,17 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    whole, checksum = data[:-4], data[-4:]
-    return load(whole) if zlib.crc32(whole).to_bytes(4, "little") == checksum else None
+    body, checksum = data[:-4], data[-4:]
+    return load(body) if zlib.crc32(body).to_bytes(4, "little") == checksum else None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write it whole or not at all, and its checksum behind it."""
     data = save(dict(tensors))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data + zlib.crc32(data).to_bytes(4, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole(path) as partial:
+            partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
     except OSError as error:
         raise RuntimeError(
             f"store: cannot pack into {path.parent} ({error.strerror}); expected a folder that can "

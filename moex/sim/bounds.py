@@ -31,8 +31,9 @@ class Floors:
     capacity: what visits larger than the pool must load again: sum of max(0, |visit| - slots).
     belady: Belady 1966 if every loaded expert enters (forced admission).
     belady_bypass: Belady with bypass, the least that any policy can reach. With prefetching it
-        still bounds loads that are used: a guess enters no slot before its visit, so each demanded
-        expert that was not resident has cost a load.
+        still bounds loads that are used, however far ahead guesses are made: one enters no slot
+        before it is demanded and is dropped at the next visit of its layer, so each demanded expert
+        that was not resident has cost a load since its layer's visit before.
     static: the best fixed set of experts a layer, chosen by this very trace's counts.
 
     The Belady loads are those of the whole run's optimum that fall into the phase: in a trace with
@@ -93,7 +94,8 @@ def time_floor(
     The run is cut into windows; their bounds add up, because a window's visits are computed one
     after the other and only within it. A window takes at least its computing, and at least the
     link's time for what must cross it meanwhile: Belady's loads with bypass on the window alone,
-    starting empty, less the experts that can be there when it begins, one a place. (Belady's
+    starting empty, less the experts that can be there or on their way when it begins, one a place,
+    guesses of any horizon included. What loads cost beside the link is left out. (Belady's
     choices are optimal for every prefix at once, so one replay from a cut gives all windows that
     begin there.) Of all ways to cut at the ends of `WINDOWS` equal parts, the best is taken.
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a visit costs without waiting: `visit_s + expert_s * experts + token_s * (tokens - 1)`.
+    """What a visit costs without waiting, as a sum of these, each times how often.
 
     visit_s: a layer visit beside its experts (attention, norms, router, bookkeeping).
     expert_s: every expert computed in it.
     token_s: every token after the first (prefill; the simulator does not bill it, because a trace
         does not say how many tokens a visit had).
     pass_s: a forward pass beside its layers.
+    submit_s: every plan that hands loads to the link.
+    load_s: every expert computed for the first time after its load, demanded or guessed.
     host_expert_s: an expert computed on the host; None where none was.
     error: mean absolute error of the fit over the visits, as a share of their mean time.
     separated: False where the run always computed equally many experts and `visit_s` holds all.
@@ -35,6 +37,24 @@ class Costs:
     host_expert_s: float | None
     error: float
     separated: bool
+    submit_s: float = 0.0
+    load_s: float = 0.0
+
+    def seconds(
+        self,
+        experts: ArrayLike,
+        tokens: ArrayLike,
+        loads: ArrayLike = 0.0,
+        submits: ArrayLike = 0.0,
+    ) -> NDArray[np.float64]:
+        """What visits of these sizes cost [visits]."""
+        table = [self.visit_s, self.expert_s, self.token_s, self.load_s, self.submit_s]
+        return _design(experts, tokens, loads, submits) @ np.asarray(table)
+
+    def times(self, factor: float) -> Costs:
+        """Return the table with every cost of a visit multiplied."""
+        names = ("visit_s", "expert_s", "token_s", "submit_s", "load_s")
+        return replace(self, **{name: factor * getattr(self, name) for name in names})
 
     def profile(self, hardware: HardwareProfile) -> HardwareProfile:
         """Return the profile with these costs in the place of its own."""
@@ -43,6 +63,8 @@ class Costs:
             visit_s=self.visit_s,
             expert_s=self.expert_s,
             pass_s=self.pass_s,
+            submit_s=self.submit_s,
+            load_s=self.load_s,
             host_expert_s=self.host_expert_s,
             source=f"{hardware.source}; costs fitted to a live run, {self.error:.1%} off",
         )
@@ -54,6 +76,8 @@ def fit(
     seconds: ArrayLike,
     pass_seconds: ArrayLike = (),
     host_seconds: ArrayLike = (),
+    loads: ArrayLike = 0.0,
+    submits: ArrayLike = 0.0,
 ) -> Costs:
     """Fit a cost table.
 
@@ -66,24 +90,25 @@ def fit(
         seconds: of every visit, without waiting for loads [visits].
         pass_seconds: of every pass beside its visits [passes]; their median is `pass_s`.
         host_seconds: of every expert computed on the host; their median is `host_expert_s`.
+        loads: experts of every visit that had just been loaded, guesses included [visits]; default
+            none.
+        submits: plans with loads in every visit [visits]; default none.
 
     Raises:
         ValueError: no visits, or columns of different lengths.
     """
-    computed, width = np.asarray(experts, np.float64), np.asarray(tokens, np.float64)
     took = np.asarray(seconds, np.float64)
-    if not len(took) or not len(computed) == len(width) == len(took):
+    if not np.size(took) or not np.size(experts) == np.size(tokens) == np.size(took):
         raise ValueError(
-            f"costs: {len(computed)} experts, {len(width)} tokens, {len(took)} seconds: expected "
-            "one of each per visit, from a run with at least one"
+            f"costs: {np.size(experts)} experts, {np.size(tokens)} tokens, {np.size(took)} "
+            "seconds: expected one of each per visit, from a run with at least one"
         )
     sizes, group, counts = np.unique(
-        np.stack([computed, width], axis=1), axis=0, return_inverse=True, return_counts=True
+        _design(experts, tokens, loads, submits), axis=0, return_inverse=True, return_counts=True
     )
     medians = np.asarray([np.median(took[group.ravel() == i]) for i in range(len(sizes))])
-    design = np.stack([np.ones(len(sizes)), sizes[:, 0], sizes[:, 1] - 1], axis=1)
-    table, separated = _least_squares(design, medians, np.sqrt(counts))
-    fitted = np.stack([np.ones(len(took)), computed, width - 1], axis=1) @ table
+    table, separated = _least_squares(sizes, medians, np.sqrt(counts))
+    fitted = (sizes @ table)[group.ravel()]
     passes, host = np.asarray(pass_seconds, np.float64), np.asarray(host_seconds, np.float64)
     return Costs(
         visit_s=float(table[0]),
@@ -93,7 +118,19 @@ def fit(
         host_expert_s=float(np.median(host)) if len(host) else None,
         error=float(np.abs(fitted - took).mean() / took.mean()),
         separated=separated,
+        load_s=float(table[3]),
+        submit_s=float(table[4]),
     )
+
+
+def _design(
+    experts: ArrayLike, tokens: ArrayLike, loads: ArrayLike, submits: ArrayLike
+) -> NDArray[np.float64]:
+    """What every visit had of everything that costs [visits, costs]."""
+    columns = np.broadcast_arrays(1.0, experts, tokens, loads, submits)
+    design = np.stack([np.atleast_1d(column) for column in columns], axis=1).astype(np.float64)
+    design[:, 2] -= 1
+    return design
 
 
 def _least_squares(

@@ -18,7 +18,13 @@ class HardwareProfile:
         expert_s: computing one expert for one token.
         pass_s: a forward pass beside its layers (embedding, head, sampling).
         source: where the numbers come from.
-        host_expert_s: computing one expert for one token on the host instead of fetching it.
+        submit_s: what handing loads to the link costs the computing lane, once a plan that moves
+            anything, however many (a thread is woken, a queue locked).
+        load_s: what an expert costs more when it is computed for the first time after a load: its
+            weights are cold, and so is a lane that has waited.
+        predict_s: asking the prefetcher, once a visit.
+        host_expert_s: computing one expert for one token on the host instead of fetching it; None:
+            its bytes at `host_bytes_per_s`.
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         nvme_bytes_per_s: large reads from disk.
@@ -36,6 +42,9 @@ class HardwareProfile:
     memory_bytes_per_s: float | None = None
     host_bytes_per_s: float | None = None
     nvme_bytes_per_s: float | None = None
+    submit_s: float = 0.0
+    load_s: float = 0.0
+    predict_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:
@@ -46,7 +55,17 @@ class HardwareProfile:
         if self.chunk_bytes < 1:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
 
+    def host_seconds(self, expert_bytes: int) -> float | None:
+        """One expert on the host for one token: as given, else its bytes at the memory's speed."""
+        if self.host_expert_s is None and self.host_bytes_per_s is not None:
+            return expert_bytes / self.host_bytes_per_s
+        return self.host_expert_s
+
     @property
     def timed(self) -> bool:
         """Whether the profile says how fast anything is."""
         return self.link_bytes_per_s is not None
+
+    def resident_token_s(self, layers: int, top_k: int) -> float:
+        """Seconds of a decoded token that finds all its experts resident."""
+        return layers * (self.visit_s + top_k * self.expert_s) + self.pass_s

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +27,7 @@ class Transfer:
     remaining: int = field(init=False)
     done: float = inf
     cancelled: bool = False
+    label: object = None
 
     def __post_init__(self) -> None:
         self.remaining = self.bytes
@@ -49,11 +54,14 @@ class LinkTimeline:
         self.free_at = 0.0
         self.busy_s = 0.0
         self.bytes_moved = 0
+        self.on_chunk: Callable[[Transfer, float, float, int], None] | None = None
 
-    def submit(self, now: float, size: int, speculative: bool = False) -> Transfer:
+    def submit(
+        self, now: float, size: int, speculative: bool = False, label: object = None
+    ) -> Transfer:
         """Queue a transfer of `size` bytes at time `now`."""
         self.advance(now)
-        transfer = Transfer(size, speculative, now, self.latency_s)
+        transfer = Transfer(size, speculative, now, self.latency_s, label=label)
         (self.speculation if speculative else self.demand).append(transfer)
         return transfer
 
@@ -94,6 +102,8 @@ class LinkTimeline:
         if not transfer.remaining:
             transfer.done = self.free_at
             (self.speculation if transfer.speculative else self.demand).popleft()
+        if self.on_chunk is not None:
+            self.on_chunk(transfer, start, self.free_at, chunk)
 
     def arrival(self, now: float, transfer: Transfer) -> float:
         """When the transfer is through, if nothing else is submitted before that."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _Clock:
-    """A virtual machine: one compute lane, one link."""
+    """A virtual machine: one compute lane, one link, and the host as a second compute lane."""
 
     def __init__(self, profile: HardwareProfile, expert_bytes: int) -> None:
         assert profile.link_bytes_per_s is not None
@@ -35,7 +35,8 @@ class _Clock:
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
-        self.now = 0.0
+        self.now, self.host_free_at = 0.0, 0.0
+        self.host_s = profile.host_seconds(expert_bytes)
         self.waiting: dict[int, Transfer] = {}
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self._mark = (0.0, 0.0, 0)
@@ -49,6 +50,8 @@ class _Clock:
             self.waiting[load.slot] = self.link.submit(
                 self.now, self.expert_bytes, load.speculative
             )
+        if plan.loads:  # the transfer has begun while the computing lane is still busy with it
+            self.now += self.profile.submit_s
 
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""
@@ -56,6 +59,21 @@ class _Clock:
         if transfer is None:
             return 0.0
         stall = max(0.0, self.link.arrival(self.now, transfer) - self.now)
+        self.now += stall
+        return stall
+
+    def begin_host(self, experts: int) -> None:
+        """Let the host compute so many experts, one after the other."""
+        if self.host_s is None:
+            raise ValueError(
+                f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
+                "which this way of handling misses needs; try hardware.host_expert_s=0.002"
+            )
+        self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
+
+    def wait_host(self) -> float:
+        """Let the compute lane wait for the host; return for how long it did."""
+        stall = max(0.0, self.host_free_at - self.now)
         self.now += stall
         return stall
 
@@ -97,12 +115,13 @@ def simulate(
     run = _Replay(trace, cache, prefetcher, hardware, on_plan)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
-    for access, sequence in zip(trace.accesses(), sequences, strict=True):
+    tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
+    for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
         if sequence != before:
             if cold:
                 run.restart()
             before = sequence
-        run.visit(access)
+        run.visit(access, count)
     return run.report()
 
 
@@ -168,7 +187,7 @@ class _Replay:
             if self.on_plan:
                 self.on_plan(plan)
 
-    def visit(self, access: Access) -> None:
+    def visit(self, access: Access, tokens: int) -> None:
         """Replay one layer visit; the order of everything is the live runner's."""
         self.access = access
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
@@ -177,7 +196,7 @@ class _Replay:
             if access.layer == 0:
                 clock.now += clock.profile.pass_s
                 clock.phases[phase].passes += 1
-                clock.phases[phase].tokens += 1
+                clock.phases[phase].tokens += tokens
         late, stall = 0, 0.0
         waited = False
         for plan in self.cache.request(access):
@@ -188,7 +207,7 @@ class _Replay:
                 clock.submit(plan)
             if plan.last and self.predicts:
                 self._prefetch(access)
-            waited = waited or bool(plan.loads)
+            waited = waited or bool(plan.loads or plan.host)
             if clock:
                 late_now, stall_now = self._compute(plan, clock)
                 late += late_now
@@ -199,18 +218,22 @@ class _Replay:
         self.ledger.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
-        """Serve residents first, then guesses, then loads: (late hits, seconds waited)."""
-        expert_s = clock.profile.expert_s
+        """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
+        expert_s, load_s = clock.profile.expert_s, clock.profile.load_s
         late, stall = 0, 0.0
+        if plan.host:
+            clock.begin_host(len(plan.host))
         clock.now += expert_s * (len(plan.hits) - len(plan.guessed))
         for expert in plan.guessed:
             waited = clock.wait(plan.places[plan.hits.index(expert)])
             late += waited > 0
             stall += waited
-            clock.now += expert_s
+            clock.now += expert_s + load_s
         for load in plan.loads:
             stall += clock.wait(load.slot)
-            clock.now += expert_s
+            clock.now += expert_s + load_s
+        if plan.host:
+            stall += clock.wait_host()
         return late, stall
 
     def _prefetch(self, access: Access) -> None:
@@ -219,6 +242,7 @@ class _Replay:
         plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
         self.ledger.prefetch(access.phase, plan)
         if self.clock:
+            self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
         if self.on_plan:
             self.on_plan(plan)
@@ -234,8 +258,6 @@ class _Replay:
         report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
         report.book(self.ledger, self.clock.phases if self.clock else None)
-        passes = self.trace.layer == 0
-        prefill = self.trace.prefill
-        report.tokens_decode = int((passes & ~prefill).sum())
-        report.tokens_prefill = int((passes & prefill).sum())
+        report.tokens_decode = self.trace.tokens_of(prefill=False)
+        report.tokens_prefill = self.trace.tokens_of(prefill=True)
         return report

@@ -1,4 +1,7 @@
-"""What limits a run: the oracle ladder, and one line that says what one more unit would buy."""
+"""What limits a run: the oracle ladder, and one line that says what one more unit would buy.
+
+A live run is judged by replaying its own trace (`judge_live`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.oracle import Oracle
+from moex.prefetch.recorded import Recorded
+from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 if TYPE_CHECKING:
@@ -20,8 +25,11 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.prefetch.base import Prefetcher
     from moex.report import Report
-    from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
+
+
+LONGEST = 10_000
+"""Visits that are replayed at most for a live run's verdict: a second or two in all."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,14 @@ def judge(
 
     def run(policy: CachePolicy, slots: int, profile: HardwareProfile | None = hardware) -> Report:
         other = ExpertCache(
-            policy, trace.geometry, slots, cache.pool, cache.staging, cache.seed, future
+            policy,
+            trace.geometry,
+            slots,
+            cache.pool,
+            cache.staging,
+            cache.seed,
+            future,
+            cache.split,
         )
         return simulate(trace, other, prefetcher, profile, cold)
 
@@ -143,9 +158,8 @@ def judge(
     others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
     if hardware is not None and hardware.link_bytes_per_s is not None:
         twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        costs = (hardware.visit_s, hardware.expert_s, hardware.pass_s)
-        visit_s, expert_s, pass_s = (cost / 2 for cost in costs)
-        faster = replace(hardware, visit_s=visit_s, expert_s=expert_s, pass_s=pass_s)
+        names = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s")
+        faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in names})
         others["bandwidth"] = run(own, cache.slots, twice)
         others["compute"] = run(own, cache.slots, faster)
     gains = {unit: _gain(report, other) for unit, other in others.items()}
@@ -160,3 +174,55 @@ def _gain(report: Report, other: Report) -> float:
     if not other.decode_s:
         return 0.0
     return report.decode_s / other.decode_s - 1
+
+
+def judge_live(
+    trace: Trace,
+    cache: ExpertCache,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile | None,
+    report: Report,
+    cold: bool = False,
+) -> str:
+    """Return the one-line verdict of a live run, by replaying its trace on hardware like its own.
+
+    What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
+    or one with the latency-free bandwidth that the run reached. A prefetcher that needs tensors is
+    replayed as `recorded`. The first `LONGEST` visits speak for a longer trace.
+
+    Args:
+        trace: of the run's reported round.
+        cache: the run's cache.
+        prefetcher: the run's prefetcher.
+        hardware: the profile that the run emulated; None or untimed: its link was real.
+        report: the run's row.
+        cold: whether every sequence started with an empty cache.
+    """
+    profile = _like(report, trace, hardware)
+    if prefetcher.needs & {"hidden", "router_logits", "tokens"}:
+        prefetcher = Recorded()
+    judged = judge(trace.select(slice(0, LONGEST)), cache, prefetcher, profile, cold)
+    replayed, measured = judged.report.tokens_per_second, report.tokens_per_second
+    if replayed is None or measured is None:
+        return f"{judged} (simulated)"
+    return f"{judged} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
+
+
+def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile | None:
+    """A profile fitted to a live run's row; None if it tells no times."""
+    if not report.decode_s or not report.tokens_decode or report.stall_s is None:
+        return None
+    machine = replace(
+        HardwareProfile() if hardware is None else hardware,
+        visit_s=(report.decode_s - report.stall_s) / int((~trace.prefill).sum()),
+        expert_s=0.0,
+        pass_s=0.0,
+        submit_s=0.0,
+        load_s=0.0,
+        predict_s=0.0,
+    )
+    if report.host_computed and machine.host_seconds(trace.geometry.expert_bytes) is None:
+        return None
+    # Where nothing crossed while decoding, no link can be told from another.
+    link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
+    return replace(machine, link_bytes_per_s=link)

@@ -20,6 +20,9 @@ class ExpertStore(ABC):
     io: str | None = None
     """How files are read: `direct` (around the page cache), `buffered`; None where none are."""
 
+    in_memory: bool = False
+    """Whether `tensors` gives what can be computed with at once, where it lies."""
+
     @property
     def files_warm(self) -> bool | None:
         """Whether what was read could have come from the page cache; None where nothing is read."""
@@ -28,6 +31,10 @@ class ExpertStore(ABC):
     @abstractmethod
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out` (uint8, `layout.bytes` long)."""
+
+    def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
+        """Return the expert's tensors in the store's own memory, where it has them there."""
+        raise NotImplementedError(f"{type(self).__name__} has no experts in memory")
 
     def close(self) -> None:
         """Give back files and memory."""

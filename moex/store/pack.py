@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import torch
 from tqdm.auto import tqdm
 
-from moex.report import write_atomically
+from moex.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -26,6 +26,7 @@ class RamStore(ExpertStore):
     """
 
     name = "ram"
+    in_memory = True
 
     def __init__(
         self, layout: Planes, geometry: Geometry, source: ExpertStore | None = None
@@ -49,3 +50,7 @@ class RamStore(ExpertStore):
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out`."""
         out.copy_(self.records[expert.layer][expert.index])
+
+    def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
+        """Return the expert's tensors, to be computed with where they lie."""
+        return self.layout.weights(self.records[expert.layer][expert.index])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from moex.store.layout import PAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from moex.store.layout import Planes
 
 
@@ -21,16 +19,23 @@ class Slots:
         layout: of one record.
         places: residents' slots and staging together.
         device: where they are.
+
+    Raises:
+        RuntimeError: there is not so much memory.
     """
 
     def __init__(self, layout: Planes, places: int, device: torch.device | str = "cpu") -> None:
         self.bytes = places * layout.bytes
-        self.records = paged(self.bytes, device).view(places, layout.bytes)
-        self.tensors: list[dict[str, Any]] = [layout.views(record) for record in self.records]
-
-    def join(self, bind: Callable[[dict[str, torch.Tensor]], dict[str, Any]]) -> None:
-        """Let every place's tensors be what `bind` makes of them: packed weights."""
-        self.tensors = [bind(views) for views in self.tensors]
+        try:
+            memory = paged(self.bytes, device)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            raise RuntimeError(
+                f"memory: {places} places for experts take {self.bytes / 1e9:.2f} GB, which "
+                f"{device} does not give; expected less: try a smaller memory.slots, or "
+                "memory.slots=null and a memory.budget"
+            ) from error
+        self.records = memory.view(places, layout.bytes)
+        self.tensors = [layout.weights(record) for record in self.records]
 
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:

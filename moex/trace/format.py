@@ -8,6 +8,7 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | position | int32 | index of the pass's first token in its sequence |
 | layer | int16 | MoE layer, counted from 0 |
 | prefill | bool | true in a prompt pass, false when decoding |
+| tokens | int32, optional | tokens of the visit: all those of the batch; absent: unknown |
 | experts | list<uint16> | distinct demanded experts, in top-k order |
 | scores | list<float32>[experts], optional | router softmax summed over the visit's tokens |
 | lookahead | list<float32>[3 * experts], optional | so of the next 3 layers; NaN: none |
@@ -19,13 +20,13 @@ The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.files import whole
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Prediction
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Trace:
     lookahead: NDArray[np.float32] | None = None
     predictions: list[list[Prediction]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    tokens: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         count, limit = len(self.layer), self.geometry.experts
@@ -97,6 +99,11 @@ class Trace:
         rows = self.lookahead[clock].reshape(DEPTHS, -1)
         return tuple(tuple(row) for row in rows.tolist() if row[0] == row[0])  # NaN: no such layer
 
+    def tokens_of(self, prefill: bool) -> int:
+        """Tokens of all prompt passes or of all decoding passes; one a pass where not recorded."""
+        passes = (self.layer == 0) & (self.prefill == prefill)
+        return int(passes.sum() if self.tokens is None else self.tokens[passes].sum())
+
     def future(self) -> Future:
         """When each expert is demanded, for oracles."""
         return Future(self.accesses())
@@ -117,6 +124,7 @@ class Trace:
             None if self.lookahead is None else self.lookahead[start:stop],
             None if self.predictions is None else self.predictions[start:stop],
             self.provenance,
+            None if self.tokens is None else self.tokens[start:stop],
         )
 
 
@@ -135,6 +143,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
             pa.array(trace.offsets, pa.int32()), pa.array(trace.experts)
         ),
     }
+    if trace.tokens is not None:
+        columns["tokens"] = pa.array(trace.tokens)
     for name in ("scores", "lookahead"):
         values = getattr(trace, name)
         if values is not None:
@@ -156,12 +166,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         "provenance": trace.provenance,
     }
     table = pa.table(columns).replace_schema_metadata({b"moex": json.dumps(header).encode()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -221,4 +227,5 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
         lookahead=matrix("lookahead"),
         predictions=predictions,
         provenance=header["provenance"],
+        tokens=column("tokens", np.int32) if "tokens" in table.column_names else None,
     )

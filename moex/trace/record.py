@@ -22,6 +22,7 @@ class TraceRecorder:
         self.geometry = geometry
         self.accesses: list[Access] = []
         self.sequences: list[int] = []
+        self.tokens: list[int | None] = []
         self.lookahead: list[tuple[tuple[float, ...], ...]] = []
         self.predictions: list[Sequence[Prediction]] = []
 
@@ -31,12 +32,14 @@ class TraceRecorder:
         access: Access,
         lookahead: tuple[tuple[float, ...], ...] = (),
         predictions: Sequence[Prediction] = (),
+        tokens: int | None = None,
     ) -> None:
-        """Record one visit."""
+        """Record one visit of so many tokens, where that is known."""
         self.accesses.append(access)
         self.sequences.append(sequence)
         self.lookahead.append(lookahead)
         self.predictions.append(predictions)
+        self.tokens.append(tokens)
 
     def trace(self, provenance: dict[str, Any]) -> Trace:
         """Return everything recorded so far."""
@@ -60,4 +63,5 @@ class TraceRecorder:
             lookahead=lookahead if any(self.lookahead) else None,
             predictions=[list(row) for row in self.predictions],
             provenance=provenance,
+            tokens=None if None in self.tokens else np.asarray(self.tokens, np.int32),
         )

@@ -13,7 +13,7 @@ import torch
 from small_models import ARCHITECTURES
 from transformers import AutoModelForCausalLM
 
-from moex import api
+from moex import api, files
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.quant.hqq import HQQ
@@ -21,7 +21,6 @@ from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
 from moex.quant.rtn import RTN
 from moex.report import Report
-from moex.runner import quantized
 from moex.runner.assemble import load_parts, offload
 from moex.runner.checkpoint import find
 
@@ -150,7 +149,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(mixtral, tmp_pa
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(quantized.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(RuntimeError, match=r"store: cannot pack .*No space left.*cache_dir="):
         load_parts(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 32)))
     assert not list((tmp_path / "linears").iterdir())

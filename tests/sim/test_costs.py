@@ -29,6 +29,19 @@ def test_equally_many_experts_everywhere_leave_all_in_the_visit():
     assert costs.error == pytest.approx(0, abs=1e-12)
 
 
+def test_loads_and_submits_are_told_apart():
+    draw = np.random.default_rng(1)
+    loads = draw.integers(0, 3, 2000)
+    submits = np.minimum(1, loads) + draw.integers(0, 2, 2000)
+    seconds = 1e-3 + 3e-4 * submits + 5e-5 * loads
+    seconds *= 1 + 0.01 * draw.standard_normal(2000)
+    costs = fit([2] * 2000, [1] * 2000, seconds, loads=loads, submits=submits)
+    assert costs.submit_s == pytest.approx(3e-4, rel=0.05)
+    assert costs.load_s == pytest.approx(5e-5, rel=0.2)
+    told = costs.times(2).seconds(2, 1, loads, submits)
+    assert told.mean() == pytest.approx(2 * seconds.mean(), rel=0.01)
+
+
 def test_no_cost_is_negative():
     costs = fit([1, 2, 3, 4], [1, 1, 1, 1], [4.0, 3.0, 2.0, 1.0])
     assert min(costs.visit_s, costs.expert_s, costs.token_s) >= 0

@@ -7,9 +7,11 @@ from traces import literal, random_trace
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.sim.hardware import HardwareProfile
-from moex.sim.verdict import judge, ladder
+from moex.sim.simulator import simulate
+from moex.sim.verdict import judge, judge_live, ladder
 
 
 def machine(load_s, visit_s):
@@ -66,3 +68,22 @@ def test_perfect_prefetch_hides_what_computing_covers():
     hidden = judge(trace, ExpertCache(LRU(), trace.geometry, 3), Oracle(), machine(0.1, 1.0))
     assert hidden.limit == "compute"
     assert hidden.report.stall_share < 0.01
+
+
+def test_a_live_row_is_judged_by_a_machine_like_its_own():
+    trace = literal(CYCLE, experts=6)
+    cache = ExpertCache(LRU(), trace.geometry, 3)
+    lived = simulate(trace, cache, hardware=machine(1, 0.25))  # stands in for a live run
+    fitted = judge_live(trace, cache, NoPrefetch(), HardwareProfile(), lived)
+    emulated = judge_live(trace, cache, NoPrefetch(), machine(1, 99.0), lived)
+    assert fitted.startswith(f"bandwidth-limited at {lived.tokens_per_second:.3g} tokens/s")
+    assert emulated == fitted
+    assert fitted.endswith(f"measured: {lived.tokens_per_second:.3g} tokens/s)")
+
+
+def test_a_live_row_without_times_is_judged_by_counts():
+    trace = literal(CYCLE, experts=6)
+    cache = ExpertCache(LRU(), trace.geometry, 4)
+    told = judge_live(trace, cache, NoPrefetch(), None, simulate(trace, cache))
+    assert told.startswith("policy-limited at hit rate")
+    assert told.endswith("(simulated)")

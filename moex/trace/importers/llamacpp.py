@@ -1,8 +1,9 @@
 """CSV files of llama.cpp's example `moe-trace` (ggml-org/llama.cpp pull request 28544).
 
-The pull request writes one row `layer,expert` a routed activation: for every ubatch and layer, the
-experts of its tokens, token by token. A fork (Cartaz/llama.cpp-vulkan-moe) adds the columns
-`phase,token,layer,rank,expert`. Both are read, with or without a header line.
+The pull request describes one row `layer,expert` a routed activation, from the ids of every ubatch
+and layer; that they stand token by token is inferred, and no file of it was at hand to read. A fork
+(Cartaz/llama.cpp-vulkan-moe) adds the columns `phase,token,layer,rank,expert`. Both are read, with
+or without a header line.
 
 `layer,expert` says neither where a token ends nor what is prompt: `top_k` must be given, a run of
 rows of one layer is a ubatch, one with more than one token is taken for prefill, and one with one

@@ -1,0 +1,1 @@
+"""Handlers of misses: one file each."""

@@ -1,0 +1,101 @@
+"""`mode=verify`: run the configured parts beside stock transformers and grade what comes out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.capacity import Memory
+from moex.files import write_atomically
+from moex.identity import code_version, folder_digest, key_of
+from moex.modes.common import load, set_threads, shrunk
+from moex.provenance import provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from moex.modes.common import Build
+    from moex.report import Report
+    from moex.runner.assemble import Parts
+    from moex.runner.workload import Workload
+
+
+def run(config: Any, folder: Path, build: Build) -> Report:
+    """Grade the configured parts on the workload; stock first, and only then they are loaded."""
+    from moex.runner import baselines, checkpoint, equality
+    from moex.runner.live import describe, prepare
+    from moex.runner.tokenizer import load_tokenizer
+
+    if config.runner.name != "moex":
+        raise ValueError(
+            f"runner={config.runner.name}: mode=verify compares the configured parts with stock; "
+            "expected runner=moex"
+        )
+    workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
+    policy, memory = build(config.cache), Memory(**config.memory)
+    prefetcher, miss = build(config.prefetch), build(config.miss)
+    choose = workload.sampler(config.seed)
+    # The order of sums in a matrix product may follow the number of threads: the same for both.
+    set_threads(config, memory.reader_threads)
+    source = config.model.name, config.model.dtype, config.model.device
+    with baselines.reference(*source) as stock:
+        tokenizer = load_tokenizer(checkpoint.find(config.model.name), stock)
+        batches = workload.batches(tokenizer, config.model.device)
+        expected = equality.observe(stock, batches, workload.new_tokens, choose)
+    del stock
+    parts = load(config, build, memory.store)
+    with closing(parts.store):
+        offloaded = prepare(
+            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
+        )
+        try:
+            with offloaded as model:
+                found = equality.compare(model, batches, expected, choose)
+        finally:
+            offloaded.close()
+        report = describe(offloaded, parts, miss)
+        kept = _kept(config, parts, workload, batches)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
+    _show(report, asdict(found))
+    return report
+
+
+def grade(
+    report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
+) -> None:
+    """Fill in what `mode=verify` found, if it was run with everything that touches a logit."""
+    kept = _kept(config, parts, workload, batches)
+    if kept.is_file():
+        _show(report, json.loads(kept.read_text())["row"])
+
+
+def _show(report: Report, found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        setattr(report, name, value)
+
+
+def _kept(config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]) -> Path:
+    """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
+
+    And by moex's own code. Who leaves and who comes is no part of it: neither touches a logit.
+    """
+    drawn = workload.sampling == "sample"
+    settings = {
+        "model": folder_digest(parts.folder),
+        "dtype": str(parts.dtype),
+        "device": parts.device,
+        "store": parts.store.name,
+        "rows": config.memory.get("rows"),
+        "prompts": [batch.tolist() for batch in batches],
+        "code": code_version(),
+        **{name: dict(config[name]) for name in ("quant", "sparsity", "miss", "hardware")},
+        "new_tokens": workload.new_tokens,
+        "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
+    }
+    return Path("results") / "verify" / f"{key_of(settings)}.json"

@@ -1,0 +1,64 @@
+"""How the next token is chosen from logits: the likeliest, or a draw that everybody repeats."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Choose = Callable[[Tensor, int, int], Tensor]
+"""(logits [batch, vocabulary], number of the first prompt, of the new token) -> token [batch, 1]"""
+
+
+def greedy(logits: Tensor, prompt: int, number: int) -> Tensor:
+    """Choose the likeliest token."""
+    return logits.argmax(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draw a token in proportion to its probability.
+
+    A draw is named by seed, prompt and number of the token, so it is the same in every round, for
+    every batch size and every runner, and equal logits give equal tokens.
+
+    Args:
+        seed: the run's.
+        temperature: divides the logits.
+        top_p: draw among the likeliest tokens that together have at least this probability
+            (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751); equals of the last stay.
+
+    Raises:
+        ValueError: no such temperature or probability.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"workload.temperature={self.temperature}: expected more than 0; "
+                "for the likeliest token try workload.sampling=greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"workload.top_p={self.top_p}: expected more than 0, at most 1")
+
+    def __call__(self, logits: Tensor, prompt: int, number: int) -> Tensor:
+        """Draw for every row of the batch."""
+        shares = (logits.double() / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            ordered = shares.sort(descending=True).values
+            before = ordered.cumsum(-1) - ordered
+            least = ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
+            shares = shares.masked_fill(shares < least, 0)
+        rows = range(prompt, prompt + len(logits))
+        draws = [[random.Random(f"{self.seed} {row} {number}").random()] for row in rows]
+        below = shares.cumsum(-1)
+        target = below.new_tensor(draws) * below[:, -1:]
+        place = torch.searchsorted(below, target, right=True)
+        return place.clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,78 @@
+"""mode=verify grades the configured parts; a live run of the same arithmetic shows the grade."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from moex.app import build
+from moex.errors import CONF, register_resolvers
+from moex.modes import live, verify
+from moex.runner import checkpoint
+
+FIELDS = ("equality", "max_logit_diff", "kl", "first_diverging_token", "first_diverging_layer")
+EQUAL = ("bit-equal", 0.0, 0.0, None, None)
+
+
+@pytest.fixture
+def row(mixtral, tmp_path, monkeypatch):
+    """The row of a mode run with some words, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    register_resolvers()
+    common = ("model=hf", f"model.name={mixtral}", "workload.new_tokens=4", "workload.limit=3")
+    once = ("workload.warmup=0", "workload.repeats=1", "eval=none", "runner.threads=1")
+
+    def start(mode, *words):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", [*common, *once, *words])
+        return mode.run(config, tmp_path, build)
+
+    return start
+
+
+def grade(report) -> tuple:
+    return tuple(getattr(report, name) for name in FIELDS)
+
+
+def test_a_live_row_shows_the_grade_of_its_arithmetic_once_it_was_verified(row, tmp_path):
+    words = ("memory.store=ram", "workload.batch_size=2")
+    assert grade(row(live, *words)) == (None,) * 5
+    verified = row(verify, "cache=arc", "prefetch=oracle", "memory.pool=global", *words)
+    assert grade(verified) == EQUAL
+    assert (verified.link, verified.oracle, verified.slots) == ("copy", True, 4)
+    assert grade(row(live, "cache=fifo", *words)) == EQUAL
+    for other in ("memory.store=disk", "workload.new_tokens=5", "workload.sampling=sample"):
+        assert grade(row(live, *words, other)) == (None,) * 5
+    (kept,) = (tmp_path / "results" / "verify").iterdir()
+    assert json.loads(kept.read_text())["row"] == dict(zip(FIELDS, EQUAL, strict=True))
+
+
+@pytest.mark.parametrize("words", [["hardware=t4"], ["workload.prompt_tokens=null"]], ids=str)
+def test_disk_emulated_links_and_own_lengths_are_verified(row, words):
+    words = [*words, "memory.store=disk", "workload.sampling=sample", "workload.top_p=0.9"]
+    assert grade(row(verify, *words)) == EQUAL
+
+
+def test_what_is_wrong_is_called_approximate(row, monkeypatch):
+    fill = checkpoint.fill
+
+    def spoilt(model, folder, put, *rest, **named):
+        def wrong(expert, tensors):
+            spoil = 1.5 if expert.layer == 1 else 1.0
+            put(expert, {name: spoil * tensor for name, tensor in tensors.items()})
+
+        fill(model, folder, wrong, *rest, **named)
+
+    monkeypatch.setattr(checkpoint, "fill", spoilt)
+    report = row(verify, "memory.store=ram")
+    assert report.equality in ("token-equal", "approximate")
+    assert report.first_diverging_layer == 1
+    assert report.max_logit_diff > 0
+    assert report.kl > 0
+
+
+def test_baselines_are_not_verified(row):
+    with pytest.raises(ValueError, match="runner=stock: mode=verify compares the configured parts"):
+        row(verify, "runner=stock")

@@ -1,0 +1,53 @@
+"""A calibration times an offloaded run's visits, and its table adds up to that run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.prefetch.gate import Gate
+from moex.runner.assemble import load_parts, offload
+from moex.runner.calibrate import calibrate
+from moex.runner.workload import generate
+
+PROMPT = [torch.arange(8)[None]]
+
+
+@pytest.fixture(scope="module")
+def parts(mixtral):
+    return load_parts(str(mixtral))
+
+
+def decoded(parts, timed):
+    run = offload(parts, LRU(), Memory(3), Gate())
+    run.meter.times_visits = timed
+    with run as model:
+        generate(model, PROMPT, 6, run.meter)
+    return run
+
+
+def test_visits_are_timed_only_when_asked(parts):
+    assert decoded(parts, timed=False).meter.visits == []
+
+
+def test_visit_seconds_are_a_pass_without_its_end_and_its_waiting(parts):
+    run = decoded(parts, timed=True)
+    layers = parts.geometry.layers
+    assert len(run.meter.visits) == 6 * layers
+    for number, line in enumerate(run.meter.series):
+        visits = run.meter.visits[number * layers : (number + 1) * layers]
+        assert min(visits) > 0
+        assert sum(visits) <= line["seconds"] - line["stall_s"] + 1e-9
+
+
+def test_a_calibration_knows_its_machine(parts):
+    profile = calibrate(parts, tokens=5)
+    assert profile.timed
+    assert profile.expert_s > 0
+    assert profile.predict_s > 0
+    assert min(profile.visit_s, profile.submit_s, profile.load_s, profile.pass_s) >= 0
+    token_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
+    assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
+    assert "fitted to a live run" in profile.source

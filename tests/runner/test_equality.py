@@ -1,0 +1,117 @@
+"""Grades: what is equal is called so, what is not is said to be off, and where it begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex.cache.lfu import LFU
+from moex.cache.lru import LRU
+from moex.cache.random import Random
+from moex.prefetch.gate import Gate
+from moex.runner import baselines
+from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.equality import Equality, compare, observe
+from moex.runner.texts import Prompts
+
+EQUAL = Equality("bit-equal", 0.0, 0.0, None, None)
+TEXTS = ["An iron bridge.", "The king sat down, and then", "It rained.", "Snow", "Why not?"]
+WORKLOADS = [
+    Prompts(prompts=TEXTS, prompt_tokens=9, new_tokens=6, batch_size=3),
+    Prompts(prompts=TEXTS, prompt_tokens=None, new_tokens=5, limit=3, sampling="sample"),
+    Prompts(prompts=TEXTS, prompt_tokens=4, new_tokens=6, batch_size=8, sampling="sample"),
+]
+
+
+@pytest.fixture(scope="module")
+def stock(mixtral):
+    with baselines.stock(str(mixtral)) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def parts(mixtral):
+    return load_parts(str(mixtral))
+
+
+def graded(parts, stock, workload, mine=None, **settings):
+    batches = workload.batches(parts.tokenizer(), "cpu")
+    choose = workload.sampler(seed=2)
+    expected = observe(stock, batches, workload.new_tokens, choose)
+    if mine is not None:
+        return compare(mine, batches, expected, choose)
+    with offload(parts, **settings) as model:
+        return compare(model, batches, expected, choose)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=["batch 3", "own lengths", "batch 5"])
+@pytest.mark.parametrize(("policy", "slots"), [(LRU(), 2), (LFU(), 5), (Random(), 8)], ids=repr)
+def test_offloaded_experts_are_bit_equal_in_batches_and_alone(
+    parts, stock, workload, policy, slots
+):
+    settings = {"policy": policy, "memory": Memory(slots, pool="global"), "prefetcher": Gate()}
+    assert graded(parts, stock, workload, **settings) == EQUAL
+
+
+def test_batches_from_disk_are_bit_equal(mixtral, stock):
+    parts = load_parts(str(mixtral), store="disk")
+    memory = Memory(3, reader_threads=2)
+    assert (
+        graded(parts, stock, WORKLOADS[0], policy=LRU(), memory=memory, prefetcher=Gate()) == EQUAL
+    )
+    parts.store.close()
+
+
+def test_a_wrong_weight_is_found_in_its_layer(mixtral, parts, stock):
+    with baselines.stock(str(mixtral)) as other:
+        other.model.layers[2].self_attn.o_proj.weight.mul_(1.5)
+    found = graded(parts, stock, WORKLOADS[0], other)
+    assert found.equality == "approximate"
+    assert found.first_diverging_layer == 2
+    assert found.first_diverging_token is not None
+    assert 0 <= found.first_diverging_token < 6
+    assert found.max_logit_diff > 0.001
+    assert found.kl > 0
+
+
+def test_a_hair_s_breadth_is_token_equal_but_not_bit_equal(mixtral, parts, stock):
+    with baselines.stock(str(mixtral)) as other:
+        other.model.embed_tokens.weight.mul_(1 + 1e-6)
+    found = graded(parts, stock, WORKLOADS[0], other)
+    assert found.equality == "token-equal"
+    assert found.first_diverging_layer == -1
+    assert found.first_diverging_token is None
+    assert 0 < found.max_logit_diff < 1e-3
+
+
+def test_the_divergence_is_stock_s_from_ours(parts, stock):
+    class Louder(torch.nn.Module):
+        """Doubles stock's logits."""
+
+        def forward(self, *given, **named):
+            out = stock(*given, **named)
+            out.logits = 2 * out.logits
+            return out
+
+    workload = Prompts(prompts=TEXTS[:1], prompt_tokens=5, new_tokens=2)
+    found = graded(parts, stock, workload, Louder())
+    batch = workload.batches(parts.tokenizer(), "cpu")[0]
+    seen = observe(stock, [batch], 2, workload.sampler(0))[0]
+    rows = torch.cat([done.logits for done in seen])
+    expected = torch.nn.functional.kl_div(
+        (2 * rows).log_softmax(-1), rows.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    assert found.kl == pytest.approx(float(expected), rel=1e-4)
+    assert found.max_logit_diff == pytest.approx(float(rows.abs().max()))
+    assert found.equality == "token-equal"
+    assert found.first_diverging_layer is None
+
+
+def test_what_memory_does_not_hold_is_offloaded_stock(mixtral, monkeypatch):
+    with baselines.reference(str(mixtral)) as model:
+        whole = observe(model, [torch.arange(2, 9)[None]], 3, WORKLOADS[0].sampler(0))
+    monkeypatch.setattr(baselines, "fits", lambda *_: False)
+    with baselines.reference(str(mixtral)) as model:
+        assert any(parameter.is_meta for parameter in model.parameters())
+        away = observe(model, [torch.arange(2, 9)[None]], 3, WORKLOADS[0].sampler(0))
+    assert [done.hidden for done in away[0]] == [done.hidden for done in whole[0]]
