@@ -32,6 +32,9 @@ LOGICAL = (
     "prefill_requests",
     "prefill_resident_hits",
     "prefill_demand_misses",
+    "partial_hits",
+    "bytes_selected",
+    "row_hit_rate",
 )
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.evals.lm import evaluate, pair
+from moex.evals.lm import evaluate
 from moex.evals.text import documents, encode
 from moex.runner.assemble import load_parts, offload
 
@@ -63,20 +63,19 @@ def measure(args: argparse.Namespace, scheme, texts: list[list[int]] | None, tas
         offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
         tokenizer = parts.tokenizer()
         texts = texts or windows(tokenizer, args.text, args.windows)
-        items: dict[str, list[tuple[int, float]]] = {}
-        rows: list[dict] = []
+        items: dict[str, dict[str, list[tuple[int, float]]]] = {}
         try:
             with offloaded as model:
                 nats = losses(model, texts)
                 if tasks:
-                    rows = evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
+                    evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
         finally:
             offloaded.close()
     whole = parts.geometry.layers * parts.geometry.experts * parts.geometry.expert_bytes
     kernels = ", ".join(sorted(parts.packing.kernels)) if parts.packing else ""
     return {
         "bits": parts.bits_per_weight, "bytes": whole + parts.skeleton_bytes, "kernel": kernels,
-        "nats": nats, "items": items, "rows": [row for row in rows if "/" not in row["task"]],
+        "nats": nats, "items": items,
     }  # fmt: skip
 
 
@@ -91,11 +90,9 @@ def line(name: str, done: dict, base: dict) -> str:
     change, error = paired(done["nats"], base["nats"])
     cells = [name, f"{done['bits']:.3f}", f"{done['bytes'] / 1e6:.2f}", done["kernel"] or "-"]
     cells += [f"{exp(mean(done['nats'])):.3f}", f"{change:+.4f} ± {error:.4f}"]
-    pair(done["rows"], done["items"], base["items"])
-    accuracies = [row for row in done["rows"] if row["metric"] == "acc"]
-    if accuracies:
-        keys = [f"{row['task']}/acc" for row in accuracies]
-        mine, theirs = ([v for k in keys for _, v in d["items"][k]] for d in (done, base))
+    scored = [task for task in done["items"] if "acc" in done["items"][task]]
+    if scored:
+        mine, theirs = ([v for t in scored for _, v in d["items"][t]["acc"]] for d in (done, base))
         change, error = paired(mine, theirs)
         cells += [f"{100 * mean(mine):.1f}", f"{100 * change:+.2f} ± {100 * error:.2f}"]
     return "| " + " | ".join(cells) + " |"

@@ -152,6 +152,10 @@ class ExpertCache:
         residents = self._pools[expert.layer].residents
         return residents[expert] if expert in residents else self._guesses[expert]
 
+    def holds(self, expert: Expert) -> bool:
+        """Whether the expert is resident or guessed."""
+        return expert in self._pools[expert.layer].residents or expert in self._guesses
+
     def residents(self, layer: int) -> list[Expert]:
         """The experts in the layer's pool, oldest last use first."""
         return list(self._pools[layer].residents)

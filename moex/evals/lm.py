@@ -38,7 +38,7 @@ def evaluate(
     seed: int = 0,
     data_dir: str | Path | None = None,
     text_dir: str | Path | None = None,
-    items: dict[str, list[tuple[int, float]]] | None = None,
+    items: dict[str, dict[str, list[tuple[int, float]]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
 
@@ -55,7 +55,7 @@ def evaluate(
         seed: draws the generated items, and the examples of few-shot tasks.
         data_dir: folder of the published items, for `*_local`.
         text_dir: folder of the held-out text, for `heldout_*`.
-        items: filled with (origin, value) of every item of the local tasks, by `task/metric`.
+        items: is filled with every item's scores, for `moex.evals.paired`.
 
     Raises:
         ValueError: a task is not known, or its folder is not given.
@@ -78,29 +78,13 @@ def evaluate(
         samples = results["samples"].get(name, [])
         if name in local and "origin" in local[name][0]:
             found = _accuracies(name, samples)
-            if items is not None:
-                for metric in samples[0]["metrics"]:
-                    items[f"{name}/{metric}"] = [(s["doc"]["origin"], s[metric]) for s in samples]
         else:
             found = _reported(name, results["results"][name])
+        if items is not None and samples:
+            items[name] = _items(samples)
         digest = checksum(sample["doc"] for sample in samples) if samples else None
         rows += [row | {"checksum": digest} for row in found]
     return rows
-
-
-def pair(
-    rows: list[dict[str, Any]],
-    items: dict[str, list[tuple[int, float]]],
-    other: dict[str, list[tuple[int, float]]],
-) -> None:
-    """Add to rows what changed against another model on the same items: difference, its error."""
-    for row in rows:
-        name = f"{row['task']}/{row['metric']}"
-        if name in items and name in other:
-            both = list(zip(items[name], other[name], strict=True))
-            changes = [mine[1] - theirs[1] for mine, theirs in both]
-            value, stderr = mean_and_stderr(changes, [int(mine[0]) for mine, _ in both])
-            row |= {"difference": value, "difference_stderr": stderr}
 
 
 def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, float | None]:
@@ -117,6 +101,17 @@ def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, flo
         return mean, None
     squares = sum(total**2 for total in sums.values())
     return mean, math.sqrt(squares * groups / (groups - 1)) / len(values)
+
+
+def _items(samples: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """By metric: of every item, in order, its origin and its score; scores that are numbers."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number, sample in enumerate(samples):
+        origin = sample["doc"].get("origin", number)
+        for metric in sample["metrics"]:
+            if isinstance(sample[metric], int | float):
+                found.setdefault(metric, []).append((origin, float(sample[metric])))
+    return found
 
 
 def _accuracies(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

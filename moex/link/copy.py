@@ -26,12 +26,12 @@ class CopyLink(Link):
 
     def submit(self, plan: Plan) -> None:
         """Copy every load, demand or guess, in order."""
-        for load in plan.loads:
+        for load in plan.transfers:
             started = perf_counter()
-            self.store.read(load.expert, self.slots.records[load.slot])
+            self.slots.bring(self.store, load)()
             took = perf_counter() - started
             self._busy += took
-            self._bytes += self.store.layout.bytes
+            self._bytes += self.store.geometry.size(load.rows)
             if not load.speculative:
                 self._took[load.slot] = took
             if self.log is not None:

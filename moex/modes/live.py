@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.capacity import Memory
 from moex.console import note
 from moex.files import write_lines
-from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk, write_counts
+from moex.modes.common import (
+    PARTIAL,
+    accuracy,
+    load,
+    make_selector,
+    set_threads,
+    shrunk,
+    write_counts,
+)
 from moex.modes.verify import grade
 from moex.provenance import provenance
 
@@ -45,6 +53,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
+    selector = make_selector(config, build)
     parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
@@ -52,6 +61,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
             *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
+            selector,
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
@@ -134,6 +144,8 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "workload": config.workload.name,
             "cold": workload.cold,
             "smoke": config.smoke,
+            "sparsity": dict(config.sparsity),
+            "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.capacity import Memory
 from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
-from moex.modes.common import load, set_threads, shrunk
+from moex.modes.common import load, make_selector, set_threads, shrunk
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
-    choose = workload.sampler(config.seed)
+    selector, choose = make_selector(config, build), workload.sampler(config.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
     set_threads(config, memory.reader_threads)
     source = config.model.name, config.model.dtype, config.model.device
@@ -51,14 +51,23 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     parts = load(config, build, memory.store)
     with closing(parts.store):
         offloaded = prepare(
-            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
+            parts,
+            batches,
+            workload,
+            policy,
+            memory,
+            prefetcher,
+            hardware,
+            config.seed,
+            miss,
+            selector,
         )
         try:
             with offloaded as model:
                 found = equality.compare(model, batches, expected, choose)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts, miss)
+        report = describe(offloaded, parts, miss, selector)
         kept = _kept(config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))

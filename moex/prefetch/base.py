@@ -9,6 +9,7 @@ from moex.types import Access, Prediction  # noqa: TC001 - a NamedTuple's annota
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from moex.trace.format import Trace
     from moex.types import Geometry
@@ -36,6 +37,20 @@ class Prefetcher(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of `lookahead`, `hidden`, `router_logits`, `tokens`: what observations must carry; and of
     `future`, `recorded`: what of a recording of this very run (its visits, its predictions)."""
+
+    device_bytes: int = 0
+    """Device memory that it holds once bound; charged to the run's capacity."""
+
+    def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
+        """Meet the model; called once, live only, before `reset`.
+
+        Args:
+            geometry: of the model.
+            model: its folder (checkpoints lie there or name it).
+            selector: the run's `NeuronSelector`, None where all neurons count. It is bound already,
+                and says which rows of an expert to fetch early (`Prediction.rows`: a bitmap, lowest
+                bit first, as `numpy.packbits(..., bitorder="little")` makes it).
+        """
 
     def foresee(self, trace: Trace) -> None:
         """Take the recording of this run; called once, before `reset`, if `needs` names it."""

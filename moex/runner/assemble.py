@@ -13,6 +13,7 @@ import torch
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
+from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
@@ -21,28 +22,33 @@ from moex.runner import checkpoint, hf
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.rows import Neurons
 from moex.runner.tokenizer import load_tokenizer
+from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
+from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.quant.base import Scheme
+    from moex.quant.base import Scheme, Spec
     from moex.report import Report
     from moex.runner.hf import MoeLayer
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.store.base import ExpertStore
-    from moex.types import Future, Geometry, Plan
+    from moex.types import Expert, Future, Geometry, Plan
 
 
 @dataclass
@@ -57,7 +63,7 @@ class Parts:
     model: PreTrainedModel
     layers: list[MoeLayer]
     geometry: Geometry
-    layout: Planes
+    layout: Planes | Bundles
     store: ExpertStore
     skeleton_bytes: int
     device: str
@@ -96,6 +102,7 @@ def load_parts(
     store: str = "ram",
     cache_dir: str | Path | None = None,
     quant: Scheme | None = None,
+    bundles: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -108,6 +115,7 @@ def load_parts(
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where packed experts are kept; default `pack.cache_folder()`.
         quant: which quantizer takes which weights; default none, as the checkpoint has them.
+        bundles: keep experts neuron by neuron, as a neuron selector needs them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
@@ -120,10 +128,10 @@ def load_parts(
         packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
         tensors = packing.tensors
-    layout = Planes(tensors, packing.bind if packing else None)
+    packing = packing if packing and packing.quantizers else None
+    layout = _layout(tensors, packing, bundles)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
-    packing = packing if packing and packing.quantizers else None
     on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
     identity = checkpoint.identity(folder) if on_disk or packing else {}
     cache = Path(cache_dir) if cache_dir else cache_folder()
@@ -153,6 +161,17 @@ def load_parts(
     return Parts(folder, model, layers, geometry, layout, experts, total, device, packing, settings)
 
 
+def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
+    if not bundles:
+        return Planes(tensors, packing.bind if packing else None)
+    if packing is not None:
+        raise ValueError(
+            "quant with sparsity: experts kept neuron by neuron are not quantized yet; expected "
+            "one of the two; try sparsity=none, or quant=none"
+        )
+    return Bundles(tensors)
+
+
 def offload(
     parts: Parts,
     policy: CachePolicy,
@@ -163,20 +182,44 @@ def offload(
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
+    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
+
+    With a neuron selector the parts must have been loaded with `bundles`.
+
+    Raises:
+        ValueError: parts that do not go together.
+    """
     memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
+    bind_selector(parts, selector)
+    if selector is not None and (miss.on_host or miss.lossy):
+        raise ValueError(
+            f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
+            "absent rows are fetched; try miss=fetch, or sparsity=none"
+        )
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder, selector)
+    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes),
+        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
         memory.pool,
         memory.staging,
         seed,
         future,
         miss.split,
     )
-    slots = Slots(parts.layout, cache.places, parts.device)
+    neurons: Neurons | None = None
+    slots: Slots
+    if selector is not None and isinstance(parts.layout, Bundles):
+        books = RowCache(cache, memory.rows, memory.break_even)
+        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        neurons = Neurons(selector, books, slots)
+    else:
+        assert isinstance(parts.layout, Planes)
+        slots = Slots(parts.layout, cache.places, parts.device)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -189,7 +232,7 @@ def offload(
         stack.callback(link.close)
         host = _host_lane(parts, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
+            *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
     return offloaded
@@ -206,6 +249,30 @@ def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
             "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
         )
     return HostLane(parts.store, expert_s)
+
+
+def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
+    """Let a neuron selector meet the model.
+
+    Raises:
+        ValueError: the parts were loaded for a selector and there is none, or the other way round.
+    """
+    layout, store = parts.layout, parts.store
+    if (selector is not None) != isinstance(layout, Bundles):
+        raise ValueError(
+            f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
+            f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
+            "selector (whose mode is not exact) and bundles=False without"
+        )
+    if selector is None:
+        return
+
+    def weights(expert: Expert) -> dict[str, Tensor]:
+        neurons = store.gather(expert, None).to(parts.device)
+        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+
+    needed = weights if "weights" in selector.needs else None
+    selector.bind(parts.geometry, parts.folder, needed)
 
 
 def fits(size: int, device: str) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moex.cache.base import CachePolicy
+    from moex.cache.rows import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.report import Report
     from moex.trace.format import Trace
@@ -124,6 +125,7 @@ def judge(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
+    neurons: RowCache | None = None,
 ) -> Verdict:
     """Replay a run as it is and with one more unit of everything; name what limits it.
 
@@ -136,6 +138,7 @@ def judge(
         prefetcher: the run's prefetcher; default none.
         hardware: a timed profile, or None to judge by loads.
         cold: whether every sequence starts with an empty cache.
+        neurons: the run's books of rows; default whole experts.
     """
     future = trace.future()
 
@@ -150,7 +153,8 @@ def judge(
             future,
             cache.split,
         )
-        return simulate(trace, other, prefetcher, profile, cold)
+        rows = neurons.over(other) if neurons else None
+        return simulate(trace, other, prefetcher, profile, cold, neurons=rows)
 
     own = cache.prototype
     more = min(cache.slots + 1, trace.geometry.experts)

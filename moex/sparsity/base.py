@@ -36,8 +36,27 @@ class NeuronSelector(ABC):
     mode: str = "late"
     prefill: str = "dense"
 
+    identity: str = ""
+    """The hash of its checkpoint: part of the accuracy key. Empty where there is none."""
+
+    device_bytes: int = 0
+    """Device memory that it holds once bound; charged to the run's capacity."""
+
+    def check(self) -> None:
+        """Refuse unknown words.
+
+        Raises:
+            ValueError: a mode or a way of prefill of another name.
+        """
+        for name, value, known in (("mode", self.mode, MODES), ("prefill", self.prefill, PREFILL)):
+            if value not in known:
+                raise ValueError(f"sparsity.{name}={value}: expected one of {', '.join(known)}")
+
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Meet the model: its geometry, its folder (checkpoints lie there or name it), its weights.
+
+        `weights` gives an expert's `gate`, `up` and `down`, one row a neuron [intermediate, hidden]
+        each (down columns as rows); only to selectors that need them.
 
         Raises:
             ValueError: a checkpoint of another model, geometry or layer count, or none at all.

@@ -28,6 +28,7 @@ from moex.files import write_atomically
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from moex.store.bundles import Bundles
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
 
@@ -44,7 +45,7 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
-def header(layout: Planes, geometry: Geometry) -> dict[str, Any]:
+def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
     """What a reader must find in a manifest, as JSON has it."""
     parts = [[p.name, list(p.shape), str(p.dtype), p.offset, p.bytes] for p in layout.parts]
     return {
@@ -58,7 +59,7 @@ def header(layout: Planes, geometry: Geometry) -> dict[str, Any]:
 
 
 def packed_folder(
-    cache: Path, name: str, layout: Planes, geometry: Geometry, source: Mapping[str, Any]
+    cache: Path, name: str, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
 ) -> Path:
     """The folder of a model's records: a readable name, and a hash of all that decides them."""
     text = json.dumps([header(layout, geometry), source], sort_keys=True)
@@ -85,13 +86,12 @@ class Packer:
     """
 
     def __init__(
-        self, folder: Path, layout: Planes, geometry: Geometry, source: Mapping[str, Any]
+        self, folder: Path, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
     ) -> None:
         self.folder, self.layout, self.geometry, self.source = folder, layout, geometry, source
         self._checksums: dict[int, list[int]] = {}
         self._complete = (folder / MANIFEST).is_file()
         self._record = torch.zeros(layout.bytes, dtype=torch.uint8)  # what is between tensors is 0
-        self._views = layout.views(self._record)
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
 
@@ -128,8 +128,7 @@ class Packer:
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Append one expert; a layer's experts come in order, layers in any."""
-        for name, view in self._views.items():
-            view.copy_(tensors[name])
+        self.layout.pack(self._record, tensors)
         data = self._record.numpy().data
         with self._one_line_errors():
             if expert.index == 0:
