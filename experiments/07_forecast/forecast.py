@@ -16,14 +16,16 @@ from statistics import mean, median, quantiles
 
 import torch
 
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.assemble import offload
 from moex.runner.calibrate import calibrate
+from moex.runner.parts import Parts, load_parts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
