@@ -5,7 +5,7 @@
         --out results/true_geometry.jsonl
     python experiments/14_true_geometry/bench.py clean  --layers 4
 
-`pack` writes the records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a
+`--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a
 plain file of as many bytes; `decode`, in a process of its own so that its peak of memory is its
 own, decodes within the budget and shows both shares of the ceiling. `--tiny` is a smoke test of
 either. All layers of a model are taken without `--layers`; look at `mode=plan` first.
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.utils import instantiate
 
 from moex.cache.capacity import Memory, parse_bytes
 from moex.cache.lru import LRU
@@ -52,8 +53,16 @@ def load(options: argparse.Namespace) -> Parts:
         shapes["num_hidden_layers"] = options.layers
     if options.tiny:
         shapes.update(SMALL)
+    quant = None
+    if options.quant:
+        text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
+        quant = instantiate(yaml.safe_load(text), _convert_="object")
     return load_parts(
-        f"random-{options.model}", store="disk", cache_dir=folder(options), architecture=shapes
+        f"random-{options.model}",
+        store="disk",
+        cache_dir=folder(options),
+        architecture=shapes,
+        quant=quant,
     )
 
 
@@ -149,6 +158,8 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
         "what": "decode, random weights, replayed routing",
         "model": options.model,
         "layers": geometry.layers,
+        "quant": options.quant,
+        "bits_per_weight": parts.bits_per_weight,
         "threads": threads,
         "tokens_per_second": speed,
         "hit_rate": row.hit_rate,
@@ -179,6 +190,7 @@ def main() -> None:
     parser.add_argument("part", choices=["pack", "decode", "clean"])
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")

@@ -68,19 +68,19 @@ def _random(model: Any) -> Any:
     return model.architecture if model.weights == "random" else None
 
 
-def refuse_early(config: Any, workload: Any, memory: Memory, prefetcher: Any) -> None:
+def refuse_early(config: Any, build: Build, workload: Any, memory: Memory, prefetcher: Any) -> None:
     """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
     if memory.budget is None:
         return
-    from moex.runner import budget, checkpoint, hf, hub
-    from moex.store.layout import Planes
+    from moex.runner import budget, checkpoint, hub
 
     given = hub.configuration(config.model.name, config.model.architecture)
     skeleton = checkpoint.build_from(given, config.model.dtype)
-    layers = hf.moe_layers(skeleton)
-    geometry = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    geometry, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    memory.resolve(geometry, budget.needs(skeleton, geometry, *lengths, prefetcher.device_bytes))
+    held = (*lengths, prefetcher.device_bytes, size)
+    memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

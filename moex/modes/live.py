@@ -55,7 +55,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
-    refuse_early(config, workload, memory, prefetcher)
+    refuse_early(config, build, workload, memory, prefetcher)
     selector = make_selector(config, build)
     parts = load(config, build, memory.store)
     with closing(parts.store):

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Read the configuration, no weights, and do the sums."""
-    from moex.runner import budget, checkpoint, hf, hub
-    from moex.store.layout import Planes
+    from moex.runner import budget, checkpoint, hub
 
     model, workload = config.model, build(config.workload)
     given = hub.configuration(model.name, model.architecture)
     skeleton = checkpoint.build_from(given, model.dtype)
-    layers = hf.moe_layers(skeleton)
-    stored = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
+    plain, _ = budget.sizes(skeleton)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    stored, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch).device_bytes)
+    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch).device_bytes, size)
     memory, hardware = Memory(**config.memory), build(config.hardware)
-    bits = 8 * skeleton.dtype.itemsize
+    whole = 8 * skeleton.dtype.itemsize
+    bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
     lines, report = [], Report(source="plan", mode="plan", model=model.name)
     for width in [bits, *(w for w in config.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
@@ -65,8 +66,8 @@ def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted
 def _head(geometry: Geometry, wanted: Any, pool: int) -> str:
     return (
         f"{geometry.layers} MoE layers x {geometry.experts} experts, top-{geometry.top_k}; "
-        f"experts {gigabytes(pool)} in all (so much disk for packed records, as much again for the "
-        "download unless model.keep_shards=false); on the device beside experts: skeleton "
+        f"experts {gigabytes(pool)} in all, packed; the download is kept beside them unless "
+        "model.keep_shards=false; on the device beside experts: skeleton "
         f"{gigabytes(wanted.skeleton)}, KV cache {gigabytes(wanted.kv_cache)}, workspace about "
         f"{gigabytes(wanted.workspace)}, predictor {gigabytes(wanted.predictor)}"
     )

@@ -74,7 +74,7 @@ def offload(
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
     predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, parts.skeleton_bytes)
     cache = ExpertCache(
         policy,
         parts.geometry,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moex.runner import hf
+from moex.runner.quantized import ExpertPacking, saved_bytes
+from moex.store.layout import Planes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from moex.cache.capacity import Memory
-    from moex.store.layout import Planes
+    from moex.quant.base import Scheme
     from moex.types import Geometry
 
 STAGES = 10
@@ -39,6 +40,16 @@ class Needs:
         return self.skeleton + self.kv_cache + self.workspace + self.predictor
 
 
+def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:
+    """Geometry and bytes of the skeleton, as they are or as `quant` packs them; on meta, too."""
+    layers = hf.moe_layers(model)
+    tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
+    if quant is not None:
+        tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
+        skeleton -= saved_bytes(model, quant)
+    return hf.geometry(model, layers, Planes(tensors).bytes), skeleton
+
+
 def needs(
     model: PreTrainedModel,
     geometry: Geometry,
@@ -46,10 +57,12 @@ def needs(
     new_tokens: int = 0,
     batch_size: int = 1,
     predictor_bytes: int = 0,
+    skeleton: int | None = None,
 ) -> Needs:
     """Bytes beside experts; the model's weights may be on meta.
 
-    `predictor_bytes` are what prefetcher and neuron selector keep on the device.
+    `predictor_bytes` are what prefetcher and neuron selector keep on the device, `skeleton` the
+    bytes of all other weights where they are known to differ from the model's own.
     """
     text = model.config.get_text_config()
     size = model.dtype.itemsize
@@ -58,7 +71,7 @@ def needs(
     layers = hf.moe_layers(model)
     routers = sum(p.nbytes for x in layers if x.router for p in x.router.parameters())
     return Needs(
-        skeleton=skeleton_bytes(model),
+        skeleton=skeleton_bytes(model) if skeleton is None else skeleton,
         kv_cache=(prompt_tokens + new_tokens) * batch_size * kv_bytes_per_token(text, size),
         workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4,
         predictor=routers + predictor_bytes,
@@ -86,10 +99,3 @@ def kv_bytes_per_token(config: Any, itemsize: int) -> int:
         head = settings.get("head_dim") or settings["hidden_size"] // heads
         width = 2 * (settings.get("num_key_value_heads") or heads) * head
     return config.num_hidden_layers * width * itemsize
-
-
-def planned_bytes(needs: Needs, geometry: Geometry, memory: Memory, layout: Planes) -> int:
-    """Everything on the device: needs, slots and staging."""
-    slots = memory.resolve(geometry, needs)
-    places = slots * geometry.layers + memory.places_beside(geometry)
-    return needs.total + places * layout.bytes
