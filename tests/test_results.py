@@ -93,6 +93,17 @@ def test_a_file_that_cannot_be_written_leaves_no_result_and_nothing_torn(
     assert handles() <= open_files
 
 
+@pytest.mark.parametrize("words", [["hydra.run.dir=run.py/x"], ["-m", "hydra.sweep.dir=run.py/x"]])
+def test_a_results_folder_that_cannot_be_gets_one_line(words):
+    command = [sys.executable, "run.py", *words, "mode=simulate"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("moex: run.py/x: not a directory; expected a place that can be")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path):
     path = tmp_path / "series.jsonl"
     path.write_text("what was there before")
