@@ -9,9 +9,11 @@ from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
+from moex.identity import trace_path
 from moex.miss.fetch import Fetch
 from moex.sim.simulator import simulate as _simulate
-from moex.trace.format import Trace, read_trace, write_trace
+from moex.trace.format import Trace, write_trace
+from moex.trace.format import read_trace as _read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from moex.types import Future, Plan
 
 __all__ = ["load", "read_trace", "simulate", "write_trace"]
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace file, or a bundled trace by its name ("tiny")."""
+    return _read_trace(trace_path(str(path)))
 
 
 def load(

@@ -33,8 +33,9 @@ def load(config: Any, store: str = "ram") -> Parts:
     """The configured model: its skeleton in memory, its experts in a store."""
     from moex.runner.assemble import load_parts
 
-    model, bundles = config.model, selects(config)
-    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir, bundles)
+    model = config.model
+    where = (store, config.cache_dir, model.keep_shards, _random(model), selects(config))
+    return load_parts(model.name, model.dtype, model.device, *where)
 
 
 def selects(config: Any) -> bool:
@@ -52,6 +53,33 @@ def shrunk(workload: Workload, config: Any) -> Workload:
     if not config.smoke:
         return workload
     return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
+
+
+def _random(model: Any) -> Any:
+    """Settings of a model whose weights are to be random; None for weights of a checkpoint."""
+    if model.weights not in ("checkpoint", "random"):
+        raise ValueError(f"model.weights={model.weights}: expected checkpoint or random")
+    if model.weights == "random" and model.architecture is None:
+        raise ValueError(
+            f"model.weights=random: the shapes of {model.name} are not known beforehand; expected "
+            "a model whose yaml has them; try model=mixtral_8x7b model.weights=random"
+        )
+    return model.architecture if model.weights == "random" else None
+
+
+def refuse_early(config: Any, workload: Any, memory: Memory, prefetcher: Any) -> None:
+    """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
+    if memory.budget is None:
+        return
+    from moex.runner import budget, checkpoint, hf, hub
+    from moex.store.layout import Planes
+
+    given = hub.configuration(config.model.name, config.model.architecture)
+    skeleton = checkpoint.build_from(given, config.model.dtype)
+    layers = hf.moe_layers(skeleton)
+    geometry = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
+    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
+    memory.resolve(geometry, budget.needs(skeleton, geometry, *lengths, prefetcher.device_bytes))
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import AutoConfig
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
 from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
+from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner import checkpoint, hf
+from moex.runner import checkpoint, hf, hub
+from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.random_weights import bytes_as_tokens, fill_randomly
 from moex.runner.rows import Neurons
+from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
@@ -31,7 +37,7 @@ from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
+    from moex.runner.shards import Shards
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.store.base import ExpertStore
@@ -59,9 +66,12 @@ class Parts:
     store: ExpertStore
     skeleton_bytes: int
     device: str
+    random_weights: bool = False
 
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
+        if self.random_weights:
+            return bytes_as_tokens
         return load_tokenizer(self.folder, self.model)
 
 
@@ -71,6 +81,8 @@ def load_parts(
     device: str = "cpu",
     store: str = "ram",
     cache_dir: str | Path | None = None,
+    keep_shards: bool = True,
+    architecture: Mapping[str, Any] | None = None,
     bundles: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
@@ -81,30 +93,52 @@ def load_parts(
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
+        keep_shards: False downloads a hub repository a shard at a time, and keeps none.
+        architecture: settings of a model of random weights to make instead; `name` names it only.
         bundles: keep experts neuron by neuron, as a neuron selector needs them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    folder = checkpoint.find(name)
-    model = checkpoint.build(folder, dtype)
+    cache = Path(cache_dir) if cache_dir else cache_folder()
+    fill: Callable[..., None]
+    if architecture is None:
+        files = _source(name, keep_shards, cache, store)
+        folder, model = files.folder, checkpoint.build(files.folder, dtype)
+        identity, fill = files.identity(), partial(checkpoint.fill, model, files)
+    else:
+        folder = Path(name)
+        model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
+        identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = hf.moe_layers(model)
     layout = (Bundles if bundles else Planes)(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        cache = Path(cache_dir) if cache_dir else cache_folder()
-        source = {"quant": "none", **checkpoint.identity(folder)}
+        source = {"quant": "none", **identity}
         packed = packed_folder(cache, name, layout, geometry, source)
         with Packer(packed, layout, geometry, source) as packer:
-            checkpoint.fill(model, folder, packer.put, device, skip=packer.done)
+            fill(packer.put, device, skip=packer.done)
         experts = DiskStore(packed, layout, geometry)
     else:
         experts = RamStore(layout, geometry)
-        checkpoint.fill(model, folder, experts.put, device)
+        fill(experts.put, device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
+    size, made = sum(skeleton.values()), architecture is not None
+    return Parts(folder, model, layers, geometry, layout, experts, size, device, made)
+
+
+def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
+    """Where the checkpoint's tensors are read from."""
+    if keep_shards or hub.local(name) is not None:
+        return Folder(checkpoint.find(name))
+    if store == "ram":
+        raise ValueError(
+            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
+            "expected experts packed into files; try memory.store=disk"
+        )
+    return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
 
 
 def offload(
@@ -118,10 +152,12 @@ def offload(
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
     selector: NeuronSelector | None = None,
+    lengths: tuple[int, int, int] = (0, 0, 1),
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
 
-    With a neuron selector the parts must have been loaded with `bundles`.
+    With a neuron selector the parts must have been loaded with `bundles`. `lengths` (prompt tokens,
+    new tokens, batch size) are what a budget reserves a KV cache for.
 
     Raises:
         ValueError: parts that do not go together.
@@ -135,11 +171,12 @@ def offload(
         )
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
-    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
+        memory.resolve(parts.geometry, wanted),
         memory.pool,
         memory.staging,
         seed,
@@ -154,13 +191,15 @@ def offload(
         neurons = Neurons(selector, books, slots)
     else:
         assert isinstance(parts.layout, Planes)
-        slots = Slots(parts.layout, cache.places, parts.device)
+        slots = _slots(parts, parts.layout, cache.places)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
     elif isinstance(parts.store, DiskStore):
         chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
         link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
+    elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
+        link = CudaLink(parts.store, slots)
     else:
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
@@ -170,7 +209,19 @@ def offload(
             *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
+    offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
+
+
+def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
+    try:
+        return Slots(layout, places, parts.device)
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
+            "expected slots, staging and everything else to fit; try memory.slots=null and "
+            "memory.budget= with what the device has free"
+        ) from error
 
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:

@@ -205,6 +205,6 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
         )
         assert replayed == live
         row = type(report)()
-        row.book(offloaded.ledger, None)
+        row.book(offloaded.ledgers, None)
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < parts.geometry.expert_bytes * row.requests
