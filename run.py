@@ -9,8 +9,6 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and le
 import hydra
 from omegaconf import DictConfig
 
-FAILED: list[str] = []  # cells of a sweep; one bad cell does not stop the others
-
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | None:
@@ -23,9 +21,8 @@ def main(config: DictConfig) -> float | None:
     except Exception as error:
         if not in_sweep():
             leave(error)
-        FAILED.append(one_line(error))
-        print(f"moex: {FAILED[-1]}", file=sys.stderr)
-        return None
+        print(f"moex: {one_line(error)}", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":
@@ -39,8 +36,3 @@ if __name__ == "__main__":
         sys.exit("moex: stopped; type the command again: what has finished is not run twice")
     except Exception as error:
         leave(error)
-    if FAILED:
-        sys.exit(
-            f"moex: {len(FAILED)} cells of the sweep failed; mend them and type the command again: "
-            "cells that finished are not run twice"
-        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
 from moex.miss.fetch import Fetch
 from moex.sim.simulator import simulate as _simulate
 from moex.trace.format import Trace, read_trace, write_trace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.model import OffloadedModel
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
 __all__ = ["load", "read_trace", "simulate", "write_trace"]
@@ -46,6 +48,9 @@ def load(
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    sparsity: NeuronSelector | None = None,
+    rows: float = 1.0,
+    break_even: float = 1.0,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -72,15 +77,23 @@ def load(
         future: recorded visits, for oracles (`read_trace(...).future()`).
         on_plan: called with every plan that is executed.
         miss: what is done about absent experts; default: they are fetched.
+        sparsity: says which neurons count for a token; default all.
+        rows: with it, the share of an expert's neurons that a place holds.
+        break_even: with it, the share from which on whole experts are moved.
     """
     from moex.runner.assemble import load_parts, offload
 
-    memory = Memory(slots, budget, pool, staging, store, reader_threads)
-    parts = load_parts(name, dtype, device, store, cache_dir)
+    memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
+    selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
+    parts = load_parts(name, dtype, device, store, cache_dir, bundles=selector is not None)
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         policy = cache or LRU()
-        offloaded = offload(parts, policy, memory, prefetch, hardware, seed, future, on_plan, miss)
+        offloaded = offload(
+            *(parts, policy, memory, prefetch, hardware, seed, future, on_plan),
+            miss=miss,
+            selector=selector,
+        )
         offloaded.closing = stack.pop_all()
     return offloaded
 
@@ -98,14 +111,18 @@ def simulate(
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    sparsity: bool = False,
+    rows: float = 1.0,
+    break_even: float = 1.0,
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
-    Args are those of `load`; `cold` empties the cache before every sequence. No torch.
+    Args are those of `load`; `cold` empties the cache before every sequence, `sparsity` moves only
+    the rows that the recorded run selected. No torch.
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     policy = cache or LRU()
-    memory = Memory(slots, None, pool, staging)
+    memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     book = ExpertCache(
         policy,
         trace.geometry,
@@ -116,4 +133,5 @@ def simulate(
         trace.future() if "future" in policy.needs else None,
         (miss or Fetch()).bound(trace.geometry, hardware).split,
     )
-    return _simulate(trace, book, prefetch, hardware, cold, on_plan)
+    neurons = RowCache(book, rows, break_even) if sparsity else None
+    return _simulate(trace, book, prefetch, hardware, cold, on_plan, neurons)

@@ -16,8 +16,12 @@ def note(text: str) -> None:
     print(f"moex: {text}", file=sys.stderr)
 
 
-def show(report: Report, folder: Path) -> None:
-    """Print table, sentence and row; only the row goes to stdout."""
+def show(report: Report, folder: Path, brief: bool = False) -> None:
+    """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
+    if brief:
+        print(f"{report.run_id}: {sentence(report)}", file=sys.stderr)
+        print(report.json(), flush=True)
+        return
     from rich.console import Console
     from rich.table import Table
 

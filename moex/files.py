@@ -7,6 +7,7 @@ import json
 import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; it is as it was before.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
         yield partial
         with partial.open("rb") as file:

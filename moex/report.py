@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.cache.ledger import Ledger
 from moex.files import write_atomically
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from moex.cache.ledger import Counts, Ledger
+    from collections.abc import Sequence
+
+    from moex.cache.ledger import Counts
 
 SCHEMA = 1
 
@@ -54,6 +57,9 @@ class Report:
     slots: int | None = None
     pool: str | None = None
     capacity_bytes: int | None = None
+    predictor_bytes: int | None = None
+    rows: float | None = None
+    prefill_masks: str | None = None
     skeleton_bytes: int | None = None
     workload: str = ""
     seed: int = 0
@@ -71,11 +77,13 @@ class Report:
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1
+    drift: float | None = None
 
     requests: int | None = None
     resident_hits: int | None = None
     prefetch_hits: int | None = None
     late_hits: int | None = None
+    partial_hits: int | None = None
     demand_misses: int | None = None
     host_computed: int | None = None
     skipped: int | None = None
@@ -84,6 +92,8 @@ class Report:
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None
     byte_hit_rate: float | None = None
+    layer_hit_rates: list[float | None] = field(default_factory=list)
+    row_hit_rate: float | None = None
 
     prefetch_issued: int | None = None
     prefetch_used: int | None = None
@@ -91,6 +101,7 @@ class Report:
     prefetch_precision: float | None = None
     prefetch_coverage: float | None = None
 
+    bytes_selected: int | None = None
     bytes_demand: int | None = None
     bytes_prefetch: int | None = None
     bytes_wasted: int | None = None
@@ -129,9 +140,12 @@ class Report:
     started: str = ""
     schema: int = SCHEMA
 
-    def book(self, ledger: Ledger, clocked: dict[str, Clocked] | None) -> None:
-        """Fill in counts, and speeds where there was a clock."""
-        self._book_counts(ledger.phases[DECODE], ledger.expert_bytes, clocked)
+    def book(self, ledgers: Sequence[Ledger], clocked: dict[str, Clocked] | None) -> None:
+        """Fill in counts, of one ledger a layer, and speeds where there was a clock."""
+        ledger = Ledger.total(ledgers)
+        decoding = [each.phases[DECODE] for each in ledgers]
+        self.layer_hit_rates = [ratio(each.resident_hits, each.requests) for each in decoding]
+        self._book_counts(ledger.phases[DECODE], ledger.geometry.expert_bytes, clocked)
         prefill = ledger.phases[PREFILL]
         self.prefill_requests = prefill.requests
         self.prefill_resident_hits = prefill.resident_hits
@@ -148,12 +162,12 @@ class Report:
     ) -> None:
         for name in ("requests", "resident_hits", "late_hits", "demand_misses"):
             setattr(self, name, getattr(counts, name))
-        for name in ("host_computed", "skipped", "substituted", "prefetch_issued"):
+        for name in ("partial_hits", "host_computed", "skipped", "substituted", "prefetch_issued"):
             setattr(self, name, getattr(counts, name))
         for name in ("prefetch_wasted", "bytes_demand", "bytes_prefetch", "bytes_wasted"):
             setattr(self, name, getattr(counts, name))
         self.prefetch_hits = counts.guessed_hits - counts.late_hits
-        self.prefetch_used = counts.guessed_hits
+        self.prefetch_used = counts.guesses_used
         self.bytes_moved = (
             clocked[DECODE].bytes_moved
             if clocked is not None
@@ -165,9 +179,13 @@ class Report:
         self.all_hit_rate = ratio(counts.visits - counts.waited_visits, counts.visits)
         moved = ratio(self.bytes_moved, requests * expert_bytes)
         self.byte_hit_rate = None if moved is None else 1 - moved
-        self.prefetch_precision = ratio(counts.guessed_hits, counts.prefetch_issued)
+        if counts.bytes_selected:
+            self.bytes_selected = counts.bytes_selected
+            self.row_hit_rate = 1 - counts.bytes_demand / counts.bytes_selected
+        self.prefetch_precision = ratio(counts.guesses_used, counts.prefetch_issued)
         self.prefetch_coverage = ratio(
-            counts.guessed_hits, counts.guessed_hits + counts.demand_misses
+            counts.guessed_hits,
+            counts.guessed_hits + counts.partial_hits + counts.demand_misses,
         )
 
     def book_times(self, clocked: dict[str, Clocked]) -> None:

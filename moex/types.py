@@ -38,6 +38,13 @@ class Geometry(NamedTuple):
     intermediate: int
     expert_bytes: int
 
+    def size(self, rows: bytes | None = None) -> int:
+        """Bytes of some rows of an expert (a bitmap as in `Load`); of all of it without one."""
+        if rows is None:
+            return self.expert_bytes
+        count = int.from_bytes(rows, "little").bit_count()
+        return count * self.expert_bytes // self.intermediate
+
 
 class Access(NamedTuple):
     """One visit of one MoE layer: the event that caches are replayed on.
@@ -65,7 +72,11 @@ class Now(NamedTuple):
 
 
 class Load(NamedTuple):
-    """One transfer of an expert into a place; `rows=None` is the whole expert."""
+    """One transfer of an expert into a place.
+
+    `rows` is a bitmap of neurons, lowest bit first (numpy's `bitorder="little"`); None is the whole
+    expert.
+    """
 
     expert: Expert
     slot: int
@@ -74,10 +85,11 @@ class Load(NamedTuple):
 
 
 class Left(NamedTuple):
-    """An expert that left, and the place that it held."""
+    """An expert that left, and the place that it held; `rows` as in `Load`, of what was wasted."""
 
     expert: Expert
     slot: int
+    rows: bytes | None = None
 
 
 class Plan(NamedTuple):
@@ -86,6 +98,10 @@ class Plan(NamedTuple):
     `hits` are demanded experts that need no load, `places` where they are; those of them that a
     speculative load brought and that are demanded for the first time stand in `guessed` too.
     `dropped` are guesses that left the books without having been used.
+
+    With a neuron selector, `fills` load rows that an expert's place lacks (of a hit; or, in a wave
+    of its own, the next part of an expert that is larger than its place), and `unused` are rows
+    that came early and were not selected at the visit that they were predicted for.
     """
 
     clock: int
@@ -99,6 +115,13 @@ class Plan(NamedTuple):
     skipped: tuple[Expert, ...] = ()
     substituted: tuple[Expert, ...] = ()
     last: bool = True
+    fills: tuple[Load, ...] = ()
+    unused: tuple[Left, ...] = ()
+
+    @property
+    def transfers(self) -> tuple[Load, ...]:
+        """All that the link has to move."""
+        return self.loads + self.fills
 
 
 class Prediction(NamedTuple):

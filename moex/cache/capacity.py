@@ -37,6 +37,10 @@ class Memory:
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
         reader_threads: that read from the disk; the other cores compute.
+        rows: with a neuron selector, the share of an expert's rows that a place holds; below 1, a
+            budget makes so many more slots.
+        break_even: with a neuron selector, the share of an expert's rows from which on all of it
+            is moved instead.
     """
 
     slots: int | float | None = 0.5
@@ -45,6 +49,8 @@ class Memory:
     staging: int | None = None
     store: str = "auto"
     reader_threads: int = 1
+    rows: float = 1.0
+    break_even: float = 1.0
 
     def resolve(self, geometry: Geometry, skeleton_bytes: int = 0) -> int:
         """Slots per layer.
@@ -70,10 +76,10 @@ class Memory:
 
     def _from_budget(self, geometry: Geometry, skeleton_bytes: int) -> int:
         staging = 2 * geometry.top_k if self.staging is None else self.staging
-        staged = staging * geometry.expert_bytes
-        layer_slot = geometry.layers * geometry.expert_bytes
+        place = int(self.rows * geometry.expert_bytes)
+        staged, layer_slot = staging * place, geometry.layers * place
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
-            whole = skeleton_bytes + geometry.experts * layer_slot
+            whole = skeleton_bytes + geometry.experts * geometry.layers * geometry.expert_bytes
             budget = int(self.budget * whole)
         else:
             assert self.budget is not None

@@ -41,14 +41,20 @@ class _Pool:
 
     def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
         """Take the resident members of a visit out of the book while it is decided who leaves."""
-        residents = self.residents
-        return {expert: residents.pop(expert) for expert in members if expert in residents}
+        take, aside = self.residents.pop, {}
+        for expert in members:
+            place = take(expert, None)
+            if place is not None:
+                aside[expert] = place
+        return aside
 
     def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
         """Make the members the last used; those of one visit tie, and stand by index."""
+        residents, find = self.residents, members.get
         for expert in ordered:
-            if expert in members:
-                self.residents[expert] = members[expert]
+            place = find(expert)
+            if place is not None:
+                residents[expert] = place
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
         overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
@@ -145,6 +151,10 @@ class ExpertCache:
         """The place that holds a resident or guessed expert (KeyError if neither)."""
         residents = self._pools[expert.layer].residents
         return residents[expert] if expert in residents else self._guesses[expert]
+
+    def holds(self, expert: Expert) -> bool:
+        """Whether the expert is resident or guessed."""
+        return expert in self._pools[expert.layer].residents or expert in self._guesses
 
     def residents(self, layer: int) -> list[Expert]:
         """The experts in the layer's pool, oldest last use first."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from moex.types import Plan
+    from moex.types import Geometry, Left, Load, Plan
 
 
 @dataclass
@@ -26,14 +26,17 @@ class Counts:
     requests: int = 0
     resident_hits: int = 0
     guessed_hits: int = 0
+    guesses_used: int = 0
     late_hits: int = 0
     demand_misses: int = 0
+    partial_hits: int = 0
     host_computed: int = 0
     skipped: int = 0
     substituted: int = 0
     waited_visits: int = 0
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
+    bytes_selected: int = 0
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
@@ -43,53 +46,73 @@ class Counts:
 class Ledger:
     """Books plans by phase."""
 
-    expert_bytes: int
+    geometry: Geometry
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
 
     @classmethod
     def total(cls, ledgers: Sequence[Ledger]) -> Ledger:
         """The sum of several books of one model."""
-        whole = cls(ledgers[0].expert_bytes)
+        whole = cls(ledgers[0].geometry)
         for ledger in ledgers:
             for phase, counts in ledger.phases.items():
-                for name, value in asdict(counts).items():
-                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
+                into, numbers = whole.phases[phase], asdict(counts)
+                for layer, sums in numbers.pop("layers").items():
+                    before = into.layers.get(layer, [0, 0])
+                    into.layers[layer] = [a + b for a, b in zip(before, sums, strict=True)]
+                for name, value in numbers.items():
+                    setattr(into, name, getattr(into, name) + value)
         return whole
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
-        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan
+        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last, fills, unused = (
+            plan
+        )
         counts = self.phases[phase]
         counts.waves += 1
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
-        counts.guessed_hits += len(guessed)
-        counts.resident_hits += len(hits) - len(guessed)
+        partial = [fill.expert for fill in fills if fill.expert in hits]
+        partly_guessed = sum(expert in guessed for expert in partial)
+        counts.partial_hits += len(partial)
+        counts.guesses_used += len(guessed)
+        counts.guessed_hits += len(guessed) - partly_guessed
+        counts.resident_hits += len(hits) - len(guessed) - len(partial) + partly_guessed
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
         counts.substituted += len(substituted)
-        counts.bytes_demand += len(loads) * self.expert_bytes
-        if dropped:
+        counts.bytes_demand += self._size(plan.transfers)
+        if dropped or unused:
             self.dropped(phase, plan)
+
+    def selected(self, phase: str, needs: Sequence[int | None]) -> None:
+        """Book the rows that a visit's experts need: bitmaps, None for all."""
+        geometry = self.geometry
+        width = geometry.intermediate
+        rows = sum(width if need is None else need.bit_count() for need in needs)
+        self.phases[phase].bytes_selected += rows * geometry.expert_bytes // width
 
     def prefetch(self, phase: str, plan: Plan) -> None:
         """Book speculative loads."""
         counts = self.phases[phase]
         counts.prefetch_issued += len(plan.loads)
-        counts.bytes_prefetch += len(plan.loads) * self.expert_bytes
+        counts.bytes_prefetch += self._size(plan.transfers)
 
     def dropped(self, phase: str, plan: Plan) -> None:
-        """Book guesses that left unused."""
+        """Book guesses that left unused, and rows that came early in vain."""
         counts = self.phases[phase]
         counts.prefetch_wasted += len(plan.dropped)
-        counts.bytes_wasted += len(plan.dropped) * self.expert_bytes
+        counts.bytes_wasted += self._size(plan.dropped) + self._size(plan.unused)
 
     def waited(self, phase: str, late: int, any_wait: bool) -> None:
         """Book what the clock says of a visit: hits still under way, and whether it waited."""
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
+
+    def _size(self, moved: Iterable[Load | Left]) -> int:
+        return sum(self.geometry.size(each.rows) for each in moved)
 
 
 def by_layer(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
@@ -103,8 +126,9 @@ def by_layer(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
             "resident_hits": counts.resident_hits,
             "prefetch_hits": counts.guessed_hits - counts.late_hits,
             "late_hits": counts.late_hits,
+            "partial_hits": counts.partial_hits,
             "demand_misses": counts.demand_misses,
-            "loads": counts.guessed_hits + counts.demand_misses,
+            "loads": counts.guesses_used + counts.demand_misses,
             "waited_visits": counts.waited_visits,
         }
         rows.append({**row, "hit_rate": counts.resident_hits / max(counts.requests, 1)})

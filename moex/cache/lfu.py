@@ -35,19 +35,21 @@ class LFU(CachePolicy):
 
     def reset(self, scope: Scope) -> None:
         """Forget all counts."""
-        self.counts: dict[Expert, float] = defaultdict(float)
+        self.counts: dict[tuple[int, int], float] = defaultdict(float)  # an Expert is such a pair
         self.one = 1.0
 
     def on_visit(self, access: Access) -> None:
-        """Age the counts: a new use grows instead, which orders experts the same way."""
-        self.one /= self.decay
-        if self.one > 1e200:
-            self.counts = defaultdict(float, {e: c / self.one for e, c in self.counts.items()})
-            self.one = 1.0
+        """Age the counts, and count the uses of the whole visit.
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Count the use."""
-        self.counts[expert] += self.one
+        Instead of counts that shrink a new use grows, which orders experts the same way.
+        """
+        one = self.one = self.one / self.decay
+        if one > 1e200:
+            self.counts = defaultdict(float, {e: c / one for e, c in self.counts.items()})
+            one = self.one = 1.0
+        counts, layer = self.counts, access.layer
+        for index in access.experts:
+            counts[layer, index] += one
 
     def on_evict(self, expert: Expert, now: Now) -> None:
         """Forget the count, unless counts are perfect."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.base import CachePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moex.types import Access, Expert, Now, Scope
 
 AGES = 256
@@ -15,7 +18,7 @@ KINDS = 10  # newcomers, then experts by the binary logarithm of their last reus
 
 
 @dataclass
-class LHD(ScoredPolicy):
+class LHD(CachePolicy):
     """Evict the expert with the fewest expected hits per place and time still held.
 
     Beckmann, Chen & Cidon 2018, NSDI. Ages at hits and at evictions are counted for each kind of
@@ -41,14 +44,11 @@ class LHD(ScoredPolicy):
         """Forget all evidence."""
         self.layers = len(scope.layers)
         self.visits = 0
-        self.last: dict[Expert, int] = {}
-        self.kind: dict[Expert, int] = {}
         self.hits = [[0.0] * AGES for _ in range(KINDS)]
         self.evictions = [[0.0] * AGES for _ in range(KINDS)]
         self.density = [[1 / (age + 1) for age in range(AGES)] for _ in range(KINDS)]
-
-    def _age(self, expert: Expert) -> int:
-        return min((self.visits - self.last[expert]) // self.layers, AGES - 1)
+        # Of every expert: when it was last used, its kind, and that kind's densities.
+        self.known: dict[Expert, tuple[int, int, list[float]]] = {}
 
     def on_visit(self, access: Access) -> None:
         """Let time pass, and work the densities out when it is time."""
@@ -59,32 +59,41 @@ class LHD(ScoredPolicy):
 
     def _work_out(self, kind: int) -> None:
         """Density of an age: hits still to come over the time that they and evictions take."""
-        hits, evictions = self.hits[kind], self.evictions[kind]
+        hits, evictions, density = self.hits[kind], self.evictions[kind], self.density[kind]
         coming = ends = held = 0.0
-        for age in reversed(range(AGES)):
-            coming += hits[age]
-            ends += hits[age] + evictions[age]
-            held += ends
-            if held > 0:
-                self.density[kind][age] = coming / held
-            hits[age] *= self.fade
-            evictions[age] *= self.fade
+        for age in range(AGES - 1, -1, -1):
+            hit, evicted = hits[age], evictions[age]
+            if hit or evicted:
+                coming += hit
+                ends += hit + evicted
+                hits[age], evictions[age] = hit * self.fade, evicted * self.fade
+            if ends:
+                held += ends
+                density[age] = coming / held
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
         """Book a hit at its age, and note the expert's new kind."""
+        kind = 0
         if hit:
-            age = self._age(expert)
-            self.hits[self.kind[expert]][age] += 1
-            self.kind[expert] = min(1 + age.bit_length(), KINDS - 1)
-        else:
-            self.kind[expert] = 0
-        self.last[expert] = self.visits
+            last, before, _ = self.known[expert]
+            age = min((self.visits - last) // self.layers, AGES - 1)
+            self.hits[before][age] += 1
+            kind = min(1 + age.bit_length(), KINDS - 1)
+        self.known[expert] = self.visits, kind, self.density[kind]
 
     def on_evict(self, expert: Expert, now: Now) -> None:
         """Book an eviction at its age."""
-        self.evictions[self.kind[expert]][self._age(expert)] += 1
+        last, kind, _ = self.known[expert]
+        self.evictions[kind][min((self.visits - last) // self.layers, AGES - 1)] += 1
 
-    def score(self, expert: Expert, now: Now) -> float:
-        """Worth: the hit density of the expert's kind at its age."""
-        age = (self.visits - self.last[expert]) // self.layers
-        return self.density[self.kind[expert]][age if age < AGES else -1]
+    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
+        """Return the first of the lowest hit density, which is its kind's at its age."""
+        known, visits, layers = self.known, self.visits, self.layers
+        lowest, least = candidates[0], inf
+        for expert in candidates:
+            last, _, density = known[expert]
+            age = (visits - last) // layers
+            worth = density[age if age < AGES else -1]
+            if worth < least:
+                lowest, least = expert, worth
+        return lowest

@@ -38,6 +38,7 @@ def evaluate(
     seed: int = 0,
     data_dir: str | Path | None = None,
     text_dir: str | Path | None = None,
+    items: dict[str, dict[str, list[tuple[int, float]]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
 
@@ -54,6 +55,7 @@ def evaluate(
         seed: draws the generated items, and the examples of few-shot tasks.
         data_dir: folder of the published items, for `*_local`.
         text_dir: folder of the held-out text, for `heldout_*`.
+        items: is filled with every item's scores, for `moex.evals.paired`.
 
     Raises:
         ValueError: a task is not known, or its folder is not given.
@@ -78,6 +80,8 @@ def evaluate(
             found = _accuracies(name, samples)
         else:
             found = _reported(name, results["results"][name])
+        if items is not None and samples:
+            items[name] = _items(samples)
         digest = checksum(sample["doc"] for sample in samples) if samples else None
         rows += [row | {"checksum": digest} for row in found]
     return rows
@@ -97,6 +101,17 @@ def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, flo
         return mean, None
     squares = sum(total**2 for total in sums.values())
     return mean, math.sqrt(squares * groups / (groups - 1)) / len(values)
+
+
+def _items(samples: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """By metric: of every item, in order, its origin and its score; scores that are numbers."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number, sample in enumerate(samples):
+        origin = sample["doc"].get("origin", number)
+        for metric in sample["metrics"]:
+            if isinstance(sample[metric], int | float):
+                found.setdefault(metric, []).append((origin, float(sample[metric])))
+    return found
 
 
 def _accuracies(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

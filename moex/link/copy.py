@@ -26,12 +26,12 @@ class CopyLink(Link):
 
     def submit(self, plan: Plan) -> None:
         """Copy every load, demand or guess, in order."""
-        for load in plan.loads:
+        for load in plan.transfers:
             started = perf_counter()
-            self.store.read(load.expert, self.slots.records[load.slot])
+            self.slots.bring(self.store, load)()
             took = perf_counter() - started
             self._busy += took
-            self._bytes += self.store.layout.bytes
+            self._bytes += self.store.geometry.size(load.rows)
             if not load.speculative:
                 self._took[load.slot] = took
             if self.log is not None:
@@ -40,7 +40,8 @@ class CopyLink(Link):
     def _write_down(self, load: Load, started: float, took: float) -> None:
         assert self.log is not None
         ended, by = started + took, current_thread().name
-        self.log.append(("move", load.expert, started, ended, self.store.layout.bytes, by))
+        size = self.store.geometry.size(load.rows)
+        self.log.append(("move", load.expert, started, ended, size, by))
         self.log.append(("load", load.expert, started, ended, load.speculative))
         if not load.speculative:
             self.log.append(("stall", load.expert, started, took))

@@ -21,24 +21,36 @@ if TYPE_CHECKING:
 
 
 class _Read:
-    """One load: how much of it has been begun, and how much is not there yet."""
+    """One load: how much of it has been begun, and how much is not there yet.
+
+    Without a record it is brought in one piece, by `bring`.
+    """
 
     __slots__ = (
         "before",
         "begun",
+        "bring",
         "done",
         "error",
         "expert",
         "missing",
         "queued",
         "record",
+        "size",
         "speculative",
     )
 
-    def __init__(self, load: Load, record: torch.Tensor, before: _Read | None) -> None:
-        self.expert, self.record, self.before = load.expert, record, before
+    def __init__(
+        self,
+        load: Load,
+        record: torch.Tensor | None,
+        before: _Read | None,
+        bring: Callable[[], None],
+        size: int,
+    ) -> None:
+        self.expert, self.record, self.before, self.bring = load.expert, record, before, bring
         self.speculative, self.queued = load.speculative, perf_counter()
-        self.begun, self.missing, self.done = 0, len(record), False
+        self.begun, self.missing, self.done, self.size = 0, size, False, size
         self.error: Exception | None = None
 
 
@@ -81,18 +93,24 @@ class DiskLink(Link):
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, and queue the plan's loads."""
-        if not plan.loads and not plan.dropped:
+        transfers = plan.transfers
+        if not transfers and not plan.dropped:
             return
+        geometry, whole = self.store.geometry, self.store.layout.name == "planes"
         with self._changed:
             for gone in plan.dropped:
                 self._take_back(gone.slot)
             for load in plan.loads:
+                self._take_back(load.slot)
+            for load in transfers:
                 before = self._last.get(load.slot)
                 if before is not None and before.done:
                     before = None
                 if before is not None and not load.speculative:
                     self._promote(before)
-                read = _Read(load, self.slots.records[load.slot], before)
+                record = self.slots.records[load.slot] if whole else None
+                bring, size = self.slots.bring(self.store, load), geometry.size(load.rows)
+                read = _Read(load, record, before, bring, size)
                 self._last[load.slot] = read
                 (self._speculation if load.speculative else self._demand).append(read)
             self._changed.notify(len(self._threads))
@@ -159,7 +177,7 @@ class DiskLink(Link):
 
     def _claim(
         self, over: Callable[[], bool], *queues: deque[_Read]
-    ) -> tuple[_Read, int, torch.Tensor] | None:
+    ) -> tuple[_Read, int, int] | None:
         """Wait until there is a piece to begin, first queue first, or until it is over (None)."""
         with self._changed:
             while not over():
@@ -170,36 +188,39 @@ class DiskLink(Link):
                 self._changed.wait()
         return None
 
-    def _begin(self, queue: deque[_Read], read: _Read) -> tuple[_Read, int, torch.Tensor]:
+    def _begin(self, queue: deque[_Read], read: _Read) -> tuple[_Read, int, int]:
         begin, read.before = read.begun, None
-        out = read.record[begin : begin + self._piece]
-        read.begun += len(out)
-        if read.begun == len(read.record):
+        size = read.size if read.record is None else min(self._piece, read.size - begin)
+        read.begun += size
+        if read.begun == read.size:
             queue.remove(read)
         if not self._reading:
             self._since = perf_counter()
         self._reading += 1
-        return read, begin, out
+        return read, begin, size
 
-    def _fetch(self, read: _Read, begin: int, out: torch.Tensor) -> None:
+    def _fetch(self, read: _Read, begin: int, size: int) -> None:
         """Read a piece; also when that is interrupted, what stands behind it can go on."""
         started = perf_counter()
         try:
-            self.store.read_part(read.expert, begin, out)
+            if read.record is None:
+                read.bring()
+            else:
+                self.store.read_part(read.expert, begin, read.record[begin : begin + size])
         except Exception as error:
             read.error = error
         except BaseException:
             read.error = RuntimeError(f"reading {read.expert} was interrupted")
             raise
         finally:
-            self._landed(read, len(out), started)
+            self._landed(read, size, started)
 
     def _landed(self, read: _Read, size: int, started: float) -> None:
         """Book a piece; whoever brings the last one compares the record with its checksum."""
         with self._changed:
             read.missing -= size
             last = not read.missing
-        if last and read.error is None:
+        if last and read.error is None and read.record is not None:
             try:
                 self.store.check(read.expert, read.record)
             except Exception as error:

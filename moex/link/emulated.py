@@ -11,11 +11,13 @@ from moex.link.base import Link, LinkStats
 from moex.sim.link import LinkTimeline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from moex.sim.hardware import HardwareProfile
     from moex.sim.link import Transfer
     from moex.store.base import ExpertStore
     from moex.store.slots import Slots
-    from moex.types import Expert, Plan
+    from moex.types import Plan
 
 SPIN_S = 200e-6
 """Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
@@ -27,10 +29,10 @@ LOOK_S = 1.0
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
 
-    __slots__ = ("copied", "expert", "place", "transfer")
+    __slots__ = ("bring", "copied", "place", "transfer")
 
-    def __init__(self, expert: Expert, place: int, transfer: Transfer) -> None:
-        self.expert, self.place, self.transfer = expert, place, transfer
+    def __init__(self, bring: Callable[[], None], place: int, transfer: Transfer) -> None:
+        self.bring, self.place, self.transfer = bring, place, transfer
         self.copied = threading.Event()
 
 
@@ -56,8 +58,7 @@ class EmulatedLink(Link):
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
         self.timeline.on_chunk = self._sent
-        self._size = store.layout.bytes
-        self._expected: dict[int, _Copy] = {}
+        self._expected: dict[int, list[_Copy]] = {}
         self._work: deque[_Copy] = deque()
         self._wake = threading.Condition()
         self._error: BaseException | None = None
@@ -67,25 +68,32 @@ class EmulatedLink(Link):
 
     def submit(self, plan: Plan) -> None:
         """Queue the plan's loads, after taking back dropped guesses that have not begun."""
-        if not plan.loads and not plan.dropped:
+        transfers = plan.transfers
+        if not transfers and not plan.dropped:
             return
-        now = perf_counter()
-        for gone in plan.dropped:
-            copy = self._expected.pop(gone.slot, None)
-            if copy is not None:
+        now, size = perf_counter(), self.store.geometry.size
+        # What was still to come into a place that another expert takes, nobody wants.
+        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+            for copy in self._expected.pop(slot, ()):
                 self.timeline.cancel(now, copy.transfer)
                 self._forget(copy)
         copies = []
-        for load in plan.loads:
-            transfer = self.timeline.submit(now, self._size, load.speculative, load.expert)
-            copies.append(_Copy(load.expert, load.slot, transfer))
-            self._expected[load.slot] = copies[-1]
+        for load in transfers:
+            transfer = self.timeline.submit(now, size(load.rows), load.speculative, load.expert)
+            copies.append(_Copy(self.slots.bring(self.store, load), load.slot, transfer))
         with self._wake:
-            # Bytes of a demanded load are copied before those of guesses still waiting.
+            # Bytes of a demanded load are copied before those of guesses still waiting, except for
+            # guesses of the same place: what is loaded there later must come later.
             if copies and not copies[0].transfer.speculative:
-                self._work.extendleft(reversed(copies))
+                first = [e for c in copies for e in self._expected.get(c.place, ())]
+                first = [copy for copy in first if copy in self._work]
+                for copy in first:
+                    self._work.remove(copy)
+                self._work.extendleft(reversed(first + copies))
             else:
                 self._work.extend(copies)
+            for copy in copies:
+                self._expected.setdefault(copy.place, []).append(copy)
             self._wake.notify()
 
     def _forget(self, copy: _Copy) -> None:
@@ -100,7 +108,9 @@ class EmulatedLink(Link):
         """Wait for the real bytes of a copy, which only a living thread brings."""
         while not copy.copied.wait(LOOK_S):
             if not self._thread.is_alive():
-                raise RuntimeError(f"the link's copying thread died before it read {copy.expert}")
+                raise RuntimeError(
+                    f"the link's copying thread died before it read {copy.transfer.label}"
+                )
 
     def _sent(self, transfer: Transfer, start: float, end: float, chunk: int) -> None:
         if self.log is None:
@@ -112,23 +122,24 @@ class EmulatedLink(Link):
 
     def wait(self, place: int) -> float:
         """Return when the modelled transfer is through and the real bytes are there."""
-        copy = self._expected.pop(place, None)
-        if copy is None:
+        copies = self._expected.pop(place, None)
+        if copies is None:
             return 0.0
         started = now = perf_counter()
-        arrival = self.timeline.arrival(now, copy.transfer)
+        arrival = max(self.timeline.arrival(now, copy.transfer) for copy in copies)
         while now < arrival:
             if arrival - now > SPIN_S:
                 sleep(arrival - now - SPIN_S)
             now = perf_counter()
-        self._finish(copy)
+        for copy in copies:
+            self._finish(copy)
         if self._error is not None:
             raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
         if arrival <= started:
             return 0.0
         stall = perf_counter() - started
         if self.log is not None:
-            self.log.append(("stall", copy.expert, started, stall))
+            self.log.append(("stall", copies[-1].transfer.label, started, stall))
         return stall
 
     def stats(self) -> LinkStats:
@@ -153,7 +164,7 @@ class EmulatedLink(Link):
                     return
                 copy = self._work.popleft()
             try:
-                self.store.read(copy.expert, self.slots.records[copy.place])
+                copy.bring()
             except BaseException as error:
                 self._error = error
             copy.copied.set()

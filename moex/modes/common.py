@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.assemble import Parts
     from moex.runner.workload import Workload
+    from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
 
     Build = Callable[[Any], Any]
+    Items = dict[str, dict[str, list[tuple[int, float]]]]
 
 
 PARTIAL = "series.partial.jsonl"
@@ -31,8 +33,18 @@ def load(config: Any, store: str = "ram") -> Parts:
     """The configured model: its skeleton in memory, its experts in a store."""
     from moex.runner.assemble import load_parts
 
-    model = config.model
-    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir)
+    model, bundles = config.model, selects(config)
+    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir, bundles)
+
+
+def selects(config: Any) -> bool:
+    """Whether only some neurons count: a selector is configured, and is not exact."""
+    return "_target_" in config.sparsity and config.sparsity.mode != "exact"
+
+
+def make_selector(config: Any, build: Build) -> NeuronSelector | None:
+    """The configured neuron selector; None where all neurons count."""
+    return build(config.sparsity) if selects(config) else None
 
 
 def shrunk(workload: Workload, config: Any) -> Workload:
@@ -69,17 +81,28 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
 
     All experts stay resident if memory allows: caching never changes a logit. Only where misses
     are lossy does it: then the run's own cache and slots are used, decoding text by text from cold.
+    With a neuron selector every token, of the prompt too, gets the mask that decoding would give
+    it. Rows of a lossy configuration say how far they are from the exact model's on the same items,
+    if those were measured before.
     """
     tasks = list(config.eval.tasks)
     if not tasks:
         return
     miss = build(config.miss)
+    from moex.runner.assemble import bind_selector
+
     limit = 4 if config.smoke else config.eval.limit
+    selector = make_selector(config, build)
+    if selector is not None:
+        bind_selector(parts, selector)
+        selector.prefill = "masked"
+        report.prefill_masks = report.prefill_masks or "masked"
+    dense = {"name": "none"}
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.layout.parts[0].dtype),
         "quant": dict(config.quant),
-        "sparsity": dict(config.sparsity),
+        "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
         "tasks": tasks,
         "limit": limit,
@@ -93,6 +116,7 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     if kept.is_file() and not config.force:
         report.tasks = json.loads(kept.read_text())["rows"]
         return
+    items: Items = {}
     from moex.cache.lru import LRU
     from moex.evals.stepwise import stepwise
     from moex.runner.assemble import fits, offload
@@ -101,18 +125,23 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
         policy, memory = build(config.cache), Memory(**config.memory)
         lossy = offload(parts, policy, memory, seed=config.seed, miss=miss)
         with lossy as model, stepwise(model, lossy.empty):
-            report.tasks = _evaluate(model, config, parts, limit, 1)
-        _keep(kept, settings, report)
+            report.tasks = _evaluate(model, config, parts, limit, 1, items)
+        _keep(kept, settings, report, items)
         return
     geometry = parts.geometry
     whole = geometry.layers * geometry.experts * geometry.expert_bytes
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
-    with offload(parts, LRU(), memory) as model:
-        report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size)
-    _keep(kept, settings, report)
+    with offload(parts, LRU(), memory, selector=selector) as model:
+        report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
+    if selector is not None:
+        exact = kept.with_name(f"{key_of(settings | {'sparsity': dense})}.json")
+        _compare(report.tasks, items, exact)
+    _keep(kept, settings, report, items)
 
 
-def _evaluate(model: Any, config: Any, parts: Parts, limit: int, batch_size: int) -> list[Any]:
+def _evaluate(
+    model: Any, config: Any, parts: Parts, limit: int, batch_size: int, items: Items
+) -> list[Any]:
     from moex.evals.lm import evaluate
 
     return evaluate(
@@ -124,9 +153,30 @@ def _evaluate(model: Any, config: Any, parts: Parts, limit: int, batch_size: int
         seed=config.seed,
         data_dir=config.eval.data_dir,
         text_dir=config.eval.text_dir,
+        items=items,
     )
 
 
-def _keep(path: Path, settings: dict[str, Any], report: Report) -> None:
+def _keep(path: Path, settings: dict[str, Any], report: Report, items: Items) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"settings": settings, "rows": report.tasks}, default=str))
+    results = {"settings": settings, "rows": report.tasks, "items": items}
+    write_atomically(path, json.dumps(results, default=str))
+
+
+def _sparsity(config: Any, selector: NeuronSelector) -> dict[str, Any]:
+    """What decides the masks."""
+    return {**config.sparsity, "prefill": "masked", "identity": selector.identity}
+
+
+def _compare(rows: list[dict[str, Any]], items: Items, exact: Path) -> None:
+    """Say in every row how far it is from the exact model's, where that is known."""
+    if not exact.is_file():
+        return
+    from moex.evals.paired import differences
+
+    theirs = json.loads(exact.read_text()).get("items", {})
+    found = {(row["task"], row["metric"]): row for row in differences(items, theirs)}
+    for row in rows:
+        other = found.get((row["task"], row["metric"]))
+        if other is not None:
+            row["difference"], row["difference_stderr"] = other["difference"], other["stderr"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.common import accuracy, load, set_threads
+from moex.modes.common import accuracy, load, selects, set_threads
 from moex.report import Report
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     report = Report(source="live", mode="eval")
     if build(config.miss).lossy:
         report.lossy.append("miss")
+    if selects(config):
+        report.lossy.append("sparsity")
     parts = load(config)
     with closing(parts.store):
         accuracy(report, config, parts, build)

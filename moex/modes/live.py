@@ -8,8 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.console import note
 from moex.files import write_lines
-from moex.modes.common import PARTIAL, accuracy, load, set_threads, shrunk, write_counts
+from moex.modes.common import (
+    PARTIAL,
+    accuracy,
+    load,
+    make_selector,
+    set_threads,
+    shrunk,
+    write_counts,
+)
 from moex.modes.verify import grade
 from moex.provenance import provenance
 
@@ -22,6 +31,10 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.live import OnStop, Result, Round
     from moex.sim.hardware import HardwareProfile
+
+
+DRIFT = 0.1
+"""More than this between two rounds is worth a notice."""
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -40,6 +53,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
+    selector = make_selector(config, build)
     parts = load(config, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
@@ -47,6 +61,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(
             *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
+            selector,
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
@@ -102,6 +117,12 @@ def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
 
 def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
     """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
+    drift = result.report.drift or 0.0
+    if drift > DRIFT:
+        note(
+            f"the machine's own speed drifted by {drift:.0%} between rounds: stop what else is "
+            "running, or compare repeats that take turns (python -m analysis.compare)"
+        )
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
     if done.ledgers:
@@ -123,6 +144,8 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "workload": config.workload.name,
             "cold": workload.cold,
             "smoke": config.smoke,
+            "sparsity": dict(config.sparsity),
+            "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.capacity import Memory
 from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
-from moex.modes.common import load, set_threads, shrunk
+from moex.modes.common import load, make_selector, set_threads, shrunk
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
-    choose = workload.sampler(config.seed)
+    selector, choose = make_selector(config, build), workload.sampler(config.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
     set_threads(config, memory.reader_threads)
     source = config.model.name, config.model.dtype, config.model.device
@@ -51,15 +51,24 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     parts = load(config, memory.store)
     with closing(parts.store):
         offloaded = prepare(
-            parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss
+            parts,
+            batches,
+            workload,
+            policy,
+            memory,
+            prefetcher,
+            hardware,
+            config.seed,
+            miss,
+            selector,
         )
         try:
             with offloaded as model:
-                found = equality.compare(model, batches, expected, choose)
+                found = equality.compare(model, batches, expected, choose, offloaded.restart)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts, miss)
-        kept = _kept(config, parts, workload, batches)
+        report = describe(offloaded, parts, miss, selector)
+        kept = _kept(report, config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
     _show(report, asdict(found))
@@ -70,7 +79,7 @@ def grade(
     report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
 ) -> None:
     """Fill in what `mode=verify` found, if it was run with everything that touches a logit."""
-    kept = _kept(config, parts, workload, batches)
+    kept = _kept(report, config, parts, workload, batches)
     if kept.is_file():
         _show(report, json.loads(kept.read_text())["row"])
 
@@ -80,21 +89,27 @@ def _show(report: Report, found: dict[str, Any]) -> None:
         setattr(report, name, value)
 
 
-def _kept(config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]) -> Path:
+def _kept(
+    report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
+) -> Path:
     """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
 
-    And by moex's own code. Who leaves and who comes is no part of it: neither touches a logit.
+    And by moex's own code. Who leaves and who comes is part of it only where a miss may be lossy:
+    otherwise neither touches a logit.
     """
     drawn = workload.sampling == "sample"
+    parts_of_it = ["quant", "sparsity", "miss", "hardware"]
+    if "miss" in report.lossy:
+        parts_of_it += ["cache", "prefetch", "memory"]
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.layout.parts[0].dtype),
         "device": parts.device,
         "store": parts.store.name,
-        "rows": config.memory.get("rows"),
+        "rows": [config.memory.rows, config.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
         "code": code_version(),
-        **{name: dict(config[name]) for name in ("quant", "sparsity", "miss", "hardware")},
+        **{name: dict(config[name]) for name in parts_of_it},
         "new_tokens": workload.new_tokens,
         "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
     }

@@ -12,6 +12,7 @@ import torch
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
+from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
@@ -19,16 +20,20 @@ from moex.miss.fetch import Fetch
 from moex.runner import checkpoint, hf
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.rows import Neurons
 from moex.runner.tokenizer import load_tokenizer
+from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
+from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
@@ -37,8 +42,9 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.store.base import ExpertStore
-    from moex.types import Future, Geometry, Plan
+    from moex.types import Expert, Future, Geometry, Plan
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Parts:
     model: PreTrainedModel
     layers: list[MoeLayer]
     geometry: Geometry
-    layout: Planes
+    layout: Planes | Bundles
     store: ExpertStore
     skeleton_bytes: int
     device: str
@@ -65,6 +71,7 @@ def load_parts(
     device: str = "cpu",
     store: str = "ram",
     cache_dir: str | Path | None = None,
+    bundles: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -74,13 +81,14 @@ def load_parts(
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
         cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
+        bundles: keep experts neuron by neuron, as a neuron selector needs them.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
     folder = checkpoint.find(name)
     model = checkpoint.build(folder, dtype)
     layers = hf.moe_layers(model)
-    layout = Planes(layers[0].tensors)
+    layout = (Bundles if bundles else Planes)(layers[0].tensors)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
@@ -109,22 +117,44 @@ def offload(
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link."""
+    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
+
+    With a neuron selector the parts must have been loaded with `bundles`.
+
+    Raises:
+        ValueError: parts that do not go together.
+    """
     memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
+    bind_selector(parts, selector)
+    if selector is not None and (miss.on_host or miss.lossy):
+        raise ValueError(
+            f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
+            "absent rows are fetched; try miss=fetch, or sparsity=none"
+        )
+    if prefetcher is not None:
+        prefetcher.bind(parts.geometry, parts.folder, selector)
+    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes),
+        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
         memory.pool,
         memory.staging,
         seed,
         future,
         miss.split,
     )
-    slots = Slots(parts.layout, cache.places, parts.device)
-    if prefetcher is not None:
-        prefetcher.bind(parts.geometry, parts.folder)
+    neurons: Neurons | None = None
+    slots: Slots
+    if selector is not None and isinstance(parts.layout, Bundles):
+        books = RowCache(cache, memory.rows, memory.break_even)
+        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        neurons = Neurons(selector, books, slots)
+    else:
+        assert isinstance(parts.layout, Planes)
+        slots = Slots(parts.layout, cache.places, parts.device)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -137,7 +167,7 @@ def offload(
         stack.callback(link.close)
         host = _host_lane(parts, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            parts.model, parts.layers, cache, slots, link, prefetcher, on_plan, host
+            *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
     return offloaded
@@ -154,6 +184,30 @@ def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
             "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
         )
     return HostLane(parts.store, expert_s)
+
+
+def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
+    """Let a neuron selector meet the model.
+
+    Raises:
+        ValueError: the parts were loaded for a selector and there is none, or the other way round.
+    """
+    layout, store = parts.layout, parts.store
+    if (selector is not None) != isinstance(layout, Bundles):
+        raise ValueError(
+            f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
+            f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
+            "selector (whose mode is not exact) and bundles=False without"
+        )
+    if selector is None:
+        return
+
+    def weights(expert: Expert) -> dict[str, Tensor]:
+        neurons = store.gather(expert, None).to(parts.device)
+        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+
+    needed = weights if "weights" in selector.needs else None
+    selector.bind(parts.geometry, parts.folder, needed)
 
 
 def fits(size: int, device: str) -> bool:

@@ -25,6 +25,7 @@ from moex.runner.meter import synchronize
 from moex.runner.workload import generate
 from moex.sim.costs import fit
 from moex.sim.hardware import HardwareProfile
+from moex.store.layout import Planes
 from moex.store.slots import Slots
 from moex.types import DECODE, Expert
 
@@ -157,6 +158,8 @@ def _median_of(call: Callable[[int], object], count: int) -> float:
 
 def _expert_seconds(parts: Parts) -> float:
     """One expert for one token, of as many as a layer has."""
+    if not isinstance(parts.layout, Planes):
+        raise ValueError("mode=calibrate: measures whole experts; try sparsity=none")
     places = Slots(parts.layout, parts.geometry.experts, parts.device)
     for number, record in enumerate(places.records):
         parts.store.read(Expert(0, number), record)

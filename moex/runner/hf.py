@@ -116,6 +116,20 @@ def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor]) -
     return experts.post_expert_norm(out) if experts.has_post_expert_norm else out
 
 
+def neurons_output(
+    experts: Any, tokens: Tensor, planes: Mapping[str, Tensor], mask: Tensor | None
+) -> Tensor:
+    """Compute some neurons of one expert for tokens [n, hidden].
+
+    `planes` are those of `store.bundles`: `gate_up` [2 * rows, hidden] and `down`, transposed,
+    [rows, hidden]; `mask` [n, rows] says which neurons count for which token, None: all.
+    """
+    inner = experts._apply_gate(functional.linear(tokens, planes["gate_up"]))
+    if mask is not None:  # not a product: what lies in a row that is absent may be anything
+        inner = inner.masked_fill(~mask, 0)
+    return torch.mm(inner, planes["down"])
+
+
 def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
     weight = weights[name]
     out = torch.mm(x, weight) if experts.is_transposed else functional.linear(x, weight)

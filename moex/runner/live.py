@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
-from moex.runner.meter import Meter, peak_host_bytes
+from moex.runner.meter import Meter, peak_host_bytes, reference_s
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -25,12 +24,14 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.cache.capacity import Memory
+    from moex.cache.ledger import Ledger
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
     from moex.runner.workload import Workload
     from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
     from moex.types import Future
 
@@ -48,6 +49,8 @@ class Round:
     ledgers: list[Ledger] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
+    reference_s: tuple[float, ...] = ()
+    """The fixed reference work of the meter, before and after."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -75,17 +78,20 @@ def run_offloaded(
     hardware: HardwareProfile | None = None,
     seed: int = 0,
     miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
     timeline: bool = False,
     on_stop: OnStop | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
-    A policy or prefetcher that needs the future gets it from a recording pass made first: an exact
-    model routes the same under every cache. With `timeline`, rounds keep what happened when, so
-    many events in all as `runner/timeline.py` allows; `on_stop` is called with the measured rounds,
-    the last one cut short, when the run is interrupted or fails.
+    A policy or prefetcher that needs the future gets it from a recording pass made first: a model
+    routes the same under every cache, also one whose neurons are selected. With `timeline`, rounds
+    keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
+    called with the measured rounds, the last one cut short, when the run is interrupted or fails.
     """
-    offloaded = prepare(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss)
+    offloaded = prepare(
+        *(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss), selector
+    )
     if timeline:
         offloaded.log_events(EVENTS // workload.repeats)
     try:
@@ -93,7 +99,7 @@ def run_offloaded(
             rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed, on_stop)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, parts, miss), rounds, seed)
+    return _result(describe(offloaded, parts, miss, selector), rounds, seed)
 
 
 def prepare(
@@ -106,6 +112,7 @@ def prepare(
     hardware: HardwareProfile | None = None,
     seed: int = 0,
     miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
 ) -> OffloadedModel:
     """Make the offloaded model; parts that know the future get it from a recording pass."""
     future: Future | None = None
@@ -121,14 +128,24 @@ def prepare(
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
     if "future" in foresight:
-        recording = _record(offload(parts, LRU(), memory, seed=seed), workload, batches, seed)
+        recorder = offload(parts, LRU(), memory, seed=seed, selector=selector)
+        recording = _record(recorder, workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    return offload(parts, policy, memory, prefetcher, hardware, seed, future, miss=miss)
+    return offload(
+        *(parts, policy, memory, prefetcher, hardware, seed, future),
+        miss=miss,
+        selector=selector,
+    )
 
 
-def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None = None) -> Report:
+def describe(
+    offloaded: OffloadedModel,
+    parts: Parts,
+    miss: MissHandler | None = None,
+    selector: NeuronSelector | None = None,
+) -> Report:
     """Begin a row with what the model's parts say of themselves."""
     cache, link, store = offloaded.cache, offloaded.link, parts.store
     needs = cache.prototype.needs | offloaded.prefetcher.needs
@@ -136,7 +153,12 @@ def describe(offloaded: OffloadedModel, parts: Parts, miss: MissHandler | None =
     report.policy = type(cache.prototype).__name__
     report.prefetcher = type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
-    report.capacity_bytes = offloaded.slots.bytes
+    predictors = (selector, offloaded.prefetcher)
+    report.predictor_bytes = sum(each.device_bytes for each in predictors if each)
+    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
+    if selector is not None and offloaded.neurons is not None:
+        report.lossy.append("sparsity")
+        report.rows, report.prefill_masks = offloaded.neurons.cache.share, selector.prefill
     report.skeleton_bytes = parts.skeleton_bytes
     host = offloaded.host
     report.link = link.name
@@ -186,6 +208,7 @@ def _rounds(
     if offloaded is not None and workload.cold:
         before = offloaded.empty
     with tqdm(total=workload.warmup + workload.repeats, desc="rounds", disable=None) as bar:
+        reference = reference_s()
         for number in range(-workload.warmup, workload.repeats):
             if offloaded is not None:
                 offloaded.restart()
@@ -201,6 +224,7 @@ def _rounds(
                 offloaded.finish()
                 done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
+            done.reference_s = (reference, reference := reference_s())
             if number >= 0:
                 rounds.append(done)
             bar.update()
@@ -211,10 +235,12 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
     if middle.ledgers:
-        report.book(Ledger.total(middle.ledgers), middle.phases)
+        report.book(middle.ledgers, middle.phases)
     else:
         report.book_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
+    seen = [seconds for done in rounds for seconds in done.reference_s]
+    report.drift = max(seen) / min(seen) - 1
     if len(speeds) > 1:
         low, _, high = quantiles(speeds, n=4, method="inclusive")
         report.tokens_per_second_iqr = high - low

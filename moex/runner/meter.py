@@ -88,6 +88,19 @@ class Meter:
             setattr(total, name, getattr(total, name) + value)
 
 
+def reference_s() -> float:
+    """Seconds that a fixed piece of single-threaded work takes now, the best of three.
+
+    It depends on the machine alone: where it drifts during a run, other figures drifted with it.
+    """
+    best = float("inf")
+    for _ in range(3):
+        started = perf_counter()
+        sum(number * number for number in range(50_000))
+        best = min(best, perf_counter() - started)
+    return best
+
+
 def synchronize() -> None:
     """Wait for the device, where there is one that works on its own."""
     if torch.cuda.is_available():

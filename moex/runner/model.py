@@ -27,16 +27,18 @@ from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from moex.cache.core import ExpertCache
+    from moex.cache.rows import RowCache
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.runner.hosts import HostLane
+    from moex.runner.rows import Neurons
     from moex.store.slots import Slots
     from moex.types import Plan, Prediction
 
@@ -51,6 +53,7 @@ class OffloadedModel:
         slots: where experts are computed from.
         link: moves them there.
         prefetcher: guesses; default none.
+        neurons: which of them count; default all.
         on_plan: called with every plan that is executed.
         host: computes the experts that plans give to the host.
     """
@@ -63,12 +66,16 @@ class OffloadedModel:
         slots: Slots,
         link: Link,
         prefetcher: Prefetcher | None = None,
+        neurons: Neurons | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         host: HostLane | None = None,
     ) -> None:
         self.host = host
         self.model, self.layers, self.cache = model, layers, cache
         self.slots, self.link, self.on_plan = slots, link, on_plan
+        self.neurons = neurons
+        # The books: those of rows lie over those of experts.
+        self.books: ExpertCache | RowCache = neurons.cache if neurons else cache
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
@@ -117,10 +124,10 @@ class OffloadedModel:
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""
         self.finish()
-        self.cache.reset()
+        self.books.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
-        self.ledgers = [Ledger(self.cache.geometry.expert_bytes) for _ in self.layers]
+        self.ledgers = [Ledger(self.cache.geometry) for _ in self.layers]
         if self.events is not None:
             self.log_events(self.events.maxlen or 0)
         self._clock = 0
@@ -129,7 +136,7 @@ class OffloadedModel:
     def empty(self) -> None:
         """Start a sequence cold: an empty cache, a fresh policy; books and trace go on."""
         self.finish()
-        self.cache.reset()
+        self.books.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
     @property
@@ -140,7 +147,7 @@ class OffloadedModel:
     def finish(self) -> None:
         """End a run: guesses whose visit never came are booked as wasted."""
         if self._clock:
-            plan = self.cache.finish(self._clock - 1)
+            plan = self.books.finish(self._clock - 1)
             self.link.submit(plan)
             self.ledgers[-1].dropped(self._phase, plan)
             if self.on_plan:
@@ -165,29 +172,34 @@ class OffloadedModel:
         )
         predictions: Sequence[Prediction] = ()
         late, waited = 0, False
-        for plan in self.cache.request(access):
+        for plan in self._plans(access, work):
             self._execute(plan)
             given = work.begin(self.host, plan.host) if self.host and plan.host else []
             work.skip(plan.skipped)
             if plan.last and self.predicts:
                 predictions = self._prefetch(observation)
+            coming = {load.expert for load in plan.transfers}
             for expert, place in zip(plan.hits, plan.places, strict=True):
-                if expert not in plan.guessed:
-                    work.compute(expert, self.slots.tensors[place])
+                if expert not in plan.guessed and expert not in coming:
+                    waited = self._wait(place) or waited
+                    self._compute(work, expert, place)
             for expert in plan.guessed:
-                place = plan.places[plan.hits.index(expert)]
-                held_up = self._wait(place)
-                late += held_up
-                waited = waited or held_up
-                work.compute(expert, self.slots.tensors[place])
-            for load in plan.loads:
+                if expert not in coming:
+                    place = plan.places[plan.hits.index(expert)]
+                    held_up = self._wait(place)
+                    late += held_up
+                    waited = waited or held_up
+                    self._compute(work, expert, place)
+            for load in plan.transfers:
                 waited = self._wait(load.slot) or waited
-                work.compute(load.expert, self.slots.tensors[load.slot])
+                self._compute(work, load.expert, load.slot)
             if self.host and given:
                 waited = self._await(self.host, work, plan.host, given) or waited
             self.ledgers[number].demand(access.phase, plan)
         self.ledgers[number].waited(access.phase, late, waited)
-        seen = observation.lookahead, predictions, len(chosen)
+        needs = self.neurons.needs if self.neurons else ()
+        self.ledgers[number].selected(access.phase, needs)
+        seen = observation.lookahead, predictions, len(chosen), needs
         self.recorder.add(self._sequence, access, *seen)
         result = work.result()
         self.meter.visit()
@@ -200,6 +212,17 @@ class OffloadedModel:
         self.events.append(("visit", number, started, perf_counter(), *self.cache.occupancy()))
         return result
 
+    def _plans(self, access: Access, work: _Work) -> Iterator[Plan]:
+        if self.neurons:
+            return self.neurons.request(access, work.hidden, work.tokens_of)
+        return self.cache.request(access)
+
+    def _compute(self, work: _Work, expert: Expert, place: int) -> None:
+        if self.neurons:
+            work.compute(expert, self.neurons.output(expert, place))
+        else:
+            work.compute(expert, partial(hf.expert_output, weights=self.slots.tensors[place]))
+
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:
             self.on_plan(plan)
@@ -208,7 +231,7 @@ class OffloadedModel:
     def _prefetch(self, observation: Observation) -> Sequence[Prediction]:
         self.prefetcher.observe(observation)
         predictions = self.prefetcher.predict(observation)
-        plan = self.cache.prefetch(predictions, observation.access.clock)
+        plan = (self.neurons or self.cache).prefetch(predictions, observation.access.clock)
         self.ledgers[observation.access.layer].prefetch(observation.access.phase, plan)
         self._execute(plan)
         return predictions
@@ -253,15 +276,19 @@ class _Work:
             counts = torch.bincount(order, minlength=int(order[-1]) + 1).tolist()
             self.rows = rows.split(counts)
 
-    def compute(self, expert: Expert, tensors: dict[str, Tensor]) -> None:
+    def tokens_of(self, expert: Expert) -> Tensor:
+        """The tokens of the visit that chose the expert, in the order in which it is computed."""
+        return self.rows[expert[1]] // self.weights.shape[1]
+
+    def compute(self, expert: Expert, output: Callable[[nn.Module, Tensor], Tensor]) -> None:
         """Compute the expert for all tokens of the visit that chose it, in one call."""
-        self.put(expert, hf.expert_output(self.experts, self.tokens(expert), tensors))
+        self.put(expert, output(self.experts, self.tokens(expert)))
 
     def tokens(self, expert: Expert) -> Tensor:
         """The tokens [n, hidden] that chose the expert."""
         if len(self.chosen) == 1:
             return self.hidden
-        return self.hidden[self.rows[expert[1]] // self.weights.shape[1]]
+        return self.hidden[self.tokens_of(expert)]
 
     def put(self, expert: Expert, result: Tensor) -> None:
         """Weigh an expert's output for `tokens(expert)` and keep it in its place."""

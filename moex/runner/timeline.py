@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import threading
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from moex.files import whole
@@ -61,14 +61,14 @@ def trace_events(done: Round, own_thread: str) -> Iterator[dict[str, Any]]:
     first = min((events[0][1] for events in kinds.values() if events), default=zero)
     both = zip(done.spans, done.series, strict=True)
     passes = [(begin, end, line) for (begin, end), line in both if end > first]
-    for record in chain(
+    for made in chain(
         _computing(passes, kinds, own_thread), _moving(kinds, own_thread), _held(kinds["visit"])
     ):
-        if "ts" in record:
-            record["ts"] = round(1e6 * (record["ts"] - zero), 3)
-        if "dur" in record:
-            record["dur"] = round(1e6 * record["dur"], 3)
-        yield record
+        if "ts" in made:
+            made["ts"] = round(1e6 * (made["ts"] - zero), 3)
+        if "dur" in made:
+            made["dur"] = round(1e6 * made["dur"], 3)
+        yield made
 
 
 def _computing(
@@ -122,7 +122,7 @@ def without(segments: Iterable[Segment], cuts: Sequence[tuple[float, float]]) ->
     for begin, end, name in segments:
         while number < len(cuts) and cuts[number][1] <= begin:
             number += 1
-        for cut_begin, cut_end in cuts[number:]:
+        for cut_begin, cut_end in islice(cuts, number, None):
             if cut_begin >= end:
                 break
             if cut_begin > begin:

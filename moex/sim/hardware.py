@@ -28,6 +28,7 @@ class HardwareProfile:
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         nvme_bytes_per_s: large reads from disk.
+        select_s: selecting neurons, once a visit.
     """
 
     name: str = "auto"
@@ -45,6 +46,7 @@ class HardwareProfile:
     submit_s: float = 0.0
     load_s: float = 0.0
     predict_s: float = 0.0
+    select_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:

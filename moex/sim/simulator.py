@@ -12,53 +12,56 @@ from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.report import Clocked, Report
+from moex.sim.check import check
 from moex.sim.link import LinkTimeline
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from moex.cache.core import ExpertCache
+    from moex.cache.rows import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.sim.hardware import HardwareProfile
     from moex.sim.link import Transfer
     from moex.trace.format import Trace
-    from moex.types import Access, Plan
+    from moex.types import Access, Geometry, Plan
 
 
 class _Clock:
-    """A virtual machine: one compute lane, one link, and the host as a second compute lane."""
+    """A virtual machine: one compute lane, one link, and the host as a second compute lane.
 
-    def __init__(self, profile: HardwareProfile, expert_bytes: int) -> None:
+    `share` of an expert is computed at once.
+    """
+
+    def __init__(self, profile: HardwareProfile, geometry: Geometry, share: float) -> None:
         assert profile.link_bytes_per_s is not None
-        self.profile, self.expert_bytes = profile, expert_bytes
+        self.profile, self.size = profile, geometry.size
+        self.expert_s = profile.expert_s * share
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
         self.now, self.host_free_at = 0.0, 0.0
-        self.host_s = profile.host_seconds(expert_bytes)
-        self.waiting: dict[int, Transfer] = {}
+        self.host_s = profile.host_seconds(geometry.expert_bytes)
+        self.waiting: dict[int, list[Transfer]] = {}
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self._mark = (0.0, 0.0, 0)
 
     def submit(self, plan: Plan) -> None:
-        for gone in plan.dropped:
-            transfer = self.waiting.pop(gone.slot, None)
-            if transfer is not None:
+        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+            for transfer in self.waiting.pop(slot, ()):
                 self.link.cancel(self.now, transfer)
-        for load in plan.loads:
-            self.waiting[load.slot] = self.link.submit(
-                self.now, self.expert_bytes, load.speculative
-            )
-        if plan.loads:  # the transfer has begun while the computing lane is still busy with it
+        for load in plan.transfers:
+            transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
+            self.waiting.setdefault(load.slot, []).append(transfer)
+        if plan.transfers:  # it has begun while the computing lane is still busy with it
             self.now += self.profile.submit_s
 
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""
-        transfer = self.waiting.pop(slot, None)
-        if transfer is None:
-            return 0.0
-        stall = max(0.0, self.link.arrival(self.now, transfer) - self.now)
+        stall = 0.0
+        for transfer in self.waiting.pop(slot, ()):
+            stall = max(stall, self.link.arrival(self.now, transfer) - self.now)
         self.now += stall
         return stall
 
@@ -96,6 +99,7 @@ def simulate(
     hardware: HardwareProfile | None = None,
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    neurons: RowCache | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -106,13 +110,14 @@ def simulate(
         hardware: a timed profile for seconds; None or an untimed one for counts only.
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
+        neurons: books of rows over `cache`: the rows that the run selected are moved, no others.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
     prefetcher = prefetcher or NoPrefetch()
-    _check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan)
+    check(trace, cache, prefetcher, neurons)
+    run = _Replay(trace, cache, prefetcher, hardware, on_plan, neurons)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
     tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
@@ -125,31 +130,6 @@ def simulate(
     return run.report()
 
 
-def _check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
-    ours, theirs = cache.geometry, trace.geometry
-    if (ours.layers, ours.experts, ours.top_k) != (theirs.layers, theirs.experts, theirs.top_k):
-        raise ValueError(
-            f"trace: recorded on {theirs.layers} layers x {theirs.experts} experts, top-"
-            f"{theirs.top_k}, but the cache is for {ours.layers} x {ours.experts}, top-{ours.top_k}"
-        )
-    if "lookahead" in prefetcher.needs and trace.lookahead is None:
-        raise ValueError(
-            f"trace: holds no gate-lookahead scores, which {type(prefetcher).__name__} needs; "
-            "record it with: python run.py mode=live (any prefetcher)"
-        )
-    if "recorded" in prefetcher.needs and trace.predictions is None:
-        raise ValueError(
-            f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
-            "record them with: python run.py mode=live prefetch=gate (or any other)"
-        )
-    lacking = prefetcher.needs - {"lookahead", "future", "recorded"}
-    if lacking:
-        raise ValueError(
-            f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
-            "needs; replay a run made with it using prefetch=recorded"
-        )
-
-
 class _Replay:
     """The state of one replay."""
 
@@ -160,14 +140,17 @@ class _Replay:
         prefetcher: Prefetcher,
         hardware: HardwareProfile | None,
         on_plan: Callable[[Plan], None] | None,
+        neurons: RowCache | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
-        self.ledger = Ledger(trace.geometry.expert_bytes)
+        self.neurons, self.books = neurons, neurons or cache
+        self.ledgers = [Ledger(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
-        self.clock = _Clock(hardware, trace.geometry.expert_bytes) if timed and hardware else None
+        share = neurons.capacity / trace.geometry.intermediate if neurons else 1.0
+        self.clock = _Clock(hardware, trace.geometry, share) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
         self.access: Access | None = None
-        cache.reset()
+        self.books.reset()
         if prefetcher.needs & {"future", "recorded"}:
             prefetcher.foresee(trace)
         prefetcher.reset(trace.geometry, cache.seed)
@@ -175,13 +158,13 @@ class _Replay:
     def restart(self) -> None:
         """Begin a sequence cold."""
         self._finish()
-        self.cache.reset()
+        self.books.reset()
         self.prefetcher.reset(self.trace.geometry, self.cache.seed)
 
     def _finish(self) -> None:
         if self.access is not None:
-            plan = self.cache.finish(self.access.clock)
-            self.ledger.dropped(self.access.phase, plan)
+            plan = self.books.finish(self.access.clock)
+            self.ledgers[self.access.layer].dropped(self.access.phase, plan)
             if self.clock:
                 self.clock.submit(plan)
             if self.on_plan:
@@ -193,21 +176,22 @@ class _Replay:
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
         if clock:
             clock.now += clock.profile.visit_s
+            clock.now += clock.profile.select_s if self.neurons else 0.0
             if access.layer == 0:
                 clock.now += clock.profile.pass_s
                 clock.phases[phase].passes += 1
                 clock.phases[phase].tokens += tokens
         late, stall = 0, 0.0
-        waited = False
-        for plan in self.cache.request(access):
+        waited, ledger = False, self.ledgers[access.layer]
+        for plan in self._plans(access):
             if on_plan:
                 on_plan(plan)
-            self.ledger.demand(phase, plan)
+            ledger.demand(phase, plan)
             if clock:
                 clock.submit(plan)
             if plan.last and self.predicts:
                 self._prefetch(access)
-            waited = waited or bool(plan.loads or plan.host)
+            waited = waited or bool(plan.transfers or plan.host)
             if clock:
                 late_now, stall_now = self._compute(plan, clock)
                 late += late_now
@@ -215,32 +199,47 @@ class _Replay:
         if clock:
             clock.end_visit(phase, stall)
             waited = stall > 0
-        self.ledger.waited(phase, late, waited)
+        ledger.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
-        expert_s, load_s = clock.profile.expert_s, clock.profile.load_s
+        load_s = clock.profile.load_s
         late, stall = 0, 0.0
         if plan.host:
             clock.begin_host(len(plan.host))
-        clock.now += expert_s * (len(plan.hits) - len(plan.guessed))
+        coming = {load.expert for load in plan.transfers}
+        if self.neurons is None:
+            clock.now += clock.expert_s * (len(plan.hits) - len(plan.guessed))
+        else:
+            for expert, place in zip(plan.hits, plan.places, strict=True):
+                if expert not in plan.guessed and expert not in coming:
+                    stall += clock.wait(place)  # for rows that were fetched early
+                    clock.now += clock.expert_s
         for expert in plan.guessed:
-            waited = clock.wait(plan.places[plan.hits.index(expert)])
-            late += waited > 0
-            stall += waited
-            clock.now += expert_s + load_s
-        for load in plan.loads:
+            if expert not in coming:
+                waited = clock.wait(plan.places[plan.hits.index(expert)])
+                late += waited > 0
+                stall += waited
+                clock.now += clock.expert_s + load_s
+        for load in plan.transfers:
             stall += clock.wait(load.slot)
-            clock.now += expert_s + load_s
+            clock.now += clock.expert_s + load_s
         if plan.host:
             stall += clock.wait_host()
         return late, stall
 
+    def _plans(self, access: Access) -> Iterator[Plan]:
+        if self.neurons:
+            needs = self.trace.needs(access.clock)
+            self.ledgers[access.layer].selected(access.phase, needs)
+            return self.neurons.request(access, needs)
+        return self.cache.request(access)
+
     def _prefetch(self, access: Access) -> None:
         observation = Observation(access, self.trace.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
-        plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
-        self.ledger.prefetch(access.phase, plan)
+        plan = self.books.prefetch(self.prefetcher.predict(observation), access.clock)
+        self.ledgers[access.layer].prefetch(access.phase, plan)
         if self.clock:
             self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
@@ -254,10 +253,11 @@ class _Replay:
         report.policy = type(cache.prototype).__name__
         report.prefetcher = type(self.prefetcher).__name__
         report.slots, report.pool = cache.slots, cache.pool
-        report.capacity_bytes = cache.places * self.trace.geometry.expert_bytes
+        share = self.neurons.capacity / self.trace.geometry.intermediate if self.neurons else 1.0
+        report.capacity_bytes = int(cache.places * self.trace.geometry.expert_bytes * share)
         report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
-        report.book(self.ledger, self.clock.phases if self.clock else None)
+        report.book(self.ledgers, self.clock.phases if self.clock else None)
         report.tokens_decode = self.trace.tokens_of(prefill=False)
         report.tokens_prefill = self.trace.tokens_of(prefill=True)
         return report

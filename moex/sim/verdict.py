@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moex.cache.base import CachePolicy
+    from moex.cache.rows import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.report import Report
     from moex.trace.format import Trace
@@ -124,6 +125,7 @@ def judge(
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
+    neurons: RowCache | None = None,
 ) -> Verdict:
     """Replay a run as it is and with one more unit of everything; name what limits it.
 
@@ -136,6 +138,7 @@ def judge(
         prefetcher: the run's prefetcher; default none.
         hardware: a timed profile, or None to judge by loads.
         cold: whether every sequence starts with an empty cache.
+        neurons: the run's books of rows; default whole experts.
     """
     future = trace.future()
 
@@ -150,7 +153,8 @@ def judge(
             future,
             cache.split,
         )
-        return simulate(trace, other, prefetcher, profile, cold)
+        rows = neurons.over(other) if neurons else None
+        return simulate(trace, other, prefetcher, profile, cold, neurons=rows)
 
     own = cache.prototype
     more = min(cache.slots + 1, trace.geometry.experts)
@@ -212,14 +216,17 @@ def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Har
     """A profile fitted to a live run's row; None if it tells no times."""
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
         return None
-    visits = int((~trace.prefill).sum())
-    visit_s = (report.decode_s - report.stall_s) / visits
-    if hardware is not None and hardware.timed:
-        return replace(
-            HardwareProfile(hardware.name, visit_s=visit_s),
-            link_bytes_per_s=hardware.link_bytes_per_s,
-            link_latency_s=hardware.link_latency_s,
-            chunk_bytes=hardware.chunk_bytes,
-        )
+    machine = replace(
+        HardwareProfile() if hardware is None else hardware,
+        visit_s=(report.decode_s - report.stall_s) / int((~trace.prefill).sum()),
+        expert_s=0.0,
+        pass_s=0.0,
+        submit_s=0.0,
+        load_s=0.0,
+        predict_s=0.0,
+    )
+    if report.host_computed and machine.host_seconds(trace.geometry.expert_bytes) is None:
+        return None
     # Where nothing crossed while decoding, no link can be told from another.
-    return HardwareProfile("fitted", report.link_bytes_per_s or inf, visit_s=visit_s)
+    link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
+    return replace(machine, link_bytes_per_s=link)

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from moex.store.bundles import Bundles
     from moex.store.layout import Planes
-    from moex.types import Expert
+    from moex.types import Expert, Geometry
 
 
 class ExpertStore(ABC):
     """Where the master copies live. Nothing is ever written back, so eviction is free."""
 
     name: str = ""
-    layout: Planes
+    layout: Planes | Bundles
+    geometry: Geometry
     io: str | None = None
     """How files are read: `direct` (around the page cache), `buffered`; None where none are."""
 
@@ -35,6 +37,17 @@ class ExpertStore(ABC):
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors in the store's own memory, where it has them there."""
         raise NotImplementedError(f"{type(self).__name__} has no experts in memory")
+
+    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return neurons of the expert [rows, 3, hidden]: gate row, up row, down column.
+
+        Only stores whose layout is `bundles` can. The result may share the store's memory.
+
+        Args:
+            expert: whose.
+            rows: which [rows], ascending; None for all.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no neurons to gather")
 
     def close(self) -> None:
         """Give back files and memory."""

@@ -10,16 +10,19 @@ import zlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from moex.store.base import ExpertStore
+from moex.store.bundles import Bundles
 from moex.store.layout import PAGE
 from moex.store.pack import MANIFEST, header, layer_file
 from moex.store.slots import paged
 from moex.types import Expert
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    import torch
 
     from moex.store.layout import Planes
     from moex.types import Geometry
@@ -47,7 +50,7 @@ class DiskStore(ExpertStore):
     name = "disk"
 
     def __init__(
-        self, folder: Path, layout: Planes, geometry: Geometry, direct: bool = True
+        self, folder: Path, layout: Planes | Bundles, geometry: Geometry, direct: bool = True
     ) -> None:
         self.folder, self.layout, self.geometry = folder, layout, geometry
         self._checksums = self._read_manifest()
@@ -85,6 +88,27 @@ class DiskStore(ExpertStore):
                 rest, at = rest[count:], at + count
         except OSError as error:
             raise self._failure(expert, error.strerror) from error
+
+    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
+        """Read neurons of the expert; neighbours with one read, pages rounded out.
+
+        Rows have no checksums of their own: what a record holds is compared when all of it is read.
+        """
+        assert isinstance(self.layout, Bundles)
+        if rows is None:
+            record = paged(self.layout.bytes)
+            self.read(expert, record)
+            return self.layout.views(record)
+        size, end = self.layout.row_bytes, self.layout.bytes
+        out = torch.empty(len(rows), size, dtype=torch.uint8)
+        for part, begin, pages in _reads(rows.numpy(), size):
+            memory = paged(min(pages, end - begin))
+            self.read_part(expert, begin, memory)
+            first = int(rows[part.start])
+            count = int(rows[part.stop - 1]) - first + 1
+            span = memory[first * size - begin :][: count * size].view(count, size)
+            out[part] = span[rows[part] - first]
+        return out.view(self.layout.dtype).view(len(rows), 3, -1)
 
     def check(self, expert: Expert, record: torch.Tensor) -> None:
         """Compare a record with its checksum, if it has not been done before.
@@ -153,3 +177,15 @@ class DiskStore(ExpertStore):
             f"store: {what}; expected what was packed there; remove {self.folder}, and the next "
             "run packs it again"
         )
+
+
+def _reads(rows: np.ndarray, size: int) -> Iterator[tuple[slice, int, int]]:
+    """Reads that bring rows of `size` bytes: (which of them, first byte, bytes), whole pages.
+
+    Rows whose pages touch come with one read.
+    """
+    begins, ends = rows * size // PAGE, -(-(rows + 1) * size // PAGE)
+    first = np.flatnonzero(np.r_[True, begins[1:] > ends[:-1]])
+    for start, stop in zip(first.tolist(), [*first[1:].tolist(), len(rows)], strict=True):
+        begin = int(begins[start])
+        yield slice(start, stop), begin * PAGE, (int(ends[stop - 1]) - begin) * PAGE

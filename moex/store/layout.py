@@ -56,3 +56,8 @@ class Planes:
             .view(part.shape)
             for part in self.parts
         }
+
+    def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fill a record; what is between its tensors is left alone."""
+        for name, view in self.views(record).items():
+            view.copy_(tensors[name])

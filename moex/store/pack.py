@@ -29,6 +29,7 @@ from moex.identity import cache_folder as cache_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from moex.store.bundles import Bundles
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
 
@@ -39,7 +40,7 @@ PROGRESS = "progress.json"
 log = logging.getLogger(__name__)
 
 
-def header(layout: Planes, geometry: Geometry) -> dict[str, Any]:
+def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
     """What a reader must find in a manifest, as JSON has it."""
     parts = [[p.name, list(p.shape), str(p.dtype), p.offset, p.bytes] for p in layout.parts]
     return {
@@ -53,7 +54,7 @@ def header(layout: Planes, geometry: Geometry) -> dict[str, Any]:
 
 
 def packed_folder(
-    cache: Path, name: str, layout: Planes, geometry: Geometry, source: Mapping[str, Any]
+    cache: Path, name: str, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
 ) -> Path:
     """The folder of a model's records: a readable name, and a hash of all that decides them."""
     text = json.dumps([header(layout, geometry), source], sort_keys=True)
@@ -80,13 +81,12 @@ class Packer:
     """
 
     def __init__(
-        self, folder: Path, layout: Planes, geometry: Geometry, source: Mapping[str, Any]
+        self, folder: Path, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
     ) -> None:
         self.folder, self.layout, self.geometry, self.source = folder, layout, geometry, source
         self._checksums: dict[int, list[int]] = {}
         self._complete = (folder / MANIFEST).is_file()
         self._record = torch.zeros(layout.bytes, dtype=torch.uint8)  # what is between tensors is 0
-        self._views = layout.views(self._record)
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
 
@@ -123,8 +123,7 @@ class Packer:
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Append one expert; a layer's experts come in order, layers in any."""
-        for name, view in self._views.items():
-            view.copy_(tensors[name])
+        self.layout.pack(self._record, tensors)
         data = self._record.numpy().data
         with self._one_line_errors():
             if expert.index == 0:

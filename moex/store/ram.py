@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from moex.store.base import ExpertStore
+from moex.store.bundles import Bundles
+from moex.store.layout import Planes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from moex.store.layout import Planes
     from moex.types import Expert, Geometry
 
 
@@ -24,8 +25,8 @@ class RamStore(ExpertStore):
     name = "ram"
     in_memory = True
 
-    def __init__(self, layout: Planes, geometry: Geometry) -> None:
-        self.layout = layout
+    def __init__(self, layout: Planes | Bundles, geometry: Geometry) -> None:
+        self.layout, self.geometry = layout, geometry
         self.records = [
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
@@ -33,9 +34,7 @@ class RamStore(ExpertStore):
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill in one expert."""
-        views = self.layout.views(self.records[expert.layer][expert.index])
-        for name, view in views.items():
-            view.copy_(tensors[name])
+        self.layout.pack(self.records[expert.layer][expert.index], tensors)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out`."""
@@ -43,4 +42,11 @@ class RamStore(ExpertStore):
 
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors, to be computed with where they lie."""
+        assert isinstance(self.layout, Planes)
         return self.layout.views(self.records[expert.layer][expert.index])
+
+    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return neurons of the expert: of some of them a copy, of all of them a view."""
+        assert isinstance(self.layout, Bundles)
+        neurons = self.layout.views(self.records[expert.layer][expert.index])
+        return neurons if rows is None else neurons[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,11 @@ import torch
 from moex.store.layout import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moex.store.base import ExpertStore
     from moex.store.layout import Planes
+    from moex.types import Load
 
 
 class Slots:
@@ -36,6 +41,10 @@ class Slots:
             ) from error
         self.records = memory.view(places, layout.bytes)
         self.tensors = [layout.views(record) for record in self.records]
+
+    def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
+        """What moves the load's bytes to its place."""
+        return partial(store.read, load.expert, self.records[load.slot])
 
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -12,7 +12,10 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | experts | list<uint16> | distinct demanded experts, in top-k order |
 | scores | list<float32>[experts], optional | router softmax summed over the visit's tokens |
 | lookahead | list<float32>[3 * experts], optional | so of the next 3 layers; NaN: none |
-| predictions | list<struct<layer, index, score>>, optional | what the run's prefetcher said |
+| predictions | list<struct<layer, index, score, rows>>, optional | what the run's prefetcher said |
+| rows | list<binary>, optional | rows that each of `experts` needed: a bitmap; null: all |
+
+A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
 
 The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, `provenance`.
 """
@@ -56,6 +59,7 @@ class Trace:
     scores: NDArray[np.float32] | None = None
     lookahead: NDArray[np.float32] | None = None
     predictions: list[list[Prediction]] | None = None
+    rows: list[list[bytes | None]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int32] | None = None
 
@@ -104,6 +108,13 @@ class Trace:
         passes = (self.layer == 0) & (self.prefill == prefill)
         return int(passes.sum() if self.tokens is None else self.tokens[passes].sum())
 
+    def needs(self, clock: int) -> list[int | None]:
+        """The rows that each expert of a visit needed, as integers; None for all."""
+        assert self.rows is not None
+        return [
+            None if each is None else int.from_bytes(each, "little") for each in self.rows[clock]
+        ]
+
     def future(self) -> Future:
         """When each expert is demanded, for oracles."""
         return Future(self.accesses())
@@ -123,6 +134,7 @@ class Trace:
             None if self.scores is None else self.scores[start:stop],
             None if self.lookahead is None else self.lookahead[start:stop],
             None if self.predictions is None else self.predictions[start:stop],
+            None if self.rows is None else self.rows[start:stop],
             self.provenance,
             None if self.tokens is None else self.tokens[start:stop],
         )
@@ -151,14 +163,9 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
             flat = pa.array(values.reshape(-1), pa.float32())
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     if trace.predictions is not None:
-        kind = pa.struct([("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())])
-        columns["predictions"] = pa.array(
-            [
-                [{"layer": p.expert.layer, "index": p.expert.index, "score": p.score} for p in row]
-                for row in trace.predictions
-            ],
-            pa.list_(kind),
-        )
+        columns["predictions"] = _predictions(trace.predictions)
+    if trace.rows is not None:
+        columns["rows"] = pa.array(trace.rows, pa.list_(pa.binary()))
     header = {
         "schema": SCHEMA,
         "geometry": trace.geometry._asdict(),
@@ -169,6 +176,18 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
     return path
+
+
+def _predictions(said: list[list[Prediction]]) -> Any:
+    """The column of predictions; rows only where there are any."""
+    import pyarrow as pa
+
+    fields = [("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())]
+    if any(p.rows is not None for row in said for p in row):
+        fields.append(("rows", pa.binary()))
+    names = [name for name, _ in fields]
+    rows = [[dict(zip(names, (*p.expert, *p[1:]), strict=False)) for p in row] for row in said]
+    return pa.array(rows, pa.list_(pa.struct(fields)))
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -211,7 +230,7 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
     predictions = None
     if "predictions" in table.column_names:
         predictions = [
-            [Prediction(Expert(p["layer"], p["index"]), p["score"]) for p in row]
+            [Prediction(Expert(p["layer"], p["index"]), p["score"], p.get("rows")) for p in row]
             for row in table.column("predictions").to_pylist()
         ]
     experts = lists("experts")
@@ -226,6 +245,7 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
         scores=matrix("scores"),
         lookahead=matrix("lookahead"),
         predictions=predictions,
+        rows=table.column("rows").to_pylist() if "rows" in table.column_names else None,
         provenance=header["provenance"],
         tokens=column("tokens", np.int32) if "tokens" in table.column_names else None,
     )

@@ -25,6 +25,7 @@ class TraceRecorder:
         self.tokens: list[int | None] = []
         self.lookahead: list[tuple[tuple[float, ...], ...]] = []
         self.predictions: list[Sequence[Prediction]] = []
+        self.needs: list[Sequence[int | None]] = []
 
     def add(
         self,
@@ -33,13 +34,24 @@ class TraceRecorder:
         lookahead: tuple[tuple[float, ...], ...] = (),
         predictions: Sequence[Prediction] = (),
         tokens: int | None = None,
+        needs: Sequence[int | None] = (),
     ) -> None:
-        """Record one visit of so many tokens, where that is known."""
+        """Record one visit.
+
+        Args:
+            sequence: its text.
+            access: the visit.
+            lookahead: the later routers' scores.
+            predictions: what the prefetcher said.
+            tokens: how many the visit had, where that is known.
+            needs: the rows selected of each of its experts, None for all.
+        """
         self.accesses.append(access)
         self.sequences.append(sequence)
         self.lookahead.append(lookahead)
         self.predictions.append(predictions)
         self.tokens.append(tokens)
+        self.needs.append(needs)
 
     def trace(self, provenance: dict[str, Any]) -> Trace:
         """Return everything recorded so far."""
@@ -50,6 +62,11 @@ class TraceRecorder:
         for row, known in zip(lookahead, self.lookahead, strict=True):
             for depth, scores in enumerate(known):
                 row[depth * width : (depth + 1) * width] = scores
+        size = -(-self.geometry.intermediate // 8)
+        rows = [
+            [None if need is None else need.to_bytes(size, "little") for need in needs]
+            for needs in self.needs
+        ]
         scored = bool(accesses) and all(access.scores for access in accesses)
         return Trace(
             geometry=self.geometry,
@@ -62,6 +79,7 @@ class TraceRecorder:
             scores=np.asarray([a.scores for a in accesses], np.float32) if scored else None,
             lookahead=lookahead if any(self.lookahead) else None,
             predictions=[list(row) for row in self.predictions],
+            rows=rows if any(self.needs) else None,
             provenance=provenance,
             tokens=None if None in self.tokens else np.asarray(self.tokens, np.int32),
         )

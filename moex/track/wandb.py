@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from moex.console import note
 from moex.track.base import Tracker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 MODES = ("offline", "online", "disabled")
 FILES = ("trace.parquet", "timeline.json")
@@ -26,10 +21,11 @@ class WandB(Tracker):
     """Writes `<folder>/wandb`: config, row, series of passes, table of layers, trace, timeline.
 
     Args:
-        mode: "offline" (a folder for `wandb sync`), "online", or "disabled".
+        mode: "offline" (a folder for `wandb sync`), "online" (synced at once), or "disabled".
         project: W&B's.
         entity: the team or user; None is the account's own.
         group: None is the experiment or sweep that a run belongs to.
+        send_s: give up sending after so many seconds.
         modes: runs of these moex modes are shown; those of a W&B sweep always are.
 
     Raises:
@@ -40,6 +36,7 @@ class WandB(Tracker):
     project: str = "moex"
     entity: str | None = None
     group: str | None = None
+    send_s: float = 120.0
     modes: list[str] = field(default_factory=lambda: ["live", "eval", "train", "verify"])
 
     def __post_init__(self) -> None:
@@ -47,61 +44,83 @@ class WandB(Tracker):
             raise ValueError(f"tracker.mode={self.mode}: expected one of {', '.join(MODES)}")
 
     def publish(self, folder: Path, group: str | None, fresh: bool) -> None:
-        """Write a W&B run, unless this one was written (online: sent) before."""
+        """Write a W&B run, unless this one was written before; send it where that was asked for."""
         row = json.loads((folder / "result.json").read_text())
         swept = "WANDB_SWEEP_ID" in os.environ
         if self.mode == "disabled" or not (swept or row["mode"] in self.modes):
             return
-        earlier = folder.glob("wandb/run-*" if self.mode == "online" else "wandb/*run-*")
-        if not (fresh or swept) and any(earlier):
-            return
-        group = self.group or group
-        if self.mode == "online":
-            try:
-                return self._write(folder, row, group, "online")
-            except Exception as error:
-                lines = str(error).splitlines() or [type(error).__name__]
-                note(f"W&B cannot be reached ({lines[0]}): kept offline, for `wandb sync`")
-        self._write(folder, row, group, "offline")
+        written = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+        if fresh or swept or not written:
+            written = [self._write(folder, row, self.group or group)]
+        sent = written[-1].with_suffix(".wandb.syncstate")
+        if self.mode == "online" and not sent.is_file():
+            _send(written[-1].parent, self.send_s)
 
-    def _write(self, folder: Path, row: dict[str, Any], group: str | None, mode: str) -> None:
+    def _write(self, folder: Path, row: dict[str, Any], group: str | None) -> Path:
         import wandb
         import yaml
 
-        own_id = os.environ.get("WANDB_RUN_ID")  # an agent of a sweep names its runs
-        settings = wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, init_timeout=30, disable_git=True
+        run = wandb.init(
+            mode="offline",
+            dir=folder,
+            project=self.project,
+            entity=self.entity,
+            group=group,
+            job_type=row["mode"],
+            id=os.environ.get("WANDB_RUN_ID", row["run_id"]),  # an agent of a sweep names its runs
+            config=yaml.safe_load((folder / "config.yaml").read_text()),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_stats=True
+            ),
         )
-        with _nobody_to_ask():
-            run = wandb.init(
-                mode=mode,  # type: ignore[arg-type]
-                dir=folder,
-                project=self.project,
-                entity=self.entity,
-                group=group,
-                job_type=row["mode"],
-                id=own_id or row["run_id"],
-                resume="allow" if mode == "online" else None,
-                config=yaml.safe_load((folder / "config.yaml").read_text()),
-                settings=settings,
-            )
-        with run:
-            for phase in ("prefill", "decode"):
-                run.define_metric(f"{phase}/*", step_metric="token")
-            for line in _series(folder / "series.jsonl", row):
-                token, phase = line.pop("token"), line.pop("phase")
-                run.log({"token": token, **{f"{phase}/{name}": v for name, v in line.items()}})
-            layers = _lines(folder / "layers.jsonl")
-            if layers:
-                table = wandb.Table(list(layers[0]), [list(line.values()) for line in layers])
-                run.log({"layers": table})
-            artifact = wandb.Artifact(f"run-{row['run_id']}", "run")
-            for path in (folder / name for name in FILES):
-                if path.is_file():
-                    artifact.add_file(str(path), policy="immutable")  # no second copy of it
-            run.log_artifact(artifact)
-            run.summary.update(row)
-            run.summary.update({f"accuracy/{t['task']}": t["value"] for t in row["tasks"]})
+        try:
+            _fill(run, folder, row)
+        finally:
+            run.finish()
+            wandb.teardown()  # only then is all of it in the file
+        return Path(run.settings.sync_file)
+
+
+def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:
+    """Everything that the folder holds: series, layers, trace, timeline, and the row."""
+    import wandb
+
+    for phase in ("prefill", "decode"):
+        run.define_metric(f"{phase}/*", step_metric="token")
+    for line in _series(folder / "series.jsonl", row):
+        token, phase = line.pop("token"), line.pop("phase")
+        run.log({"token": token, **{f"{phase}/{name}": value for name, value in line.items()}})
+    layers = _lines(folder / "layers.jsonl")
+    if layers:
+        rows = [list(line.values()) for line in layers]
+        run.log({"layers": wandb.Table(list(layers[0]), rows)})
+    artifact = wandb.Artifact(f"run-{row['run_id']}", "run")
+    for path in (folder / name for name in FILES):
+        if path.is_file():
+            artifact.add_file(str(path), policy="immutable")  # no second copy of it
+    run.log_artifact(artifact)
+    run.summary.update(row)
+    run.summary.update({f"accuracy/{task['task']}": task["value"] for task in row["tasks"]})
+
+
+def _send(folder: Path, limit_s: float) -> None:
+    """Let W&B's own command send what was written, with nobody there to be asked for a login.
+
+    Raises:
+        RuntimeError: it could not be sent; it is kept.
+    """
+    command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+    kept = f"it is kept; send it with `wandb login` and `wandb sync {folder}`"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"W&B took none of it within {limit_s:g} s: {kept}") from None
+    sent = folder.glob("*.syncstate")
+    if done.returncode or not any(sent):
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise RuntimeError(f"W&B did not take it ({why}): {kept}")
 
 
 def _series(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -118,13 +137,3 @@ def _series(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.open()] if path.is_file() else []
-
-
-@contextmanager
-def _nobody_to_ask() -> Iterator[None]:
-    """W&B asks for a login where it finds a terminal; a run must end without anybody there."""
-    terminal, sys.stdin = sys.stdin, io.StringIO()
-    try:
-        yield
-    finally:
-        sys.stdin = terminal

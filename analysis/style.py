@@ -1,0 +1,111 @@
+"""How figures look: one style sheet, and for every policy one colour and marker for good."""
+
+from __future__ import annotations
+
+import textwrap
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+SHEET = Path(__file__).with_name("moex.mplstyle")
+# Okabe & Ito 2008: told apart with any kind of colour vision. Black and grey are left for bounds.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "v")
+FOREIGN = ("P", "X", "*", "p", "h", "8")
+"""Markers of policies from other packages: no pair of colour and marker is given twice in moex."""
+NAMES = (
+    *("lru", "lfu", "fifo", "lfru", "sieve", "arc"),
+    *("lfu_aged", "s3fifo", "random", "mru", "lru_k", "slru"),
+    *("two_q", "w_tinylfu", "gdsf", "lecar", "lhd", "mrs"),
+    *("least_stale", "eam", "static", "learned", "window_lfu", "none"),
+)
+ORACLES = ("belady", "belady_bypass", "oracle")
+WIDE, COLUMN = 7.0, 3.5
+
+
+def policy_style(name: str) -> dict[str, Any]:
+    """Line style of a policy: fixed for moex's own, by the name's checksum for all others.
+
+    Oracles are dashed grey and have no marker.
+    """
+    if name in ORACLES:
+        dashes = (4, 2) if name == "belady" else (1, 1.5)
+        return {"color": "0.45", "linestyle": (0, dashes), "marker": "", "zorder": 1}
+    if name in NAMES:
+        marker, colour = divmod(NAMES.index(name), len(COLOURS))
+        return {"color": COLOURS[colour], "linestyle": "-", "marker": MARKERS[marker]}
+    digest = crc32(name.encode())
+    colour, marker = digest % len(COLOURS), digest // len(COLOURS) % len(FOREIGN)
+    return {"color": COLOURS[colour], "linestyle": "-", "marker": FOREIGN[marker]}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in moex's style, and leave matplotlib's own settings alone."""
+    with matplotlib.style.context(str(SHEET)):
+        yield
+
+
+def new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (COLUMN, 2.4)) -> Any:
+    """A figure and its axes [rows, columns], not known to pyplot."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def caption(figure: Figure, text: str, table: pd.DataFrame | None = None) -> Figure:
+    """Write a caption under the figure; with a table, what its runs have in common as well."""
+    if table is not None:
+        text = f"{text} {provenance(table)}"
+    width = int(figure.get_figwidth() * 20.5)
+    figure.supxlabel("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontsize=6.5)
+    figure.set_label(text)
+    return figure
+
+
+def provenance(table: pd.DataFrame) -> str:
+    """What a table's rows have in common in one sentence: model, workload, machine, commit."""
+
+    def all_of(field: str) -> str:
+        return ", ".join(str(value) for value in dict.fromkeys(table[field].dropna()))
+
+    parts = [f"Model {all_of('model')}", f"workload: {all_of('workload')}"]
+    slots = sorted(set(table["slots"].dropna().astype(int)))
+    if slots:
+        parts.append(f"slots a layer {', '.join(map(str, slots))}")
+    kinds = sorted({_kind(row) for row in table.itertuples()})
+    parts.append(" and ".join(kinds))
+    if (table["source"] == "live").any():
+        parts.append(all_of("machine"))
+    commit = ", ".join(
+        dict.fromkeys(
+            f"{row.git or 'unknown'}{' with changes' if row.dirty else ''}"
+            for row in table.itertuples()
+        )
+    )
+    if table["smoke"].any():
+        parts.append("SMOKE TEST, cut short")
+    return "; ".join(parts) + f"; commit {commit}."
+
+
+def _kind(row: Any) -> str:
+    if row.source == "sim":
+        return "simulated"
+    return "live, emulated link" if row.emulated else "live, measured"
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf, without dates, so that the same figure is the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
+    figure.savefig(paths[0], metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return paths

@@ -1,0 +1,52 @@
+"""All combinations of the given words, as Hydra's own sweeper makes them, with two differences.
+
+Each word is checked once before the first cell runs, not in every combination, which took as long
+as the cells of a simulated study. And a cell that fails does not hide how the others went: the last
+line says how many finished.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Grid(BasicSweeper):
+    """Hydra's basic sweeper; cells that fail raise in their own process and are counted here."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose as many cells as it takes to have tried every word."""
+        tried: set[str] = set()
+        fresh = [cell for cell in batch if not tried.issuperset(cell) and not tried.update(cell)]
+        super().validate_batch_is_legal(fresh)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every cell.
+
+        Raises:
+            RuntimeError: some failed; each has said why when it did.
+        """
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        done: list[Any] = []
+        for batch in self.split_arguments(parser.parse_overrides(words), self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            done.extend(self.launcher.launch(batch, initial_job_idx=len(done)))
+        failed = [cell for cell in done if cell.status is not JobStatus.COMPLETED]
+        for cell in failed:
+            print(f"moex: failed: {' '.join(cell.overrides)}", file=sys.stderr)
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} of {len(done)} cells of the sweep failed; mend them and type the "
+                "command again: cells that finished are not run twice"
+            )
+        return [done]

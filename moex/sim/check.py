@@ -1,0 +1,48 @@
+"""Whether a trace has what a replay of it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moex.cache.core import ExpertCache
+    from moex.cache.rows import RowCache
+    from moex.prefetch.base import Prefetcher
+    from moex.trace.format import Trace
+
+
+def check(
+    trace: Trace, cache: ExpertCache, prefetcher: Prefetcher, neurons: RowCache | None = None
+) -> None:
+    """Refuse a replay that cannot be.
+
+    Raises:
+        ValueError: the trace is of another geometry, or holds not what the replay needs.
+    """
+    ours, theirs = cache.geometry, trace.geometry
+    if (ours.layers, ours.experts, ours.top_k) != (theirs.layers, theirs.experts, theirs.top_k):
+        raise ValueError(
+            f"trace: recorded on {theirs.layers} layers x {theirs.experts} experts, top-"
+            f"{theirs.top_k}, but the cache is for {ours.layers} x {ours.experts}, top-{ours.top_k}"
+        )
+    if "lookahead" in prefetcher.needs and trace.lookahead is None:
+        raise ValueError(
+            f"trace: holds no gate-lookahead scores, which {type(prefetcher).__name__} needs; "
+            "record it with: python run.py mode=live (any prefetcher)"
+        )
+    if "recorded" in prefetcher.needs and trace.predictions is None:
+        raise ValueError(
+            f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
+            "record them with: python run.py mode=live prefetch=gate (or any other)"
+        )
+    lacking = prefetcher.needs - {"lookahead", "future", "recorded"}
+    if lacking:
+        raise ValueError(
+            f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
+            "needs; replay a run made with it using prefetch=recorded"
+        )
+    if neurons is not None and trace.rows is None:
+        raise ValueError(
+            "trace: holds no selected rows; record it with: mode=live sparsity=oracle "
+            "(or another selector), or replay whole experts with sparsity=none"
+        )

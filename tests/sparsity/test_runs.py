@@ -1,0 +1,210 @@
+"""Which neurons count depends on the token alone, whatever the cache, link and prefetcher."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from small_models import tiny_config
+from test_parity import LOGICAL
+from transformers import AutoModelForCausalLM
+
+from moex.cache.belady import Belady
+from moex.cache.core import ExpertCache
+from moex.cache.fifo import FIFO
+from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
+from moex.prefetch.base import Prefetcher
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.prefetch.recorded import Recorded
+from moex.runner.assemble import Memory, load_parts, offload
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+from moex.sparsity.oracle import Oracle
+from moex.sparsity.random import Random
+from moex.trace.format import read_trace, write_trace
+from moex.types import DECODE, PREFILL
+
+LINK = HardwareProfile("slow", link_bytes_per_s=3e8, link_latency_s=2e-5, chunk_bytes=8192)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """A small random Mixtral in float64."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("float64")
+    model = AutoModelForCausalLM.from_config(tiny_config("mixtral")).double()
+    with torch.no_grad():  # larger than at birth, so that its experts matter
+        for name, parameter in model.named_parameters():
+            if "experts" in name:
+                parameter *= 8
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(exact):
+    return load_parts(str(exact), bundles=True)
+
+
+@pytest.fixture(scope="module")
+def dense(exact):
+    """Stock transformers."""
+    stock = AutoModelForCausalLM.from_pretrained(exact, experts_implementation="eager")
+    return torch.inference_mode()(lambda tokens: stock(tokens).logits)
+
+
+class Watched:
+    """A selector whose answers are kept: by layer and state, so that order does not matter."""
+
+    def __init__(self, selector) -> None:
+        self._selector, self._seen = selector, set()
+
+    def __getattr__(self, name):
+        return getattr(self._selector, name)
+
+    def select(self, hidden, layer, experts):
+        chosen = self._selector.select(hidden, layer, experts)
+        for index, mask in zip(experts, chosen, strict=True):
+            for state, row in zip(hidden, mask, strict=True):
+                key = tuple((state[:4] * 1e6).round().tolist())
+                self._seen.add((layer, index, key, tuple(row.nonzero()[:, 0].tolist())))
+        return chosen
+
+    def taken(self):
+        seen, self._seen = self._seen, set()
+        return seen
+
+
+@torch.inference_mode()
+def decode(model, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of every token [batch, tokens, vocabulary], one token after the other."""
+    out = model(tokens[:, :1], use_cache=True)
+    logits = [out.logits]
+    for number in range(1, tokens.shape[1]):
+        token = tokens[:, number : number + 1]
+        out = model(token, past_key_values=out.past_key_values, use_cache=True)
+        logits.append(out.logits)
+    return torch.cat(logits, dim=1)
+
+
+def text(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(2, 128, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+class Told(Prefetcher):
+    """Gate lookahead, with the rows that the run's selector selects from the state it sees."""
+
+    needs = frozenset({"lookahead", "hidden"})
+
+    def __init__(self, width: int = 3) -> None:
+        self.width = width
+
+    def bind(self, geometry, model, selector=None):
+        self.gate, self.selector = Gate(width=self.width), selector
+        self.gate.reset(geometry, 0)
+
+    def predict(self, observation):
+        said = self.gate.predict(observation)
+        if not said or observation.access.phase == PREFILL:
+            return said
+        experts = [p.expert.index for p in said]
+        chosen = self.selector.select(observation.hidden, said[0].expert.layer, experts)
+        rows = [np.packbits(c.any(0), bitorder="little").tobytes() for c in chosen]
+        return [p._replace(rows=r) for p, r in zip(said, rows, strict=True)]
+
+
+def test_all_rows_are_the_dense_model(parts, dense):
+    selector = Oracle(fraction=1.0, prefill="masked")
+    with offload(parts, LRU(), Memory(3), selector=selector) as model:
+        assert (decode(model, text(1, 9)) - dense(text(1, 9))).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("mode", ["late", "predicted"])
+@pytest.mark.parametrize("selector", [Oracle, Random, partial(Oracle, rule="energy", fraction=0.8)])
+def test_masked_prefill_is_decoding(parts, dense, mode, selector):
+    chosen = Watched(selector(mode=mode, prefill="masked"))
+    tokens = text(2, 12)
+    with offload(parts, LRU(), Memory(3), selector=chosen) as model:
+        whole = model(tokens).logits
+        prefill = chosen.taken()
+        with torch.inference_mode():
+            one_by_one = decode(model, tokens)
+        decoding = chosen.taken()
+    assert (whole - one_by_one).abs().max() < 1e-9
+    assert (whole - dense(tokens)).abs().max() > 1e-3
+    assert prefill == decoding
+
+
+@pytest.fixture(scope="module")
+def references(parts):
+    """Logits with everything on the device, and the future, by mode and batch size."""
+    found = {}
+    for mode, batch in itertools.product(["late", "predicted"], [1, 2]):
+        offloaded = offload(parts, LRU(), Memory(8), selector=Oracle(mode=mode))
+        with offloaded as model:
+            logits = decode(model, text(batch, 9))
+        found[mode, batch] = logits, offloaded.recorder.trace({}).future()
+    return found
+
+
+CACHES = [(LRU(), 3), (FIFO(), 8), (Belady(bypass=True), 2)]
+MEMORIES = [{}, {"rows": 0.4}, {"rows": 0.21}, {"rows": 0.4, "break_even": 0.2}]
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.parametrize("mode", ["late", "predicted"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mode, batch):
+    tokens = text(batch, 9)
+    expected, future = references[mode, batch]
+    for (policy, slots), link, prefetcher in itertools.product(
+        CACHES, [None, LINK], [NoPrefetch(), Gate(depth=2), Told()]
+    ):
+        offloaded = offload(
+            parts, policy, Memory(slots, **memory), prefetcher, link,
+            future=future, selector=Oracle(mode=mode),
+        )  # fmt: skip
+        with offloaded as model:
+            logits = decode(model, tokens)
+        assert (logits - expected).abs().max() < 1e-9, (policy, link, prefetcher)
+        counts = offloaded.ledger.phases[DECODE]
+        assert counts.requests == (
+            counts.resident_hits + counts.guessed_hits + counts.partial_hits + counts.demand_misses
+        )
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.parametrize("pool", ["layer", "global"])
+def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
+    tokens = text(2, 9)
+    for prefetcher, replayed_by in [
+        (NoPrefetch(),) * 2,
+        (Gate(depth=2),) * 2,
+        (Told(), Recorded()),
+    ]:
+        live, replayed = [], []
+        setting = Memory(3, pool=pool, **memory)
+        offloaded = offload(
+            parts, LRU(), setting, prefetcher, LINK,
+            on_plan=live.append, selector=Oracle(mode="predicted"),
+        )  # fmt: skip
+        with offloaded as model:
+            for row in tokens:
+                decode(model, row[None])
+        offloaded.finish()
+        path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
+        cache = ExpertCache(LRU(), parts.geometry, 3, pool)
+        rows = RowCache(cache, setting.rows, setting.break_even)
+        report = simulate(
+            read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append, neurons=rows
+        )
+        assert replayed == live
+        row = type(report)()
+        row.book(offloaded.ledgers, None)
+        assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
+        assert row.bytes_demand < parts.geometry.expert_bytes * row.requests

@@ -1,0 +1,117 @@
+"""The same sweep in one process, in several, as cluster jobs and on a Ray cluster: same rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SWEEP = ("-m", "mode=simulate", "verdict=false", "smoke=true", "prefetch=none")
+CELLS = ("cache=lru,lfu", "memory.slots=2,4")
+ELSEWHERE = ("started", "machine", "git", "dirty")
+
+
+def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run.py", *SWEEP, f"hydra.sweep.dir={folder}", *words]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=os.environ, check=False
+    )
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    found = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")
+    }
+    return {
+        name: {key: value for key, value in row.items() if key not in ELSEWHERE}
+        for name, row in found.items()
+    }
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serial")
+    done = sweep(folder, *CELLS)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(folder)) == 4
+    return rows(folder)
+
+
+def test_a_word_that_is_none_stops_a_sweep_before_its_first_cell(tmp_path):
+    done = sweep(tmp_path, "cache=lru,lur", "memory.slots=2,4")
+    assert done.returncode == 1
+    assert "cache=lur: there is no such option" in done.stderr
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+@needs("joblib")
+def test_joblib_gives_the_same_rows(serial, tmp_path):
+    done = sweep(tmp_path, *CELLS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == serial
+
+
+@needs("joblib")
+def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
+    done = sweep(tmp_path, "memory.slots=1,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 1
+    assert "failed: mode=simulate" in done.stderr
+    assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
+    assert len(rows(tmp_path)) == 1
+
+
+@needs("submitit")
+def test_submitit_s_local_executor_gives_the_same_rows(serial, tmp_path):
+    done = sweep(tmp_path, *CELLS, "hydra/launcher=submitit_local")
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == serial
+
+
+@needs("optuna")
+def test_optuna_finds_the_best_of_two(tmp_path):
+    words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
+    done = sweep(tmp_path, *words, "objective=hit_rate", "memory.slots=2,4,6")
+    assert done.returncode == 0, done.stderr
+    best = (tmp_path / "optimization_results.yaml").read_text()
+    value = float(best.partition("best_value: ")[2].split()[0])
+    assert value == max(row["hit_rate"] for row in rows(tmp_path).values())
+
+
+@pytest.mark.slow
+@needs("ray")
+def test_a_real_ray_cluster_gives_the_same_rows(serial, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [shutil.which("ray") or "ray", "start", "--head", "--block", f"--port={port}"]
+    command += ["--num-cpus=2", "--include-dashboard=false", "--object-store-memory=80000000"]
+    command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+    cluster = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        words = ("hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}")
+        for _ in range(30):
+            done = sweep(tmp_path, *CELLS, *words)
+            if "no Ray cluster" not in done.stderr:
+                break
+            time.sleep(1)
+        assert done.returncode == 0, done.stderr
+        assert rows(tmp_path) == serial
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait(timeout=60)
