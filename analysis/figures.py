@@ -135,3 +135,9 @@ def hits_by_layer(table: pd.DataFrame, policy: str = "lru") -> Figure:
     figure.legend(title="slots", loc="outside right center")
     text = f"Hit rate of {policy} layer by layer in decoding, for every number of slots a layer."
     return caption(figure, text, rows)
+
+
+if __name__ == "__main__":
+    from analysis.__main__ import run
+
+    run()

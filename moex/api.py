@@ -9,9 +9,11 @@ from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
+from moex.identity import trace_path
 from moex.miss.fetch import Fetch
 from moex.sim.simulator import simulate as _simulate
-from moex.trace.format import Trace, read_trace, write_trace
+from moex.trace.format import Trace, write_trace
+from moex.trace.format import read_trace as _read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
+    from moex.quant.base import Scheme
     from moex.report import Report
     from moex.runner.model import OffloadedModel
     from moex.sim.hardware import HardwareProfile
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
     from moex.types import Future, Plan
 
 __all__ = ["load", "read_trace", "simulate", "write_trace"]
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace file, or a bundled trace by its name ("tiny")."""
+    return _read_trace(trace_path(str(path)))
 
 
 def load(
@@ -42,6 +50,7 @@ def load(
     cache_dir: str | Path | None = None,
     reader_threads: int = 1,
     hardware: HardwareProfile | None = None,
+    quant: Scheme | None = None,
     dtype: str = "auto",
     device: str = "cpu",
     seed: int = 0,
@@ -71,6 +80,7 @@ def load(
         cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
         reader_threads: that read from the disk.
         hardware: a profile whose link is emulated; default what is really there.
+        quant: a quantizer for all weights, or a scheme of several; default 16 bits.
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: of skeleton and slots.
         seed: for policies that draw.
@@ -85,7 +95,8 @@ def load(
 
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
-    parts = load_parts(name, dtype, device, store, cache_dir, bundles=selector is not None)
+    bundles = selector is not None
+    parts = load_parts(name, dtype, device, store, cache_dir, quant=quant, bundles=bundles)
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         policy = cache or LRU()

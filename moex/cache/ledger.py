@@ -55,12 +55,8 @@ class Ledger:
         whole = cls(ledgers[0].geometry)
         for ledger in ledgers:
             for phase, counts in ledger.phases.items():
-                into, numbers = whole.phases[phase], asdict(counts)
-                for layer, sums in numbers.pop("layers").items():
-                    before = into.layers.get(layer, [0, 0])
-                    into.layers[layer] = [a + b for a, b in zip(before, sums, strict=True)]
-                for name, value in numbers.items():
-                    setattr(into, name, getattr(into, name) + value)
+                for name, value in asdict(counts).items():
+                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
         return whole
 
     def demand(self, phase: str, plan: Plan) -> None:

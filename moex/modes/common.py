@@ -29,12 +29,14 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, store: str = "ram") -> Parts:
+def load(config: Any, build: Build, store: str = "ram") -> Parts:
     """The configured model: its skeleton in memory, its experts in a store."""
     from moex.runner.assemble import load_parts
 
-    model, bundles = config.model, selects(config)
-    return load_parts(model.name, model.dtype, model.device, store, config.cache_dir, bundles)
+    model = config.model
+    quant = build(config.quant) if "_target_" in config.quant else None
+    where = (store, config.cache_dir, model.keep_shards, _random(model))
+    return load_parts(model.name, model.dtype, model.device, *where, quant, selects(config))
 
 
 def selects(config: Any) -> bool:
@@ -52,6 +54,33 @@ def shrunk(workload: Workload, config: Any) -> Workload:
     if not config.smoke:
         return workload
     return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
+
+
+def _random(model: Any) -> Any:
+    """Settings of a model whose weights are to be random; None for weights of a checkpoint."""
+    if model.weights not in ("checkpoint", "random"):
+        raise ValueError(f"model.weights={model.weights}: expected checkpoint or random")
+    if model.weights == "random" and model.architecture is None:
+        raise ValueError(
+            f"model.weights=random: the shapes of {model.name} are not known beforehand; expected "
+            "a model whose yaml has them; try model=mixtral_8x7b model.weights=random"
+        )
+    return model.architecture if model.weights == "random" else None
+
+
+def refuse_early(config: Any, workload: Any, memory: Memory, prefetcher: Any) -> None:
+    """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
+    if memory.budget is None:
+        return
+    from moex.runner import budget, checkpoint, hf, hub
+    from moex.store.layout import Planes
+
+    given = hub.configuration(config.model.name, config.model.architecture)
+    skeleton = checkpoint.build_from(given, config.model.dtype)
+    layers = hf.moe_layers(skeleton)
+    geometry = hf.geometry(skeleton, layers, Planes(layers[0].tensors).bytes)
+    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
+    memory.resolve(geometry, budget.needs(skeleton, geometry, *lengths, prefetcher.device_bytes))
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:
@@ -100,8 +129,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     dense = {"name": "none"}
     settings = {
         "model": folder_digest(parts.folder),
-        "dtype": str(parts.layout.parts[0].dtype),
-        "quant": dict(config.quant),
+        "dtype": str(parts.dtype),
+        "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
         "tasks": tasks,
@@ -133,8 +162,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
     with offload(parts, LRU(), memory, selector=selector) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
-    if selector is not None:
-        exact = kept.with_name(f"{key_of(settings | {'sparsity': dense})}.json")
+    exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
+    if exact != kept:
         _compare(report.tasks, items, exact)
     _keep(kept, settings, report, items)
 

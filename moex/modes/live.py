@@ -15,6 +15,7 @@ from moex.modes.common import (
     accuracy,
     load,
     make_selector,
+    refuse_early,
     set_threads,
     shrunk,
     write_counts,
@@ -53,8 +54,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         return result.report
     policy, memory = build(config.cache), Memory(**config.memory)
     prefetcher, miss = build(config.prefetch), build(config.miss)
+    refuse_early(config, workload, memory, prefetcher)
     selector = make_selector(config, build)
-    parts = load(config, memory.store)
+    parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
@@ -65,14 +67,16 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             timeline=config.runner.timeline,
             on_stop=on_stop,
         )
-        grade(result.report, config, parts, workload, batches)
+        if not parts.random_weights:
+            grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         if config.verdict:
             result.report.verdict = _verdict(
                 result, policy, memory, prefetcher, hardware, workload.cold
             )
         set_threads(config)
-        accuracy(result.report, config, parts, build)
+        if not parts.random_weights:
+            accuracy(result.report, config, parts, build)
     return result.report
 
 

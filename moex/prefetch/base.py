@@ -43,7 +43,7 @@ class Prefetcher(ABC):
     predictions)."""
 
     device_bytes: int = 0
-    """Device memory that it holds once bound; charged to the run's capacity."""
+    """Device memory that it holds once bound; the budget counts it."""
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Meet the model; called once, live only, before `reset`.

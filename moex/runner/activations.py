@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from moex.store.layout import Planes
 from moex.types import Expert
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def contributions(parts: Parts, layer: int, expert: int, hidden: Tensor) -> Tens
 
 
 def _expert(parts: Parts, layer: int, index: int) -> dict[str, Tensor]:
+    assert isinstance(parts.layout, Planes)
     record = torch.empty(parts.layout.bytes, dtype=torch.uint8)
     parts.store.read(Expert(layer, index), record)
     return parts.layout.views(record)

@@ -1,31 +1,29 @@
-"""Puts a model's parts together: files, skeleton, store, cache, slots, link."""
+"""Puts a model's parts together: cache, slots, link, neurons, host."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from moex.cache.capacity import STORES, Memory
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
+from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner import checkpoint, hf
+from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
-from moex.runner.tokenizer import load_tokenizer
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
@@ -34,77 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.runner.hf import MoeLayer
+    from moex.runner.parts import Parts as Parts
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
-    from moex.store.base import ExpertStore
-    from moex.types import Expert, Future, Geometry, Plan
-
-
-@dataclass
-class Parts:
-    """A loaded model: the skeleton, and the store that has its experts."""
-
-    folder: Path
-    model: PreTrainedModel
-    layers: list[MoeLayer]
-    geometry: Geometry
-    layout: Planes | Bundles
-    store: ExpertStore
-    skeleton_bytes: int
-    device: str
-
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return load_tokenizer(self.folder, self.model)
-
-
-def load_parts(
-    name: str,
-    dtype: str = "auto",
-    device: str = "cpu",
-    store: str = "ram",
-    cache_dir: str | Path | None = None,
-    bundles: bool = False,
-) -> Parts:
-    """Load a model's skeleton to the device and its experts to a store.
-
-    Args:
-        name: a local folder or a hub repository.
-        dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
-        device: where the skeleton and the slots are.
-        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
-        bundles: keep experts neuron by neuron, as a neuron selector needs them.
-    """
-    if store not in STORES:
-        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    folder = checkpoint.find(name)
-    model = checkpoint.build(folder, dtype)
-    layers = hf.moe_layers(model)
-    layout = (Bundles if bundles else Planes)(layers[0].tensors)
-    geometry = hf.geometry(model, layers, layout.bytes)
-    experts: ExpertStore
-    if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        cache = Path(cache_dir) if cache_dir else cache_folder()
-        source = {"quant": "none", **checkpoint.identity(folder)}
-        packed = packed_folder(cache, name, layout, geometry, source)
-        with Packer(packed, layout, geometry, source) as packer:
-            checkpoint.fill(model, folder, packer.put, device, skip=packer.done)
-        experts = DiskStore(packed, layout, geometry)
-    else:
-        experts = RamStore(layout, geometry)
-        checkpoint.fill(model, folder, experts.put, device)
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(device)
-    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    return Parts(folder, model, layers, geometry, layout, experts, sum(skeleton.values()), device)
+    from moex.types import Expert, Future, Plan
 
 
 def offload(
@@ -118,10 +54,12 @@ def offload(
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
     selector: NeuronSelector | None = None,
+    lengths: tuple[int, int, int] = (0, 0, 1),
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
 
-    With a neuron selector the parts must have been loaded with `bundles`.
+    With a neuron selector the parts must have been loaded with `bundles`. `lengths` (prompt tokens,
+    new tokens, batch size) are what a budget reserves a KV cache for.
 
     Raises:
         ValueError: parts that do not go together.
@@ -135,11 +73,12 @@ def offload(
         )
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
-    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
+        memory.resolve(parts.geometry, wanted),
         memory.pool,
         memory.staging,
         seed,
@@ -154,13 +93,15 @@ def offload(
         neurons = Neurons(selector, books, slots)
     else:
         assert isinstance(parts.layout, Planes)
-        slots = Slots(parts.layout, cache.places, parts.device)
+        slots = _slots(parts, parts.layout, cache.places)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
     elif isinstance(parts.store, DiskStore):
         chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
         link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
+    elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
+        link = CudaLink(parts.store, slots)
     else:
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
@@ -170,7 +111,19 @@ def offload(
             *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
+    offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
+
+
+def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
+    try:
+        return Slots(layout, places, parts.device)
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
+            "expected slots, staging and everything else to fit; try memory.slots=null and "
+            "memory.budget= with what the device has free"
+        ) from error
 
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
