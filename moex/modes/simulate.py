@@ -64,8 +64,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if neurons is not None:
         report.lossy.append("sparsity")
         report.rows = memory.rows
-        report.predictor_bytes = int(trace.provenance.get("predictor_bytes") or 0)
-        report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
+    trained = neurons is not None or "recorded" in prefetcher.needs
+    report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
+    report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
     report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
