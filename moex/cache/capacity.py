@@ -54,6 +54,8 @@ class Memory:
             budget makes so many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
             is moved instead.
+        hot: with thin places, a file of how often neurons were selected; the most frequent ones
+            stay in half of every place.
     """
 
     slots: int | float | None = 0.5
@@ -64,6 +66,7 @@ class Memory:
     reader_threads: int = 1
     rows: float = 1.0
     break_even: float = 1.0
+    hot: str | None = None
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""

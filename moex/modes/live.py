@@ -90,6 +90,7 @@ def _verdict(
 ) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.cache.core import ExpertCache
+    from moex.sim.rows import row_cache
     from moex.sim.verdict import judge_live
 
     report, trace = result.report, result.round.trace
@@ -100,7 +101,8 @@ def _verdict(
         cache = ExpertCache(
             policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
         )
-        return judge_live(trace, cache, prefetcher, hardware, report, cold)
+        rows = row_cache(cache, memory) if report.rows else None
+        return judge_live(trace, cache, prefetcher, hardware, report, cold, rows)
     except Exception:
         logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
         return None

@@ -23,7 +23,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
     from moex.cache.core import ExpertCache
-    from moex.cache.rows import RowCache
+    from moex.sim.rows import row_cache
     from moex.sim.simulator import simulate as replay
 
     if not config.trace:
@@ -51,7 +51,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     neurons = None
     if selects(config):
         _same_selection(trace, config)
-        neurons = RowCache(cache, memory.rows, memory.break_even)
+        neurons = row_cache(cache, memory)
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold, neurons=neurons)
     write_counts(trace, folder)

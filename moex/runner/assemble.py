@@ -14,7 +14,6 @@ from transformers import AutoConfig
 
 from moex.cache.capacity import STORES, Memory
 from moex.cache.core import ExpertCache
-from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
 from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
@@ -28,6 +27,7 @@ from moex.runner.random_weights import bytes_as_tokens, fill_randomly
 from moex.runner.rows import Neurons
 from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
+from moex.sim.rows import row_cache
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
@@ -186,7 +186,7 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = RowCache(cache, memory.rows, memory.break_even)
+        books = row_cache(cache, memory)
         slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
