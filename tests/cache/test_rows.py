@@ -47,7 +47,7 @@ def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name,
     assert plans(books, lambda a: books.request(a, [None] * len(a.experts))) == expected
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     share=st.sampled_from([1.0, 0.75, 0.5, 0.25, 0.1]),
     break_even=st.sampled_from([1.0, 0.5]),
