@@ -50,7 +50,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
     rows = (
         []
-        if report.mode in ("eval", "verify")
+        if report.mode in ("eval", "train", "verify")
         else [
             (
                 "tokens per second",
@@ -76,7 +76,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     return rows + [
         (
             task["task"],
-            f"{task['value']:.3f} ± {task['stderr']:.3f}",
+            f"{task['value']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}"),
             f"{task['metric']}, n={task['n']}",
         )
         for task in report.tasks
@@ -86,6 +86,8 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
 
 def sentence(report: Report) -> str:
     """Say in one sentence what was run and what came out."""
+    if report.mode == "train":
+        return f"{report.model}: trained {report.prefetcher}; the numbers are means over layers."
     if report.mode == "eval":
         tasks = ", ".join(
             f"{task['task']} {100 * task['value']:.1f} %"

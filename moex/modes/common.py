@@ -29,7 +29,7 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, store: str = "ram", whole: bool = False) -> Parts:
+def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> Parts:
     """The configured model: its skeleton in memory, its experts in a store.
 
     Neuron by neuron if a selector is configured, unless only whole experts are asked for.
@@ -37,8 +37,11 @@ def load(config: Any, store: str = "ram", whole: bool = False) -> Parts:
     from moex.runner.assemble import load_parts
 
     model = config.model
-    where = (store, config.cache_dir, model.keep_shards, _random(model), selects(config))
-    return load_parts(model.name, model.dtype, model.device, *where)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    where = (store, config.cache_dir, model.keep_shards, _random(model))
+    return load_parts(
+        model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
+    )
 
 
 def selects(config: Any) -> bool:
@@ -140,8 +143,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     dense = {"name": "none"}
     settings = {
         "model": folder_digest(parts.folder),
-        "dtype": str(parts.layout.parts[0].dtype),
-        "quant": dict(config.quant),
+        "dtype": str(parts.dtype),
+        "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
         "tasks": tasks,
@@ -173,8 +176,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
     with offload(parts, LRU(), memory, selector=selector) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
-    if selector is not None:
-        exact = kept.with_name(f"{key_of(settings | {'sparsity': dense})}.json")
+    exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
+    if exact != kept:
         _compare(report.tasks, items, exact)
     _keep(kept, settings, report, items)
 

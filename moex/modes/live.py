@@ -56,7 +56,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     prefetcher, miss = build(config.prefetch), build(config.miss)
     refuse_early(config, workload, memory, prefetcher)
     selector = make_selector(config, build)
-    parts = load(config, memory.store)
+    parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)

@@ -165,7 +165,7 @@ def _expert_seconds(parts: Parts) -> float:
         parts.store.read(Expert(0, number), record)
     slots = places.tensors
     experts = parts.layers[0].experts
-    kind = parts.layout.parts[0].dtype
+    kind = parts.dtype
     token = torch.randn(1, parts.geometry.hidden, device=parts.device).to(kind)
     return _median_of(
         lambda number: hf.expert_output(experts, token, slots[number % len(slots)]), 48

@@ -20,6 +20,7 @@ from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
 from moex.runner.meter import Meter
+from moex.runner.residual import NormedLookahead
 from moex.runner.routers import Lookahead
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
@@ -88,6 +89,9 @@ class OffloadedModel:
                 f"prefetch: {type(self.prefetcher).__name__} asks the routers of later layers, but "
                 f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
             )
+        self._normed: NormedLookahead | None = None
+        if "lookahead_norm" in self.prefetcher.needs:
+            self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
         self._stack, self.closing = ExitStack(), ExitStack()
         self.planned_bytes: int | None = None
         self._clock = 0
@@ -109,6 +113,8 @@ class OffloadedModel:
             visit = partial(self._routed, visit)
         calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
+        if self._normed:
+            self._stack.enter_context(self._normed.attached())
         return self.model
 
     def __exit__(self, *exception: object) -> None:
@@ -170,7 +176,10 @@ class OffloadedModel:
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1
         work = _Work(experts, hidden, index, weights, chosen)
-        observation = Observation(access, tuple(lookahead), hidden)
+        normed = self._normed.scores(number, hidden) if self._normed else ()
+        observation = Observation(
+            access, tuple(lookahead), hidden, chosen=index, lookahead_norm=normed
+        )
         predictions: Sequence[Prediction] = ()
         late, waited = 0, False
         for plan in self._plans(access, work):
