@@ -24,11 +24,12 @@ import numpy as np
 import torch
 import yaml
 
+from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.assemble import load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sparsity.oracle import Oracle
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from moex.prefetch.base import Prefetcher
+    from moex.runner.assemble import Parts
     from moex.sparsity.base import NeuronSelector
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +134,7 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     geometry = whole.geometry
     layer_s = _run(whole, Memory(geometry.experts), None, None, None, prompts, args.tokens)[0]
     layer_s /= geometry.layers
-    loads, slots = ((4,), (3,)) if args.tiny else (args.loads, args.slots)
+    loads, slots = ((4,), (6,)) if args.tiny else (args.loads, args.slots)
     for ratio in (*loads, 0.0):  # last without any load time: the ceiling
         speed = geometry.expert_bytes / (ratio * layer_s) if ratio else float("inf")
         link = HardwareProfile("emulated", link_bytes_per_s=speed, chunk_bytes=1 << 16)

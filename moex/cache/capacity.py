@@ -72,6 +72,18 @@ class Memory:
         """Places to load into, beside the slots."""
         return 2 * geometry.top_k if self.staging is None else self.staging
 
+    def refuse_rows(self) -> None:
+        """Refuse thin places where whole experts are computed.
+
+        Raises:
+            ValueError: `rows` is not 1.
+        """
+        if self.rows != 1:
+            raise ValueError(
+                f"memory.rows={self.rows}: places of a share of an expert need a neuron selector; "
+                "expected 1.0 with sparsity=none; try sparsity=oracle"
+            )
+
     def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:
         """Slots per layer; `needs` are the bytes beside experts.
 

@@ -52,6 +52,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if selects(config):
         _same_selection(trace, config)
         neurons = row_cache(cache, memory)
+    else:
+        memory.refuse_rows()
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold, neurons=neurons)
     write_counts(trace, folder)

@@ -92,6 +92,7 @@ def offload(
         slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
+        memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
         slots = _slots(parts, parts.layout, cache.places)
     link: Link
