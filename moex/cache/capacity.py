@@ -54,6 +54,8 @@ class Memory:
             budget makes so many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
             is moved instead.
+        hot: with thin places, a file of how often neurons were selected; the most frequent ones
+            stay in half of every place.
     """
 
     slots: int | float | None = 0.5
@@ -64,10 +66,23 @@ class Memory:
     reader_threads: int = 1
     rows: float = 1.0
     break_even: float = 1.0
+    hot: str | None = None
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""
         return 2 * geometry.top_k if self.staging is None else self.staging
+
+    def refuse_rows(self) -> None:
+        """Refuse thin places where whole experts are computed.
+
+        Raises:
+            ValueError: `rows` is not 1.
+        """
+        if self.rows != 1:
+            raise ValueError(
+                f"memory.rows={self.rows}: places of a share of an expert need a neuron selector; "
+                "expected 1.0 with sparsity=none; try sparsity=oracle"
+            )
 
     def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:
         """Slots per layer; `needs` are the bytes beside experts.

@@ -29,14 +29,19 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, build: Build, store: str = "ram") -> Parts:
-    """The configured model: its skeleton in memory, its experts in a store."""
+def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> Parts:
+    """The configured model: its skeleton in memory, its experts in a store.
+
+    Neuron by neuron if a selector is configured, unless only whole experts are asked for.
+    """
     from moex.runner.assemble import load_parts
 
     model = config.model
     quant = build(config.quant) if "_target_" in config.quant else None
     where = (store, config.cache_dir, model.keep_shards, _random(model))
-    return load_parts(model.name, model.dtype, model.device, *where, quant, selects(config))
+    return load_parts(
+        model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
+    )
 
 
 def selects(config: Any) -> bool:
@@ -99,10 +104,19 @@ def _cores() -> int:
 
 
 def write_counts(trace: Trace, folder: Path) -> None:
-    """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`."""
+    """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`.
+
+    And every neuron, where neurons were selected: `neurons.npy`.
+    """
     from moex.trace.diagnostics import counts
 
     write_atomically(folder / "counts.json", json.dumps(counts(trace)) + "\n")
+    if trace.rows is not None:
+        import numpy as np
+
+        from moex.trace.neurons import neuron_counts
+
+        np.save(folder / "neurons.npy", neuron_counts(trace))
 
 
 def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:

@@ -89,7 +89,7 @@ def _verdict(
 ) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.cache.core import ExpertCache
-    from moex.cache.rows import RowCache
+    from moex.sim.rows import row_cache
     from moex.sim.verdict import judge_live
 
     report, trace, (policy, prefetcher, miss) = result.report, result.round.trace, built
@@ -100,9 +100,8 @@ def _verdict(
         shape = (trace.geometry, report.slots, memory.pool, memory.staging)
         split = miss.bound(trace.geometry, hardware).split
         cache = ExpertCache(policy, *shape, report.seed, future, split)
-        neurons = RowCache(cache, memory.rows, memory.break_even) if selects(config) else None
-        cold = config.workload.cold
-        return judge_live(trace, cache, prefetcher, hardware, report, cold, neurons)
+        rows = row_cache(cache, memory) if selects(config) else None
+        return judge_live(trace, cache, prefetcher, hardware, report, config.workload.cold, rows)
     except Exception as error:
         note(f"no verdict on this run: its trace could not be replayed ({error})")
         return None

@@ -10,7 +10,6 @@ import torch
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
-from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
 from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
@@ -21,6 +20,7 @@ from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
+from moex.sim.rows import row_cache
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
@@ -88,10 +88,11 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = RowCache(cache, memory.rows, memory.break_even)
+        books = row_cache(cache, memory)
         slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
+        memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
         slots = _slots(parts, parts.layout, cache.places)
     link: Link

@@ -43,6 +43,20 @@ def test_slots_are_a_number_or_a_share(slots, expected):
     assert Memory(slots).resolve(MODEL) == expected
 
 
+def test_thin_places_make_as_many_more_of_the_same_bytes():
+    wide = MODEL._replace(experts=64)
+    whole, thin = (Memory(None, 500 + 20 * 400, rows=rows) for rows in (1.0, 0.4))
+    places = [each.resolve(wide, NEEDS) * 4 + 4 for each in (whole, thin)]
+    assert places[0] == 20 * 4
+    assert places[1] / places[0] == pytest.approx(2.5, rel=0.02)
+
+
+def test_thin_places_need_a_selector():
+    Memory().refuse_rows()
+    with pytest.raises(ValueError, match=r"memory.rows=0.4: places of a share .* sparsity=none"):
+        Memory(rows=0.4).refuse_rows()
+
+
 def test_a_budget_pays_everything_else_first():
     # 400 skeleton + 100 KV cache + 4 places of staging + n slots in each of 4 layers
     assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, NEEDS) == 3
