@@ -5,8 +5,9 @@
         --out results/true_geometry.jsonl
     python experiments/14_true_geometry/bench.py clean  --layers 4
 
-`--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a
-plain file of as many bytes; `decode`, in a process of its own so that its peak of memory is its
+`--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the
+records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a plain file of as many
+bytes; `decode`, in a process of its own so that its peak of memory is its
 own, decodes within the budget and shows both shares of the ceiling. `--tiny` is a smoke test of
 either. All layers of a model are taken without `--layers`; look at `mode=plan` first.
 """
@@ -34,8 +35,9 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import hf
-from moex.runner.assemble import Parts, load_parts
+from moex.runner.assemble import load_parts
 from moex.runner.live import run_offloaded
+from moex.runner.parts import Parts
 from moex.runner.texts import Prompts
 from moex.store.pack import cache_folder
 from moex.store.slots import Slots, paged
