@@ -19,6 +19,7 @@ from moex.miss.fetch import Fetch
 from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
 from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
 from moex.store.bundles import Bundles
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.runner.parts import Parts as Parts
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
