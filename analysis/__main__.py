@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> None:
         "--publish", action="store_true", help="renew the pictures in experiments/*/"
     )
     parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     if given.simulate:
         simulate_all(given.folder, overrides=given.overrides)
     with warnings.catch_warnings(record=True) as noted:

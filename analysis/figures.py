@@ -90,7 +90,7 @@ def ranking(table: pd.DataFrame) -> Figure:
     found = cells(rows, ["policy", "slots", "pool"], "hit_rate")
     complete = found.groupby("slots")["policy"].nunique()
     sizes = sorted(complete[complete == complete.max()].index)
-    found = found[found["slots"].isin(sizes)]
+    found, rows = found[found["slots"].isin(sizes)], rows[rows["slots"].isin(sizes)]
     order = found.groupby("policy")["middle"].mean().sort_values().index
     figure, axes = new(1, len(sizes), (WIDE, 0.9 + 0.15 * len(order)))
     for axis, slots in zip(axes[0], sizes, strict=True):

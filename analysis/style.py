@@ -21,7 +21,7 @@ SHEET = Path(__file__).with_name("moex.mplstyle")
 # Okabe & Ito 2008: told apart with any kind of colour vision. Black and grey are left for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v")
-FOREIGN = ("P", "X", "*", "p", "h", "8")
+FOREIGN = ("P", "X", "*", "d", "<", ">")
 """Markers of policies from other packages: no pair of colour and marker is given twice in moex."""
 NAMES = (
     *("lru", "lfu", "fifo", "lfru", "sieve", "arc"),

@@ -117,10 +117,10 @@ def sentence(report: Report) -> str:
 def _equality(report: Report) -> str:
     """Say how equal the parts were to stock."""
     text = f"{report.model} with cache={report.policy} prefetch={report.prefetcher}"
-    text += f" is {report.equality} to stock transformers (grouped_mm)"
+    text += f": graded {report.equality} against stock transformers (grouped_mm)"
     if report.equality == "bit-equal":
-        return f"{text}: every logit and every hidden state."
-    text += f": logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
+        return f"{text}, every logit and every hidden state."
+    text += f"; logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
     if report.first_diverging_layer is not None:
         text += f", beginning with the output of layer {report.first_diverging_layer}"
     if report.first_diverging_token is not None:

@@ -37,7 +37,7 @@ def run_id(config: dict[str, Any]) -> str:
     text of every class that a `_target_` names: an edited policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
-    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(config)))}
+    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
     prompts = Path(str((config.get("workload") or {}).get("path")))
     if prompts.is_file():
         parts["prompts"] = _digest(prompts.read_bytes())

@@ -84,6 +84,7 @@ with styled():
     figure, axes = new()
     for name in rates:
         axes[0][0].plot(rates.index, rates[name], label=name, **policy_style(name))
+    axes[0][0].set_xticks(rates.index)
     axes[0][0].set_xlabel("slots (experts per layer)")
     axes[0][0].set_ylabel("hit rate (resident / demanded)")
     axes[0][0].legend()

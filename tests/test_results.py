@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from records import handles
 
 from moex import app, files
 from moex.errors import one_line, register_resolvers
+from moex.identity import run_id
 from moex.modes.common import PARTIAL
 from moex.runner.live import generate
 from moex.runner.meter import Meter
@@ -91,6 +93,17 @@ def test_a_file_that_cannot_be_written_leaves_no_result_and_nothing_torn(
     assert names(folder) <= set(WRITTEN) - {where}
     assert threading.active_count() == threads
     assert handles() <= open_files
+
+
+@pytest.mark.parametrize("words", [["hydra.run.dir=run.py/x"], ["-m", "hydra.sweep.dir=run.py/x"]])
+def test_a_results_folder_that_cannot_be_gets_one_line(words):
+    command = [sys.executable, "run.py", *words, "mode=simulate"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("moex: run.py/x: not a directory; expected a place that can be")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path):
@@ -191,6 +204,22 @@ def test_what_a_killed_run_left_is_swept_away(configured):
     (folder / ".trace.parquet.123.part").write_bytes(b"half a tra")
     app.run(config)
     assert names(folder) == {*WRITTEN, "result.json"}
+
+
+def test_a_live_run_leaves_a_wandb_folder(configured, monkeypatch, capsys):
+    config, folder = configured
+    monkeypatch.setenv("HOME", str(folder.parent / "home"))
+    config.tracker.mode = "offline"
+    app.run(config)
+    assert names(folder) == {*WRITTEN, "result.json", "wandb"}
+    assert len(list(folder.glob("wandb/offline-run-*/run-*.wandb"))) == 1
+    assert "not tracked" not in capsys.readouterr().err
+
+
+def test_a_tracker_is_no_part_of_what_a_run_is(configured):
+    config, folder = configured
+    config.tracker = {"_target_": "moex.track.none.NoTracker"}
+    assert run_id(OmegaConf.to_container(config, resolve=True)) == folder.name
 
 
 def test_a_failing_tracker_costs_a_line_and_no_run(configured, monkeypatch, capsys):

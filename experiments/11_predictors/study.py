@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.prefetch.base import Observation, Prefetcher
@@ -29,7 +30,8 @@ from moex.prefetch.popularity import Popularity
 from moex.prefetch.recorded import Recorded
 from moex.report import ratio
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.assemble import offload
+from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm
@@ -199,7 +201,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     parts = load_parts("tiny")
-    batches, windows, tokens = (1, 1, 16) if args.tiny else (8, 8, 224)
+    batches, windows, tokens = (1, 1, 16) if args.tiny else (4, 6, 160)
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
     tables = {
         "experts": experts(parts, text, batches),

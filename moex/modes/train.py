@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex import trained
 from moex.identity import code_version, key_of
-from moex.modes.common import load, set_threads
+from moex.modes.common import set_threads
 from moex.provenance import provenance
 from moex.report import Report
 
@@ -29,6 +29,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Train the predictor that `prefetch` names; write its checkpoint."""
     from dataclasses import replace
 
+    from moex.runner.parts import load_parts
     from moex.train.data import LEAST_TOKENS, corpus
 
     kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
@@ -40,8 +41,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     recipe, origin = build(config.train), provenance()
     if config.smoke:
         recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
+    if "_target_" in config.quant:
+        raise ValueError("mode=train: predictors learn from the model as it is; try quant=none")
     set_threads(config)
-    parts = load(config, build)
+    model = config.model
+    parts = load_parts(model.name, model.dtype, model.device, "ram", config.cache_dir)
     with closing(parts.store):
         context = min(recipe.context, parts.model.config.max_position_embeddings)
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)

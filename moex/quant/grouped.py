@@ -86,8 +86,14 @@ class Grouped(Quantizer):
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
         """Quantize a weight [out, in], a block of its rows at a time."""
+        kernel = self._chosen((weight.shape[0], weight.shape[1]))
+        codes, scale, zero = self.quantize(weight)
+        metas = scales.pack(scale.t(), zero.t(), self.meta_bits, self.scale_group)
+        return {"codes": kernel.store(codes, self.bits), **metas}
+
+    def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes, uint8 [out, in], and their scales and zeros, float32 [out, groups]."""
         shape = (weight.shape[0], weight.shape[1])
-        kernel = self._chosen(shape)
         codes = torch.empty(shape, dtype=torch.uint8)
         scale, zero = torch.empty(2, shape[0], shape[1] // self.group_size)
         height = max(1, self.block // shape[1])
@@ -97,8 +103,7 @@ class Grouped(Quantizer):
             found = self.solve(groups)
             codes[rows] = found[0].view(codes[rows].shape)
             scale[rows], zero[rows] = (part.view(scale[rows].shape) for part in found[1:])
-        metas = scales.pack(scale.t(), zero.t(), self.meta_bits, self.scale_group)
-        return {"codes": kernel.store(codes, self.bits), **metas}
+        return codes, scale, zero
 
     def unpack(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """Return the weight; computed in float32."""
@@ -158,19 +163,6 @@ class Grouped(Quantizer):
 def _largest(columns: int) -> int:
     """The largest power of two up to 64 that divides the columns."""
     return min(64, columns & -columns)
-
-
-def round_to_nearest(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of groups [n, size], their scales and zeros [n, 1]; the arithmetic is hqq's.
-
-    A group without width (up to 1e-4) gets the scale 1: its zero alone says what it was.
-    """
-    low, high = groups.aminmax(dim=1, keepdim=True)
-    width, most = high - low, 2**bits - 1
-    factor = torch.where(width <= 1e-4, 1.0, most / width).clamp_(max=2e4)
-    zero = -low * factor
-    codes = torch.mul(groups, factor).add_(zero).round_().clamp_(0, most)
-    return codes, 1.0 / factor, zero
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:

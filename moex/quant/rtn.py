@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.quant.grouped import Grouped, round_to_nearest
+from moex.quant.grouped import Grouped
+from moex.quant.scales import round_to_nearest
 
 if TYPE_CHECKING:
     from torch import Tensor

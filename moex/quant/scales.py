@@ -42,16 +42,14 @@ def pack(scale: Tensor, zero: Tensor, bits: int, group: int) -> dict[str, Tensor
         return {"scale": scale.half().contiguous(), "zero": zero.half().contiguous()}
     count = scale.numel()
     packed = {}
-    packed["scale"], packed["scale_meta"] = _quantize(scale * UNIT, gcd(group, count))
-    packed["zero"], packed["zero_meta"] = _quantize(zero, count)
+    packed["scale"], packed["scale_meta"] = quantize(scale * UNIT, gcd(group, count))
+    packed["zero"], packed["zero_meta"] = quantize(zero, count)
     packed["scale_meta"][:, 0] /= UNIT
     return packed
 
 
-def _quantize(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
+def quantize(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Codes of the values, in groups of consecutive ones; and each group's (scale, zero)."""
-    from moex.quant.grouped import round_to_nearest
-
     codes, scale, zero = round_to_nearest(values.contiguous().view(-1, group), 8)
     return codes.to(torch.uint8).view(values.shape), torch.cat((scale, zero), 1)
 
@@ -60,10 +58,23 @@ def read(packed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return scales and zeros [groups, out] in float32."""
     if "scale_meta" not in packed:
         return packed["scale"].float(), packed["zero"].float()
-    return _dequantize(packed, "scale"), _dequantize(packed, "zero")
+    return _read(packed, "scale"), _read(packed, "zero")
 
 
-def _dequantize(packed: Mapping[str, Tensor], name: str) -> Tensor:
+def _read(packed: Mapping[str, Tensor], name: str) -> Tensor:
     codes, meta = packed[name], packed[name + "_meta"]
     values = codes.reshape(len(meta), -1).float()
     return values.sub_(meta[:, 1:]).mul_(meta[:, :1]).view(codes.shape)
+
+
+def round_to_nearest(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of groups [n, size], their scales and zeros [n, 1]; the arithmetic is hqq's.
+
+    A group without width (up to 1e-4) gets the scale 1: its zero alone says what it was.
+    """
+    low, high = groups.aminmax(dim=1, keepdim=True)
+    width, most = high - low, 2**bits - 1
+    factor = torch.where(width <= 1e-4, 1.0, most / width).clamp_(max=2e4)
+    zero = -low * factor
+    codes = torch.mul(groups, factor).add_(zero).round_().clamp_(0, most)
+    return codes, 1.0 / factor, zero

@@ -223,3 +223,20 @@ def test_dequantize_is_code_less_zero_times_scale():
         codes, torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]), torch.float32
     )
     assert found.tolist() == [[-2.0, 0.0, 0.0, 3.0]]
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (3, 64), (2, 16)])
+def test_rows_of_their_own_take_little_more_and_lose_no_more(bits, group):
+    from moex.quant.rows import pack_rows, row_bytes, unpack_rows
+
+    quantizer, original = RTN(bits, group), weight()
+    rows = pack_rows(quantizer, original)
+    assert rows.shape == (192, row_bytes(quantizer, 256))
+    some = torch.tensor([7, 3, 100])
+    found = unpack_rows(quantizer, rows, 256, torch.float32)
+    assert torch.equal(unpack_rows(quantizer, rows[some], 256, torch.float32), found[some])
+    planes = quantizer.unpack(quantizer.pack(original), torch.float32)
+    assert (found - original).norm() < 1.02 * (planes - original).norm()
+    # a neuron of Mixtral: gate row, up row and down column, aligned; against planes
+    bundle = -(-3 * row_bytes(quantizer, 4096) // 64) * 64 * GATE[0]
+    assert bundle < 1.015 * (quantizer.nbytes((2 * GATE[0], GATE[1])) + quantizer.nbytes(DOWN))

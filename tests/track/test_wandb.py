@@ -128,6 +128,7 @@ def test_what_cannot_be_sent_is_kept(folder, monkeypatch, key, line):
     with pytest.raises(RuntimeError, match=line):
         WandB(mode="online", send_s=3).publish(folder, None, fresh=True)
     assert len(runs(folder)) == 1
+    assert not list(folder.glob("wandb/*/sent"))  # so that it is tried again
 
 
 def test_disabled_writes_nothing(folder):
