@@ -16,7 +16,7 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs
+from moex.runner.budget import needs, skeleton_bytes
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
@@ -74,7 +74,9 @@ def offload(
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
     predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors, parts.skeleton_bytes)
+    # Buffers stand only in the first, packed linear layers maybe only in the second.
+    skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton)
     cache = ExpertCache(
         policy,
         parts.geometry,
