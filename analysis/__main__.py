@@ -7,15 +7,20 @@ python -m analysis --simulate      # first run every simulated study, then draw
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysis.catalogue import FIGURES, simulate_all
+from analysis.catalogue import FIGURES, ROOT, simulate_all
 from analysis.cells import CONTEXT
 from analysis.collect import collect
 from analysis.style import save, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(words: list[str] | None = None) -> None:
@@ -24,10 +29,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", default="results", type=Path)
     parser.add_argument("--simulate", action="store_true", help="run the simulated studies first")
     parser.add_argument("--out", type=Path, help="where figures go; default FOLDER/figures")
+    parser.add_argument(
+        "--publish", action="store_true", help="renew the pictures in experiments/*/"
+    )
     parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     if given.simulate:
-        simulate_all(given.folder, given.overrides)
+        simulate_all(given.folder, overrides=given.overrides)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         table = collect(given.folder)
@@ -35,9 +43,11 @@ def main(words: list[str] | None = None) -> None:
         say(str(line.message))
     for path in draw(table, given.out or given.folder / "figures"):
         print(path)
+    if given.publish:
+        publish(table)
 
 
-def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
+def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw all figures of a table into a folder; say which ones it has no rows for."""
     written = []
     for name, figure in FIGURES.items():
@@ -52,13 +62,30 @@ def draw(table, folder: Path) -> list[Path]:  # type: ignore[no-untyped-def]
     return written
 
 
+def publish(table: pd.DataFrame) -> None:
+    """Redraw the pictures that experiments/*/README.md show, small."""
+    for readme in sorted(ROOT.glob("experiments/*/README.md")):
+        for name in re.findall(r"\((\w+)\.png\)", readme.read_text()):
+            rows = FIGURES[name].rows(table) if name in FIGURES else []
+            if len(rows):
+                with styled():
+                    picture = readme.with_name(f"{name}.png")
+                    FIGURES[name].draw(rows).savefig(picture, dpi=120, metadata={"Software": None})
+                print(picture)
+
+
 def say(line: str) -> None:
     """A note on stderr."""
     print(f"analysis: {line}", file=sys.stderr)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command: one clear line for what is wrong."""
     try:
         main()
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"analysis: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from analysis import figures, patterns, speeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from matplotlib.figure import Figure
@@ -63,18 +63,22 @@ SIMULATED = (
 """Studies that need no model: traces are bundled."""
 
 
-def simulate_all(folder: Path, overrides: list[str]) -> None:
-    """Run every simulated study into a results folder; what is finished is not run again.
+def simulate_all(
+    folder: Path, studies: Sequence[str] = SIMULATED, overrides: Sequence[str] = ()
+) -> None:
+    """Run simulated studies into a results folder; what is finished is not run again.
 
     Raises:
         ValueError: a study failed; it has said why.
     """
-    for study in SIMULATED:
+    folder = folder.resolve()
+    for study in studies:
         folders = [f"hydra.sweep.dir={folder}", f"hydra.run.dir={folder}/${{run_id:}}"]
         words = [f"experiment={study}", *folders, *overrides]
         done = subprocess.run(
             [sys.executable, "run.py", *words],
-            cwd=ROOT, stdout=subprocess.DEVNULL, check=False,
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise ValueError(f"experiment={study} failed: python run.py {' '.join(words)}")
+            last = done.stderr.strip().splitlines()[-1:]
+            raise ValueError(f"python run.py {' '.join(words)}: {' '.join(last)}")

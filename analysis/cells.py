@@ -49,7 +49,7 @@ def _ambiguous(same: pd.DataFrame, keys: list[str], names: tuple[object, ...]) -
         column
         for column in same
         if ("." in column or column in ("hardware", "runner", "trace", "code", "prefetcher"))
-        and same[column].astype(str).nunique() > 1
+        and same[column].map(str).nunique() > 1
     ]
     runs = ", ".join(same["run_id"].astype(str)[:3])
     return (

@@ -100,7 +100,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for group, node in config.items():
         if isinstance(node, dict):
             leaves |= {f"{group}.{key}": value for key, value in node.items()}

@@ -91,9 +91,9 @@ def _select(table: pd.DataFrame, words: str) -> pd.DataFrame:
         column = ALIASES.get(name, name)
         if column not in table:
             raise ValueError(f"{word}: the table has no column {column}; expected e.g. cache=lru")
-        rows = rows[rows[column].astype(str) == value]
+        rows = rows[rows[column].map(str) == value]
         if not len(rows):
-            seen = ", ".join(sorted(set(table[column].astype(str)))[:12])
+            seen = ", ".join(sorted(set(table[column].map(str)))[:12])
             raise ValueError(f"{word}: no such row; the results have {column} {seen}")
     return rows
 

@@ -90,7 +90,7 @@ def ranking(table: pd.DataFrame) -> Figure:
     found = cells(rows, ["policy", "slots", "pool"], "hit_rate")
     complete = found.groupby("slots")["policy"].nunique()
     sizes = sorted(complete[complete == complete.max()].index)
-    found = found[found["slots"].isin(sizes)]
+    found, rows = found[found["slots"].isin(sizes)], rows[rows["slots"].isin(sizes)]
     order = found.groupby("policy")["middle"].mean().sort_values().index
     figure, axes = new(1, len(sizes), (WIDE, 0.9 + 0.15 * len(order)))
     for axis, slots in zip(axes[0], sizes, strict=True):
@@ -135,3 +135,9 @@ def hits_by_layer(table: pd.DataFrame, policy: str = "lru") -> Figure:
     figure.legend(title="slots", loc="outside right center")
     text = f"Hit rate of {policy} layer by layer in decoding, for every number of slots a layer."
     return caption(figure, text, rows)
+
+
+if __name__ == "__main__":
+    from analysis.__main__ import run
+
+    run()

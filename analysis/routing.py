@@ -16,6 +16,8 @@ from moex.types import DECODE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from moex.cache.base import CachePolicy
 
 
@@ -105,7 +107,8 @@ def sequential(trace: Trace, order: str = "routed", seed: int = 0) -> Trace:
     counts = np.diff(trace.offsets)
     visit = np.repeat(np.arange(len(trace)), counts)
     draws = np.random.default_rng(seed).random(len(visit))
-    key = {"routed": np.arange(len(visit)), "ascending": trace.experts, "random": draws}[order]
+    keys: dict[str, NDArray[Any]] = {"ascending": trace.experts, "random": draws}
+    key = keys.get(order, np.arange(len(visit)))
     columns = {
         name: getattr(trace, name)[visit] for name in ("sequence", "position", "layer", "prefill")
     }

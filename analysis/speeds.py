@@ -155,7 +155,8 @@ def _speed_lines(axis: Axes, rows: pd.DataFrame, value: str, name: str) -> None:
     for number, prefetcher in enumerate(("none", "gate", "oracle")):
         for policy, dashes in (("lru", "-"), ("belady", "--")):
             line = found[(found["policy"] == policy) & (found["prefetcher"] == prefetcher)]
-            look = {"color": COLOURS[number], "linestyle": dashes, "marker": "os^"[number]}
+            look: dict[str, Any] = {"color": COLOURS[number], "linestyle": dashes}
+            look["marker"] = "os^"[number]
             title = f"prefetch {prefetcher}" if policy == "lru" else None
             axis.plot(line["slots"], line["middle"], label=title, **look)
     axis.set_xticks(sorted(set(found["slots"])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -20,7 +21,7 @@ SHEET = Path(__file__).with_name("moex.mplstyle")
 # Okabe & Ito 2008: told apart with any kind of colour vision. Black and grey are left for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v")
-FOREIGN = ("P", "X", "*", "p", "h", "8")
+FOREIGN = ("P", "X", "*", "d", "<", ">")
 """Markers of policies from other packages: no pair of colour and marker is given twice in moex."""
 NAMES = (
     *("lru", "lfu", "fifo", "lfru", "sieve", "arc"),
@@ -55,9 +56,19 @@ def styled() -> Iterator[None]:
         yield
 
 
+class Sheet(Figure):
+    """A figure that notebooks show as a picture, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        picture = BytesIO()
+        with styled():
+            self.savefig(picture, dpi=110, metadata={"Software": None})
+        return picture.getvalue()
+
+
 def new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (COLUMN, 2.4)) -> Any:
     """A figure and its axes [rows, columns], not known to pyplot."""
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Sheet(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -103,9 +114,11 @@ def _kind(row: Any) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf, without dates, so that the same figure is the same file."""
+    """Write NAME.png and NAME.pdf, caption in the metadata and no date: same figure, same file."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    text = str(figure.get_label())
+    figure.savefig(paths[0], metadata={"Software": None, "Description": text})
+    nothing = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+    figure.savefig(paths[1], metadata={"Subject": text, **nothing})
     return paths

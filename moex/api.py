@@ -9,9 +9,11 @@ from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
+from moex.identity import trace_path
 from moex.miss.fetch import Fetch
 from moex.sim.simulator import simulate as _simulate
-from moex.trace.format import Trace, read_trace, write_trace
+from moex.trace.format import Trace, write_trace
+from moex.trace.format import read_trace as _read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
     from moex.types import Future, Plan
 
 __all__ = ["load", "read_trace", "simulate", "write_trace"]
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace file, or a bundled trace by its name ("tiny")."""
+    return _read_trace(trace_path(str(path)))
 
 
 def load(
@@ -89,7 +96,7 @@ def load(
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
     bundles = selector is not None
-    parts = load_parts(name, dtype, device, store, cache_dir, quant, bundles)
+    parts = load_parts(name, dtype, device, store, cache_dir, quant=quant, bundles=bundles)
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         policy = cache or LRU()

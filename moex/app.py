@@ -21,7 +21,7 @@ from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console
-from moex.errors import one_line
+from moex.errors import CONF, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL
@@ -38,6 +38,8 @@ def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     tracker = build(config.tracker)
+    if in_sweep():
+        _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
         report, why = (None, "") if config.force else _finished(folder)
         if why and not (report and in_sweep()):  # the sweep has counted those
@@ -78,46 +80,61 @@ def in_sweep() -> bool:
 
 
 class Sweep(Callback):
-    """Says of a multirun how many of how many cells are finished: when it starts, and at its end.
+    """Says of a multirun typed again how many of how many cells were finished before.
 
-    Its configuration is `hydra.callbacks` in conf/config.yaml.
+    Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a file of
+    these very words when they begin, because to know a name is to compose the cell, which takes as
+    long as a short simulation.
     """
 
-    cells: list[Path]
-
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Look which cells are there already."""
-        words = OmegaConf.to_container(config.hydra.overrides.task)
-        os.environ["MOEX_SWEEP"] = key_of({"words": words})  # workers of a launcher see it, too
-        self.cells = []
-        with suppress(Exception):  # a cell that cannot be composed is the sweeper's to report
-            self.cells = _cells(config)
-        done = self._done()
-        if done and not config.force:
-            console.note(f"{done} of {len(self.cells)} cells were finished before")
+        """Look which cells of these words are there already."""
+        settings = {
+            "words": OmegaConf.to_container(config.hydra.overrides.task),
+            "study": config.hydra.sweeper.get("params"),
+            "conf": [path.read_text() for path in sorted(CONF.rglob("*.yaml"))],
+        }
+        os.environ["MOEX_SWEEP"] = key_of(settings)  # workers of a launcher see it, too
+        self.folder, self.total = Path(config.hydra.sweep.dir), _count(config)
+        self.before = 0 if config.force else self._done()
+        if self.before:
+            console.note(f"{self.before} of {self.total} cells were finished before")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Count again: the folders know, whichever process ran a cell."""
-        if self.cells:
-            console.note(f"{self._done()} of {len(self.cells)} cells are finished")
+        if self.before:
+            console.note(f"{self._done()} of {self.total} cells are finished")
 
     def _done(self) -> int:
-        return sum(_finished(folder)[0] is not None for folder in self.cells)
+        begun = _begun(self.folder)
+        names = set(begun.read_text().split()) if self.total and begun.is_file() else ()
+        return sum(_finished(self.folder / name)[0] is not None for name in names)
 
 
-def _cells(config: DictConfig) -> list[Path]:
-    """The folders of all cells of a grid; none where a search decides what comes next."""
+def _begun(folder: Path) -> Path:
+    """The file in a results folder that names the begun cells of this process's sweep."""
+    return folder / ".sweeps" / os.environ.get("MOEX_SWEEP", "none")
+
+
+def _enter(folder: Path) -> None:
+    """Note that a cell has begun; a note that cannot be taken costs a count and nothing else."""
+    begun = _begun(folder.parent)
+    with suppress(OSError):
+        begun.parent.mkdir(exist_ok=True)
+        with begun.open("a") as file:
+            file.write(folder.name + "\n")
+
+
+def _count(config: DictConfig) -> int:
+    """How many cells a grid has; 0 where a search decides what comes next, or words are wrong."""
     sweeper = config.hydra.sweeper
-    if not issubclass(get_class(sweeper._target_), BasicSweeper):
-        return []
-    words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    loader = GlobalHydra.instance().config_loader()
-    overrides = OverridesParser.create(loader).parse_overrides(
-        [*words, *config.hydra.overrides.task]
-    )
-    cells = BasicSweeper.split_arguments(overrides, None)[0]
-    composed = (loader.load_sweep_config(config, cell).hydra.sweep for cell in cells)
-    return [Path(sweep.dir) / sweep.subdir for sweep in composed]
+    with suppress(Exception):  # a wrong word is the sweeper's to report
+        if issubclass(get_class(sweeper._target_), BasicSweeper):
+            words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            overrides = parser.parse_overrides([*words, *config.hydra.overrides.task])
+            return len(BasicSweeper.split_arguments(overrides, None)[0])
+    return 0
 
 
 def _group() -> str | None:

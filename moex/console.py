@@ -50,7 +50,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
     rows = (
         []
-        if report.mode in ("eval", "verify")
+        if report.mode in ("eval", "train", "verify")
         else [
             (
                 "tokens per second",
@@ -76,7 +76,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     return rows + [
         (
             task["task"],
-            f"{task['value']:.3f} ± {task['stderr']:.3f}",
+            f"{task['value']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}"),
             f"{task['metric']}, n={task['n']}",
         )
         for task in report.tasks
@@ -86,6 +86,8 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
 
 def sentence(report: Report) -> str:
     """Say in one sentence what was run and what came out."""
+    if report.mode == "train":
+        return f"{report.model}: trained {report.prefetcher}; the numbers are means over layers."
     if report.mode == "eval":
         tasks = ", ".join(
             f"{task['task']} {100 * task['value']:.1f} %"
@@ -113,10 +115,10 @@ def sentence(report: Report) -> str:
 def _equality(report: Report) -> str:
     """Say how equal the parts were to stock."""
     text = f"{report.model} with cache={report.policy} prefetch={report.prefetcher}"
-    text += f" is {report.equality} to stock transformers (grouped_mm)"
+    text += f": graded {report.equality} against stock transformers (grouped_mm)"
     if report.equality == "bit-equal":
-        return f"{text}: every logit and every hidden state."
-    text += f": logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
+        return f"{text}, every logit and every hidden state."
+    text += f"; logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
     if report.first_diverging_layer is not None:
         text += f", beginning with the output of layer {report.first_diverging_layer}"
     if report.first_diverging_token is not None:

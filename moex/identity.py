@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ SEMANTIC = (
     "quant",
     "sparsity",
     "prefetch",
+    "train",
     "miss",
     "hardware",
     "workload",
@@ -35,7 +37,7 @@ def run_id(config: dict[str, Any]) -> str:
     text of every class that a `_target_` names: an edited policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
-    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(config)))}
+    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
     prompts = Path(str((config.get("workload") or {}).get("path")))
     if prompts.is_file():
         parts["prompts"] = _digest(prompts.read_bytes())
@@ -64,14 +66,20 @@ def key_of(settings: dict[str, Any]) -> str:
     return _digest(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
 
 
-def folder_digest(folder: Path) -> str:
-    """Ten hex digits of a model folder: names and sizes of all files, the ends of the large ones.
+def cache_folder() -> Path:
+    """What belongs to a model but not to a result: $MOEX_CACHE, or a folder of the user's cache."""
+    own = os.environ.get("MOEX_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
+
+
+def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors")) -> str:
+    """Ten hex digits of a model folder: names and sizes of its files, the ends of the large ones.
 
     Reading tens of gigabytes to name a result would take longer than the result.
     """
     parts: list[Any] = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".safetensors"):
+        if path.is_file() and path.suffix in suffixes:
             size = path.stat().st_size
             with path.open("rb") as file:
                 head = file.read(1 << 16)

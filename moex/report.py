@@ -54,6 +54,7 @@ class Report:
     link: str = ""
     store: str = ""
     io: str | None = None
+    pinned: bool | None = None
     files_warm: bool | None = None
     hardware: str = ""
     slots: int | None = None
@@ -63,12 +64,17 @@ class Report:
     rows: float | None = None
     prefill_masks: str | None = None
     skeleton_bytes: int | None = None
+    expert_bytes: int | None = None
+    expert_bits: float | None = None
+    bytes_per_token: int | None = None
+    disk_bytes: int | None = None
     workload: str = ""
     seed: int = 0
     lossy: list[str] = field(default_factory=list)
     emulated: bool = False
     oracle: bool = False
     random_weights: bool = False
+    replayed_routing: bool = False
     smoke: bool = False
 
     tokens_prefill: int = 0
@@ -112,6 +118,7 @@ class Report:
     stall_share: float | None = None
     hidden_transfer_s: float | None = None
     link_bytes_per_s: float | None = None
+    planned_device_bytes: int | None = None
     peak_device_bytes: int | None = None
     peak_host_bytes: int | None = None
 

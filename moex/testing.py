@@ -1,6 +1,6 @@
 """Contract checkers that authors run on their own plug-ins.
 
-    from moex.testing import check_policy
+    from moex.testing import check_policy, check_prefetcher
     check_policy(lambda: MyPolicy(window=8))
 
 They return nothing when the contract is kept, and raise an AssertionError that names the broken
@@ -19,7 +19,8 @@ import numpy as np
 from moex.cache.base import CachePolicy
 from moex.cache.belady import Belady
 from moex.cache.core import POOLS, ExpertCache
-from moex.quant.check import check_quantizer
+from moex.quant.check import check_quantizer as check_quantizer
+from moex.testing_prefetch import check_prefetcher as check_prefetcher
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Plan, Prediction
 
 if TYPE_CHECKING:

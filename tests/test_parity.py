@@ -60,7 +60,7 @@ def test_plans_are_identical(parts, tmp_path, policy, prefetcher, pool, hardware
     report = simulate(read_trace(path), cache, prefetcher, hardware, on_plan=replayed.append)
     assert replayed == live
     row = type(report)()
-    row.book(offloaded.ledger, None)
+    row.book(offloaded.ledgers, None)
     assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
 
 

@@ -2,9 +2,10 @@
 
     python experiments/04_disk_link/bench.py reads  --out results/disk_link.jsonl
     python experiments/04_disk_link/bench.py decode --out results/disk_link.jsonl
+    python experiments/04_disk_link/bench.py compare --out results/disk_link.jsonl
 
 `reads` writes 0.3 GB and 2.1 GB of records into `--folder` (a temporary one on the disk of the
-cache otherwise) and takes them away again.
+cache otherwise) and takes them away again. `--tiny` only shows that a command works.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
+from compare import against_accelerate
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
@@ -46,6 +48,13 @@ if TYPE_CHECKING:
 
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""
+
+PROMPTS = [
+    "The old lighthouse keeper climbed the stairs every evening before sunset.",
+    "The captain looked at the sky for a long time without speaking.",
+    "Iron is a chemical element and one of the most common metals on earth.",
+    "The river rises in the northern hills and flows through three counties.",
+]
 
 
 def lower_end(values: list[float]) -> float:
@@ -177,13 +186,7 @@ def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
     were demanded crossed it: wasted guesses do not count in its favour.
     """
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
-    prompts = [
-        "The old lighthouse keeper climbed the stairs every evening before sunset.",
-        "The captain looked at the sky for a long time without speaking.",
-        "Iron is a chemical element and one of the most common metals on earth.",
-        "The river rises in the northern hills and flows through three counties.",
-    ]
-    workload = Prompts(name="bench", prompts=prompts, new_tokens=new_tokens)
+    workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
     parts = load_parts(name, store="disk")
     store, experts = parts.store, parts.geometry.experts
     assert isinstance(store, DiskStore)
@@ -210,21 +213,43 @@ def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
     store.close()
 
 
+def compare(name: str, pairs: int, new_tokens: int, folder: Path) -> Iterator[dict]:
+    """Half the experts in memory and the rest on disk, against accelerate with them all on disk."""
+    cores = len(os.sched_getaffinity(0))
+    workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
+    parts = load_parts(name, store="disk")
+    assert isinstance(parts.store, DiskStore)
+    parts.store.verify()
+    batches = workload.batches(parts.tokenizer(), "cpu")
+
+    def mine() -> float:
+        torch.set_num_threads(max(1, cores - 1))
+        return decoded(parts, 0.5, Gate(), workload)[0]
+
+    for row in against_accelerate(mine, name, batches, new_tokens, pairs, folder):
+        yield {"io": parts.store.io, **row}
+    parts.store.close()
+
+
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["reads", "decode"])
+    parser.add_argument("command", choices=["reads", "decode", "compare"])
     parser.add_argument("--out", type=Path, help="append the lines to this file")
     parser.add_argument("--folder", type=Path, default=cache_folder().expanduser())
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
+    if given.tiny:
+        given.pairs, given.new_tokens, given.sizes = 2, 4, ["bundled"]
     given.folder.mkdir(parents=True, exist_ok=True)
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
         "decode": lambda: decode(given.model, given.pairs, given.new_tokens),
+        "compare": lambda: compare(given.model, given.pairs, given.new_tokens, given.folder),
     }
     for row in rows[given.command]():
         line = json.dumps({"command": given.command, **row, **provenance()})

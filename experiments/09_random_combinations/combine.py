@@ -3,8 +3,8 @@
     python experiments/09_random_combinations/combine.py --out results/combinations.jsonl
 
 A combination is a command line (`--show 17` prints number 17). It is run by `mode=verify` and by
-`mode=live`, on small random models and the bundled one. A run that hangs ends the program with the
-stacks of all threads.
+`mode=live`, on small random models and the bundled one, and its trace is replayed. A run that hangs
+ends the program with the stacks of all threads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import random
 import sys
 import tempfile
 import threading
+import traceback
 from contextlib import chdir
 from pathlib import Path
 from time import perf_counter
@@ -27,8 +28,12 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 HANGS_S = 120
 SLOW = ("link_bytes_per_s=3e8", "link_latency_s=2e-5", "chunk_bytes=8192")
+HYBRID = ["miss=hybrid", "miss.load_s=0.002", "miss.host_s=0.001"]
 MODELS = {"mixtral": (2, 8), "olmoe": (4, 16), "tiny": (2, 8)}
 """Experts that a token uses, and experts of a layer."""
+SUM = ("resident_hits", "prefetch_hits", "late_hits", "demand_misses", "host_computed")
+LOGICAL = ("requests", "resident_hits", "demand_misses", "host_computed", "prefetch_issued")
+LOGICAL += ("prefetch_used", "prefetch_wasted", "tokens_decode", "tokens_prefill")
 PROMPTS = (
     "An iron bridge stood where the two rivers met.",
     "The king sat down, and then",
@@ -39,8 +44,9 @@ PROMPTS = (
 
 
 def options(group: str) -> list[str]:
-    """The words of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The words of a group that may change no logit and need no file of the user's."""
+    texts = {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
+    return sorted(word for word, text in texts.items() if not {"???", "_global_"} & {*text.split()})
 
 
 def combination(number: int) -> tuple[str, list[str]]:
@@ -64,13 +70,17 @@ def combination(number: int) -> tuple[str, list[str]]:
         f"workload.warmup={draw.choice([0, 1])}",
         f"workload.repeats={draw.choice([1, 2])}",
         f"workload.cold={draw.choice(['true', 'false'])}",
+        f"runner.timeline={draw.choice(['true', 'false'])}",
         f"seed={draw.randint(0, 9)}",
     ]
+    if "memory.store=ram" in words:  # the host computes from memory
+        words += draw.choice([[], ["miss=host"], HYBRID])
     if draw.random() < 0.5:
         words += ["workload.sampling=sample", f"workload.temperature={draw.choice([0.7, 1.5])}"]
         words += [f"workload.top_p={draw.choice([0.8, 1.0])}"]
     if draw.random() < 0.4:
-        words += [f"+hardware.{word}" for word in SLOW]
+        host = any(word in ("miss=host", "miss=hybrid") for word in words)
+        words += [f"+hardware.{word}" for word in SLOW + ("host_expert_s=1e-4",) * host]
     return model, words
 
 
@@ -79,23 +89,26 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from moex.app import build
-    from moex.modes import live, verify
+    from moex.modes import live, simulate, verify
 
     model, words = combination(number)
     name = [f"model.name={folders[model]}"] if model in folders else []
     fixed = [f"model={'hf' if name else model}", *name, "eval=none", "runner.threads=1"]
-    texts = f"workload.prompts={json.dumps(PROMPTS)}"
+    fixed += [f"workload.prompts={json.dumps(PROMPTS)}", "verdict=false", "trace=trace.parquet"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*fixed, texts, *words])
+        config = compose("config", [*fixed, *words])
     before, started = left(), perf_counter()
     with tempfile.TemporaryDirectory() as scratch, chdir(scratch):
         graded = verify.run(config, Path(scratch), build)
         row = live.run(config, Path(scratch), build)
-    hits = (row.resident_hits, row.prefetch_hits, row.late_hits, row.demand_misses)
+        replayed = simulate.run(config, Path(scratch), build)
+    hits = [getattr(row, name) for name in SUM]
+    counts = [[getattr(each, name) for name in LOGICAL] for each in (row, replayed)]
     wrong = {
         "equality": graded.equality != "bit-equal" and graded.equality,
         "the live row's grade": row.equality != graded.equality and str(row.equality),
         "books": row.requests != sum(hits) and [row.requests, *hits],
+        "replay": counts[0] != counts[1] and counts,
         "left behind": left() != before and [before, left()],
     }
     return {
@@ -159,7 +172,7 @@ def main() -> int:
             try:
                 row = check(number, folders)
             except Exception as error:
-                row = {"number": number, "wrong": {"error": f"{type(error).__name__}: {error}"}}
+                row = {"number": number, "wrong": {"error": traceback.format_exception(error)}}
             faulthandler.cancel_dump_traceback_later()
             held.append(row.get("resident_bytes", 0))
             if row["wrong"]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from moex.types import Geometry
@@ -25,6 +25,18 @@ def parse_bytes(text: str | int | float) -> int:
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 
+class Needs(Protocol):
+    """Bytes on the device beside experts: a dataclass of its shares."""
+
+    @property
+    def skeleton(self) -> int:
+        """Of all weights but the experts'."""
+
+    @property
+    def total(self) -> int:
+        """Of everything but slots and staging."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """How much of the model may be on the device.
@@ -32,7 +44,8 @@ class Memory:
     Args:
         slots: residents per layer; a fraction below 1 is a share of a layer's experts.
         budget: instead of slots, bytes ("6GiB") for everything on the device, or a fraction of the
-            whole model: the skeleton and the staging places are paid first, the rest makes slots.
+            whole model: what is needed beside experts (skeleton, KV cache, workspace, predictor)
+            and the staging places are paid first, the rest makes slots.
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
@@ -41,6 +54,8 @@ class Memory:
             budget makes so many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
             is moved instead.
+        hot: with thin places, a file of how often neurons were selected; the most frequent ones
+            stay in half of every place.
     """
 
     slots: int | float | None = 0.5
@@ -51,9 +66,26 @@ class Memory:
     reader_threads: int = 1
     rows: float = 1.0
     break_even: float = 1.0
+    hot: str | None = None
 
-    def resolve(self, geometry: Geometry, skeleton_bytes: int = 0) -> int:
-        """Slots per layer.
+    def places_beside(self, geometry: Geometry) -> int:
+        """Places to load into, beside the slots."""
+        return 2 * geometry.top_k if self.staging is None else self.staging
+
+    def refuse_rows(self) -> None:
+        """Refuse thin places where whole experts are computed.
+
+        Raises:
+            ValueError: `rows` is not 1.
+        """
+        if self.rows != 1:
+            raise ValueError(
+                f"memory.rows={self.rows}: places of a share of an expert need a neuron selector; "
+                "expected 1.0 with sparsity=none; try sparsity=oracle"
+            )
+
+    def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:
+        """Slots per layer; `needs` are the bytes beside experts.
 
         Raises:
             ValueError: the setting makes no sense, or the budget does not hold the least that runs.
@@ -64,7 +96,7 @@ class Memory:
                 "them; try memory.slots=4, or memory.slots=null memory.budget=6GiB"
             )
         if self.budget is not None:
-            return self._from_budget(geometry, skeleton_bytes)
+            return self._from_budget(geometry, needs)
         assert self.slots is not None
         if isinstance(self.slots, float) and 0 < self.slots < 1:
             return max(geometry.top_k, int(self.slots * geometry.experts))
@@ -74,22 +106,25 @@ class Memory:
             )
         return int(self.slots)
 
-    def _from_budget(self, geometry: Geometry, skeleton_bytes: int) -> int:
-        staging = 2 * geometry.top_k if self.staging is None else self.staging
+    def _from_budget(self, geometry: Geometry, needs: Needs | None) -> int:
         place = int(self.rows * geometry.expert_bytes)
-        staged, layer_slot = staging * place, geometry.layers * place
+        staged, layer_slot = self.places_beside(geometry) * place, geometry.layers * place
+        fixed = needs.total if needs is not None else 0
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
-            whole = skeleton_bytes + geometry.experts * geometry.layers * geometry.expert_bytes
+            skeleton = needs.skeleton if needs is not None else 0
+            whole = skeleton + geometry.experts * geometry.layers * geometry.expert_bytes
             budget = int(self.budget * whole)
         else:
             assert self.budget is not None
             budget = parse_bytes(self.budget)
-        slots = (budget - skeleton_bytes - staged) // layer_slot
+        slots = (budget - fixed - staged) // layer_slot
         if slots < geometry.top_k:
-            least = skeleton_bytes + staged + geometry.top_k * layer_slot
+            least = fixed + staged + geometry.top_k * layer_slot
+            parts = asdict(needs) if needs is not None else {}  # type: ignore[call-overload]
+            each = "".join(f"{name} {size}, " for name, size in parts.items())
             raise ValueError(
                 f"memory.budget={self.budget} ({budget} bytes): expected at least {least} bytes "
-                f"(skeleton {skeleton_bytes}, staging {staged}, {geometry.top_k} slots a layer "
+                f"({each}staging {staged}, {geometry.top_k} slots a layer "
                 f"{geometry.top_k * layer_slot}); try memory.budget={-(-least // 10**6)}MB"
             )
         return min(int(slots), geometry.experts)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING
 
+from moex.cache.held import Held, bitmap, lowest
 from moex.types import Expert, Left, Load, Plan
 
 if TYPE_CHECKING:
@@ -20,60 +21,6 @@ if TYPE_CHECKING:
 
     from moex.cache.core import ExpertCache
     from moex.types import Access, Prediction
-
-
-def bitmap(rows: bytes) -> int:
-    """The rows of a `Load` or `Prediction`."""
-    return int.from_bytes(rows, "little")
-
-
-def lowest(rows: int, count: int) -> int:
-    """The `count` lowest members of a bitmap."""
-    if rows.bit_count() <= count:
-        return rows
-    low, high = 0, rows.bit_length()
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (rows & ((1 << middle) - 1)).bit_count() <= count:
-            low = middle
-        else:
-            high = middle
-    return rows & ((1 << low) - 1)
-
-
-class _Held:
-    """The rows of one expert that are in its place, in the order of their last use."""
-
-    __slots__ = ("recent",)
-
-    def __init__(self) -> None:
-        self.recent: list[int] = []
-
-    @property
-    def rows(self) -> int:
-        rows = 0
-        for generation in self.recent:
-            rows |= generation
-        return rows
-
-    def take(self, wanted: int, capacity: int, hot: int) -> int:
-        """Use rows, of which those not there must be loaded (returned); the oldest leave.
-
-        Hot rows leave for others only when nothing else is left.
-        """
-        missing = wanted & ~self.rows
-        kept = [generation & ~wanted for generation in self.recent]
-        self.recent = [wanted, *(generation for generation in kept if generation)]
-        over = sum(generation.bit_count() for generation in self.recent) - capacity
-        for spared in (hot, 0):
-            for number in range(len(self.recent) - 1, 0, -1):
-                if over <= 0:
-                    break
-                gone = lowest(self.recent[number] & ~spared, over)
-                self.recent[number] &= ~gone
-                over -= gone.bit_count()
-        self.recent = [generation for generation in self.recent if generation]
-        return missing
 
 
 class RowCache:
@@ -120,7 +67,7 @@ class RowCache:
         """Forget everything."""
         self.parts = {}
         self.cache.reset()
-        self._held: dict[Expert, _Held] = {}
+        self._held: dict[Expert, Held] = {}
         self._early: dict[Expert, int] = {}
 
     def held(self, expert: Expert) -> int:
@@ -154,7 +101,7 @@ class RowCache:
                 self._held.pop(left.expert, None)
         places = {load.expert: load.slot for load in plan.loads}
         for expert in places:
-            self._held[expert] = _Held()
+            self._held[expert] = Held()
         places = dict(zip(plan.hits, plan.places, strict=True)) | places
         parts = {expert: self._parts(expert, wanted[expert]) for expert in members}
         waves = max(len(each) for each in parts.values())
@@ -217,7 +164,7 @@ class RowCache:
         plan = self.cache.prefetch(predictions, clock)
         loads = []
         for load in plan.loads:
-            self._held[load.expert] = _Held()
+            self._held[load.expert] = Held()
             fitting = self._fitting(load.expert, load.rows)
             loads.append(self._guess(load.expert, load.slot, fitting))
         # What the running wave computes stays as it is.
@@ -225,6 +172,7 @@ class RowCache:
         fills = []
         for expert, _, rows in predictions[: self.cache.staging - self.cache.geometry.top_k]:
             if rows is not None and expert in self._held and expert not in apart:
+                apart.add(expert)
                 fitting = self._fitting(expert, rows)
                 fills.append(self._guess(expert, self.cache.place(expert), fitting))
         return plan._replace(

@@ -27,6 +27,12 @@ class Link(ABC):
 
     name: str = ""
     emulated: bool = False
+
+    @property
+    def pinned(self) -> bool | None:
+        """Whether its source is page-locked; None where that makes no difference."""
+        return None
+
     log: deque[tuple[Any, ...]] | None = None
     """Where the link writes down what it does, in the tuples of `runner/timeline.py`."""
 
@@ -37,6 +43,13 @@ class Link(ABC):
     @abstractmethod
     def wait(self, place: int) -> float:
         """Return when what was last loaded into the place is there; seconds waited, 0 if it was."""
+
+    def used(self, place: int) -> None:
+        """Be told that what computes from the place has been launched: it may be loaded after."""
+
+    def settle(self) -> float:
+        """Seconds waited that `wait` could not know yet; 0 where computing waits on the host."""
+        return 0.0
 
     @abstractmethod
     def stats(self) -> LinkStats:

@@ -40,7 +40,8 @@ class CopyLink(Link):
     def _write_down(self, load: Load, started: float, took: float) -> None:
         assert self.log is not None
         ended, by = started + took, current_thread().name
-        self.log.append(("move", load.expert, started, ended, self.store.layout.bytes, by))
+        size = self.store.geometry.size(load.rows)
+        self.log.append(("move", load.expert, started, ended, size, by))
         self.log.append(("load", load.expert, started, ended, load.speculative))
         if not load.speculative:
             self.log.append(("stall", load.expert, started, took))

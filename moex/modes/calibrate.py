@@ -22,7 +22,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.runner.calibrate import calibrate as measure
 
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
-    parts = load(config, build)
+    parts = load(config, build, whole=True)
     profile = measure(parts, tokens=8 if config.smoke else 64)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]

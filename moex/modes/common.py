@@ -29,14 +29,19 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, build: Build, store: str = "ram") -> Parts:
-    """The configured model: its skeleton in memory, its experts in a store."""
+def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> Parts:
+    """The configured model: its skeleton in memory, its experts in a store.
+
+    Neuron by neuron if a selector is configured, unless only whole experts are asked for.
+    """
     from moex.runner.assemble import load_parts
 
-    model, bundles = config.model, selects(config)
+    model = config.model
     quant = build(config.quant) if "_target_" in config.quant else None
-    settings = (model.name, model.dtype, model.device, store, config.cache_dir)
-    return load_parts(*settings, quant, bundles)
+    where = (store, config.cache_dir, model.keep_shards, _random(model))
+    return load_parts(
+        model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
+    )
 
 
 def selects(config: Any) -> bool:
@@ -56,6 +61,33 @@ def shrunk(workload: Workload, config: Any) -> Workload:
     return replace(workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
 
 
+def _random(model: Any) -> Any:
+    """Settings of a model whose weights are to be random; None for weights of a checkpoint."""
+    if model.weights not in ("checkpoint", "random"):
+        raise ValueError(f"model.weights={model.weights}: expected checkpoint or random")
+    if model.weights == "random" and model.architecture is None:
+        raise ValueError(
+            f"model.weights=random: the shapes of {model.name} are not known beforehand; expected "
+            "a model whose yaml has them; try model=mixtral_8x7b model.weights=random"
+        )
+    return model.architecture if model.weights == "random" else None
+
+
+def refuse_early(config: Any, build: Build, workload: Any, memory: Memory, prefetcher: Any) -> None:
+    """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
+    if memory.budget is None:
+        return
+    from moex.runner import budget, checkpoint, hub
+
+    given = hub.configuration(config.model.name, config.model.architecture)
+    skeleton = checkpoint.build_from(given, config.model.dtype)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    geometry, size = budget.sizes(skeleton, quant)
+    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
+    held = (*lengths, prefetcher.device_bytes, size)
+    memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
+
+
 def set_threads(config: Any, link_threads: int = 0) -> None:
     """Computing threads and link threads together are the cores."""
     import torch
@@ -72,10 +104,19 @@ def _cores() -> int:
 
 
 def write_counts(trace: Trace, folder: Path) -> None:
-    """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`."""
+    """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`.
+
+    And every neuron, where neurons were selected: `neurons.npy`.
+    """
     from moex.trace.diagnostics import counts
 
     write_atomically(folder / "counts.json", json.dumps(counts(trace)) + "\n")
+    if trace.rows is not None:
+        import numpy as np
+
+        from moex.trace.neurons import neuron_counts
+
+        np.save(folder / "neurons.npy", neuron_counts(trace))
 
 
 def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:

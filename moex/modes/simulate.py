@@ -23,7 +23,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
     from moex.cache.core import ExpertCache
-    from moex.cache.rows import RowCache
+    from moex.sim.rows import row_cache
     from moex.sim.simulator import simulate as replay
 
     if not config.trace:
@@ -51,7 +51,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     neurons = None
     if selects(config):
         _same_selection(trace, config)
-        neurons = RowCache(cache, memory.rows, memory.break_even)
+        neurons = row_cache(cache, memory)
+    else:
+        memory.refuse_rows()
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = replay(trace, cache, prefetcher, hardware, cold, neurons=neurons)
     write_counts(trace, folder)
@@ -64,8 +66,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if neurons is not None:
         report.lossy.append("sparsity")
         report.rows = memory.rows
-        report.predictor_bytes = int(trace.provenance.get("predictor_bytes") or 0)
-        report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
+    trained = neurons is not None or "recorded" in prefetcher.needs
+    report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
+    report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
     report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))

@@ -64,11 +64,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         )
         try:
             with offloaded as model:
-                found = equality.compare(model, batches, expected, choose)
+                found = equality.compare(model, batches, expected, choose, offloaded.restart)
         finally:
             offloaded.close()
         report = describe(offloaded, parts, miss, selector)
-        kept = _kept(config, parts, workload, batches)
+        kept = _kept(report, config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
     _show(report, asdict(found))
@@ -79,7 +79,7 @@ def grade(
     report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
 ) -> None:
     """Fill in what `mode=verify` found, if it was run with everything that touches a logit."""
-    kept = _kept(config, parts, workload, batches)
+    kept = _kept(report, config, parts, workload, batches)
     if kept.is_file():
         _show(report, json.loads(kept.read_text())["row"])
 
@@ -89,21 +89,27 @@ def _show(report: Report, found: dict[str, Any]) -> None:
         setattr(report, name, value)
 
 
-def _kept(config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]) -> Path:
+def _kept(
+    report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
+) -> Path:
     """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
 
-    And by moex's own code. Who leaves and who comes is no part of it: neither touches a logit.
+    And by moex's own code. Who leaves and who comes is part of it only where a miss may be lossy:
+    otherwise neither touches a logit.
     """
     drawn = workload.sampling == "sample"
+    parts_of_it = ["quant", "sparsity", "miss", "hardware"]
+    if "miss" in report.lossy:
+        parts_of_it += ["cache", "prefetch", "memory"]
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.dtype),
         "device": parts.device,
         "store": parts.store.name,
-        "rows": config.memory.get("rows"),
+        "rows": [config.memory.rows, config.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
         "code": code_version(),
-        **{name: dict(config[name]) for name in ("quant", "sparsity", "miss", "hardware")},
+        **{name: dict(config[name]) for name in parts_of_it},
         "new_tokens": workload.new_tokens,
         "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
     }

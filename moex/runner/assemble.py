@@ -1,33 +1,29 @@
-"""Puts a model's parts together: files, skeleton, store, cache, slots, link."""
+"""Puts a model's parts together: cache, slots, link, neurons, host."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from moex.cache.capacity import STORES, Memory
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
-from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
+from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner import checkpoint, hf
+from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
-from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
-from moex.runner.tokenizer import load_tokenizer
+from moex.sim.rows import row_cache
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
@@ -36,140 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.quant.base import Scheme, Spec
-    from moex.report import Report
-    from moex.runner.hf import MoeLayer
+    from moex.runner.parts import Parts as Parts
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
-    from moex.store.base import ExpertStore
-    from moex.types import Expert, Future, Geometry, Plan
-
-
-@dataclass
-class Parts:
-    """A loaded model: the skeleton, and the store that has its experts.
-
-    `quantized` says in words what was packed how (None: nothing was); `packing` says how an
-    expert's record is computed with.
-    """
-
-    folder: Path
-    model: PreTrainedModel
-    layers: list[MoeLayer]
-    geometry: Geometry
-    layout: Planes | Bundles
-    store: ExpertStore
-    skeleton_bytes: int
-    device: str
-    packing: ExpertPacking | None = None
-    quantized: dict[str, Any] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the experts as the model has them, packed or not."""
-        return next(iter(self.layers[0].tensors.values()))[1]
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of a record, scales and padding and all, for a weight of an expert."""
-        experts = self.layers[0].tensors.values()
-        weights = sum(prod(shape) for shape, _ in experts if len(shape) > 1)
-        return 8 * self.layout.bytes / weights
-
-    def describe(self, report: Report) -> None:
-        """Fill in how the weights are kept and computed with."""
-        report.bits_per_weight = self.bits_per_weight
-        if self.quantized is not None:
-            report.lossy = [*report.lossy, "quant"]
-        if self.packing is not None:
-            report.kernel = ", ".join(sorted(self.packing.kernels))
-
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return load_tokenizer(self.folder, self.model)
-
-
-def load_parts(
-    name: str,
-    dtype: str = "auto",
-    device: str = "cpu",
-    store: str = "ram",
-    cache_dir: str | Path | None = None,
-    quant: Scheme | None = None,
-    bundles: bool = False,
-) -> Parts:
-    """Load a model's skeleton to the device and its experts to a store.
-
-    What is quantized is packed into files once, and read from them whatever the store.
-
-    Args:
-        name: a local folder or a hub repository.
-        dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
-        device: where the skeleton and the slots are.
-        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where packed experts are kept; default `pack.cache_folder()`.
-        quant: which quantizer takes which weights; default none, as the checkpoint has them.
-        bundles: keep experts neuron by neuron, as a neuron selector needs them.
-    """
-    if store not in STORES:
-        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    folder = checkpoint.find(name)
-    model = checkpoint.build(folder, dtype)
-    layers = hf.moe_layers(model)
-    tensors, packing, settings = layers[0].tensors, None, None
-    if quant is not None:
-        quant.bind(device)
-        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
-        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
-        tensors = packing.tensors
-    packing = packing if packing and packing.quantizers else None
-    layout = _layout(tensors, packing, bundles)
-    geometry = hf.geometry(model, layers, layout.bytes)
-    experts: ExpertStore
-    on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
-    identity = checkpoint.identity(folder) if on_disk or packing else {}
-    cache = Path(cache_dir) if cache_dir else cache_folder()
-    if on_disk or packing:
-        source = {"quant": packing.settings if packing else "none", **identity}
-        packed = packed_folder(cache, name, layout, geometry, source)
-        with Packer(packed, layout, geometry, source) as packer:
-            if packing:
-                packing.announce((geometry.layers - len(packer.done)) * geometry.experts)
-            sink = packing.sink(packer.put) if packing else packer.put
-            checkpoint.fill(model, folder, sink, device, skip=packer.done)
-        experts = DiskStore(packed, layout, geometry)
-        if not on_disk:
-            experts = RamStore(layout, geometry, experts)
-    else:
-        experts = RamStore(layout, geometry)
-        checkpoint.fill(model, folder, experts.put, device)
-    linears = 0
-    if quant is not None:
-        linears = quantize_linears(
-            model, quant, cache.expanduser() / "linears", checkpoint.identity(folder)
-        )
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(device)
-    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    total = linears + sum(skeleton.values())
-    return Parts(folder, model, layers, geometry, layout, experts, total, device, packing, settings)
-
-
-def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
-    if not bundles:
-        return Planes(tensors, packing.bind if packing else None)
-    if packing is not None:
-        raise ValueError(
-            "quant with sparsity: experts kept neuron by neuron are not quantized yet; expected "
-            "one of the two; try sparsity=none, or quant=none"
-        )
-    return Bundles(tensors)
+    from moex.types import Expert, Future, Plan
 
 
 def offload(
@@ -183,10 +54,12 @@ def offload(
     on_plan: Callable[[Plan], None] | None = None,
     miss: MissHandler | None = None,
     selector: NeuronSelector | None = None,
+    lengths: tuple[int, int, int] = (0, 0, 1),
 ) -> OffloadedModel:
     """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
 
-    With a neuron selector the parts must have been loaded with `bundles`.
+    With a neuron selector the parts must have been loaded with `bundles`. `lengths` (prompt tokens,
+    new tokens, batch size) are what a budget reserves a KV cache for.
 
     Raises:
         ValueError: parts that do not go together.
@@ -200,11 +73,12 @@ def offload(
         )
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
-    predictor_bytes = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, parts.skeleton_bytes)
     cache = ExpertCache(
         policy,
         parts.geometry,
-        memory.resolve(parts.geometry, parts.skeleton_bytes + predictor_bytes),
+        memory.resolve(parts.geometry, wanted),
         memory.pool,
         memory.staging,
         seed,
@@ -214,18 +88,21 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = RowCache(cache, memory.rows, memory.break_even)
+        books = row_cache(cache, memory)
         slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
+        memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
-        slots = Slots(parts.layout, cache.places, parts.device)
+        slots = _slots(parts, parts.layout, cache.places)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
     elif isinstance(parts.store, DiskStore):
         chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
         link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
+    elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
+        link = CudaLink(parts.store, slots)
     else:
         link = CopyLink(parts.store, slots)
     with ExitStack() as stack:
@@ -235,7 +112,19 @@ def offload(
             *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
         )
         stack.pop_all()
+    offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
+
+
+def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
+    try:
+        return Slots(layout, places, parts.device)
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
+            "expected slots, staging and everything else to fit; try memory.slots=null and "
+            "memory.budget= with what the device has free"
+        ) from error
 
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:

@@ -76,9 +76,14 @@ def compare(
     batches: Sequence[Tensor],
     stock: list[list[Pass]],
     choose: Choose,
-    meter: Meter | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> Equality:
-    """Grade a model: for logits it is fed stock's tokens, for texts it continues its own."""
+    """Grade a model: for logits it is fed stock's tokens, for texts it continues its own.
+
+    `begin` is called before either, where a model has a state (an empty cache) to begin with.
+    """
+    begin = begin or (lambda: None)
+    begin()
     same, largest, layer = True, 0.0, None
     divergences: list[Tensor] = []
     for batch, passes in zip(batches, stock, strict=True):
@@ -91,7 +96,8 @@ def compare(
             largest = max(largest, float((ours.logits - theirs.logits).abs().max()))
             divergences.append(_divergence(theirs.logits, ours.logits))
             layer = _first_difference(ours.hidden, theirs.hidden) if layer is None else layer
-    texts = generate(model, batches, len(stock[0]), meter or Meter(), choose=choose)
+    begin()
+    texts = generate(model, batches, len(stock[0]), Meter(), choose=choose)
     expected = [torch.cat([done.token for done in passes], dim=1).tolist() for passes in stock]
     pairs = zip(texts, (text for batch in expected for text in batch), strict=True)
     tokens = [number for pair in pairs if (number := _first_difference(*pair)) is not None]

@@ -13,6 +13,7 @@ from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes, reference_s
+from moex.runner.routing import read_routing
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -121,6 +122,9 @@ def prepare(
             "prefetch=recorded replays what another run predicted: it works with mode=simulate "
             "trace=FILE; live, run that predictor itself"
         )
+    shapes = [batch.shape for batch in batches]
+    widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
+    lengths = (longest, workload.new_tokens, widest)
     foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
     if "future" in foresight and miss is not None and miss.lossy:
         raise ValueError(
@@ -128,16 +132,19 @@ def prepare(
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
     if "future" in foresight:
-        recorder = offload(parts, LRU(), memory, seed=seed, selector=selector)
-        recording = _record(recorder, workload, batches, seed)
+        settings = {"seed": seed, "selector": selector, "lengths": lengths}
+        plain = offload(parts, LRU(), memory, **settings)  # type: ignore[arg-type]
+        if workload.routing is not None:
+            plain.replay(read_routing(workload.routing, parts.geometry))
+        recording = _record(plain, workload, batches, seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    return offload(
-        *(parts, policy, memory, prefetcher, hardware, seed, future),
-        miss=miss,
-        selector=selector,
-    )
+    given = (policy, memory, prefetcher, hardware, seed, future)
+    offloaded = offload(parts, *given, miss=miss, selector=selector, lengths=lengths)
+    if workload.routing is not None:
+        offloaded.replay(read_routing(workload.routing, parts.geometry))
+    return offloaded
 
 
 def describe(
@@ -160,8 +167,11 @@ def describe(
         report.lossy.append("sparsity")
         report.rows, report.prefill_masks = offloaded.neurons.cache.share, selector.prefill
     report.skeleton_bytes = parts.skeleton_bytes
+    report.random_weights = parts.random_weights
+    report.replayed_routing = offloaded.routing is not None
+    report.planned_device_bytes = offloaded.planned_bytes
     host = offloaded.host
-    report.link = link.name
+    report.link, report.pinned = link.name, link.pinned
     parts.describe(report)
     report.emulated = link.emulated or (host is not None and host.emulated)
     if miss is not None and miss.lossy:

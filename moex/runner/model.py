@@ -20,6 +20,7 @@ from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
 from moex.runner.meter import Meter
+from moex.runner.residual import NormedLookahead
 from moex.runner.routers import Lookahead
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.runner.hf import MoeLayer
     from moex.runner.hosts import HostLane
+    from moex.runner.routing import Routing
     from moex.runner.rows import Neurons
     from moex.store.slots import Slots
     from moex.types import Plan, Prediction
@@ -79,13 +81,19 @@ class OffloadedModel:
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
         routers = [layer.router for layer in layers]
+        self.routing: Routing | None = None
+        self.lookahead: Lookahead | Routing
         self.lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs and not self.lookahead.knows:
             raise ValueError(
                 f"prefetch: {type(self.prefetcher).__name__} asks the routers of later layers, but "
                 f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
             )
+        self._normed: NormedLookahead | None = None
+        if "lookahead_norm" in self.prefetcher.needs:
+            self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
         self._stack, self.closing = ExitStack(), ExitStack()
+        self.planned_bytes: int | None = None
         self._clock = 0
         self.events: deque[tuple[Any, ...]] | None = None
         self.restart()
@@ -99,9 +107,14 @@ class OffloadedModel:
         self.events = self.link.log = deque(maxlen=limit)
 
     def __enter__(self) -> PreTrainedModel:
+        visit: Callable[..., Tensor]
         visit = self._visit if self.events is None else self._logged_visit
+        if self.routing is not None:
+            visit = partial(self._routed, visit)
         calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
+        if self._normed:
+            self._stack.enter_context(self._normed.attached())
         return self.model
 
     def __exit__(self, *exception: object) -> None:
@@ -118,6 +131,8 @@ class OffloadedModel:
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""
         self.finish()
+        if self.routing is not None:
+            self.routing.reset()
         self.books.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
@@ -155,12 +170,16 @@ class OffloadedModel:
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
         scores, *lookahead = self.lookahead.rows(number, hidden)
-        chosen = index.tolist()
+        chosen = index.tolist()  # the one synchronization with a device a layer
+        self.meter.stall_s += self.link.settle()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1
         work = _Work(experts, hidden, index, weights, chosen)
-        observation = Observation(access, tuple(lookahead), hidden)
+        normed = self._normed.scores(number, hidden) if self._normed else ()
+        observation = Observation(
+            access, tuple(lookahead), hidden, chosen=index, lookahead_norm=normed
+        )
         predictions: Sequence[Prediction] = ()
         late, waited = 0, False
         for plan in self._plans(access, work):
@@ -196,6 +215,16 @@ class OffloadedModel:
         self.meter.visit()
         return result
 
+    def replay(self, routing: Routing) -> None:
+        """Let a recorded routing overrule the model's own routers."""
+        self.routing = self.lookahead = routing
+
+    def _routed(
+        self, visit: Callable[..., Tensor], number: int, experts: Any, hidden: Tensor, *own: Tensor
+    ) -> Tensor:
+        assert self.routing is not None
+        return visit(number, experts, hidden, *self.routing.route(number, *own))
+
     def _logged_visit(self, number: int, *given: Any) -> Tensor:
         started = perf_counter()
         result = self._visit(number, *given)
@@ -213,6 +242,7 @@ class OffloadedModel:
             work.compute(expert, self.neurons.output(expert, place))
         else:
             work.compute(expert, partial(hf.expert_output, weights=self.slots.tensors[place]))
+        self.link.used(place)
 
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:

@@ -166,6 +166,14 @@ def quantize_linears(
     return nbytes
 
 
+def saved_bytes(model: PreTrainedModel, scheme: Scheme) -> int:
+    """How much less the linear layers that the scheme names take once packed; on meta, too."""
+    return sum(
+        module.weight.nbytes - quantizer.nbytes(_shape(module))
+        for quantizer, module in _chosen(model, scheme).values()
+    )
+
+
 def linear_settings(model: PreTrainedModel, scheme: Scheme) -> list[Any]:
     """The different settings and kernels of the linear layers that the scheme names."""
     found = {

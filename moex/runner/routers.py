@@ -47,12 +47,8 @@ class Lookahead:
             biases = [
                 _bias(router, weight) for router, weight in zip(self.routers, weights, strict=True)
             ]
-            spans = [slice(number, number + 1 + depth) for number in range(len(weights))]
-            self._weights = [torch.cat(weights[span]) for span in spans]
-            self._biases = [
-                None if biases[0] is None else torch.cat(biases[span])  # type: ignore[arg-type]
-                for span in spans
-            ]
+            self._weight = torch.cat(weights)  # once: what a layer needs are rows of it
+            self._bias = torch.cat(biases) if None not in biases else None  # type: ignore[arg-type]
 
     @property
     def knows(self) -> bool:
@@ -64,9 +60,10 @@ class Lookahead:
         if self.kind == "silent":
             return [()]
         if self.kind == "softmax":
-            weight, bias = self._weights[number], self._biases[number]
-            logits = functional.linear(hidden, weight, bias)
-            count = len(weight) // len(self.routers[number : number + 1 + self.depth])
+            count = len(self._weight) // len(self.routers)
+            rows = slice(number * count, (number + 1 + self.depth) * count)
+            bias = None if self._bias is None else self._bias[rows]
+            logits = functional.linear(hidden, self._weight[rows], bias)
             found = logits.view(len(hidden), -1, count).softmax(-1, dtype=torch.float32).sum(0)
             return [tuple(row) for row in found.tolist()]
         ahead = self.routers[number : number + 1 + self.depth]

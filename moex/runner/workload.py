@@ -41,6 +41,8 @@ class Workload(ABC):
         warmup: whole rounds before measuring (they also record the future for oracles).
         repeats: measured rounds, each from an empty cache; medians are reported.
         cold: empty the cache before every batch, too.
+        routing: a trace file, or the name of a bundled one, whose recorded routing overrules the
+            model's own routers.
 
     Raises:
         ValueError: lengths, counts or a way of sampling that make no run.
@@ -57,6 +59,7 @@ class Workload(ABC):
     warmup: int = 1
     repeats: int = 3
     cold: bool = False
+    routing: str | None = None
 
     def __post_init__(self) -> None:
         least = {"prompt_tokens": 1, "new_tokens": 2, "batch_size": 1, "limit": 1}

@@ -35,7 +35,7 @@ def check(
             f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
             "record them with: python run.py mode=live prefetch=gate (or any other)"
         )
-    lacking = prefetcher.needs & {"hidden", "router_logits", "tokens"}
+    lacking = prefetcher.needs - {"lookahead", "future", "recorded"}
     if lacking:
         raise ValueError(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "

@@ -75,3 +75,13 @@ class NeuronSelector(ABC):
             layer: the MoE layer whose neurons are selected.
             experts: indices of its experts.
         """
+
+    def expect(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor | None:
+        """Guess what `select` will return for `layer`, a layer early, for prefetching; None: all.
+
+        Args:
+            hidden: the router input of layer `layer - 1` [tokens, hidden].
+            layer: as in `select`, above 0.
+            experts: as in `select`.
+        """
+        return self.select(hidden, layer, experts) if self.ahead(layer) else None

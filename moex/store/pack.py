@@ -24,6 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from moex.files import write_atomically
+from moex.identity import cache_folder as cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,12 +38,6 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 
 log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where packed models are kept: $MOEX_CACHE, or a folder of the user's cache."""
-    own = os.environ.get("MOEX_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
 def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from moex.track.base import Tracker
 
 MODES = ("offline", "online", "disabled")
+QUIET: Any = {"silent": True, "console": "off", "disable_git": True, "x_disable_stats": True}
+SENT = "sent"
 FILES = ("trace.parquet", "timeline.json")
 
 
@@ -23,7 +26,6 @@ class WandB(Tracker):
     Args:
         mode: "offline" (a folder for `wandb sync`), "online" (synced at once), or "disabled".
         project: W&B's.
-        entity: the team or user; None is the account's own.
         group: None is the experiment or sweep that a run belongs to.
         send_s: give up sending after so many seconds.
         modes: runs of these moex modes are shown; those of a W&B sweep always are.
@@ -34,7 +36,6 @@ class WandB(Tracker):
 
     mode: str = "offline"
     project: str = "moex"
-    entity: str | None = None
     group: str | None = None
     send_s: float = 120.0
     modes: list[str] = field(default_factory=lambda: ["live", "eval", "train", "verify"])
@@ -49,12 +50,11 @@ class WandB(Tracker):
         swept = "WANDB_SWEEP_ID" in os.environ
         if self.mode == "disabled" or not (swept or row["mode"] in self.modes):
             return
-        written = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+        written = sorted(folder.glob("wandb/offline-run-*"))
         if fresh or swept or not written:
             written = [self._write(folder, row, self.group or group)]
-        sent = written[-1].with_suffix(".wandb.syncstate")
-        if self.mode == "online" and not sent.is_file():
-            _send(written[-1].parent, self.send_s)
+        if self.mode == "online" and not (written[-1] / SENT).is_file():
+            _send(written[-1], self.send_s)
 
     def _write(self, folder: Path, row: dict[str, Any], group: str | None) -> Path:
         import wandb
@@ -64,21 +64,18 @@ class WandB(Tracker):
             mode="offline",
             dir=folder,
             project=self.project,
-            entity=self.entity,
             group=group,
             job_type=row["mode"],
             id=os.environ.get("WANDB_RUN_ID", row["run_id"]),  # an agent of a sweep names its runs
             config=yaml.safe_load((folder / "config.yaml").read_text()),
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, x_disable_stats=True
-            ),
+            settings=wandb.Settings(**QUIET),
         )
         try:
             _fill(run, folder, row)
         finally:
             run.finish()
             wandb.teardown()  # only then is all of it in the file
-        return Path(run.settings.sync_file)
+        return Path(run.settings.sync_file).parent
 
 
 def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:
@@ -90,15 +87,15 @@ def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:
     for line in _series(folder / "series.jsonl", row):
         token, phase = line.pop("token"), line.pop("phase")
         run.log({"token": token, **{f"{phase}/{name}": value for name, value in line.items()}})
-    layers = _lines(folder / "layers.jsonl")
-    if layers:
+    if layers := _lines(folder / "layers.jsonl"):
         rows = [list(line.values()) for line in layers]
         run.log({"layers": wandb.Table(list(layers[0]), rows)})
-    artifact = wandb.Artifact(f"run-{row['run_id']}", "run")
-    for path in (folder / name for name in FILES):
-        if path.is_file():
+    files = [path for path in (folder / name for name in FILES) if path.is_file()]
+    if files:
+        artifact = wandb.Artifact(f"run-{row['run_id']}", "run")
+        for path in files:
             artifact.add_file(str(path), policy="immutable")  # no second copy of it
-    run.log_artifact(artifact)
+        run.log_artifact(artifact)
     run.summary.update(row)
     run.summary.update({f"accuracy/{task['task']}": task["value"] for task in row["tasks"]})
 
@@ -110,17 +107,15 @@ def _send(folder: Path, limit_s: float) -> None:
         RuntimeError: it could not be sent; it is kept.
     """
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-    kept = f"it is kept; send it with `wandb login` and `wandb sync {folder}`"
-    try:
+    why = f"it took none within {limit_s:g} s"
+    with suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s
         )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"W&B took none of it within {limit_s:g} s: {kept}") from None
-    sent = folder.glob("*.syncstate")
-    if done.returncode or not any(sent):
+        if done.returncode == 0:
+            return (folder / SENT).touch()
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RuntimeError(f"W&B did not take it ({why}): {kept}")
+    raise RuntimeError(f"W&B: {why}; it is kept, try `wandb login` and `wandb sync {folder}`")
 
 
 def _series(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,4 +131,4 @@ def _series(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.open()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

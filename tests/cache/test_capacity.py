@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from moex.cache.capacity import Memory, parse_bytes
 from moex.types import Geometry
 
 MODEL = Geometry(layers=4, experts=8, top_k=2, hidden=1, intermediate=1, expert_bytes=100)
+
+
+@dataclass
+class Needs:
+    skeleton: int
+    kv_cache: int
+
+    @property
+    def total(self):
+        return self.skeleton + self.kv_cache
+
+
+NEEDS = Needs(400, 100)
 
 
 @pytest.mark.parametrize(
@@ -28,17 +43,31 @@ def test_slots_are_a_number_or_a_share(slots, expected):
     assert Memory(slots).resolve(MODEL) == expected
 
 
-def test_a_budget_pays_skeleton_and_staging_first():
-    # 500 skeleton + 4 places of staging + n slots in each of 4 layers
-    assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, 500) == 3
-    assert Memory(None, 500 + 400 + 3 * 400 - 1).resolve(MODEL, 500) == 2
-    assert Memory(None, 1.0).resolve(MODEL, 500) == 7  # staging takes the eighth
-    assert Memory(None, "1GB").resolve(MODEL, 500) == 8
+def test_thin_places_make_as_many_more_of_the_same_bytes():
+    wide = MODEL._replace(experts=64)
+    whole, thin = (Memory(None, 500 + 20 * 400, rows=rows) for rows in (1.0, 0.4))
+    places = [each.resolve(wide, NEEDS) * 4 + 4 for each in (whole, thin)]
+    assert places[0] == 20 * 4
+    assert places[1] / places[0] == pytest.approx(2.5, rel=0.02)
+
+
+def test_thin_places_need_a_selector():
+    Memory().refuse_rows()
+    with pytest.raises(ValueError, match=r"memory.rows=0.4: places of a share .* sparsity=none"):
+        Memory(rows=0.4).refuse_rows()
+
+
+def test_a_budget_pays_everything_else_first():
+    # 400 skeleton + 100 KV cache + 4 places of staging + n slots in each of 4 layers
+    assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, NEEDS) == 3
+    assert Memory(None, 500 + 400 + 3 * 400 - 1).resolve(MODEL, NEEDS) == 2
+    assert Memory(None, 1.0).resolve(MODEL, NEEDS) == 6  # staging and the rest take two
+    assert Memory(None, "1GB").resolve(MODEL, NEEDS) == 8
 
 
 def test_a_budget_below_the_least_that_runs_says_what_that_is():
-    with pytest.raises(ValueError, match=r"memory.budget=1600 .* at least 1700 bytes"):
-        Memory(None, 1600).resolve(MODEL, 500)
+    with pytest.raises(ValueError, match=r"=1600 .* at least 1700 .*skeleton 400, kv_cache 100"):
+        Memory(None, 1600).resolve(MODEL, NEEDS)
 
 
 @pytest.mark.parametrize("memory", [Memory(None, None), Memory(3, "1GB")])

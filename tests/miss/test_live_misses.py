@@ -18,7 +18,8 @@ from moex.runner.assemble import Memory, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
-from moex.types import DECODE
+from moex.trace.record import TraceRecorder
+from moex.types import DECODE, Access, Geometry
 
 LINK = HardwareProfile(
     "link", link_bytes_per_s=3e8, link_latency_s=1e-5, chunk_bytes=8192, host_expert_s=2e-4
@@ -121,12 +122,14 @@ def test_the_host_needs_experts_in_memory_and_a_speed(parts, checkpoints, tmp_pa
         offload(parts, LRU(), Memory(5), hardware=silent, miss=Host())
 
 
-def test_the_simulated_host_works_beside_the_link():
-    from moex.sim.simulator import _Clock
-
-    clock = _Clock(HardwareProfile(link_bytes_per_s=1e3, host_expert_s=2.0), 1000)
-    clock.begin_host(2)
-    clock.now += 1.0
-    assert clock.wait_host() == 3.0
-    clock.begin_host(1)
-    assert clock.wait_host() == 2.0
+def test_the_simulated_host_works_beside_the_computing_lane():
+    geometry = Geometry(1, 4, 2, 8, 8, expert_bytes=1000)
+    recorder = TraceRecorder(geometry)
+    for clock, experts in enumerate([(0, 1), (2, 3), (0, 2)]):
+        recorder.add(0, Access(clock, clock, 0, DECODE, experts))
+    machine = HardwareProfile(link_bytes_per_s=1e3, host_expert_s=2.0, expert_s=0.5)
+    cache = ExpertCache(LRU(), geometry, 2, split=Host().split)
+    report = simulate(recorder.trace({}), cache, None, machine)
+    # Two loads, the first computed under the second: 2. Two on the host: 4. One hit under 2: 1.5.
+    assert report.stall_s == pytest.approx(2.0 - 0.5 + 4.0 + 1.5)
+    assert (report.demand_misses, report.host_computed, report.resident_hits) == (2, 3, 1)

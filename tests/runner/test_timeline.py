@@ -12,19 +12,20 @@ from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import load_parts
 from moex.runner.live import run_offloaded
+from moex.runner.texts import Prompts
 from moex.runner.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
-from moex.runner.workload import Workload
 from moex.sim.hardware import HardwareProfile
 
 EXACT = 1e-5  # microseconds a written time may be off, as a share of a second
-WORKLOAD = Workload(prompts=["one two three", "four five six"], new_tokens=6, warmup=0, repeats=1)
+WORKLOAD = Prompts(prompts=["one two three", "four five six"], new_tokens=6, warmup=0, repeats=1)
 SLOW = HardwareProfile("slow", link_bytes_per_s=30e6, link_latency_s=1e-4, chunk_bytes=1 << 14)
 
 
 def run(mixtral, tmp_path, store, hardware=None, **more):
     parts = load_parts(str(mixtral), "auto", "cpu", store, tmp_path / "cache")
     memory = Memory(slots=3, store=store)
-    given = (parts, parts.tokenizer(), WORKLOAD, LRU(), memory, Gate(), hardware)
+    batches = WORKLOAD.batches(parts.tokenizer(), "cpu")
+    given = (parts, batches, WORKLOAD, LRU(), memory, Gate(), hardware)
     try:
         return run_offloaded(*given, **more)
     finally:

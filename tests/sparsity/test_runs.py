@@ -156,15 +156,25 @@ CACHES = [(LRU(), 3), (FIFO(), 8), (Belady(bypass=True), 2)]
 MEMORIES = [{}, {"rows": 0.4}, {"rows": 0.21}, {"rows": 0.4, "break_even": 0.2}]
 
 
-@pytest.mark.parametrize("memory", MEMORIES, ids=str)
-@pytest.mark.parametrize("mode", ["late", "predicted"])
-@pytest.mark.parametrize("batch", [1, 2])
+WAYS = [(None, NoPrefetch()), (LINK, Gate(depth=2)), (LINK, Told()), (None, Told())]
+
+
+@pytest.mark.parametrize(
+    ("memory", "mode", "batch"),
+    [
+        ({}, "late", 1),
+        ({}, "predicted", 2),
+        ({"rows": 0.4}, "predicted", 1),
+        ({"rows": 0.4}, "late", 2),
+        ({"rows": 0.21}, "predicted", 1),
+        ({"rows": 0.4, "break_even": 0.2}, "late", 1),
+    ],
+    ids=str,
+)
 def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mode, batch):
     tokens = text(batch, 9)
     expected, future = references[mode, batch]
-    for (policy, slots), link, prefetcher in itertools.product(
-        CACHES, [None, LINK], [NoPrefetch(), Gate(depth=2), Told()]
-    ):
+    for (policy, slots), (link, prefetcher) in itertools.product(CACHES, WAYS):
         offloaded = offload(
             parts, policy, Memory(slots, **memory), prefetcher, link,
             future=future, selector=Oracle(mode=mode),
@@ -176,6 +186,18 @@ def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mo
         assert counts.requests == (
             counts.resident_hits + counts.guessed_hits + counts.partial_hits + counts.demand_misses
         )
+
+
+@pytest.mark.parametrize(("memory", "threads"), [({}, 1), ({"rows": 0.4}, 2)], ids=str)
+def test_neurons_are_read_from_files(exact, references, memory, threads):
+    expected, _ = references["predicted", 1]
+    parts = load_parts(str(exact), bundles=True, store="disk")
+    setting = Memory(3, reader_threads=threads, **memory)
+    selector = Oracle(mode="predicted")
+    for prefetcher in (NoPrefetch(), Told()):
+        with offload(parts, LRU(), setting, prefetcher, selector=selector) as model:
+            assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
+    parts.store.close()
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=str)
@@ -205,6 +227,6 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
         )
         assert replayed == live
         row = type(report)()
-        row.book(offloaded.ledger, None)
+        row.book(offloaded.ledgers, None)
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < parts.geometry.expert_bytes * row.requests

@@ -15,8 +15,10 @@ from server import serving
 from moex.cache.ledger import Ledger, by_layer
 from moex.report import Report
 from moex.track.wandb import WandB
+from moex.types import Geometry
 
 ROOT = Path(__file__).parents[2]
+GEOMETRY = Geometry(layers=2, experts=4, top_k=2, hidden=8, intermediate=8, expert_bytes=8)
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -44,7 +46,7 @@ def folder(tmp_path):
         for token, phase in enumerate(("prefill", "decode", "decode"))
     ]
     (folder / "series.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    layers = [json.dumps(line) + "\n" for line in by_layer([Ledger(8), Ledger(8)])]
+    layers = [json.dumps(line) + "\n" for line in by_layer([Ledger(GEOMETRY)] * 2)]
     (folder / "layers.jsonl").write_text("".join(layers))
     (folder / "trace.parquet").write_bytes(b"a trace")
     (folder / "timeline.json").write_text("{}")
@@ -126,6 +128,7 @@ def test_what_cannot_be_sent_is_kept(folder, monkeypatch, key, line):
     with pytest.raises(RuntimeError, match=line):
         WandB(mode="online", send_s=3).publish(folder, None, fresh=True)
     assert len(runs(folder)) == 1
+    assert not list(folder.glob("wandb/*/sent"))  # so that it is tried again
 
 
 def test_disabled_writes_nothing(folder):

@@ -1,0 +1,220 @@
+"""How good the trained predictors are on held-out text, and what a cache gains from them.
+
+Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, networks beside
+gate; (2) replay of one recorded decoding under every predictor, by horizon and width: coverage,
+bytes, timeliness, waste; (3) neurons, by layer and way: recall, energy, memory. With `--time` also
+microseconds a visit, which mean something on a quiet machine only.
+
+    python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.prefetch.base import Observation, Prefetcher
+from moex.prefetch.gate import Gate
+from moex.prefetch.gate_norm import GateNorm
+from moex.prefetch.mlp import MLP
+from moex.prefetch.oracle import Oracle
+from moex.prefetch.popularity import Popularity
+from moex.prefetch.recorded import Recorded
+from moex.report import ratio
+from moex.runner.activations import contributions, read
+from moex.runner.assemble import offload
+from moex.runner.parts import Parts, load_parts
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+from moex.sparsity.corm import Corm
+from moex.train import quality
+from moex.train.data import Corpus, corpus
+from moex.train.fit import ExpertTrainer
+from moex.train.recipe import Recipe
+
+# An expert takes as long to load as a layer to compute.
+LINK = HardwareProfile(
+    "r=1", link_bytes_per_s=589824 / 1e-3, chunk_bytes=1 << 16, visit_s=7e-4, expert_s=1.5e-4
+)
+
+
+class Listener(Prefetcher):
+    """Says nothing and keeps all observations."""
+
+    needs = frozenset({"hidden", "chosen", "lookahead_norm"})
+
+    def __init__(self) -> None:
+        self.seen: list[Observation] = []
+
+    def predict(self, observation: Observation) -> list:
+        """Keep it."""
+        kept = {"hidden": observation.hidden.clone(), "chosen": observation.chosen.clone()}
+        self.seen.append(observation._replace(**kept))
+        return []
+
+
+def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+    """Table 1."""
+    predictor = MLP()
+    predictor.bind(parts.geometry, parts.folder)
+    routers = [layer.router.weight.detach() for layer in parts.layers]
+    trainer = ExpertTrainer(parts.geometry, routers, Recipe(), 0)
+    trainer.modules = predictor.nets
+    return quality.of_experts(trainer, routers, [(s, 8) for s in reads(parts, text, batches)])
+
+
+def reads(parts: Parts, text: Corpus, batches: int) -> list:
+    """What the layers see of held-out windows."""
+    with offload(parts, LRU(), Memory(parts.geometry.experts)) as model:
+        return [
+            read(model, parts.layers, torch.from_numpy(text.batch(number, 8, held_out=True)))
+            for number in range(batches)
+        ]
+
+
+def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, list[Observation]]:
+    """Decode held-out text as it stands: a prompt of 32 tokens, then one by one."""
+    listener = Listener()
+    offloaded = offload(parts, LRU(), Memory(parts.geometry.experts), listener)
+    with offloaded as model, torch.inference_mode():
+        for number in range(windows):
+            ids = torch.from_numpy(text.batch(number, 1, held_out=True))
+            out = model(ids[:, :32], use_cache=True, logits_to_keep=1)
+            for place in range(32, 32 + tokens):
+                step = ids[:, place : place + 1]
+                out = model(step, past_key_values=out.past_key_values, use_cache=True)
+    return offloaded.recorder.trace({}), listener.seen
+
+
+def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> list[dict[str, Any]]:
+    """Table 2: every predictor, one horizon at a time."""
+    rows = []
+    for horizon in (1, 2, 3):
+        for width in (1, 2, 3, 4):
+            made: dict[str, Prefetcher] = {
+                "gate": Gate(horizon, width),
+                "gate_norm": GateNorm(horizon, width),
+                "mlp": MLP(horizon, width),
+            }
+            if horizon == 1:
+                made["popularity"] = Popularity(width)
+            for name, predictor in made.items():
+                predictor.bind(parts.geometry, parts.folder)
+                predictor.reset(parts.geometry, 0)
+                trace.predictions = []
+                for observation in seen:
+                    predictor.observe(observation)
+                    layer = (observation.access.layer + horizon) % parts.geometry.layers
+                    said = [p for p in predictor.predict(observation) if p.expert.layer == layer]
+                    trace.predictions.append(said)
+                rows.append({"predictor": name, "horizon": horizon, "width": width})
+                rows[-1] |= replay(trace, parts, slots, Recorded())
+        rows.append({"predictor": "oracle", "horizon": horizon, "width": 0})
+        rows[-1] |= replay(trace, parts, slots, Oracle(horizon=horizon))
+    rows.append({"predictor": "none", "horizon": 0, "width": 0} | replay(trace, parts, slots, None))
+    return rows
+
+
+def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -> dict[str, Any]:
+    """One row; timeliness and seconds are of the modelled link (an expert takes a layer's time)."""
+    cache = ExpertCache(LRU(), parts.geometry, slots, "layer", 16)
+    report = simulate(trace, cache, predictor, LINK)
+    used = (report.prefetch_hits or 0) + (report.late_hits or 0)
+    return {
+        "coverage": report.prefetch_coverage,
+        "precision": report.prefetch_precision,
+        "mb_prefetched_per_token": (report.bytes_prefetch or 0) / 1e6 / report.tokens_decode,
+        "mb_wasted_per_token": (report.bytes_wasted or 0) / 1e6 / report.tokens_decode,
+        "timeliness": ratio(report.prefetch_hits or 0, used),
+        "modelled_ms_per_token": 1e3 * (report.tpot_s or 0),
+    }
+
+
+def neurons(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+    """Table 3."""
+    selector = Corm()
+    selector.bind(parts.geometry, parts.folder)
+    held_out, rows = reads(parts, text, batches), []
+    for rule, fraction in (("top", 0.1), ("top", 0.2), ("top", 0.3), ("top", 0.5), ("energy", 0.9)):
+        table = quality.of_neurons(
+            selector.factors, lambda *w: contributions(parts, *w), held_out, fraction, rule
+        )
+        rows += [{"rule": rule, "fraction": fraction, **row} for row in table]
+    for row in rows:
+        state = selector.factors[row["layer"]].state_dict().values()
+        row["stored_bytes"] = sum(t.numel() * (2 if t.is_floating_point() else 1) for t in state)
+        row["resident_bytes"] = sum(tensor.nbytes for tensor in state)
+    return rows
+
+
+def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
+    """Median microseconds a decoding visit."""
+    selector, found = Corm(), {}
+    selector.bind(parts.geometry, parts.folder)
+    steps = [o for o in seen if o.access.phase == "decode" and o.access.layer > 0][:600]
+    for name, predictor in {"gate": Gate(), "mlp": MLP(), "mlp depth 3": MLP(3)}.items():
+        predictor.bind(parts.geometry, parts.folder)
+        predictor.reset(parts.geometry, 0)
+        found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)
+    for mode in ("late", "predicted"):
+        selector.mode = mode
+        found[f"corm {mode}"] = _median(
+            lambda o: selector.select(o.hidden, o.access.layer, o.access.experts), steps
+        )
+    return found
+
+
+def _median(call: Any, steps: list[Observation]) -> float:
+    times = []
+    for step in steps:
+        started = perf_counter()
+        call(step)
+        times.append(perf_counter() - started)
+    return 1e6 * sorted(times)[len(times) // 2]
+
+
+def show(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table."""
+    print(f"\n{name}")
+    print(" | ".join(rows[0]))
+    for row in rows:
+        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+
+
+def main() -> None:
+    """Make the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--slots", type=int, default=3)
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    parts = load_parts("tiny")
+    batches, windows, tokens = (1, 1, 16) if args.tiny else (4, 6, 160)
+    text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
+    tables = {
+        "experts": experts(parts, text, batches),
+        "neurons": neurons(parts, text, batches),
+    }
+    trace, seen = decode(parts, text, windows, tokens)
+    tables["replays"] = replays(trace, seen, parts, args.slots)
+    if args.time:
+        tables["microseconds"] = [timed(parts, seen)]
+    (args.out / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
+    for name, rows in tables.items():
+        show(name, rows)
+
+
+if __name__ == "__main__":
+    main()

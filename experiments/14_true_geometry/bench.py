@@ -1,0 +1,214 @@
+"""A large model at its true sizes on this machine: random weights, a recorded routing, the disk.
+
+    python experiments/14_true_geometry/bench.py pack   --layers 4 --out results/pack.jsonl
+    python experiments/14_true_geometry/bench.py decode --layers 4 --budget 8GiB \
+        --out results/true_geometry.jsonl
+    python experiments/14_true_geometry/bench.py clean  --layers 4
+
+`--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the
+records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a plain file of as many
+bytes; `decode`, in a process of its own so that its peak of memory is its
+own, decodes within the budget and shows both shares of the ceiling. `--tiny` is a smoke test of
+either. All layers of a model are taken without `--layers`; look at `mode=plan` first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from moex.cache.capacity import Memory, parse_bytes
+from moex.cache.lru import LRU
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
+from moex.runner import hf
+from moex.runner.assemble import Parts, load_parts
+from moex.runner.live import run_offloaded
+from moex.runner.texts import Prompts
+from moex.store.pack import cache_folder
+from moex.store.slots import Slots, paged
+from moex.types import Expert
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
+
+
+def load(options: argparse.Namespace) -> Parts:
+    """The model of random weights, packed into files once."""
+    config = yaml.safe_load((CONF / f"{options.model}.yaml").read_text())
+    shapes = dict(config["architecture"])
+    if options.layers:
+        shapes["num_hidden_layers"] = options.layers
+    if options.tiny:
+        shapes.update(SMALL)
+    quant = None
+    if options.quant:
+        text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
+        quant = instantiate(yaml.safe_load(text), _convert_="object")
+    return load_parts(
+        f"random-{options.model}",
+        store="disk",
+        cache_dir=folder(options),
+        architecture=shapes,
+        quant=quant,
+    )
+
+
+def folder(options: argparse.Namespace) -> Path:
+    """Where the records are."""
+    return options.folder or cache_folder().expanduser() / "true_geometry"
+
+
+def pack(options: argparse.Namespace) -> dict[str, Any]:
+    """Pack, and write as many bytes plainly, both down to the disk."""
+    started = perf_counter()
+    parts = load(options)
+    took = perf_counter() - started
+    parts.store.verify()  # type: ignore[attr-defined]
+    geometry = parts.geometry
+    size = geometry.layers * geometry.experts * geometry.expert_bytes
+    parts.store.close()
+    plain = min(size, 4 << 30)
+    block = torch.randint(0, 256, (64 << 20,), dtype=torch.uint8).numpy().data
+    with tempfile.NamedTemporaryFile(dir=folder(options)) as file:
+        began = perf_counter()
+        for start in range(0, plain, len(block)):
+            file.write(block[: plain - start])
+        file.flush()
+        os.fsync(file.fileno())
+        plain_s = perf_counter() - began
+    return {
+        "what": "pack",
+        "bytes": size,
+        "pack_bytes_per_s": size / took,
+        "plain_bytes_per_s": plain / plain_s,
+        "times_slower": (plain / plain_s) / (size / took),
+    }
+
+
+def link_speed(parts: Parts, count: int) -> float:
+    """Bytes a second of reading records in no order, into memory that was read into before."""
+    out, times = paged(parts.layout.bytes), []
+    geometry = parts.geometry
+    for number in range(count):
+        expert = Expert(number % geometry.layers, (5 * number + 1) % geometry.experts)
+        started = perf_counter()
+        parts.store.read(expert, out)
+        times.append(perf_counter() - started)
+    return parts.layout.bytes / median(times[1:])
+
+
+def memory_speed(parts: Parts, count: int) -> float:
+    """Bytes a second at which one expert after another is read to be computed with."""
+    places = min(8, parts.geometry.experts)
+    slots = Slots(parts.layout, places)
+    for number, record in enumerate(slots.records):
+        parts.store.read(Expert(0, number), record)
+    token = torch.randn(1, parts.geometry.hidden).to(parts.model.dtype)
+    times = []
+    with torch.inference_mode():
+        for number in range(count):
+            started = perf_counter()
+            hf.expert_output(parts.layers[0].experts, token, slots.tensors[number % places])
+            times.append(perf_counter() - started)
+    return parts.layout.bytes / median(times[1:])
+
+
+def decode(options: argparse.Namespace) -> dict[str, Any]:
+    """Decode within the budget; compare with what link and memory allow at the hit rate found."""
+    parts = load(options)
+    threads = options.threads or max(1, torch.get_num_threads() - 1)
+    torch.set_num_threads(threads)
+    count = 4 if options.tiny else 24
+    workload = Prompts(
+        name="one prompt of 8 tokens",
+        prompts=["replayed routing"],
+        prompt_tokens=8,
+        new_tokens=4 if options.tiny else options.new_tokens,
+        warmup=0 if options.tiny else 1,
+        repeats=1 if options.tiny else 3,
+        routing=options.routing,
+    )
+    batches = workload.batches(parts.tokenizer(), "cpu")
+    memory = Memory(3) if options.tiny else Memory(None, options.budget)
+    prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
+    row = run_offloaded(parts, batches, workload, LRU(), memory, prefetcher).report
+    # Measured afterwards: the peak of memory above is the run's own.
+    link, reads = link_speed(parts, count), memory_speed(parts, count)
+    geometry = parts.geometry
+    demanded = geometry.layers * geometry.top_k * geometry.expert_bytes
+    moved = (row.bytes_moved or 0) / row.tokens_decode
+    by_link = link / moved if moved else float("inf")
+    by_memory = reads / demanded
+    speed = row.tokens_per_second or 0.0
+    parts.store.close()
+    return {
+        "what": "decode, random weights, replayed routing",
+        "model": options.model,
+        "layers": geometry.layers,
+        "quant": options.quant,
+        "bits_per_weight": parts.bits_per_weight,
+        "threads": threads,
+        "tokens_per_second": speed,
+        "hit_rate": row.hit_rate,
+        "slots": row.slots,
+        "link_bytes_per_s": link,
+        "memory_bytes_per_s": reads,
+        "share_of_link": speed / by_link,
+        "share_of_memory": speed / by_memory,
+        "share_of_least": speed / min(by_link, by_memory),
+        "whole_layers_ceiling_tokens_per_second": link
+        / (geometry.layers * geometry.experts * geometry.expert_bytes),
+        "planned_device_bytes": row.planned_device_bytes,
+        "peak_host_bytes": row.peak_host_bytes,
+        "budget": None if options.tiny else parse_bytes(options.budget),
+        "row": asdict(row),
+    }
+
+
+def clean(options: argparse.Namespace) -> dict[str, Any]:
+    """Take the records away again."""
+    shutil.rmtree(folder(options), ignore_errors=True)
+    return {"what": "clean", "folder": str(folder(options))}
+
+
+def main() -> None:
+    """Run one part and print its line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=["pack", "decode", "clean"])
+    parser.add_argument("--model", default="mixtral_8x7b")
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
+    parser.add_argument("--budget", default="8GiB")
+    parser.add_argument("--routing", default="tiny")
+    parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    row = {"pack": pack, "decode": decode, "clean": clean}[options.part](options)
+    text = json.dumps({**row, **provenance()}) + "\n"
+    print(text, end="")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with options.out.open("a") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()

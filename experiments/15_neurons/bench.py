@@ -1,0 +1,250 @@
+"""Experts by neurons: when rows beat whole experts, and what they buy end to end.
+
+    python experiments/15_neurons/bench.py density --out results/density.jsonl
+    python experiments/15_neurons/bench.py surface --out results/surface.jsonl
+
+`density` times loads of a share of an expert's neurons, scattered at random, from memory and from
+files, against the whole expert: where the lines cross is `memory.break_even`. `surface` decodes
+with the bundled model behind an emulated link, at equal device bytes (predictor included) and in
+interleaved turns: whole experts with LRU and gate lookahead against neurons in thin places. One
+JSON line a case; `--tiny` is a smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.paired import paired_ratio
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.runner.assemble import load_parts, offload
+from moex.runner.workload import generate
+from moex.sim.hardware import HardwareProfile
+from moex.sparsity.oracle import Oracle
+from moex.sparsity.random import Random
+from moex.store.bundles import Bundles
+from moex.store.disk import DiskStore
+from moex.store.layout import Planes
+from moex.store.pack import Packer
+from moex.store.ram import RamStore
+from moex.store.rows import RowSlots
+from moex.store.slots import Slots
+from moex.types import DECODE, Expert, Geometry, Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from moex.prefetch.base import Prefetcher
+    from moex.runner.assemble import Parts
+    from moex.sparsity.base import NeuronSelector
+
+ROOT = Path(__file__).parents[2]
+DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LOADS = (0.5, 1, 2, 4, 8)
+SLOTS = (2, 3, 4)
+
+
+def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Seconds of a load by store and share of neurons, and the break-even of each store."""
+    hidden, neurons, experts = (64, 96, 4) if args.tiny else (args.hidden, args.neurons, 16)
+    tensors = {
+        "gate_up_proj": ((2 * neurons, hidden), torch.bfloat16),
+        "down_proj": ((hidden, neurons), torch.bfloat16),
+    }
+    layout, planes = Bundles(tensors), Planes(tensors)
+    sizes = {"hidden": hidden, "neurons": neurons, "expert_bytes": layout.bytes}
+    with tempfile.TemporaryDirectory(prefix="moex-density-", dir=args.folder) as folder:
+        for name, made, whole in _stores(layout, planes, experts, Path(folder), args):
+            places, rows = Slots(planes, 2), RowSlots(layout, neurons, 2)
+            draw = np.random.default_rng(0)
+            times: dict[float, list[float]] = {share: [] for share in (0.0, *DENSITIES)}
+            for turn in range(3 if args.tiny else args.repeats):
+                expert = Expert(0, turn % experts)
+                times[0.0].append(_seconds(places.bring(whole, Load(expert, 0))))
+                for share in DENSITIES:
+                    mask = np.zeros(neurons, bool)
+                    mask[draw.permutation(neurons)[: max(1, round(share * neurons))]] = True
+                    bits = np.packbits(mask, bitorder="little").tobytes()
+                    load = Load(Expert(0, (turn + 1) % experts), 1, bits)
+                    started = perf_counter()  # deciding where rows go is part of a load
+                    rows.bring(made, load)()
+                    times[share].append(perf_counter() - started)
+            middle = {share: median(seconds) for share, seconds in times.items()}
+            base = {"case": "density", "store": name, "io": made.io, **sizes}
+            for share in DENSITIES:
+                ratio = middle[share] / middle[0.0]
+                yield {**base, "share": share, "seconds": middle[share], "against_whole": ratio}
+            worth = [share for share in DENSITIES if middle[share] < middle[0.0]]
+            yield {**base, "whole_s": middle[0.0], "break_even": max(worth, default=0.0)}
+
+
+def _stores(
+    layout: Bundles, planes: Planes, experts: int, folder: Path, args: argparse.Namespace
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name, store of bundles, store of whole experts."""
+    hidden, neurons = layout.hidden, layout.neurons
+    one = Geometry(1, experts, 1, hidden, neurons, layout.bytes)
+    other = one._replace(expert_bytes=planes.bytes)
+    draw = torch.Generator().manual_seed(0)
+    made = {
+        part.name: torch.randn(part.shape, generator=draw).to(part.dtype) for part in planes.parts
+    }
+    ram, whole = RamStore(layout, one), RamStore(planes, other)
+    for store in (ram, whole):
+        for index in range(experts):
+            store.put(Expert(0, index), made)
+    yield "ram", ram, whole
+    opened = []
+    for name, kind, geometry in (("bundles", layout, one), ("planes", planes, other)):
+        with Packer(folder / name, kind, geometry, {}) as packer:
+            for index in range(experts):
+                packer.put(Expert(0, index), made)
+        opened.append(DiskStore(folder / name, kind, geometry))
+        opened[-1].verify()
+    yield "disk", *opened
+    for store in opened:
+        store.close()
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    started = perf_counter()
+    call()
+    return perf_counter() - started
+
+
+def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Speed of neurons against whole experts, by load time and slots; the ceiling of each."""
+    torch.set_num_threads(args.threads)
+    whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
+    prompts = _prompts(whole)
+    if args.tiny:
+        prompts, args.tokens, args.repeats = prompts[:1], 4, 2
+    geometry = whole.geometry
+    layer_s = _run(whole, Memory(geometry.experts), None, None, None, prompts, args.tokens)[0]
+    layer_s /= geometry.layers
+    loads, slots = ((4,), (6,)) if args.tiny else (args.loads, args.slots)
+    for ratio in (*loads, 0.0):  # last without any load time: the ceiling
+        speed = geometry.expert_bytes / (ratio * layer_s) if ratio else float("inf")
+        link = HardwareProfile("emulated", link_bytes_per_s=speed, chunk_bytes=1 << 16)
+        for count in slots:
+            plain, thin = Memory(count), _equal(whole, count, args.rows)
+            times: dict[str, list[float]] = {"whole": [], "neurons": []}
+            for _ in range(args.repeats):
+                took, first = _run(whole, plain, Gate(), None, link, prompts, args.tokens)
+                times["whole"].append(took)
+                selector, prefetcher = _parts(args)
+                took, second = _run(neurons, thin, prefetcher, selector, link, prompts, args.tokens)
+                times["neurons"].append(took)
+            gain = paired_ratio(times["whole"], times["neurons"])
+            yield {
+                "case": "surface",
+                "emulated": True,
+                "load_over_layer": ratio,
+                "slots": count,
+                "selector": args.selector,
+                "fraction": args.fraction,
+                "rows": args.rows,
+                **{f"{name}_s": median(seconds) for name, seconds in times.items()},
+                "speedup": gain.median,
+                "low": gain.low,
+                "high": gain.high,
+                "pairs": gain.pairs,
+                **{f"whole_{name}": value for name, value in first.items()},
+                **{f"neurons_{name}": value for name, value in second.items()},
+            }
+
+
+def _parts(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
+    """The selector and the prefetcher that are compared with whole experts."""
+    if args.selector == "corm":
+        from moex.prefetch.corm import Corm as Fetch
+        from moex.prefetch.mlp import MLP
+        from moex.sparsity.corm import Corm
+
+        return Corm(fraction=args.fraction, mode=args.mode), Fetch(MLP())
+    made = {"oracle": Oracle, "random": Random}[args.selector]
+    return made(fraction=args.fraction, mode=args.mode), NoPrefetch()
+
+
+def _equal(parts: Parts, slots: int, rows: float) -> Memory:
+    """Thin places for the bytes that so many whole slots and their staging take."""
+    geometry = parts.geometry
+    places = slots * geometry.layers + 2 * geometry.top_k
+    budget = parts.skeleton_bytes + places * geometry.expert_bytes
+    return Memory(None, budget=budget, rows=rows)
+
+
+def _run(
+    parts: Parts,
+    memory: Memory,
+    prefetcher: Prefetcher | None,
+    selector: NeuronSelector | None,
+    link: HardwareProfile | None,
+    prompts: list[torch.Tensor],
+    tokens: int,
+) -> tuple[float, dict[str, Any]]:
+    """Seconds a decoded token, and what the books say."""
+    run = offload(parts, LRU(), memory, prefetcher, link, selector=selector)
+    with run as model:
+        generate(model, prompts, tokens, run.meter)
+        run.finish()
+    decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
+    predictor = sum(part.device_bytes for part in (selector, prefetcher) if part)
+    return decode.seconds / decode.passes, {
+        "slots_made": run.cache.slots,
+        "device_bytes": run.slots.bytes + predictor,
+        "predictor_bytes": predictor,
+        "bytes_demand": counts.bytes_demand,
+        "bytes_prefetch": counts.bytes_prefetch,
+        "stall_share": decode.stall_s / decode.seconds,
+    }
+
+
+def _prompts(parts: Parts) -> list[torch.Tensor]:
+    texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
+    tokenizer = parts.tokenizer()
+    return [torch.tensor([tokenizer(text)["input_ids"][:32]]) for text in texts]
+
+
+def main() -> None:
+    """Run what was asked for and write a line a case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["density", "surface"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--hidden", type=int, default=4096, help="of the density's experts")
+    parser.add_argument("--neurons", type=int, default=14336, help="of the density's experts")
+    parser.add_argument("--folder", type=Path, help="where density writes its files")
+    parser.add_argument("--selector", choices=["corm", "oracle", "random"], default="corm")
+    parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
+    parser.add_argument("--fraction", type=float, default=0.3)
+    parser.add_argument("--rows", type=float, default=0.4)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
+    parser.add_argument("--slots", type=int, nargs="+", default=SLOTS)
+    args = parser.parse_args()
+    lines = []
+    for row in {"density": density, "surface": surface}[args.what](args):
+        lines.append(json.dumps(row))
+        print(lines[-1], flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Sets of rows as integers (bit j is neuron j), and those of one expert that are in its place."""
+
+from __future__ import annotations
+
+
+def bitmap(rows: bytes) -> int:
+    """The rows of a `Load` or `Prediction`."""
+    return int.from_bytes(rows, "little")
+
+
+def lowest(rows: int, count: int) -> int:
+    """The `count` lowest members of a bitmap."""
+    if rows.bit_count() <= count:
+        return rows
+    low, high = 0, rows.bit_length()
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (rows & ((1 << middle) - 1)).bit_count() <= count:
+            low = middle
+        else:
+            high = middle
+    return rows & ((1 << low) - 1)
+
+
+class Held:
+    """The rows of one expert that are in its place, in the order of their last use."""
+
+    __slots__ = ("recent",)
+
+    def __init__(self) -> None:
+        self.recent: list[int] = []
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        rows = 0
+        for generation in self.recent:
+            rows |= generation
+        return rows
+
+    def take(self, wanted: int, capacity: int, hot: int) -> int:
+        """Use rows, of which those not there must be loaded (returned); the oldest leave.
+
+        Hot rows leave for others only when nothing else is left.
+        """
+        missing = wanted & ~self.rows
+        kept = [generation & ~wanted for generation in self.recent]
+        self.recent = [wanted, *(generation for generation in kept if generation)]
+        over = sum(generation.bit_count() for generation in self.recent) - capacity
+        for spared in (hot, 0):
+            for number in range(len(self.recent) - 1, 0, -1):
+                if over <= 0:
+                    break
+                gone = lowest(self.recent[number] & ~spared, over)
+                self.recent[number] &= ~gone
+                over -= gone.bit_count()
+        self.recent = [generation for generation in self.recent if generation]
+        return missing

@@ -1,0 +1,96 @@
+"""`mode=plan`: what fits, what a token costs, what is needed, before anything is downloaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.capacity import Memory
+from moex.report import Report
+from moex.sim.roofline import roofline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moex.modes.common import Build
+    from moex.sim.hardware import HardwareProfile
+    from moex.types import Geometry
+
+
+def run(config: Any, folder: Path, build: Build) -> Report:
+    """Read the configuration, no weights, and do the sums."""
+    from moex.runner import budget, checkpoint, hub
+
+    model, workload = config.model, build(config.workload)
+    given = hub.configuration(model.name, model.architecture)
+    skeleton = checkpoint.build_from(given, model.dtype)
+    plain, _ = budget.sizes(skeleton)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    stored, size = budget.sizes(skeleton, quant)
+    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
+    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch).device_bytes, size)
+    memory, hardware = Memory(**config.memory), build(config.hardware)
+    whole = 8 * skeleton.dtype.itemsize
+    bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
+    lines, report = [], Report(source="plan", mode="plan", model=model.name)
+    for width in [bits, *(w for w in config.mode.bits if w < bits)]:
+        geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
+        try:
+            slots = memory.resolve(geometry, wanted)
+        except ValueError as error:
+            lines.append(f"{width:g} bits: {error}")
+            continue
+        if width == bits or report.slots is None:
+            report.expert_bits = width
+            _fill(report, geometry, slots, memory, wanted)
+        lines.append(_line(width, geometry, slots))
+        lines += _roofs(geometry, wanted.skeleton, hardware, config.mode.hit_rates)
+    if report.slots is None:
+        raise ValueError(lines[-1].partition(" bits: ")[2])
+    pool = stored.layers * stored.experts * stored.expert_bytes
+    report.disk_bytes = pool
+    lines.insert(0, _head(stored, wanted, pool))
+    report.verdict = "\n".join(lines)
+    return report
+
+
+def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Any) -> None:
+    places = slots * geometry.layers + memory.places_beside(geometry)
+    report.slots, report.pool = slots, memory.pool
+    report.expert_bytes = geometry.expert_bytes
+    report.bytes_per_token = geometry.layers * geometry.top_k * geometry.expert_bytes
+    report.capacity_bytes = places * geometry.expert_bytes
+    report.skeleton_bytes = wanted.skeleton
+    report.planned_device_bytes = wanted.total + report.capacity_bytes
+
+
+def _head(geometry: Geometry, wanted: Any, pool: int) -> str:
+    return (
+        f"{geometry.layers} MoE layers x {geometry.experts} experts, top-{geometry.top_k}; "
+        f"experts {gigabytes(pool)} in all, packed; the download is kept beside them unless "
+        "model.keep_shards=false; on the device beside experts: skeleton "
+        f"{gigabytes(wanted.skeleton)}, KV cache {gigabytes(wanted.kv_cache)}, workspace about "
+        f"{gigabytes(wanted.workspace)}, predictor {gigabytes(wanted.predictor)}"
+    )
+
+
+def _line(width: float, geometry: Geometry, slots: int) -> str:
+    token = geometry.layers * geometry.top_k * geometry.expert_bytes
+    return (
+        f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB an expert, {gigabytes(token)} a "
+        f"token without any hit, {slots} of {geometry.experts} slots a layer"
+    )
+
+
+def _roofs(
+    geometry: Geometry, skeleton_bytes: int, hardware: HardwareProfile, hit_rates: list[float]
+) -> list[str]:
+    if not hardware.timed:
+        return ["  no ceiling: this profile names no link; try hardware=rtx3060"]
+    roofs = [roofline(geometry, skeleton_bytes, hardware, rate) for rate in hit_rates]
+    each = ", ".join(f"{r.hit_rate:.0%}: {r.serial:.3g} to {r.overlapped:.3g}" for r in roofs)
+    return [f"  ceiling on {hardware.name}, tokens/s by hit rate, no load hidden to all: {each}"]
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

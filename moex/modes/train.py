@@ -1,0 +1,169 @@
+"""`mode=train`: train a predictor on text that the model reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex import trained
+from moex.identity import code_version, key_of
+from moex.modes.common import set_threads
+from moex.provenance import provenance
+from moex.report import Report
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moex.modes.common import Build
+    from moex.runner.assemble import Parts
+
+KINDS = ("mlp", "corm")
+CALIBRATION_BATCHES = 4
+
+
+def run(config: Any, folder: Path, build: Build) -> Report:
+    """Train the predictor that `prefetch` names; write its checkpoint."""
+    from dataclasses import replace
+
+    from moex.runner.parts import load_parts
+    from moex.train.data import LEAST_TOKENS, corpus
+
+    kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
+    if kind not in KINDS:
+        raise ValueError(
+            f"prefetch={kind}: has nothing to train; expected one of {', '.join(KINDS)}; "
+            "try mode=train prefetch=mlp"
+        )
+    recipe, origin = build(config.train), provenance()
+    if config.smoke:
+        recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
+    if "_target_" in config.quant:
+        raise ValueError("mode=train: predictors learn from the model as it is; try quant=none")
+    set_threads(config)
+    model = config.model
+    parts = load_parts(model.name, model.dtype, model.device, "ram", config.cache_dir)
+    with closing(parts.store):
+        context = min(recipe.context, parts.model.config.max_position_embeddings)
+        most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
+        text = corpus(recipe.text, parts.tokenizer(), folder, context, most, config.seed)
+        started = time.process_time()
+        tensors, about, rows = _train(kind, parts, text, recipe, folder, config.seed)
+        about |= {
+            "recipe": {n: v for n, v in asdict(recipe).items() if n not in ("text", "out")},
+            "text": {"name": text.source, "documents": len(text.starts), "tokens": text.count},
+            "seed": config.seed,
+            "cpu_s": round(time.process_time() - started),
+            "metrics": rows,
+            **origin,
+        }
+        path = Path(recipe.out) if recipe.out else trained.own_path(kind, parts.folder)
+        done = trained.write(path, kind, tensors, parts.geometry, parts.folder, about)
+    (folder / "training.pt").unlink(missing_ok=True)
+    (folder / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
+    report = Report(source="live", mode="train", tasks=_tasks(kind, rows))
+    own = "" if not recipe.out else f" prefetch.checkpoint={path}"
+    report.verdict = (
+        f"predictor written: {done.path} ({done.identity}); use it with: prefetch={kind}{own}"
+    )
+    return report
+
+
+def _train(
+    kind: str, parts: Parts, text: Any, recipe: Any, folder: Path, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
+    """Tensors, what is known of them, and their quality on held-out documents."""
+    import torch
+
+    from moex.cache.capacity import Memory
+    from moex.cache.lru import LRU
+    from moex.runner.activations import contributions, factors_of, read
+    from moex.runner.assemble import fits, offload
+    from moex.train import fit, quality
+
+    geometry = parts.geometry
+    routers = [_router(layer, geometry) for layer in parts.layers]
+    trainer: Any
+    if kind == "mlp":
+        trainer = fit.ExpertTrainer(geometry, routers, recipe, seed)
+    else:
+        trainer = fit.NeuronTrainer(geometry, lambda layer: factors_of(parts, layer), recipe, seed)
+    whole = geometry.layers * geometry.experts * geometry.expert_bytes
+    memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory()
+    named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})
+    valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
+    with offload(parts, LRU(), memory) as model:
+
+        def see(windows: Tensor) -> Any:
+            return read(model, parts.layers, windows)
+
+        fit.fit(trainer, text, see, recipe, folder / "training.pt", named)
+        held_out = [
+            see(torch.from_numpy(text.batch(number, recipe.batch, held_out=True)))
+            for number in range(valid)
+        ]
+        if kind == "mlp":
+            batches = [(seen, recipe.batch) for seen in held_out]
+            rows = quality.of_experts(trainer, routers, batches)
+            about = {"width": recipe.width, "horizon": recipe.horizon}
+        else:
+            calibration = [
+                see(torch.from_numpy(text.batch(number, recipe.batch)))
+                for number in range(CALIBRATION_BATCHES)
+            ]
+            quality.calibrate(trainer.modules, calibration)
+            rows = quality.of_neurons(
+                trainer.modules, lambda *which: contributions(parts, *which), held_out
+            )
+            about = {"width": recipe.width, "rank": recipe.rank}
+    state = trainer.modules.state_dict()
+    tensors = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    return tensors, about, rows
+
+
+def _router(layer: Any, geometry: Any) -> Tensor:
+    """A router's matrix [experts, hidden]; zeros where it has none, to start from nothing."""
+    import torch
+
+    weight = getattr(layer.router, "weight", None)
+    shape = (geometry.experts, geometry.hidden)
+    if weight is None or tuple(weight.shape) != shape:
+        return torch.zeros(shape)
+    return weight.detach()
+
+
+def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over layers, as rows of accuracy."""
+    if kind == "mlp":
+        least = min(row["named"] for row in rows)
+        groups = {
+            f"{name}{horizon}": [
+                row[f"{prefix}recall"]
+                for row in rows
+                if row["horizon"] == horizon and row["named"] == least
+            ]
+            for horizon in sorted({row["horizon"] for row in rows})
+            for name, prefix in (("mlp_horizon", ""), ("gate_horizon", "gate_"))
+        }
+        metrics = dict.fromkeys(groups, f"recall@{least}")
+    else:
+        groups, metrics = {}, {}
+        for way in ("late", "predicted", "freq", "oracle"):
+            for name in ("neuron_recall", "energy_recall"):
+                task = f"corm_{way}_{name}"
+                groups[task] = [row[name] for row in rows if row["way"] == way]
+                metrics[task] = name
+    return [
+        {
+            "task": task,
+            "metric": metrics[task],
+            "value": sum(values) / len(values),
+            "stderr": None,
+            "n": len(values),
+        }
+        for task, values in groups.items()
+        if values
+    ]

@@ -1,0 +1,86 @@
+"""How many of the scored experts of a layer are named: shared by all predictors that score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import nlargest
+from typing import TYPE_CHECKING
+
+from moex.prefetch.base import Prefetcher
+from moex.types import PREFILL, Expert, Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from moex.types import Access, Geometry
+
+DEEPEST = 3
+
+
+@dataclass
+class ScoredPrefetcher(Prefetcher):
+    """You score the experts of the layers ahead; who is named follows from the fields.
+
+    Decoding, a layer's `width` best are named (0: the model's top-k), or with `mass` the fewest
+    whose scores sum to that share of the layer's, and at most what `budget_bytes` a layer pay for.
+    In prefill every expert with a score is a candidate, because the next layer's union is nearly
+    known. Nearer layers come first.
+
+    Args:
+        depth: layers ahead, 1 to 3.
+        width: experts named a layer, 0 for top-k.
+        mass: a share in (0, 1] instead of `width`; 0 for none.
+        budget_bytes: of whole experts, a layer; 0 for no limit.
+
+    Raises:
+        ValueError: a field outside its range, or both `width` and `mass`.
+    """
+
+    depth: int = 1
+    width: int = 0
+    mass: float = 0.0
+    budget_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= DEEPEST:
+            raise ValueError(f"prefetch.depth={self.depth}: expected 1 to {DEEPEST} layers ahead")
+        if self.width < 0:
+            raise ValueError(f"prefetch.width={self.width}: expected 0 (top-k) or more experts")
+        if not 0 <= self.mass <= 1:
+            raise ValueError(f"prefetch.mass={self.mass}: expected 0 (none) or a share in (0, 1]")
+        if self.width and self.mass:
+            raise ValueError(
+                f"prefetch.width={self.width} prefetch.mass={self.mass}: expected one of them; "
+                "try prefetch.width=0"
+            )
+        if self.budget_bytes < 0:
+            raise ValueError(
+                f"prefetch.budget_bytes={self.budget_bytes}: expected 0 (none) or more"
+            )
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Learn how many experts a token uses, and how many the budget pays for."""
+        self.named = self.width or geometry.top_k
+        self.paid = geometry.experts
+        if self.budget_bytes:
+            self.paid = self.budget_bytes // geometry.expert_bytes
+
+    def name(self, access: Access, ahead: Sequence[Sequence[float]]) -> Iterator[Prediction]:
+        """Yield the named experts, best first, nearer layers first.
+
+        Args:
+            access: the running visit.
+            ahead: `ahead[d - 1][i]` scores expert i of layer `access.layer + d`; none negative.
+        """
+        for layer, scores in enumerate(ahead[: self.depth], start=access.layer + 1):
+            whole = access.phase == PREFILL or self.mass
+            best = nlargest(
+                len(scores) if whole else self.named, range(len(scores)), key=scores.__getitem__
+            )
+            wanted = self.mass * sum(scores) if access.phase != PREFILL and self.mass else None
+            got = 0.0
+            for index in best[: self.paid]:
+                if not scores[index] or (wanted is not None and got >= wanted):
+                    break
+                got += scores[index]
+                yield Prediction(Expert(layer, index), scores[index])

@@ -1,0 +1,101 @@
+"""What a model needs on the device, known from its configuration before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moex.runner import hf
+from moex.runner.quantized import ExpertPacking, saved_bytes
+from moex.store.layout import Planes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from moex.quant.base import Scheme
+    from moex.types import Geometry
+
+STAGES = 10
+"""Hidden states of all tokens that a prefill pass has in memory at once, more or less."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes on the device beside experts, by what they are for; a model's and a workload's.
+
+    skeleton: all weights but the experts'.
+    kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
+    workspace: an estimate of activations: hidden states, one expert's inner state and the logits.
+    predictor: a copy of the routers for the gate lookahead, and what prefetchers keep.
+    """
+
+    skeleton: int
+    kv_cache: int = 0
+    workspace: int = 0
+    predictor: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything but slots and staging."""
+        return self.skeleton + self.kv_cache + self.workspace + self.predictor
+
+
+def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:
+    """Geometry and bytes of the skeleton, as they are or as `quant` packs them; on meta, too."""
+    layers = hf.moe_layers(model)
+    tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
+    if quant is not None:
+        tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
+        skeleton -= saved_bytes(model, quant)
+    return hf.geometry(model, layers, Planes(tensors).bytes), skeleton
+
+
+def needs(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    prompt_tokens: int = 0,
+    new_tokens: int = 0,
+    batch_size: int = 1,
+    predictor_bytes: int = 0,
+    skeleton: int | None = None,
+) -> Needs:
+    """Bytes beside experts; the model's weights may be on meta.
+
+    `predictor_bytes` are what prefetcher and neuron selector keep on the device, `skeleton` the
+    bytes of all other weights where they are known to differ from the model's own.
+    """
+    text = model.config.get_text_config()
+    size = model.dtype.itemsize
+    prompt = prompt_tokens * batch_size
+    widest = geometry.hidden * (STAGES + geometry.top_k) + 3 * geometry.intermediate
+    layers = hf.moe_layers(model)
+    routers = sum(p.nbytes for x in layers if x.router for p in x.router.parameters())
+    return Needs(
+        skeleton=skeleton_bytes(model) if skeleton is None else skeleton,
+        kv_cache=(prompt_tokens + new_tokens) * batch_size * kv_bytes_per_token(text, size),
+        workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4,
+        predictor=routers + predictor_bytes,
+    )
+
+
+def skeleton_bytes(model: PreTrainedModel) -> int:
+    """Bytes of all weights and buffers but the experts', tied ones once."""
+    model.tie_weights()
+    experts = {id(p) for layer in hf.moe_layers(model) for p in layer.experts.parameters()}
+    held = {id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}
+    return sum(size for key, size in held.items() if key not in experts)
+
+
+def kv_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Bytes that one token adds to the cache of keys and values.
+
+    Windows of layers with sliding attention are not taken off: the figure is an upper bound there.
+    """
+    settings = config.to_dict()
+    heads = config.num_attention_heads
+    if settings.get("kv_lora_rank"):  # latent attention keeps the latent and one rotary key
+        width = settings["kv_lora_rank"] + settings["qk_rope_head_dim"]
+    else:
+        head = settings.get("head_dim") or settings["hidden_size"] // heads
+        width = 2 * (settings.get("num_key_value_heads") or heads) * head
+    return config.num_hidden_layers * width * itemsize

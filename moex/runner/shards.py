@@ -1,0 +1,228 @@
+"""Where a checkpoint's tensors are read from: a folder, or a hub repository a shard at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from moex.runner import hub
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Shards(ABC):
+    """The files of a checkpoint. Read in their order, each is needed for a while and then done."""
+
+    folder: Path
+    """Of the configuration."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+
+    @abstractmethod
+    def path(self, file: str, key: str) -> Path:
+        """Where the tensor `key` of a file can be read."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Say in a few lines which weights these are and who reads them, without reading them."""
+
+    @abstractmethod
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """Nobody will read the file in this run any more; later runs will want `kept` of it."""
+
+    def read(self, key: str) -> Tensor:
+        """Read one tensor into memory of its own.
+
+        Not through the library's mapping: mapped pages count as memory until the file is closed,
+        and a shard of a large model is larger than a small machine's.
+        """
+        path = self.path(self.files[key], key)
+        with path.open("rb", buffering=0) as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(size))[key]
+            begin, end = entry["data_offsets"]
+            data = torch.empty(end - begin, dtype=torch.uint8)
+            file.seek(8 + size + begin)
+            view, done = memoryview(data.numpy()), 0  # type: ignore[arg-type]
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise ValueError(f"model: {path} ends inside {key}; is the file whole?")
+                done += count
+        return data.view(STORED[entry["dtype"]]).view(entry["shape"])
+
+
+class Folder(Shards):
+    """A folder that holds all shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths = shards(folder)
+        self._files = {key: path.name for key, path in self.paths.items()}
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+        return self._files
+
+    def path(self, file: str, key: str) -> Path:
+        """The file."""
+        return self.folder / file
+
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """All files stay."""
+
+    def identity(self) -> dict[str, Any]:
+        """Name, size and time of change of every shard, and digests.
+
+        A digest is of a file's head and of pages spread over it, because times alone can lie (some
+        installers set them all alike).
+        """
+        return identity(self.folder)
+
+
+class Streamed(Shards):
+    """A hub repository on a small disk: a shard is downloaded when it is wanted, and then removed.
+
+    What later runs need of it (everything but experts, which are packed by then) is kept as a
+    smaller file of the same form. Killed at any moment, the next run goes on: what was packed is
+    not downloaded again, and a download cut short continues.
+
+    Args:
+        name: the repository.
+        folder: of its configuration and index, already here.
+        work: a folder of our own for shards and for what is kept of them.
+    """
+
+    def __init__(self, name: str, folder: Path, work: Path) -> None:
+        self.name, self.folder = name, folder
+        self.work = work / (name.replace("/", "--") + "-" + folder.name[:12])
+        self._files = self._read_index()
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+        return self._files
+
+    def _read_index(self) -> dict[str, str]:
+        index = self.folder / INDEX
+        if index.is_file():
+            return json.loads(index.read_text())["weight_map"]
+        only = "model.safetensors"  # a small model, in one file that must be seen to be known
+        kept = self._kept(only)
+        path = kept if kept.is_file() else hub.fetch(self.name, only, self.work)
+        return dict.fromkeys(_header(path), only)
+
+    def path(self, file: str, key: str) -> Path:
+        """What was kept of the file if the tensor is in it, else the file, downloaded."""
+        kept, whole = self._kept(file), self.work / file
+        if kept.is_file() and key in _header(kept):
+            return kept
+        return whole if whole.is_file() else hub.fetch(self.name, file, self.work)
+
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """Keep what later runs need of a shard, and remove it."""
+        whole, small = self.work / file, self._kept(file)
+        if not whole.is_file():
+            return
+        if not small.is_file():
+            small.parent.mkdir(parents=True, exist_ok=True)
+            partial = small.with_name(small.name + ".part")
+            save_file({key: self.read(key) for key in kept}, partial)
+            partial.replace(small)
+        whole.unlink()
+
+    def identity(self) -> dict[str, Any]:
+        """Name, revision, and digests of configuration and index."""
+        texts = [(self.folder / f) for f in ("config.json", INDEX) if (self.folder / f).is_file()]
+        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in texts)).hexdigest()[:16]
+        files = [self.name, self.folder.name, digest]
+        return {"config": digest, "files": files, "transformers": transformers.__version__}
+
+    def _kept(self, file: str) -> Path:
+        return self.work / "skeleton" / file
+
+
+def _header(path: Path) -> set[str]:
+    """Names of a safetensors file's tensors."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return set(json.loads(file.read(size))) - {"__metadata__"}
+
+
+def shards(folder: Path) -> dict[str, Path]:
+    """Map every tensor's name to the safetensors file that holds it.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard named by the index is missing.
+        ValueError: a file cut short.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        raise FileNotFoundError(
+            f"model: {folder} has no *.safetensors file; expected the weights beside config.json"
+        )
+    found: dict[str, Path] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"model: {folder} lacks {name}, which its index names")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.update(dict.fromkeys(file.keys(), path))
+        except SafetensorError as error:
+            raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
+    return found
+
+
+def identity(folder: Path) -> dict[str, Any]:
+    """Say in a few lines which weights a folder holds and who reads them, without reading it all.
+
+    Of every shard: name, size, time of change, and a digest of its head and of pages spread over
+    it, because times alone can lie (some installers set them all alike).
+    """
+    files = []
+    for path in sorted(set(shards(folder).values())):
+        found, digest = path.stat(), hashlib.sha256()
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            for number in range(1, 17):
+                file.seek(found.st_size * number // 17)
+                digest.update(file.read(4096))
+        files.append([path.name, found.st_size, found.st_mtime_ns, digest.hexdigest()[:16]])
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
+    return {"config": config, "files": files, "transformers": transformers.__version__}

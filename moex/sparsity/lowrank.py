@@ -1,0 +1,129 @@
+"""Experts' gate and up matrices, small: low rank, one code for a layer, four bits a number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from moex.types import Geometry
+
+GRID = 20
+
+
+class Ahead(nn.Module):
+    """Guesses a layer's code from the router input of the layer before."""
+
+    def __init__(self, hidden: int, rank: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden, rank, bias=False)
+        self.inner = nn.Linear(hidden, width)
+        self.outer = nn.Linear(width, rank)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Codes [tokens, rank] of router inputs [tokens, hidden]."""
+        return self.linear(hidden) + self.outer(functional.gelu(self.inner(hidden)))
+
+
+class LayerFactors(nn.Module):
+    """Estimates every neuron's contribution `|silu(gate) * up| * ||down column||` in one layer.
+
+    A state s has the code `U s` [rank], shared by the layer's experts; gate and up of expert e are
+    `V_e U s`, with V_e in four bits and one scale a row. `cuts` are thresholds of estimates, by
+    whether the code is a guess, expert, and share of neurons above ((1 to GRID) / GRID).
+    """
+
+    code: Tensor
+    rows: Tensor
+    scale: Tensor
+    norms: Tensor
+    cuts: Tensor
+
+    def __init__(self, geometry: Geometry, rank: int, width: int, guessed: bool) -> None:
+        super().__init__()
+        _, experts, _, hidden, neurons, _ = geometry
+        self.ahead = Ahead(hidden, rank, width) if guessed else None
+        self.register_buffer("code", torch.zeros(rank, hidden))
+        packed = torch.zeros(experts, 2 * neurons, rank // 2, dtype=torch.uint8)
+        self.register_buffer("rows", packed)
+        self.register_buffer("scale", torch.zeros(experts, 2 * neurons))
+        self.register_buffer("norms", torch.zeros(experts, neurons))
+        self.register_buffer("cuts", torch.zeros(2, experts, GRID))
+
+    def encode(self, hidden: Tensor, early: bool) -> Tensor:
+        """Codes [tokens, rank] of the layer's own router input, or early: of the one before."""
+        if early:
+            assert self.ahead is not None
+            return self.ahead(hidden)
+        return functional.linear(hidden, self.code)
+
+    def estimate(self, codes: Tensor, experts: Sequence[int]) -> Tensor:
+        """Contributions [experts, tokens, intermediate] for codes [tokens, rank]."""
+        chosen = list(experts)
+        packed = self.rows[chosen]
+        low, high = codes.chunk(2, dim=-1)
+        # Numbers from 0 to 15 stand for -8 to 7: what is too much is taken off the product.
+        both = low @ (packed & 15).to(codes.dtype).mT
+        both += high @ (packed >> 4).to(codes.dtype).mT
+        both -= 8 * codes.sum(-1, keepdim=True)
+        gate, up = both.mul_(self.scale[chosen, None]).chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up).abs_().mul_(self.norms[chosen, None])
+
+    def dense(self, experts: Sequence[int]) -> Tensor:
+        """V_e of experts, unpacked [experts, 2 * intermediate, rank]."""
+        packed = self.rows[list(experts)]
+        levels = torch.cat([packed & 15, packed >> 4], dim=-1).to(self.code.dtype).sub_(8)
+        return levels * self.scale[list(experts), :, None]
+
+    def fill(self, moment: Tensor, gate_up: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor the weights so that outputs on real states change least.
+
+        The best rank-r factors of all rows at once for states of second moment C come from the
+        eigenvectors of C^1/2 W'W C^1/2 (data-aware truncated SVD). The code is then turned by a
+        random rotation: without it its few strong directions set the scales, and four bits cost
+        twice as much recall.
+
+        Args:
+            moment: C, mean of s s' over tokens [hidden, hidden].
+            gate_up: W, rows of all experts [experts, 2 * intermediate, hidden].
+            norms: of down columns [experts, intermediate].
+
+        Returns:
+            The rotation R [rank, rank] (codes are R' times codes along eigenvectors), and how much
+            an error along each eigenvector counts [rank], on average 1.
+        """
+        rank = len(self.code)
+        moment, weights = moment.double(), gate_up.double()
+        values, vectors = torch.linalg.eigh(moment)
+        roots = values.clamp(min=1e-6 * float(values[-1])).sqrt()
+        root, inverse = vectors * roots @ vectors.T, vectors / roots @ vectors.T
+        flat = weights.flatten(0, 1)
+        strength, best = torch.linalg.eigh(root @ (flat.T @ flat) @ root)
+        noise = torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)).double()
+        rotation = torch.linalg.qr(noise)[0]
+        basis = best[:, -rank:] @ rotation
+        rows = weights @ root @ basis
+        scale = rows.abs().amax(-1) / 7
+        levels = (rows / scale.clamp(min=1e-30)[..., None]).round().to(torch.int64) + 8
+        low, high = levels.chunk(2, dim=-1)
+        self.code.copy_(basis.T @ inverse)
+        self.rows.copy_(low | high << 4)
+        self.scale.copy_(scale)
+        self.norms.copy_(norms)
+        return rotation.float(), (strength[-rank:] / strength[-rank:].mean()).float()
+
+
+def layers(geometry: Geometry, rank: int, width: int) -> nn.ModuleList:
+    """Factors of every layer; all but the first can be guessed from the layer before."""
+    return nn.ModuleList(
+        LayerFactors(geometry, rank, width, layer > 0) for layer in range(geometry.layers)
+    )

@@ -1,0 +1,70 @@
+"""How often every neuron was selected: read from traces, kept in one array file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moex.types import Expert
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from moex.trace.format import Trace
+    from moex.types import Geometry
+
+
+def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
+    """Count the visits that selected each neuron [layers, experts, intermediate].
+
+    Visits that took all of an expert (prompts, as a rule) say nothing and are left out.
+    """
+    geometry = trace.geometry
+    counts = np.zeros((geometry.layers, geometry.experts, geometry.intermediate), np.uint32)
+    experts, offsets = trace.experts, trace.offsets
+    for clock, rows in enumerate(trace.rows or ()):
+        for index, bits in zip(experts[offsets[clock] : offsets[clock + 1]], rows, strict=True):
+            if bits is not None:
+                unpacked = np.unpackbits(
+                    np.frombuffer(bits, np.uint8), count=geometry.intermediate, bitorder="little"
+                )
+                counts[trace.layer[clock], index] += unpacked
+    return counts
+
+
+def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDArray[np.uint32]:
+    """Read counts as a run with a selector writes them: `results/<run_id>/neurons.npy`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: none was given, it is no array of counts, or of another geometry.
+    """
+    make = "run once with sparsity=oracle (or another), then use its results/<run_id>/neurons.npy"
+    if not path:
+        raise ValueError(f"{group}=null: expected a file of how often neurons are selected; {make}")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{group}={path}: no such file; {make}")
+    try:
+        counts = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{group}={path}: is no array of counts ({error}); {make}") from error
+    shape = (geometry.layers, geometry.experts, geometry.intermediate)
+    if counts.shape != shape:
+        raise ValueError(
+            f"{group}={path}: holds counts [layers, experts, neurons] of shape "
+            f"{list(counts.shape)}; expected {list(shape)}, of this model; {make}"
+        )
+    return counts
+
+
+def hottest(counts: NDArray[np.uint32], number: int) -> dict[Expert, int]:
+    """The `number` neurons of every expert with the highest counts above zero, as bitmaps."""
+    order = np.argsort(-counts.astype(np.int64), axis=-1, kind="stable")[..., :number]
+    found = {}
+    for layer, index in np.ndindex(counts.shape[:2]):
+        rows = [row for row in order[layer, index].tolist() if counts[layer, index, row]]
+        found[Expert(layer, index)] = sum(1 << row for row in rows)
+    return found

@@ -1,0 +1,1 @@
+"""Training of predictors: text in, checkpoints out."""

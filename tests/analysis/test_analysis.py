@@ -1,0 +1,217 @@
+"""From results to tables, figures and comparisons."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from studies import run_tiny
+
+from analysis import collect
+from analysis.__main__ import draw
+from analysis.catalogue import FIGURES, SIMULATED
+from analysis.cells import cells
+from analysis.collect import need
+from analysis.compare import compare, compare_runs, sentence
+from analysis.routing import hit_rate, lookahead_recall, pattern, sequential
+from analysis.style import NAMES, ORACLES, policy_style
+from moex.api import read_trace
+from moex.cache.lru import LRU
+from moex.identity import trace_path
+from moex.report import Report
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Rows of some cells of every simulated study."""
+    folder = tmp_path_factory.mktemp("studies")
+    for name in SIMULATED:
+        run_tiny(name, folder / "results", most=8)
+    return folder / "results"
+
+
+def write(folder: Path, run: str, config: dict | None = None, **fields: object) -> None:
+    row = Report(run_id=run, source="live", mode="live", **fields)  # type: ignore[arg-type]
+    (folder / run).mkdir()
+    (folder / run / "config.yaml").write_text(yaml.safe_dump(config or {}))
+    row.write(folder / run)
+
+
+def test_an_empty_folder_names_the_command_that_helps(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python run\.py experiment=policy_zoo"):
+        collect(tmp_path)
+
+
+def test_a_table_has_the_fields_of_the_row_and_the_leaves_of_the_configuration(tmp_path):
+    write(tmp_path, "a", {"memory": {"staging": 5}, "trace": "tiny"}, slots=4)
+    table = collect(tmp_path)
+    assert set(Report().__dict__) <= set(table.columns)
+    assert table.loc[0, ["slots", "memory.staging", "trace"]].tolist() == [4, 5, "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"git": "abc"}, {"git": "def"}, "2 commits"),
+        ({"code": "abc"}, {"code": "def"}, "versions of moex"),
+        ({"machine": "x"}, {"machine": "y"}, "2 machines"),
+        ({"dirty": True}, {}, "not committed"),
+        ({"smoke": True}, {}, "smoke=true"),
+        ({"drift": 0.5}, {"drift": 0.0}, "drifted"),
+    ],
+)
+def test_rows_that_do_not_belong_together_are_warned_of(tmp_path, first, second, words):
+    write(tmp_path, "a", **first)
+    write(tmp_path, "b", **second)
+    with pytest.warns(UserWarning, match=words):
+        collect(tmp_path)
+
+
+def test_a_row_of_another_schema_is_left_out_and_said(tmp_path):
+    write(tmp_path, "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "result.json").write_text(json.dumps({"schema": 0, "run_id": "b"}))
+    with pytest.warns(UserWarning, match="left out 1 of 2 results"):
+        assert len(collect(tmp_path)) == 1
+
+
+def test_a_missing_column_names_the_command(tmp_path):
+    write(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"no hit_rate in any of its 1 rows.*experiment=x"):
+        need(collect(tmp_path), ["hit_rate"], "python run.py experiment=x")
+
+
+def test_no_two_policies_look_alike_and_looks_never_change():
+    looks = [(policy_style(n)["color"], policy_style(n)["marker"]) for n in NAMES]
+    assert len(set(looks)) == len(NAMES)
+    foreign = policy_style("somebody_s_policy")
+    assert foreign == policy_style("somebody_s_policy")
+    assert (foreign["color"], foreign["marker"]) not in looks
+    assert all(policy_style(name)["color"] == "0.45" for name in ORACLES)
+
+
+def test_every_policy_of_moex_has_a_look_of_its_own():
+    ours = {path.stem for path in (ROOT / "conf/cache").glob("*.yaml")}
+    assert ours <= {*NAMES, *ORACLES}
+
+
+def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsys):
+    with warnings.catch_warnings(action="ignore"):
+        table = collect(studies)
+    paths = draw(table, tmp_path)
+    drawn = {path.stem for path in paths}
+    assert drawn == set(FIGURES) - {"tab2_live", "slots_speed_live"}
+    assert {path.suffix for path in paths} == {".png", ".pdf"}
+    assert "experiment=tab2_live" in capsys.readouterr().err
+    for path in paths:
+        if path.suffix == ".png":
+            text = Image.open(path).text["Description"]  # type: ignore[attr-defined]
+            assert "Model " in text
+            assert "SMOKE TEST" in text
+            assert "commit" in text
+
+
+def test_every_figure_s_study_is_a_preset():
+    presets = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+    assert {entry.study for entry in FIGURES.values()} | set(SIMULATED) <= presets
+
+
+def test_repeats_make_an_interval_and_a_missing_key_is_named(tmp_path):
+    for seed, speed in enumerate((10.0, 12.0, 11.0)):
+        write(tmp_path, f"a{seed}", policy="lru", seed=seed, tokens_per_second=speed)
+    table = collect(tmp_path)
+    line = cells(table, ["policy"], "tokens_per_second").iloc[0]
+    assert (line["middle"], line["n"]) == (11.0, 3)
+    assert line["low"] == pytest.approx(11 - 4.303 / 3**0.5, abs=1e-3)
+    write(tmp_path, "b", {"memory": {"staging": 9}}, policy="lru", seed=0, tokens_per_second=1.0)
+    with pytest.raises(ValueError, match=r"2 different runs of policy=lru .* memory\.staging"):
+        cells(collect(tmp_path), ["policy"], "tokens_per_second")
+
+
+def test_compare_pairs_what_differs_in_nothing_else(tmp_path):
+    for seed in range(4):
+        for name, factor in (("gate", 1.2), ("none", 1.0)):
+            config = {"prefetch": {"_target_": name}, "memory": {"slots": 4}}
+            speed = factor * (10 + 5 * seed)  # drift, common to a pair
+            write(
+                tmp_path, f"{name}{seed}", config, prefetcher=name, seed=seed,
+                tokens_per_second=speed,
+            )  # fmt: skip
+    table = collect(tmp_path)
+    ratio = compare(table, "prefetch=gate", "prefetch=none")
+    assert ratio.pairs == 4
+    assert ratio.low == pytest.approx(1.2)
+    assert "is higher" in sentence("gate", "none", "tokens_per_second", ratio)
+    with pytest.raises(ValueError, match="no such row; the results have prefetcher gate, none"):
+        compare(table, "prefetch=oracle", "prefetch=none")
+    with pytest.raises(ValueError, match="seed=range"):
+        compare(table, "prefetch=gate,seed=0", "prefetch=none,seed=0")
+
+
+def test_noise_is_called_noise(tmp_path):
+    for run, speeds in (("a", (10, 14, 9)), ("b", (11, 10, 12))):
+        (tmp_path / run).mkdir()
+        lines = [
+            json.dumps({"round": n, "phase": "decode", "tokens": speed, "seconds": 1.0})
+            for n, speed in enumerate(speeds)
+        ]
+        (tmp_path / run / "series.jsonl").write_text("\n".join(lines))
+    ratio = compare_runs(tmp_path, "a", "b")
+    assert ratio.low < 1 < ratio.high
+    assert "noise" in sentence("a", "b", "tokens_per_second", ratio)
+    with pytest.raises(ValueError, match="no such file"):
+        compare_runs(tmp_path, "a", "c")
+
+
+def test_the_pattern_s_residents_are_the_token_before_s_experts():
+    trace = read_trace(trace_path("tiny"))
+    found = pattern(trace, trace.geometry.top_k, [2], tokens=10)
+    chosen = found.pivot(index="token", columns="expert", values="weight").to_numpy() > 0
+    held = found.pivot(index="token", columns="expert", values="resident").to_numpy()
+    assert np.array_equal(held[1:], chosen[:-1])
+    assert found.groupby("token")["weight"].sum().to_numpy() == pytest.approx(np.ones(10))
+
+
+def test_recall_of_lookahead_agrees_with_the_gate_prefetcher():
+    from moex.api import simulate
+    from moex.cache.none import NoCache
+    from moex.prefetch.gate import Gate
+
+    trace = read_trace(trace_path("tiny"))
+    found = lookahead_recall(trace)
+    one = found[(found["ahead"] == 1) & (found["fetched"] == 2)]
+    report = simulate(trace, NoCache(), 2, Gate(), staging=16)
+    layers = trace.geometry.layers  # the first is never predicted
+    assert report.prefetch_used / report.requests == pytest.approx(
+        one["recall"].sum() / layers, abs=1e-3
+    )
+    assert found[found["fetched"] == 8]["recall"].min() == 1
+
+
+def test_sequential_replay_is_one_access_a_visit():
+    trace = read_trace(trace_path("tiny")).select(slice(0, 600))
+    flat = sequential(trace, "ascending")
+    assert len(flat) == len(trace.experts)
+    assert sorted(flat.experts.tolist()) == sorted(trace.experts.tolist())
+    assert hit_rate(flat, LRU(), 2) < hit_rate(trace, LRU(), 2)
+    with pytest.raises(ValueError, match="expected routed, ascending or random"):
+        sequential(trace, "sideways")
+
+
+@pytest.mark.parametrize("module", ["analysis", "analysis.compare", "analysis.figures"])
+def test_a_command_says_in_one_line_what_is_missing(module, tmp_path):
+    words = ["prefetch=gate", "prefetch=none", "--results"] if module.endswith("compare") else []
+    command = [sys.executable, "-m", module, *words, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no results there" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,156 @@
+"""The books of rows over those of experts."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moex.cache.core import ExpertCache
+from moex.cache.held import bitmap, lowest
+from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
+from moex.testing import GEOMETRY, _guesses, _traces
+from moex.types import DECODE, Access, Expert, Plan, Prediction
+
+WIDTH = GEOMETRY.intermediate
+FULL = (1 << WIDTH) - 1
+
+
+def rows(*members: int) -> bytes:
+    return sum(1 << member for member in members).to_bytes(1, "little")
+
+
+def plans(books, request) -> list[Plan]:
+    """Every plan of a trace; `request` asks the books for a visit."""
+    found = []
+    for access in TRACE:
+        for plan in request(access):
+            found.append(plan)
+            if plan.last:
+                found.append(books.prefetch(list(_guesses(access)), access.clock))
+    return [*found, books.finish(len(TRACE) - 1)]
+
+
+TRACE = _traces()["prefill"]
+
+
+@pytest.mark.parametrize("pool", ["layer", "global"])
+@pytest.mark.parametrize("name", ["scan", "uniform", "prefill"])
+def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name, monkeypatch):
+    monkeypatch.setitem(globals(), "TRACE", _traces()[name])
+    plain = ExpertCache(LRU(), GEOMETRY, 5, pool)
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 5, pool))
+    expected = plans(plain, plain.request)
+    assert plans(books, lambda a: books.request(a, [None] * len(a.experts))) == expected
+
+
+@settings(max_examples=30)
+@given(
+    share=st.sampled_from([1.0, 0.75, 0.5, 0.25, 0.1]),
+    break_even=st.sampled_from([1.0, 0.5]),
+    pool=st.sampled_from(["layer", "global"]),
+    seed=st.integers(0, 1000),
+)
+def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_even, pool, seed):
+    draws = Random(seed)
+    cache = ExpertCache(LRU(), GEOMETRY, 4, pool)
+    hot = {Expert(0, index): draws.getrandbits(WIDTH) for index in range(6)}
+    books = RowCache(cache, share, break_even, hot)
+    there: dict[int, tuple[Expert, int]] = {}
+    """What a device would hold: by place, whose rows and which."""
+
+    def move(plan: Plan) -> None:
+        for load in plan.transfers:
+            held = books.held(load.expert)
+            assert held.bit_count() <= books.capacity
+            expert, before = there.get(load.slot, (None, 0))
+            moved = FULL if load.rows is None else bitmap(load.rows)
+            kept = before & held if expert == load.expert else 0
+            there[load.slot] = load.expert, kept | (moved & held)
+            assert there[load.slot][1] == held
+
+    for access in TRACE:
+        needs = [draws.choice([None, draws.getrandbits(WIDTH)]) for _ in access.experts]
+        wanted = dict(zip(access.experts, needs, strict=True))
+        computed = dict.fromkeys(access.experts, 0)
+        for plan in books.request(access, needs):
+            places = dict(zip(plan.hits, plan.places, strict=True))
+            places |= {load.expert: load.slot for load in plan.transfers}
+            move(plan)
+            guesses = list(_guesses(access))
+            if plan.last:
+                chosen = [p._replace(rows=bytes([draws.getrandbits(WIDTH)])) for p in guesses]
+                move(books.prefetch(chosen if draws.random() < 0.5 else guesses, access.clock))
+            for expert, part in books.parts.items():
+                owner, held = there[places[expert]]
+                assert owner == expert
+                assert part & ~held == 0
+                computed[expert.index] |= part
+        for index, done in computed.items():
+            need = FULL if wanted[index] is None else wanted[index]
+            assert done & need == need
+
+
+def test_a_resident_is_filled_up_and_the_oldest_rows_leave():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    expert = Expert(0, 0)
+
+    def visit(clock: int, wanted: int) -> Plan:
+        access = Access(clock, clock, 0, DECODE, (0, 1, 2))
+        (plan,) = books.request(access, [wanted, 1, 1])
+        return plan
+
+    assert visit(0, 0b00000111).loads[0].rows == rows(0, 1, 2)
+    second = visit(1, 0b00001001)
+    assert second.hits[0] == expert
+    assert [fill.rows for fill in second.fills] == [rows(3)]
+    third = visit(2, 0b00110000)  # rows 1 and 2 were used longest ago
+    assert [fill.rows for fill in third.fills] == [rows(4, 5)]
+    assert books.held(expert) == 0b00111001
+    assert visit(3, 0b00111001).fills == ()
+
+
+def test_hot_rows_leave_last():
+    expert = Expert(0, 0)
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, hot={expert: 0b11})
+    for clock, wanted in enumerate((0b11, 0b1100, 0b110000, 0b11000000)):
+        access = Access(clock, clock, 0, DECODE, (0, 1, 2))
+        list(books.request(access, [wanted, 1, 1]))
+        assert books.held(expert) & 0b11 == 0b11
+    assert books.held(expert) == 0b11000011
+
+
+def test_rows_that_came_early_are_a_hit_in_part_or_wasted():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3))
+    guesses = [Prediction(Expert(1, 5), 1.0, rows(0, 1)), Prediction(Expert(1, 6), 0.5, rows(2))]
+    plan = books.prefetch(guesses, 0)
+    assert [load.rows for load in plan.loads] == [rows(0, 1), rows(2)]
+    access = Access(1, 0, 1, DECODE, (5, 7, 8))
+    (visit,) = books.request(access, [0b110, 1, 1])
+    assert visit.guessed == (Expert(1, 5),)
+    assert [(fill.expert, fill.rows) for fill in visit.fills] == [(Expert(1, 5), rows(2))]
+    assert [(left.expert, left.rows) for left in visit.dropped] == [(Expert(1, 6), rows(2))]
+    assert [(left.expert, left.rows) for left in visit.unused] == [(Expert(1, 5), rows(0))]
+
+
+def test_above_break_even_the_whole_expert_is_moved():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), break_even=0.5)
+    (plan,) = books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b111, 1])
+    assert [load.rows for load in plan.loads] == [None, rows(0, 1, 2), rows(0)]
+    assert books.held(Expert(0, 0)) == FULL
+
+
+@given(st.integers(0, 2**70), st.integers(0, 70))
+def test_the_lowest_members(members, count):
+    assert [bit for bit in range(71) if lowest(members, count) >> bit & 1] == [
+        bit for bit in range(71) if members >> bit & 1
+    ][:count]
+
+
+@pytest.mark.parametrize("field", ["rows", "break_even"])
+def test_a_share_outside_its_range_is_refused(field):
+    with pytest.raises(ValueError, match=rf"memory.{field}=1.5: expected a share in \(0, 1\]"):
+        RowCache(ExpertCache(LRU(), GEOMETRY, 3), **{field: 1.5})

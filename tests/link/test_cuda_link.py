@@ -1,0 +1,110 @@
+"""The CUDA link: right bytes in every order of events; needs a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
+
+from moex.cache.lru import LRU
+from moex.link.cuda import LATE, CudaLink
+from moex.prefetch.gate import Gate
+from moex.runner.assemble import Memory, load_parts, offload
+from moex.store.ram import RamStore
+from moex.store.slots import Slots
+from moex.types import Left, Load, Plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
+
+
+@pytest.fixture
+def link():
+    store = RamStore(LAYOUT, GEOMETRY)
+    for expert in EXPERTS:
+        store.put(expert, tensors(expert))
+    made = CudaLink(store, Slots(LAYOUT, 4, "cuda"), chunk_bytes=1024)
+    yield made
+    made.close()
+
+
+def arrived(link, expert, place):
+    link.wait(place)
+    torch.cuda.current_stream().synchronize()
+    return holds(link.slots.records[place].cpu(), expert)
+
+
+def test_demand_and_guesses_arrive(link):
+    assert link.pinned
+    link.submit(Plan(0, loads=(Load(EXPERTS[0], 0), Load(EXPERTS[1], 1))))
+    link.submit(Plan(0, loads=(Load(EXPERTS[2], 2, speculative=True),)))
+    for number in range(3):
+        assert arrived(link, EXPERTS[number], number)
+    assert link.wait(0) == 0.0
+    assert link.stats().bytes_moved == 3 * LAYOUT.bytes
+    assert link.stats().busy_s > 0
+
+
+def test_a_dropped_guess_gives_its_place_to_another(link):
+    for number in range(50):
+        guess, real = EXPERTS[number % 12], EXPERTS[(number + 5) % 12]
+        link.submit(Plan(number, loads=(Load(guess, 3, speculative=True),)))
+        link.submit(Plan(number, dropped=(Left(guess, 3),), loads=(Load(real, 3),)))
+        assert arrived(link, real, 3)
+
+
+def test_a_copy_waits_for_the_kernel_that_reads_its_place(link):
+    """The kernel is launched behind a long one; without the fence it would read what comes next."""
+    busy = torch.randn(4096, 4096, device="cuda")
+    link.submit(Plan(0, loads=(Load(EXPERTS[0], 0),)))
+    link.wait(0)
+    for _ in range(20):
+        busy = busy @ busy * 1e-3
+    seen = link.slots.records[0].clone()
+    link.used(0)
+    link.submit(Plan(1, loads=(Load(EXPERTS[7], 0),)))
+    assert arrived(link, EXPERTS[7], 0)
+    assert holds(seen.cpu(), EXPERTS[0])
+
+
+def test_waits_are_timed_by_events(link):
+    link.submit(Plan(0, loads=(Load(EXPERTS[0], 0),)))
+    assert link.wait(0) in (0.0, LATE)
+    torch.cuda.synchronize()
+    assert link.settle() >= 0.0
+    assert link.settle() == 0.0
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch, caplog):
+    class Refusing:
+        def cudaHostRegister(self, *_):
+            return 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "cudart", Refusing)
+        store = RamStore(LAYOUT, GEOMETRY)
+        store.put(EXPERTS[0], tensors(EXPERTS[0]))
+        link = CudaLink(store, Slots(LAYOUT, 2, "cuda"))
+    assert not link.pinned
+    assert "pins no more host memory" in caplog.text
+    link.submit(Plan(0, loads=(Load(EXPERTS[0], 0),)))
+    assert arrived(link, EXPERTS[0], 0)
+    link.close()
+
+
+def test_an_offloaded_model_gives_the_logits_of_a_resident_one(mixtral):
+    parts = load_parts(str(mixtral), device="cuda", store="ram")
+    ids = torch.arange(2, 40, device="cuda")[None]
+    outs = []
+    for slots, prefetch in ((8, None), (2, None), (2, Gate(depth=2)), (3, Gate())):
+        with offload(parts, LRU(), Memory(slots), prefetch) as model, torch.inference_mode():
+            out = model(ids, use_cache=True)
+            logits = [out.logits]
+            for token in range(8):
+                step = torch.tensor([[token + 3]], device="cuda")
+                out = model(step, past_key_values=out.past_key_values, use_cache=True)
+                logits.append(out.logits)
+        outs.append(torch.cat(logits, dim=1))
+    assert all(torch.equal(outs[0], other) for other in outs[1:])

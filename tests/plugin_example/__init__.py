@@ -1,0 +1,1 @@
+"""A policy and a predictor that live outside moex."""

@@ -1,0 +1,75 @@
+"""What is planned from a configuration is what a loaded model really takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from small_models import random_family
+from test_configs import CONF
+
+from moex.cache.lru import LRU
+from moex.runner import budget, checkpoint, hf, hub
+from moex.runner.assemble import Memory, load_parts, offload
+from moex.store.layout import Planes
+
+KNOWN = {  # MB of an expert at 4.5 bits, GB of 4.5-bit experts and visits a token
+    "mixtral_8x7b": (99.1, 25.4, 64),
+    "mixtral_8x7b_instruct": (99.1, 25.4, 64),
+    "qwen3_30b_a3b": (2.7, 16.3, 384),
+    "olmoe": (3.5, 3.6, 128),
+    "deepseek_v2_lite": (4.9, 8.1, 156),
+    "gpt_oss_20b": (14.0, 10.7, 96),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2", "deepseek_v3", "gpt_oss"])
+def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path):
+    random_family(family).save_pretrained(tmp_path)
+    planned = checkpoint.build(tmp_path)
+    parts = load_parts(str(tmp_path))
+    buffers = sum(buffer.nbytes for buffer in parts.model.buffers())
+    assert budget.skeleton_bytes(planned) == parts.skeleton_bytes + buffers
+    with offload(parts, LRU()) as model, torch.inference_mode():
+        cache = model(torch.arange(2, 13)[None], use_cache=True).past_key_values
+    kept = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    real = sum(tensor.nbytes for tensor in kept)
+    assert real == 11 * budget.kv_bytes_per_token(planned.config.get_text_config(), 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_models_have_the_sizes_that_others_name(name):
+    config = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    model = checkpoint.build_from(hub.configuration(config["name"], config["architecture"]))
+    layers = hf.moe_layers(model)
+    geometry = hf.geometry(model, layers, Planes(layers[0].tensors).bytes)
+    megabytes, pool, visits = KNOWN[name]
+    size = geometry.expert_bytes * 4.5 / 16
+    assert size / 1e6 == pytest.approx(megabytes, abs=0.06)
+    assert geometry.layers * geometry.experts * size / 1e9 == pytest.approx(pool, abs=0.06)
+    assert geometry.layers * geometry.top_k == visits
+    if name == "mixtral_8x7b":
+        assert budget.skeleton_bytes(model) == pytest.approx(3.2e9, rel=0.01)
+        text = model.config.get_text_config()
+        assert budget.kv_bytes_per_token(text, 2) == 131072
+
+
+def test_everything_on_the_device_is_counted(mixtral):
+    parts = load_parts(str(mixtral))
+    lengths = (20, 12, 3)
+    wanted = budget.needs(parts.model, parts.geometry, *lengths)
+    assert wanted.kv_cache == 3 * 32 * budget.kv_bytes_per_token(parts.model.config, 4)
+    assert wanted.predictor == 4 * parts.layers[0].router.weight.nbytes
+    places = 4 * 3 + 4
+    enough = wanted.total + places * parts.layout.bytes
+    offloaded = offload(parts, LRU(), Memory(None, enough), lengths=lengths)
+    assert offloaded.cache.slots == 3
+    assert offloaded.planned_bytes == enough
+    offloaded.close()
+    offloaded = offload(parts, LRU(), Memory(None, enough - 1), lengths=lengths)
+    assert offloaded.cache.slots == 2
+    offloaded.close()
+    with pytest.raises(ValueError, match=r"expected at least .*kv_cache .*predictor .*try memory"):
+        offload(parts, LRU(), Memory(None, "1MB"), lengths=(1 << 20, 0, 1))

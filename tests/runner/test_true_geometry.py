@@ -1,0 +1,83 @@
+"""Random weights at a model's own sizes, and the recorded routing of another one replayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex.api import read_trace
+from moex.cache.lru import LRU
+from moex.identity import trace_path
+from moex.prefetch.gate import Gate
+from moex.runner.assemble import Memory, load_parts
+from moex.runner.live import run_offloaded
+from moex.runner.routing import Routing, read_routing
+from moex.runner.texts import Prompts
+from moex.store.slots import paged
+from moex.types import Expert
+
+SHAPES = {
+    "model_type": "mixtral",
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("packed")
+    made = load_parts("made-up", store="disk", cache_dir=cache, architecture=SHAPES)
+    yield made
+    made.store.close()
+
+
+def test_every_expert_has_bytes_of_its_own(parts):
+    records = set()
+    for layer in range(8):
+        for index in range(8):
+            out = paged(parts.layout.bytes)
+            parts.store.read(Expert(layer, index), out)
+            records.add(out.numpy().tobytes())
+    assert len(records) == 64
+
+
+def test_a_replayed_routing_is_the_traces_own(parts):
+    trace = read_trace(trace_path("tiny"))
+    workload = Prompts(prompts=["hello world"], prompt_tokens=4, new_tokens=5, warmup=0, repeats=2)
+    workload.routing = "tiny"
+    batches = workload.batches(parts.tokenizer(), "cpu")
+    result = run_offloaded(parts, batches, workload, LRU(), Memory(3), Gate())
+    row = result.report
+    assert row.random_weights
+    assert row.replayed_routing
+    assert row.prefetch_used > 0
+    told = [[a.experts for a in trace.accesses() if a.layer == layer] for layer in range(6)]
+    lived = [a for a in result.round.trace.accesses() if a.phase == "decode"]
+    assert len(lived) == 4 * 8
+    for access in lived:  # layers 6 and 7 use the trace's first ones again
+        assert access.experts == told[access.layer % 6][access.position]
+    assert all(access.scores for access in lived)
+
+
+def test_every_round_begins_at_the_traces_beginning(parts):
+    routing = read_routing("tiny", parts.geometry)
+    index, weights = torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2)
+    first = routing.route(0, index, weights)[0]
+    assert not torch.equal(routing.route(0, index, weights)[0], first)
+    routing.reset()
+    assert torch.equal(routing.route(0, index, weights)[0], first)
+    assert len(routing.rows(0, index)) == 4
+    assert sum(routing.rows(0, index)[0]) == pytest.approx(3, abs=1e-3)
+
+
+def test_a_routing_of_other_experts_is_refused(parts):
+    trace = read_trace(trace_path("tiny"))
+    with pytest.raises(ValueError, match="recorded on 8 experts, top-2, but the model has 16"):
+        Routing(trace, parts.geometry._replace(experts=16))

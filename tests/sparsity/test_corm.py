@@ -1,0 +1,123 @@
+"""The trained selector: a pure function of the token, as large as it says, refused where wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex import trained
+from moex.sparsity import lowrank
+from moex.sparsity.corm import Corm
+from moex.types import Geometry
+
+SHAPE = Geometry(layers=3, experts=4, top_k=2, hidden=16, intermediate=20, expert_bytes=1920)
+
+
+def filled(rank: int) -> tuple[torch.nn.ModuleList, torch.Tensor, torch.Tensor]:
+    """Factors of random weights for states of unequal strength, and those weights."""
+    draw = torch.Generator().manual_seed(2)
+    layers = lowrank.layers(SHAPE, rank, 8)
+    gate_up = torch.randn(3, 4, 40, 16, generator=draw) / 4
+    norms = torch.rand(3, 4, 20, generator=draw) + 0.1
+    for number, factors in enumerate(layers):
+        factors.fill(torch.diag(torch.linspace(0.1, 3, 16)), gate_up[number], norms[number])
+        factors.cuts.copy_(torch.linspace(1, 0, lowrank.GRID).expand(2, 4, -1))
+        if factors.ahead is not None:
+            torch.nn.init.normal_(factors.ahead.linear.weight, generator=draw)
+    return layers, gate_up, norms
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    state = filled(12)[0].state_dict()
+    tensors = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    path = folder / "predictors" / "corm.safetensors"
+    trained.write(path, "corm", tensors, SHAPE, folder, {"rank": 12, "width": 8})
+    return folder
+
+
+def bound(model, **fields):
+    selector = Corm(**fields)
+    selector.bind(SHAPE, model)
+    return selector
+
+
+def states(tokens, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(5)
+    return torch.randn(tokens, 16, generator=draw).to(dtype)
+
+
+def test_full_rank_estimates_are_contributions_but_for_four_bits():
+    layers, gate_up, norms = filled(16)
+    hidden = states(9) * torch.linspace(0.1, 3, 16).sqrt()
+    found = layers[1].estimate(layers[1].encode(hidden, False), [2, 0])
+    gate, up = (hidden @ gate_up[1, [2, 0]].mT).chunk(2, -1)
+    true = (torch.nn.functional.silu(gate) * up).abs() * norms[1, [2, 0], None]
+    assert found.shape == (2, 9, 20)
+    assert (found - true).norm() < 0.25 * true.norm()
+    same = layers[1].dense([2, 0]) @ layers[1].code
+    assert (same - gate_up[1, [2, 0]]).norm() < 0.25 * gate_up[1, [2, 0]].norm()
+
+
+def test_the_rows_it_moves_are_four_bits_each():
+    assert filled(12)[0][0].rows.shape == (4, 40, 6)
+    assert filled(12)[0][0].rows.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("mode", ["late", "predicted"])
+@pytest.mark.parametrize("rule", ["top", "quantile", "energy"])
+def test_a_tokens_neurons_do_not_depend_on_its_company(model, mode, rule):
+    selector = bound(model, mode=mode, rule=rule, fraction=0.4)
+    hidden = states(7, torch.float64)
+    for layer in range(3):
+        together = selector.select(hidden, layer, [3, 1])
+        assert together.shape == (2, 7, 20)
+        assert together.dtype == torch.bool
+        for token in range(7):
+            for place, expert in enumerate((3, 1)):
+                alone = selector.select(hidden[token : token + 1], layer, [expert])
+                assert torch.equal(alone[0, 0], together[place, token])
+
+
+def test_top_takes_its_fraction_and_all_is_none(model):
+    assert (bound(model).select(states(5), 0, [1]).sum(-1) == 6).all()
+    assert bound(model, fraction=1).select(states(5), 0, [1]) is None
+    assert bound(model, mode="exact").select(states(5), 0, [1]) is None
+
+
+def test_quantiles_are_interpolated(model):
+    coarse, between, fine = (
+        bound(model, rule="quantile", fraction=fraction).select(states(64), 1, [0])
+        for fraction in (0.9, 0.92, 0.95)
+    )
+    assert coarse.sum() <= between.sum() <= fine.sum()
+    assert not (coarse & ~fine).any()
+
+
+def test_late_and_predicted_look_at_different_states(model):
+    late, predicted = bound(model), bound(model, mode="predicted")
+    assert [predicted.ahead(layer) for layer in range(3)] == [0, 1, 1]
+    assert torch.equal(late.select(states(6), 0, [0]), predicted.select(states(6), 0, [0]))
+    guess = late.expect(states(6), 2, [0])
+    assert torch.equal(guess, predicted.select(states(6), 2, [0]))
+    assert not torch.equal(guess, late.select(states(6), 2, [0]))
+
+
+def test_it_says_what_it_holds_and_what_it_is(model):
+    selector = bound(model)
+    state = selector.factors.state_dict().values()
+    assert selector.device_bytes == sum(tensor.nbytes for tensor in state)
+    assert selector.identity == trained.read("corm", SHAPE, model).identity
+
+
+def test_a_checkpoint_of_another_layer_count_is_refused(model):
+    with pytest.raises(ValueError, match=r"sparsity\.checkpoint=.*layers=3; this one has layers=4"):
+        Corm().bind(SHAPE._replace(layers=4), model)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.2])
+def test_a_fraction_outside_is_refused(fraction):
+    with pytest.raises(ValueError, match=f"fraction={fraction}: expected a share"):
+        Corm(fraction=fraction)

@@ -1,0 +1,130 @@
+"""Neurons as runs of bytes: packed, gathered from memory and from files, laid into planes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex.runner.assemble import load_parts
+from moex.store.bundles import Bundles
+from moex.store.disk import DiskStore
+from moex.store.ram import RamStore
+from moex.store.rows import RowSlots, bitmap_of, members
+from moex.types import Expert, Geometry, Load
+
+NEURONS, HIDDEN = 100, 24  # a neuron of 288 bytes: pages cut through neurons
+SHAPES = {
+    "gate_up_proj": ((2 * NEURONS, HIDDEN), torch.float32),
+    "down_proj": ((HIDDEN, NEURONS), torch.float32),
+}
+LAYOUT = Bundles(SHAPES)
+GEOMETRY = Geometry(1, 2, 1, HIDDEN, NEURONS, LAYOUT.bytes)
+CHOICES = [[0], [99], [3, 4, 5], [0, 13, 14, 15, 60, 99], list(range(0, 100, 7)), list(range(100))]
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=draw) for name, (shape, _) in SHAPES.items()}
+
+
+@pytest.fixture(params=["ram", "direct", "buffered"])
+def store(request, tmp_path):
+    from moex.store.pack import Packer
+
+    if request.param == "ram":
+        made = RamStore(LAYOUT, GEOMETRY)
+        for index in range(2):
+            made.put(Expert(0, index), tensors(index))
+    else:
+        with Packer(tmp_path, LAYOUT, GEOMETRY, {}) as packer:
+            for index in range(2):
+                packer.put(Expert(0, index), tensors(index))
+        made = DiskStore(tmp_path, LAYOUT, GEOMETRY, direct=request.param == "direct")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("rows", CHOICES, ids=len)
+def test_a_neuron_is_its_gate_row_up_row_and_down_column(store, rows):
+    found = store.gather(Expert(0, 1), torch.tensor(rows))
+    gate_up, down = tensors(1)["gate_up_proj"], tensors(1)["down_proj"]
+    assert torch.equal(found[:, 0], gate_up[rows])
+    assert torch.equal(found[:, 1], gate_up[NEURONS:][rows])
+    assert torch.equal(found[:, 2], down.T[rows])
+    assert torch.equal(store.gather(Expert(0, 1), None)[rows], found)
+
+
+def as_bitmap(rows: list[int]) -> int:
+    return sum(1 << row for row in rows)
+
+
+def load(rows: list[int] | None) -> Load:
+    return Load(Expert(0, 1), 0, None if rows is None else as_bitmap(rows).to_bytes(13, "little"))
+
+
+def test_a_whole_place_has_row_j_at_position_j(store):
+    slots = RowSlots(LAYOUT, NEURONS, places=2)
+    for rows in ([5, 6, 70], [1]):
+        slots.bring(store, load(rows))()
+    planes, kept = slots.tensors[0], [1, 5, 6, 70]
+    gate_up = torch.zeros(2 * NEURONS, HIDDEN)
+    gate_up[kept] = tensors(1)["gate_up_proj"][kept]
+    gate_up[[NEURONS + row for row in kept]] = tensors(1)["gate_up_proj"][NEURONS:][kept]
+    assert torch.equal(planes["gate_up"], gate_up)
+    assert torch.equal(planes["down"][kept], tensors(1)["down_proj"].T[kept])
+    slots.bring(store, load(None))()
+    assert torch.equal(planes["gate_up"], tensors(1)["gate_up_proj"])
+    assert torch.equal(planes["down"], tensors(1)["down_proj"].T)
+
+
+def test_a_thin_place_says_which_row_is_where(store):
+    slots = RowSlots(LAYOUT, 4, places=2)
+    for held, moved in (([5, 9, 70], [5, 9, 70]), ([5, 8, 9, 99], [8, 99]), ([1, 9], None)):
+        slots.hold(0, Expert(0, 1), as_bitmap(held))
+        slots.bring(store, load(moved))()
+        table = slots.table(0).tolist()
+        assert sorted(row for row in table if row >= 0) == held
+        for position, row in enumerate(table):
+            if row >= 0:
+                both = slots.tensors[0]["gate_up"].view(2, 4, HIDDEN)[:, position]
+                wanted = tensors(1)["gate_up_proj"].view(2, NEURONS, HIDDEN)[:, row]
+                assert torch.equal(both, wanted)
+                assert torch.equal(
+                    slots.tensors[0]["down"][position], tensors(1)["down_proj"].T[row]
+                )
+    slots.hold(0, Expert(0, 0), as_bitmap([9]))  # another expert's row 9
+    assert slots.table(0).tolist() == [9, -1, -1, -1]
+
+
+@pytest.mark.parametrize("rows", CHOICES, ids=len)
+def test_masks_and_bitmaps_are_the_same_sets(rows):
+    mask = torch.zeros(NEURONS, dtype=torch.bool)
+    mask[rows] = True
+    assert bitmap_of(mask) == as_bitmap(rows)
+    assert members(as_bitmap(rows), NEURONS).tolist() == rows
+    assert members(as_bitmap(rows).to_bytes(13, "little"), NEURONS).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {**SHAPES, "gate_up_proj_bias": ((2 * NEURONS,), torch.float32)},
+        {"gate_up_proj": ((HIDDEN, 2 * NEURONS), torch.float32), "down_proj": SHAPES["down_proj"]},
+        {"up_proj": ((NEURONS, HIDDEN), torch.float32), "down_proj": SHAPES["down_proj"]},
+    ],
+    ids=["biased", "transposed", "no gate"],
+)
+def test_other_experts_are_refused(shapes):
+    with pytest.raises(ValueError, match=r"expected gate_up_proj \[2 \* intermediate, hidden\]"):
+        Bundles(shapes)
+
+
+def test_without_a_selector_bundles_are_not_computed_with(mixtral):
+    from moex.cache.lru import LRU
+    from moex.runner.assemble import offload
+    from moex.sparsity.random import Random
+
+    with pytest.raises(ValueError, match="expected bundles=True for a selector"):
+        offload(load_parts(str(mixtral), bundles=True), LRU())
+    with pytest.raises(ValueError, match="expected bundles=True for a selector"):
+        offload(load_parts(str(mixtral)), LRU(), selector=Random())
