@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
+    from moex.quant.base import Scheme
     from moex.report import Report
     from moex.runner.model import OffloadedModel
     from moex.sim.hardware import HardwareProfile
@@ -49,6 +50,7 @@ def load(
     cache_dir: str | Path | None = None,
     reader_threads: int = 1,
     hardware: HardwareProfile | None = None,
+    quant: Scheme | None = None,
     dtype: str = "auto",
     device: str = "cpu",
     seed: int = 0,
@@ -78,6 +80,7 @@ def load(
         cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
         reader_threads: that read from the disk.
         hardware: a profile whose link is emulated; default what is really there.
+        quant: a quantizer for all weights, or a scheme of several; default 16 bits.
         dtype: "auto", "float32", "bfloat16" or "float16".
         device: of skeleton and slots.
         seed: for policies that draw.
@@ -92,7 +95,8 @@ def load(
 
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
-    parts = load_parts(name, dtype, device, store, cache_dir, bundles=selector is not None)
+    bundles = selector is not None
+    parts = load_parts(name, dtype, device, store, cache_dir, quant=quant, bundles=bundles)
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         policy = cache or LRU()

@@ -47,6 +47,8 @@ class Report:
     policy: str = ""
     prefetcher: str = ""
     quant: str = "none"
+    bits_per_weight: float | None = None
+    kernel: str | None = None
     sparsity: str = "none"
     miss: str = "fetch"
     link: str = ""

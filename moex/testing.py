@@ -19,6 +19,7 @@ import numpy as np
 from moex.cache.base import CachePolicy
 from moex.cache.belady import Belady
 from moex.cache.core import POOLS, ExpertCache
+from moex.quant.check import check_quantizer as check_quantizer
 from moex.testing_prefetch import check_prefetcher as check_prefetcher
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Plan, Prediction
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from moex.types import Now, Scope
+
+__all__ = ["check_policy", "check_quantizer"]
 
 GEOMETRY = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=8, expert_bytes=384)
 SLOTS = (3, 7)

@@ -16,14 +16,16 @@ from statistics import mean, median, quantiles
 
 import torch
 
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.assemble import offload
 from moex.runner.calibrate import calibrate
+from moex.runner.parts import Parts, load_parts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -68,8 +70,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="cells between two calibrations")
     parser.add_argument("--tiny", action="store_true", help="see that it runs; says nothing")
     args = parser.parse_args()
+    cells = HELD_OUT
     if args.tiny:
-        args.turns, args.tokens = 2, 8
+        args.turns, args.tokens, cells = 2, 4, HELD_OUT[:3]
     torch.set_num_threads(args.threads)
     parts = load_parts("tiny")
     geometry, here, trace = (
@@ -80,20 +83,20 @@ def main() -> None:
     layer_s = here.visit_s + geometry.top_k * here.expert_s
     names = ", ".join(f"{name} {1e6 * getattr(here, name):.0f} us" for name in COSTS)
     print(f"calibrated: {names}", flush=True)
-    measured: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(HELD_OUT))}
-    forecasts: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(HELD_OUT))}
+    measured: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(cells))}
+    forecasts: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(cells))}
     for turn in range(args.turns):
-        order = random.Random(turn).sample(range(len(HELD_OUT)), len(HELD_OUT))
+        order = random.Random(turn).sample(range(len(cells)), len(cells))
         before = calibrate(parts, args.tokens)
         for begin in range(0, len(order), args.every):
             batch, links = order[begin : begin + args.every], {}
             for number in batch:
-                links[number] = geometry.expert_bytes / (HELD_OUT[number][3] * layer_s)
+                links[number] = geometry.expert_bytes / (cells[number][3] * layer_s)
                 profile = replace(here, link_bytes_per_s=links[number], chunk_bytes=1 << 16)
-                measured[number].append(live(parts, HELD_OUT[number], profile, args.tokens))
+                measured[number].append(live(parts, cells[number], profile, args.tokens))
             after = calibrate(parts, args.tokens)
             for number in batch:
-                policy, slots, prefetcher, _ = HELD_OUT[number]
+                policy, slots, prefetcher, _ = cells[number]
                 profile = replace(
                     between(before, after), link_bytes_per_s=links[number], chunk_bytes=1 << 16
                 )
@@ -103,7 +106,7 @@ def main() -> None:
             before = after
     errors, spreads = [], []
     print("policy  slots prefetch   load/layer | live tok/s (IQR) stall | forecast stall  error")
-    for number, (policy, slots, prefetcher, load) in enumerate(HELD_OUT):
+    for number, (policy, slots, prefetcher, load) in enumerate(cells):
         speeds, stalls = zip(*measured[number], strict=True)
         told, told_stalls = zip(*forecasts[number], strict=True)
         low, _, high = quantiles(speeds, n=4, method="inclusive")

@@ -22,7 +22,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.runner.calibrate import calibrate as measure
 
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
-    parts = load(config)
+    parts = load(config, build)
     profile = measure(parts, tokens=8 if config.smoke else 64)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
@@ -31,6 +31,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, f"# python run.py --config-dir {folder} hardware=measured\n{text}")
     report = Report(source="live", mode="calibrate")
+    parts.describe(report)
     report.tpot_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
     report.link_bytes_per_s = profile.link_bytes_per_s
     report.verdict = f"profile written; use it with: --config-dir {folder} hardware=measured"

@@ -29,13 +29,14 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, store: str = "ram") -> Parts:
+def load(config: Any, build: Build, store: str = "ram") -> Parts:
     """The configured model: its skeleton in memory, its experts in a store."""
     from moex.runner.assemble import load_parts
 
     model = config.model
-    where = (store, config.cache_dir, model.keep_shards, _random(model), selects(config))
-    return load_parts(model.name, model.dtype, model.device, *where)
+    quant = build(config.quant) if "_target_" in config.quant else None
+    where = (store, config.cache_dir, model.keep_shards, _random(model))
+    return load_parts(model.name, model.dtype, model.device, *where, quant, selects(config))
 
 
 def selects(config: Any) -> bool:
@@ -128,8 +129,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     dense = {"name": "none"}
     settings = {
         "model": folder_digest(parts.folder),
-        "dtype": str(parts.layout.parts[0].dtype),
-        "quant": dict(config.quant),
+        "dtype": str(parts.dtype),
+        "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
         "tasks": tasks,
@@ -161,8 +162,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
     with offload(parts, LRU(), memory, selector=selector) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
-    if selector is not None:
-        exact = kept.with_name(f"{key_of(settings | {'sparsity': dense})}.json")
+    exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
+    if exact != kept:
         _compare(report.tasks, items, exact)
     _keep(kept, settings, report, items)
 

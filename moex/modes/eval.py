@@ -24,7 +24,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         report.lossy.append("miss")
     if selects(config):
         report.lossy.append("sparsity")
-    parts = load(config)
+    parts = load(config, build)
+    parts.describe(report)
     with closing(parts.store):
         accuracy(report, config, parts, build)
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from moex.modes.common import (
     load,
     make_selector,
     refuse_early,
+    selects,
     set_threads,
     shrunk,
     write_counts,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.cache.base import CachePolicy
+    from moex.miss.base import MissHandler
     from moex.modes.common import Build
     from moex.prefetch.base import Prefetcher
     from moex.report import Report
@@ -56,7 +57,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     prefetcher, miss = build(config.prefetch), build(config.miss)
     refuse_early(config, workload, memory, prefetcher)
     selector = make_selector(config, build)
-    parts = load(config, memory.store)
+    parts = load(config, build, memory.store)
     with closing(parts.store):
         readers = memory.reader_threads if parts.store.name == "disk" else 0
         set_threads(config, 1 if hardware.timed else readers)
@@ -71,9 +72,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         if config.verdict:
-            result.report.verdict = _verdict(
-                result, policy, memory, prefetcher, hardware, workload.cold
-            )
+            built = policy, prefetcher, miss
+            result.report.verdict = _verdict(result, config, memory, built, hardware)
         set_threads(config)
         if not parts.random_weights:
             accuracy(result.report, config, parts, build)
@@ -82,27 +82,29 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 def _verdict(
     result: Result,
-    policy: CachePolicy,
+    config: Any,
     memory: Memory,
-    prefetcher: Prefetcher,
+    built: tuple[CachePolicy, Prefetcher, MissHandler],
     hardware: HardwareProfile,
-    cold: bool,
 ) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.cache.core import ExpertCache
+    from moex.cache.rows import RowCache
     from moex.sim.verdict import judge_live
 
-    report, trace = result.report, result.round.trace
+    report, trace, (policy, prefetcher, miss) = result.report, result.round.trace, built
     assert trace is not None
     assert report.slots is not None
     try:
         future = trace.future() if "future" in policy.needs else None
-        cache = ExpertCache(
-            policy, trace.geometry, report.slots, memory.pool, memory.staging, report.seed, future
-        )
-        return judge_live(trace, cache, prefetcher, hardware, report, cold)
-    except Exception:
-        logging.getLogger(__name__).warning("no verdict on this run", exc_info=True)
+        shape = (trace.geometry, report.slots, memory.pool, memory.staging)
+        split = miss.bound(trace.geometry, hardware).split
+        cache = ExpertCache(policy, *shape, report.seed, future, split)
+        neurons = RowCache(cache, memory.rows, memory.break_even) if selects(config) else None
+        cold = config.workload.cold
+        return judge_live(trace, cache, prefetcher, hardware, report, cold, neurons)
+    except Exception as error:
+        note(f"no verdict on this run: its trace could not be replayed ({error})")
         return None
 
 

@@ -41,7 +41,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if config.smoke:
         recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
     set_threads(config)
-    parts = load(config)
+    parts = load(config, build)
     with closing(parts.store):
         context = min(recipe.context, parts.model.config.max_position_embeddings)
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)

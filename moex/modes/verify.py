@@ -48,7 +48,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(tokenizer, config.model.device)
         expected = equality.observe(stock, batches, workload.new_tokens, choose)
     del stock
-    parts = load(config, memory.store)
+    parts = load(config, build, memory.store)
     with closing(parts.store):
         offloaded = prepare(
             parts,
@@ -103,7 +103,7 @@ def _kept(
         parts_of_it += ["cache", "prefetch", "memory"]
     settings = {
         "model": folder_digest(parts.folder),
-        "dtype": str(parts.layout.parts[0].dtype),
+        "dtype": str(parts.dtype),
         "device": parts.device,
         "store": parts.store.name,
         "rows": [config.memory.rows, config.memory.break_even],

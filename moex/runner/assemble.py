@@ -1,18 +1,14 @@
-"""Puts a model's parts together: files, skeleton, store, cache, slots, link."""
+"""Puts a model's parts together: cache, slots, link, neurons, host."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig
 
-from moex.cache.capacity import STORES, Memory
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.rows import RowCache
 from moex.link.copy import CopyLink
@@ -20,125 +16,31 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner import checkpoint, hf, hub
 from moex.runner.budget import needs
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
-from moex.runner.random_weights import bytes_as_tokens, fill_randomly
+from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
-from moex.runner.shards import Folder, Streamed
-from moex.runner.tokenizer import load_tokenizer
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.runner.hf import MoeLayer
-    from moex.runner.shards import Shards
+    from moex.runner.parts import Parts as Parts
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
-    from moex.store.base import ExpertStore
-    from moex.types import Expert, Future, Geometry, Plan
-
-
-@dataclass
-class Parts:
-    """A loaded model: the skeleton, and the store that has its experts."""
-
-    folder: Path
-    model: PreTrainedModel
-    layers: list[MoeLayer]
-    geometry: Geometry
-    layout: Planes | Bundles
-    store: ExpertStore
-    skeleton_bytes: int
-    device: str
-    random_weights: bool = False
-
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        if self.random_weights:
-            return bytes_as_tokens
-        return load_tokenizer(self.folder, self.model)
-
-
-def load_parts(
-    name: str,
-    dtype: str = "auto",
-    device: str = "cpu",
-    store: str = "ram",
-    cache_dir: str | Path | None = None,
-    keep_shards: bool = True,
-    architecture: Mapping[str, Any] | None = None,
-    bundles: bool = False,
-) -> Parts:
-    """Load a model's skeleton to the device and its experts to a store.
-
-    Args:
-        name: a local folder or a hub repository.
-        dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
-        device: where the skeleton and the slots are.
-        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where the disk store keeps packed experts; default `pack.cache_folder()`.
-        keep_shards: False downloads a hub repository a shard at a time, and keeps none.
-        architecture: settings of a model of random weights to make instead; `name` names it only.
-        bundles: keep experts neuron by neuron, as a neuron selector needs them.
-    """
-    if store not in STORES:
-        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    cache = Path(cache_dir) if cache_dir else cache_folder()
-    fill: Callable[..., None]
-    if architecture is None:
-        files = _source(name, keep_shards, cache, store)
-        folder, model = files.folder, checkpoint.build(files.folder, dtype)
-        identity, fill = files.identity(), partial(checkpoint.fill, model, files)
-    else:
-        folder = Path(name)
-        model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
-        identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
-    layers = hf.moe_layers(model)
-    layout = (Bundles if bundles else Planes)(layers[0].tensors)
-    geometry = hf.geometry(model, layers, layout.bytes)
-    experts: ExpertStore
-    if store == "disk" or (store == "auto" and not torch.cuda.is_available()):
-        source = {"quant": "none", **identity}
-        packed = packed_folder(cache, name, layout, geometry, source)
-        with Packer(packed, layout, geometry, source) as packer:
-            fill(packer.put, device, skip=packer.done)
-        experts = DiskStore(packed, layout, geometry)
-    else:
-        experts = RamStore(layout, geometry)
-        fill(experts.put, device)
-    for buffer in model.buffers():
-        buffer.data = buffer.data.to(device)
-    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    size, made = sum(skeleton.values()), architecture is not None
-    return Parts(folder, model, layers, geometry, layout, experts, size, device, made)
-
-
-def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
-    """Where the checkpoint's tensors are read from."""
-    if keep_shards or hub.local(name) is not None:
-        return Folder(checkpoint.find(name))
-    if store == "ram":
-        raise ValueError(
-            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
-            "expected experts packed into files; try memory.store=disk"
-        )
-    return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
+    from moex.types import Expert, Future, Plan
 
 
 def offload(

@@ -32,6 +32,7 @@ from moex.types import DECODE, Expert
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from moex.link.base import Link
     from moex.prefetch.base import Observation
     from moex.runner.assemble import Parts
     from moex.sim.costs import Costs
@@ -97,6 +98,7 @@ def offloaded_costs(
 ) -> tuple[Costs, float]:
     """Decode offloaded with LRU and gate lookahead: the fitted costs, and seconds of a prediction.
 
+    Predictions and submissions are timed by themselves, the rest is fitted.
     The table is scaled so that it adds up to the run's own seconds: medians leave interruptions
     out, but speeds have them in.
     """
@@ -104,6 +106,7 @@ def offloaded_costs(
     timed = TimedPrefetcher(Gate())
     run = offload(parts, LRU(), memory, timed, link, on_plan=plans.append)
     run.meter.times_visits = True
+    submitting = _timed_submits(run.link)
     with run as model:
         generate(model, prompts, tokens, run.meter)
         run.finish()
@@ -111,25 +114,43 @@ def offloaded_costs(
     decode, first = ~trace.prefill, trace.layer == 0
     loads, submits = Counter[int](), Counter[int]()
     for plan in plans:
-        arrived = len(plan.guessed) + sum(not load.speculative for load in plan.loads)
-        loads[plan.clock] += arrived
+        loads[plan.clock] += len(plan.guessed) + sum(not load.speculative for load in plan.loads)
         submits[plan.clock] += bool(plan.loads)
+    clocks = range(len(trace))
     columns = {
         "experts": np.diff(trace.offsets),
         "tokens": np.ones(len(trace)),
-        "loads": np.asarray([loads[clock] for clock in range(len(trace))]),
-        "submits": np.asarray([submits[clock] for clock in range(len(trace))]),
+        "loads": np.asarray([loads[clock] for clock in clocks]),
     }
-    seconds = np.asarray(run.meter.visits) - np.asarray(timed.seconds)
+    predicting = np.asarray(timed.seconds)
+    submitted = np.asarray([submitting[clock] for clock in clocks])
+    seconds = np.asarray(run.meter.visits) - predicting - submitted
     # A pass's beginning lies in its first visit, so that is not fitted to.
     fitted = decode & ~first if layers > 1 else decode
     costs = fit(seconds=seconds[fitted], **{k: v[fitted] for k, v in columns.items()})
     told = costs.seconds(**columns)
     costs = costs.times(float(seconds[fitted].sum() / told[fitted].sum()))
     whole = [x["seconds"] - x["stall_s"] for x in run.meter.series if x["phase"] == DECODE]
-    inside = costs.seconds(**columns)[decode].sum() + np.asarray(timed.seconds)[decode].sum()
-    pass_s = max(0.0, (sum(whole) - float(inside)) / len(whole))
-    return replace(costs, pass_s=pass_s), float(np.mean(np.asarray(timed.seconds)[decode]))
+    inside = costs.seconds(**columns) + predicting + submitted
+    pass_s = max(0.0, (sum(whole) - float(inside[decode].sum())) / len(whole))
+    count = sum(submits[clock] for clock in np.flatnonzero(decode).tolist())
+    submit_s = float(submitted[decode].sum()) / max(1, count)
+    return replace(costs, pass_s=pass_s, submit_s=submit_s), float(predicting[decode].mean())
+
+
+def _timed_submits(link: Link) -> Counter[int]:
+    """Let the link keep how long it took to be handed the loads of every visit, in seconds."""
+    seconds: Counter[int] = Counter()
+    submit = link.submit
+
+    def timed(plan: Plan) -> None:
+        started = perf_counter()
+        submit(plan)
+        if plan.loads:
+            seconds[plan.clock] += perf_counter() - started  # type: ignore[assignment]
+
+    link.submit = timed  # type: ignore[method-assign]
+    return seconds
 
 
 def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
@@ -165,7 +186,7 @@ def _expert_seconds(parts: Parts) -> float:
         parts.store.read(Expert(0, number), record)
     slots = places.tensors
     experts = parts.layers[0].experts
-    kind = parts.layout.parts[0].dtype
+    kind = parts.dtype
     token = torch.randn(1, parts.geometry.hidden, device=parts.device).to(kind)
     return _median_of(
         lambda number: hf.expert_output(experts, token, slots[number % len(slots)]), 48

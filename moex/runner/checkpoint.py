@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    Sink = Callable[[Expert, dict[str, Tensor]], None]
+    Sink = Callable[[Expert, Mapping[str, Tensor]], None]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

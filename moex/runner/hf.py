@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from moex.quant.base import Packed
 from moex.types import DECODE, PREFILL, Geometry
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: i
     )
 
 
-def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor | Packed]) -> Tensor:
     """Compute one expert for tokens [n, hidden], as transformers' `grouped_mm` does it.
 
-    `weights` has one expert's tensors under the module's own parameter names.
+    `weights` has one expert's tensors under the module's own parameter names; packed ones compute
+    for themselves.
     """
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, tokens, weights, first)
@@ -130,10 +132,13 @@ def neurons_output(
     return torch.mm(inner, planes["down"])
 
 
-def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor | Packed], name: str) -> Tensor:
     weight = weights[name]
-    out = torch.mm(x, weight) if experts.is_transposed else functional.linear(x, weight)
-    return out.add_(weights[name + "_bias"]) if experts.has_bias else out
+    if isinstance(weight, Packed):
+        out = weight.matmul(x)
+    else:
+        out = torch.mm(x, weight) if experts.is_transposed else functional.linear(x, weight)
+    return out.add_(weights[name + "_bias"]) if experts.has_bias else out  # type: ignore[arg-type]
 
 
 def _dispatch(experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

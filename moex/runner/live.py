@@ -172,6 +172,7 @@ def describe(
     report.planned_device_bytes = offloaded.planned_bytes
     host = offloaded.host
     report.link, report.pinned = link.name, link.pinned
+    parts.describe(report)
     report.emulated = link.emulated or (host is not None and host.emulated)
     if miss is not None and miss.lossy:
         report.lossy.append("miss")

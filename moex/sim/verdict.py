@@ -162,7 +162,7 @@ def judge(
     others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
     if hardware is not None and hardware.link_bytes_per_s is not None:
         twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        names = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s")
+        names = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s", "select_s")
         faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in names})
         others["bandwidth"] = run(own, cache.slots, twice)
         others["compute"] = run(own, cache.slots, faster)
@@ -187,6 +187,7 @@ def judge_live(
     hardware: HardwareProfile | None,
     report: Report,
     cold: bool = False,
+    neurons: RowCache | None = None,
 ) -> str:
     """Return the one-line verdict of a live run, by replaying its trace on hardware like its own.
 
@@ -201,11 +202,16 @@ def judge_live(
         hardware: the profile that the run emulated; None or untimed: its link was real.
         report: the run's row.
         cold: whether every sequence started with an empty cache.
+        neurons: the run's books of rows; default whole experts.
+
+    Raises:
+        ValueError: the host computed experts, and nobody says how fast.
     """
     profile = _like(report, trace, hardware)
     if prefetcher.needs & {"hidden", "router_logits", "tokens"}:
         prefetcher = Recorded()
-    judged = judge(trace.select(slice(0, LONGEST)), cache, prefetcher, profile, cold)
+    part = trace.select(slice(0, LONGEST))
+    judged = judge(part, cache, prefetcher, profile, cold, neurons)
     replayed, measured = judged.report.tokens_per_second, report.tokens_per_second
     if replayed is None or measured is None:
         return f"{judged} (simulated)"
@@ -224,9 +230,8 @@ def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Har
         submit_s=0.0,
         load_s=0.0,
         predict_s=0.0,
+        select_s=0.0,
     )
-    if report.host_computed and machine.host_seconds(trace.geometry.expert_bytes) is None:
-        return None
     # Where nothing crossed while decoding, no link can be told from another.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
     return replace(machine, link_bytes_per_s=link)

@@ -7,10 +7,10 @@ that a load is one copy and exactness is free.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -36,17 +36,29 @@ class Planes:
 
     Args:
         tensors: name, shape and dtype of an expert's tensors, in the order of the kernel's use.
+        bind: makes of them what is computed with, where that is something else: packed weights.
     """
 
     name = "planes"
 
-    def __init__(self, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
+        bind: Callable[[dict[str, torch.Tensor]], dict[str, Any]] | None = None,
+    ) -> None:
         parts, offset = [], 0
         for name, (shape, dtype) in tensors.items():
             size = prod(shape) * dtype.itemsize
             parts.append(Part(name, tuple(shape), dtype, offset, size))
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         self.parts, self.bytes = tuple(parts), -(-offset // PAGE) * PAGE
+
+        self.bind = bind
+
+    def weights(self, record: torch.Tensor) -> dict[str, Any]:
+        """Return what to compute with, by the name of the weight, sharing a record's memory."""
+        views = self.views(record)
+        return views if self.bind is None else self.bind(views)
 
     def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the tensors that lie in a record (uint8, `bytes` long), sharing its memory."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,28 +11,36 @@ import torch
 from moex.store.base import ExpertStore
 from moex.store.bundles import Bundles
 from moex.store.layout import Planes
+from moex.types import Expert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from moex.types import Expert, Geometry
+    from moex.types import Geometry
 
 
 class RamStore(ExpertStore):
     """All experts of the model in ordinary memory, one tensor a layer.
 
-    Filled once, an expert at a time, by whoever reads the checkpoint.
+    Filled once, an expert at a time, by whoever reads the checkpoint; or from another store, which
+    is then closed.
     """
 
     name = "ram"
     in_memory = True
 
-    def __init__(self, layout: Planes | Bundles, geometry: Geometry) -> None:
+    def __init__(
+        self, layout: Planes | Bundles, geometry: Geometry, source: ExpertStore | None = None
+    ) -> None:
         self.layout, self.geometry = layout, geometry
         self.records = [
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
+        if source is not None:
+            with closing(source):
+                for layer, index in product(range(geometry.layers), range(geometry.experts)):
+                    source.read(Expert(layer, index), self.records[layer][index])
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill in one expert."""
@@ -43,7 +53,7 @@ class RamStore(ExpertStore):
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors, to be computed with where they lie."""
         assert isinstance(self.layout, Planes)
-        return self.layout.views(self.records[expert.layer][expert.index])
+        return self.layout.weights(self.records[expert.layer][expert.index])
 
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
         """Return neurons of the expert: of some of them a copy, of all of them a view."""

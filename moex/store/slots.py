@@ -40,7 +40,7 @@ class Slots:
                 "memory.slots=null and a memory.budget"
             ) from error
         self.records = memory.view(places, layout.bytes)
-        self.tensors = [layout.views(record) for record in self.records]
+        self.tensors = [layout.weights(record) for record in self.records]
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes to its place."""

@@ -46,8 +46,8 @@ def test_a_calibration_knows_its_machine(parts):
     profile = calibrate(parts, tokens=5)
     assert profile.timed
     assert profile.expert_s > 0
-    assert profile.predict_s > 0
-    assert min(profile.visit_s, profile.submit_s, profile.load_s, profile.pass_s) >= 0
+    assert min(profile.predict_s, profile.submit_s) > 0
+    assert min(profile.visit_s, profile.load_s, profile.pass_s) >= 0
     token_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source

@@ -1,0 +1,168 @@
+"""Accuracy of the bundled model over quantizations, paired with the unquantized model.
+
+Held-out loss on the same windows of text, tasks on the same items; errors are of the differences.
+Results are kept, so an interrupted study goes on where it stopped.
+
+python experiments/12_quantization/accuracy.py --text FOLDER [--tiny]
+"""
+
+import argparse
+import json
+from contextlib import closing
+from itertools import chain, islice, zip_longest
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from schemes import STUDIES
+from torch.nn.functional import cross_entropy
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.evals.lm import evaluate
+from moex.evals.text import documents, encode
+from moex.runner.assemble import load_parts, offload
+
+WINDOW = 512
+TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
+PAPER = {  # Eliseev & Mazur 2023, table 1: Mixtral-8x7B, WikiText-2 perplexity
+    (16, 16): 3.59, (16, 4): 3.67, (16, 3): 3.96, (16, 2): 4.52,
+    (4, 16): 3.68, (4, 4): 3.76, (4, 3): 4.05, (4, 2): 4.61,
+    (3, 16): 3.99, (3, 4): 4.06, (3, 3): 4.34, (3, 2): 4.90,
+    (2, 16): 4.98, (2, 4): 5.08, (2, 3): 5.36, (2, 2): 5.97,
+}  # fmt: skip
+
+
+def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
+    """The first window of `count` held-out documents, novels and articles in turn."""
+    found: dict[str, list[list[int]]] = {}
+    for source, _, body in documents(text):
+        ids = encode(tokenizer, body[: 20 * WINDOW])[: WINDOW + 1]
+        if len(ids) > WINDOW:
+            found.setdefault(source, []).append(ids)
+    turns = chain.from_iterable(zip_longest(*found.values()))
+    return list(islice((ids for ids in turns if ids), count))
+
+
+@torch.inference_mode()
+def losses(model, texts: list[list[int]]) -> list[float]:
+    """Nats a token of every window."""
+    found = []
+    for ids in texts:
+        tokens = torch.tensor([ids])
+        logits = model(tokens[:, :-1], use_cache=False).logits.float()
+        found.append(float(cross_entropy(logits[0], tokens[0, 1:])))
+    return found
+
+
+def measure(args: argparse.Namespace, scheme, texts: list[list[int]] | None, tasks: bool) -> dict:
+    """One quantization: bits, bytes, losses by window, items by task."""
+    parts = load_parts(args.model, quant=scheme, cache_dir=args.cache)
+    with closing(parts.store):
+        offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
+        tokenizer = parts.tokenizer()
+        texts = texts or windows(tokenizer, args.text, args.windows)
+        items: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        try:
+            with offloaded as model:
+                nats = losses(model, texts)
+                if tasks:
+                    evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
+        finally:
+            offloaded.close()
+    whole = parts.geometry.layers * parts.geometry.experts * parts.geometry.expert_bytes
+    kernels = ", ".join(sorted(parts.packing.kernels)) if parts.packing else ""
+    return {
+        "bits": parts.bits_per_weight, "bytes": whole + parts.skeleton_bytes, "kernel": kernels,
+        "nats": nats, "items": items,
+    }  # fmt: skip
+
+
+def paired(mine: list[float], other: list[float]) -> tuple[float, float]:
+    """Mean difference and its standard error."""
+    changes = [a - b for a, b in zip(mine, other, strict=True)]
+    return mean(changes), stdev(changes) / sqrt(len(changes))
+
+
+def line(name: str, done: dict, base: dict) -> str:
+    """A row of a table."""
+    change, error = paired(done["nats"], base["nats"])
+    cells = [name, f"{done['bits']:.3f}", f"{done['bytes'] / 1e6:.2f}", done["kernel"] or "-"]
+    cells += [f"{exp(mean(done['nats'])):.3f}", f"{change:+.4f} ± {error:.4f}"]
+    scored = [task for task in done["items"] if "acc" in done["items"][task]]
+    if scored:
+        mine, theirs = ([v for t in scored for _, v in d["items"][t]["acc"]] for d in (done, base))
+        change, error = paired(mine, theirs)
+        cells += [f"{100 * mean(mine):.1f}", f"{100 * change:+.2f} ± {100 * error:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = """| weights | bits | MB | kernel | perplexity | nats a token more | tasks, % | points more |
+|---|---|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Measure what is not there yet; print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=48)
+    parser.add_argument("--items", type=int, default=100, help="of each of the four tasks")
+    parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=STUDIES)
+    parser.add_argument("--out", type=Path, default=Path("results/quantization.jsonl"))
+    parser.add_argument("--cache", type=Path, help="where packed weights are kept")
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    if args.tiny:
+        args.windows, args.items, args.studies = 2, 4, ["solvers"]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    kept = {}
+    if args.out.is_file():
+        kept = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
+    texts = None
+    with args.out.open("a") as file:
+        for study in args.studies:
+            for name, scheme in {"unquantized": None, **STUDIES[study]()}.items():
+                if name not in kept:
+                    texts = texts or windows(
+                        load_parts("tiny").tokenizer(), args.text, args.windows
+                    )
+                    measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
+                    kept[name] = {"name": name, **measured}
+                    file.write(json.dumps(kept[name]) + "\n")
+                    file.flush()
+    for study in args.studies:
+        print(f"\n{study}: {args.model}, {len(kept['unquantized']['nats'])} windows\n\n{HEAD}")
+        for name in ("unquantized", *STUDIES[study]()):
+            print(line(name, kept[name], kept["unquantized"]))
+    if "table" in args.studies:
+        seed_table(kept)
+    if "solvers" in args.studies:
+        solver_pairs(kept)
+
+
+def solver_pairs(kept: dict) -> None:
+    """HQQ against round to nearest, on the same windows."""
+    for name in (name for name in kept if name.startswith("hqq")):
+        change, error = paired(kept[name]["nats"], kept["rtn" + name[3:]]["nats"])
+        print(f"{name} against rtn: {change:+.4f} ± {error:.4f} nats a token")
+
+
+def seed_table(kept: dict) -> None:
+    """Seed 1's table 1 beside ours: what quantization adds to the logarithm of the perplexity."""
+    print(
+        "\n| attention | experts | nats more, here | nats more, Mixtral-8x7B, WikiText-2 (paper) |"
+    )
+    print("|---|---|---|---|")
+    for (attention, experts), perplexity in PAPER.items():
+        here = kept[f"attention {attention}, experts {experts}"]["nats"]
+        change, error = paired(here, kept["unquantized"]["nats"])
+        print(
+            f"| {attention} | {experts} | {change:+.4f} ± {error:.4f} "
+            f"| {log(perplexity / PAPER[16, 16]):+.4f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

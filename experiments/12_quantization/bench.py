@@ -1,0 +1,192 @@
+"""Speed and memory of quantized experts. Run each part on a quiet machine.
+
+    python experiments/12_quantization/bench.py decode      link-bound decoding, 4 bits against 16
+    python experiments/12_quantization/bench.py resident    an expert of Mixtral's, batch 1 to 256
+    python experiments/12_quantization/bench.py packing     weights a second, and peak memory
+Each with [--threads 2] and, for a smoke run, [--tiny].
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch.nn.functional import linear, silu
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.paired import paired_ratio
+from moex.quant.hqq import HQQ
+from moex.quant.rtn import RTN
+from moex.runner.assemble import load_parts, offload
+from moex.runner.workload import generate
+from moex.sim.hardware import HardwareProfile
+
+LINK = HardwareProfile("slow link", link_bytes_per_s=1e8, link_latency_s=10e-6)
+"""Emulated: real bytes move, and arrive when a link of 100 MB/s would have brought them."""
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Tokens a second of both at equal capacity in bytes, in interleaved pairs."""
+    pairs, tokens = (2, 4) if args.tiny else (args.pairs, args.tokens)
+    plain, packed = load_parts("tiny"), load_parts("tiny", quant=RTN(4, 64))
+    slots, staging = 2, 4
+    budget = (slots * plain.geometry.layers + staging) * plain.geometry.expert_bytes
+    room = budget // packed.geometry.expert_bytes - staging
+    memories = {
+        "16 bits": (plain, Memory(slots, staging=staging)),
+        "4 bits": (packed, Memory(min(8, room // packed.geometry.layers), staging=staging)),
+        "4 bits, as many slots": (packed, Memory(slots, staging=staging)),
+    }
+    prompt = [torch.arange(16, 48)[None]]
+    speeds: dict[str, list[float]] = {name: [] for name in memories}
+    moved: dict[str, int] = {}
+    for turn in range(-1, pairs):
+        for name, (parts, memory) in memories.items():
+            offloaded = offload(parts, LRU(), memory, hardware=LINK)
+            with offloaded as model:
+                generate(model, prompt, tokens, offloaded.meter)
+            decoded = offloaded.meter.phases["decode"]
+            moved[name] = decoded.bytes_moved
+            if turn >= 0:
+                speeds[name].append(decoded.tokens / decoded.seconds)
+    print(
+        f"decoding {tokens - 1} tokens, emulated link of {LINK.link_bytes_per_s:.0e} bytes/s, LRU"
+    )
+    print(f"equal capacity: {budget / 1e6:.2f} MB for experts")
+    for name, (_, memory) in memories.items():
+        print(
+            f"{name}: {memory.slots} slots a layer, {median(speeds[name]):.1f} tokens/s, "
+            f"{moved[name] / 1e6:.1f} MB moved"
+        )
+        if name != "16 bits":
+            print(f"  against 16 bits: {paired_ratio(speeds[name], speeds['16 bits'])}")
+
+
+def resident(args: argparse.Namespace) -> None:
+    """Seconds of one expert, 4 bits against bfloat16, in interleaved pairs; both dense routes."""
+    hidden, inner = (256, 384) if args.tiny else (4096, 14336)
+    rounds, batches = (
+        (2, (1, 64)) if args.tiny else (args.pairs, (1, 2, 4, 8, 16, 32, 64, 128, 256))
+    )
+    shapes = ((2 * inner, hidden), (hidden, inner))
+    quantizer = RTN(4, 64)
+    copies = 1 if args.tiny else 2  # in turns, so that no cache holds the weights
+    plain = [[torch.randn(shape).bfloat16() / 50 for shape in shapes] for _ in range(copies)]
+    packed = [[quantizer.pack(weight) for weight in weights] for weights in plain]
+    kernel = quantizer.kernel_name(shapes[0])
+    print(f"one expert {hidden}x{inner}, kernel {kernel}, {torch.get_num_threads()} threads")
+
+    def through(x: torch.Tensor, product, weights) -> torch.Tensor:
+        gate, up = product(x, weights[0]).chunk(2, -1)
+        return product(silu(gate) * up, weights[1])
+
+    for batch in batches:
+        x = torch.randn(batch, hidden).bfloat16()
+        ways = {
+            "bf16": lambda i, x=x: through(x, linear, plain[i % copies]),
+            "4 bits": lambda i, x=x: through(x, quantizer.matmul, packed[i % copies]),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(-1, rounds):
+            for name, call in ways.items():
+                count = max(1, 16 // batch)
+                started = perf_counter()
+                for number in range(count):
+                    call(number)
+                if turn >= 0:
+                    times[name].append((perf_counter() - started) / count)
+        ratio = paired_ratio(times["bf16"], times["4 bits"])
+        print(
+            f"batch {batch:3d}: bf16 {1e3 * median(times['bf16']):8.2f} ms, "
+            f"4 bits {1e3 * median(times['4 bits']):8.2f} ms, speed {ratio}"
+        )
+
+
+def packing(args: argparse.Namespace) -> None:
+    """Weights a second of both solvers; peak memory of packing, in a process of its own."""
+    shape = (512, 512) if args.tiny else (14336, 4096)
+    weight = torch.randn(shape).bfloat16() / 50
+    for kind in (RTN, HQQ):
+        for bits, group in ((8, 64), (4, 64), (3, 64), (2, 16)):
+            quantizer = kind(bits, group)
+            quantizer.pack(weight[:64])
+            rates = []
+            for _ in range(1 if kind is HQQ or args.tiny else 3):
+                started = perf_counter()
+                quantizer.pack(weight)
+                rates.append(weight.numel() / (perf_counter() - started))
+            print(f"{kind.__name__} {bits} bits g{group}: {median(rates) / 1e6:.1f} M weights/s")
+    for kind in ("RTN", "HQQ"):
+        with tempfile.TemporaryDirectory() as folder:
+            peaks = {form: _apart(form, folder, args.tiny) for form in ("model", "none", kind)}
+        over = peaks[kind]["peak"] - peaks["none"]["peak"]
+        layer = peaks[kind]["layer"]
+        print(
+            f"{kind}: peak {over / 1e6:.0f} MB over baseline (model read, nothing packed), "
+            f"{over / layer:.2f} layers of {layer / 1e6:.0f} MB"
+        )
+
+
+def _apart(form: str, folder: str, tiny: bool) -> dict:
+    """What `peak` says in a process of its own."""
+    command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
+    done = subprocess.run(command + ["--tiny"] * tiny, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak(args: argparse.Namespace) -> None:
+    """Write a random model; or read its skeleton; or pack it: peak memory of the process."""
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    from moex.runner import checkpoint
+    from moex.runner.meter import peak_host_bytes
+
+    folder = Path(args.folder) / "model"
+    if args.form == "model":
+        sizes = (256, 384) if args.tiny else (2048, 7168)
+        config = MixtralConfig(
+            vocab_size=512, hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=2,
+            num_local_experts=8, num_attention_heads=16, num_key_value_heads=4, dtype="bfloat16",
+        )  # fmt: skip
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+        print("{}")
+        return
+    model = checkpoint.build(folder)
+    layer = 8 * 3 * model.config.hidden_size * model.config.intermediate_size * 2
+    if args.form == "none":
+        checkpoint.fill(model, folder, None)
+    else:
+        quantizer = {"RTN": RTN, "HQQ": HQQ}[args.form](4, 64)
+        parts = load_parts(str(folder), store="disk", cache_dir=args.folder, quant=quantizer)
+        parts.store.close()
+    print(json.dumps({"peak": peak_host_bytes(), "layer": layer}))
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = {"decode": decode, "resident": resident, "packing": packing, "peak": peak}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--form", default="none", help="of peak: model, none, RTN or HQQ")
+    parser.add_argument("--folder", default="", help="of peak")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        parts[args.part](args)
+
+
+if __name__ == "__main__":
+    main()

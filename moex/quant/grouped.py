@@ -1,0 +1,185 @@
+"""Quantization by groups along the input: a code for every weight, a scale and a zero for a group.
+
+A weight stands for `(code - zero) * scale`. Scales and zeros are codes of 8 bits themselves (see
+`scales`), so that 4 bits in groups of 64 cost 4.254 bits a weight instead of 4.5.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moex.quant import scales
+from moex.quant.base import Quantizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from moex.quant.base import Spec
+    from moex.quant.kernels.base import Kernel
+
+BITS = (8, 4, 3, 2)
+KERNELS = ("tinygemm", "int4", "reference")
+"""In the order of preference; a file each in `kernels/`."""
+
+
+@cache
+def _kernel(name: str) -> Kernel:
+    kernel: Kernel = import_module(f"moex.quant.kernels.{name}").KERNEL
+    return kernel
+
+
+@dataclass
+class Grouped(Quantizer):
+    """What the quantizers by groups share; they only say how a group is solved.
+
+    Args:
+        bits: of a code: 8, 4, 3 or 2.
+        group_size: weights that share a scale and a zero, along the input.
+        meta_bits: of scales and zeros: 8, or 16 for half precision.
+        scale_group: scales that share a scale of their own, with 8 meta bits.
+        kernel: what computes: reference, int4 (CPU), tinygemm (CUDA), or auto: the best that is
+            there and suits the shape.
+
+    Raises:
+        ValueError: bits, meta_bits or kernel are none of these.
+    """
+
+    bits: int = 4
+    group_size: int = 64
+    meta_bits: int = 8
+    scale_group: int = 256
+    kernel: str = "auto"
+    block = 1 << 20
+    """Weights solved at a time."""
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("bits", self.bits, BITS),
+            ("meta_bits", self.meta_bits, (8, 16)),
+            ("kernel", self.kernel, ("auto", *KERNELS)),
+        ):
+            if given not in known:
+                expected = ", ".join(map(str, known))
+                raise ValueError(f"quant.{name}={given}: expected one of {expected}")
+        for name in ("group_size", "scale_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"quant.{name}={getattr(self, name)}: expected 1 or more")
+
+    @abstractmethod
+    def solve(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize float32 groups [n, group_size]: codes of that shape, scales and zeros [n, 1]."""
+
+    def tensors(self, shape: tuple[int, int]) -> Spec:
+        """Return name, shape and dtype of the packed tensors of a weight [out, in]."""
+        kernel = self._chosen(shape)
+        grid = (shape[1] // self.group_size, shape[0])
+        plane = {"codes": (kernel.plane(shape, self.bits), torch.uint8)}
+        return {**plane, **scales.tensors(grid, self.meta_bits, self.scale_group)}
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """Quantize a weight [out, in], a block of its rows at a time."""
+        shape = (weight.shape[0], weight.shape[1])
+        kernel = self._chosen(shape)
+        codes = torch.empty(shape, dtype=torch.uint8)
+        scale, zero = torch.empty(2, shape[0], shape[1] // self.group_size)
+        height = max(1, self.block // shape[1])
+        for start in range(0, shape[0], height):
+            rows = slice(start, start + height)
+            groups = weight[rows].float().reshape(-1, self.group_size)
+            found = self.solve(groups)
+            codes[rows] = found[0].view(codes[rows].shape)
+            scale[rows], zero[rows] = (part.view(scale[rows].shape) for part in found[1:])
+        metas = scales.pack(scale.t(), zero.t(), self.meta_bits, self.scale_group)
+        return {"codes": kernel.store(codes, self.bits), **metas}
+
+    def unpack(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the weight; computed in float32."""
+        scale, zero = scales.read(packed)
+        shape = (scale.shape[1], scale.shape[0] * self.group_size)
+        codes = self._chosen(shape).codes(packed["codes"], self.bits, shape)
+        return dequantize(codes, scale, zero, dtype)
+
+    def matmul(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
+        """Return `x @ weight.T`."""
+        groups, rows = packed["scale"].shape
+        kernel = self._chosen((rows, groups * self.group_size))
+        return kernel.matmul(x, packed, self)
+
+    def kernel_name(self, shape: tuple[int, int]) -> str:
+        """Name the kernel of a weight of this shape."""
+        return self._chosen(shape).name
+
+    def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
+        """All that decides the packed bytes."""
+        return {
+            "quantizer": type(self).__name__,
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "meta_bits": self.meta_bits,
+            "scale_group": self.scale_group,
+            "kernel": self._chosen(shape).layout,
+        }
+
+    def _chosen(self, shape: tuple[int, int]) -> Kernel:
+        key = (shape, self.device)
+        chosen = self.__dict__.setdefault("_kernels", {})
+        if key not in chosen:
+            chosen[key] = self._choose(shape)
+        kernel: Kernel = chosen[key]
+        return kernel
+
+    def _choose(self, shape: tuple[int, int]) -> Kernel:
+        rows, columns = shape
+        if columns % self.group_size:
+            raise ValueError(
+                f"quant.group_size={self.group_size}: does not divide the {columns} inputs of a "
+                f"weight {rows}x{columns}; try quant.group_size={_largest(columns)}"
+            )
+        refused = ""
+        for name in KERNELS if self.kernel == "auto" else (self.kernel,):
+            kernel = _kernel(name)
+            refused = kernel.refusal(self.bits, self.group_size, shape, self.device)
+            if not refused:
+                return kernel
+        raise ValueError(
+            f"quant.kernel={self.kernel}: {refused} (a weight {rows}x{columns}, {self.bits} bits, "
+            f"groups of {self.group_size}, {self.device}); try quant.kernel=auto"
+        )
+
+
+def _largest(columns: int) -> int:
+    """The largest power of two up to 64 that divides the columns."""
+    return min(64, columns & -columns)
+
+
+def round_to_nearest(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of groups [n, size], their scales and zeros [n, 1]; the arithmetic is hqq's.
+
+    A group without width (up to 1e-4) gets the scale 1: its zero alone says what it was.
+    """
+    low, high = groups.aminmax(dim=1, keepdim=True)
+    width, most = high - low, 2**bits - 1
+    factor = torch.where(width <= 1e-4, 1.0, most / width).clamp_(max=2e4)
+    zero = -low * factor
+    codes = torch.mul(groups, factor).add_(zero).round_().clamp_(0, most)
+    return codes, 1.0 / factor, zero
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `(code - zero) * scale` of codes [out, in] and scales [groups, out], in blocks."""
+    out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    groups, rows = scale.shape
+    grouped = (rows, groups, codes.shape[1] // groups)
+    parts = (codes.view(grouped), scale.t()[..., None], zero.t()[..., None], out.view(grouped))
+    height = max(1, (1 << 18) // codes.shape[1])
+    for q, s, z, o in zip(*(part.split(height) for part in parts), strict=True):
+        o.copy_(q.float().sub_(z).mul_(s))
+    return out

@@ -1,0 +1,1 @@
+"""What computes with packed weights: a file each, whose `KERNEL` is it."""

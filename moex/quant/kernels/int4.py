@@ -1,0 +1,88 @@
+"""torch's own int4 kernel on the CPU: 4 bits, groups of 32 to 256, out a multiple of its block."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from moex.quant import loops
+from moex.quant.kernels.base import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from moex.quant.grouped import Grouped
+
+GROUPS = (32, 64, 128, 256)
+DENSE = 256
+"""From so many tokens on, dequantizing once costs less than the kernel's own dequantizing."""
+
+
+@cache
+def block() -> int:
+    """Rows of a block of the kernel's plane on this machine (64 with AVX-512); 0: no such kernel.
+
+    In a block a byte holds the codes of two rows half a block apart, input by input. Learned from
+    the kernel itself, because it differs between machines and is written down nowhere.
+    """
+    codes = torch.randint(16, (128, 64), generator=torch.Generator().manual_seed(0))
+    try:
+        plane = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return 0
+    fitting = (size for size in (64, 32, 16) if torch.equal(_unfold(plane, size), codes.byte()))
+    return next(fitting, 0)
+
+
+def _unfold(plane: Tensor, size: int) -> Tensor:
+    """Codes [out, in] of a plane [out, in / 2] in blocks of so many rows."""
+    rows, columns = plane.shape[0], 2 * plane.shape[1]
+    folded = plane.view(rows // size, columns, size // 2)
+    return torch.cat((folded & 15, folded >> 4), 2).transpose(1, 2).reshape(rows, columns)
+
+
+class Int4(Kernel):
+    """Its scales and zeros have the activations' precision, made anew from 8 bits at every call."""
+
+    name = "int4"
+
+    @property
+    def layout(self) -> str:
+        """Blocks differ between processors."""
+        return f"int4, blocks of {block()}"
+
+    def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
+        """It is for 4 bits on a CPU."""
+        if bits != 4 or group_size not in GROUPS:
+            return f"int4 computes 4 bits in groups of {', '.join(map(str, GROUPS))}"
+        if torch.device(device).type != "cpu" or not block():
+            return "int4 needs a CPU, and a torch with its weight-only kernel"
+        return f"int4 needs outputs of a multiple of {block()}" if shape[0] % block() else ""
+
+    def store(self, codes: Tensor, bits: int) -> Tensor:
+        """Return the kernel's plane; it takes codes of 32 bits, so a few rows at a time."""
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        return torch.cat([pack(rows.int(), 1) for rows in codes.split(16 * block())])
+
+    def codes(self, plane: Tensor, bits: int, shape: tuple[int, int]) -> Tensor:
+        """Return the codes, uint8 [out, in], of a plane."""
+        return _unfold(plane, block())
+
+    def matmul(self, x: Tensor, packed: Mapping[str, Tensor], quantizer: Grouped) -> Tensor:
+        """Multiply with the kernel; with many tokens, with the weight dequantized."""
+        tokens = x.reshape(-1, x.shape[-1])
+        table = loops.table(packed)
+        if len(tokens) >= DENSE and x.dtype == torch.bfloat16:
+            weight = loops.dequantize(packed["codes"], table, block())
+            return torch.mm(tokens, weight).view(*x.shape[:-1], -1)
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            tokens.contiguous(), packed["codes"], quantizer.group_size, table.to(x.dtype)
+        )
+        return out.view(*x.shape[:-1], -1)
+
+
+KERNEL = Int4()

@@ -1,0 +1,60 @@
+"""A linear layer whose weight is packed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from moex.quant.base import Packed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
+
+    from moex.quant.base import Quantizer
+
+
+class QuantLinear(nn.Module):
+    """Stands in for `nn.Linear`; only the packed tensors are in memory.
+
+    Args:
+        quantizer: that packed the weight.
+        tensors: what it made of it.
+        bias: [out], or None.
+        dtype: of the weight that was.
+    """
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        tensors: Mapping[str, Tensor],
+        bias: Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.quantizer, self.names, self.dtype = quantizer, tuple(tensors), dtype
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.bias: Tensor | None
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x @ weight.T + bias`."""
+        out = self._packed().matmul(x)
+        return out if self.bias is None else out + self.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, made anew: for code that reads it, not for computing."""
+        return self._packed().unpack(self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed tensors."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def _packed(self) -> Packed:
+        return Packed(self.quantizer, {name: getattr(self, name) for name in self.names})

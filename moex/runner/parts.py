@@ -1,0 +1,182 @@
+"""Loads a model: its skeleton to the device, its experts to a store, packed if they must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig
+
+from moex.cache.capacity import STORES
+from moex.runner import checkpoint, hf, hub
+from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.random_weights import bytes_as_tokens, fill_randomly
+from moex.runner.shards import Folder, Streamed
+from moex.runner.tokenizer import load_tokenizer
+from moex.store.bundles import Bundles
+from moex.store.disk import DiskStore
+from moex.store.layout import Planes
+from moex.store.pack import Packer, cache_folder, packed_folder
+from moex.store.ram import RamStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from transformers import PreTrainedModel
+
+    from moex.quant.base import Scheme, Spec
+    from moex.report import Report
+    from moex.runner.hf import MoeLayer
+    from moex.runner.shards import Shards
+    from moex.store.base import ExpertStore
+    from moex.types import Geometry
+
+
+@dataclass
+class Parts:
+    """A loaded model: the skeleton, and the store that has its experts.
+
+    `quantized` says in words what was packed how (None: nothing was); `packing` says how an
+    expert's record is computed with.
+    """
+
+    folder: Path
+    model: PreTrainedModel
+    layers: list[MoeLayer]
+    geometry: Geometry
+    layout: Planes | Bundles
+    store: ExpertStore
+    skeleton_bytes: int
+    device: str
+    random_weights: bool = False
+    packing: ExpertPacking | None = None
+    quantized: dict[str, Any] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the experts as the model has them, packed or not."""
+        return next(iter(self.layers[0].tensors.values()))[1]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a record, scales and padding and all, for a weight of an expert."""
+        experts = self.layers[0].tensors.values()
+        weights = sum(prod(shape) for shape, _ in experts if len(shape) > 1)
+        return 8 * self.layout.bytes / weights
+
+    def describe(self, report: Report) -> None:
+        """Fill in how the weights are kept and computed with."""
+        report.bits_per_weight = self.bits_per_weight
+        if self.quantized is not None:
+            report.lossy = [*report.lossy, "quant"]
+        if self.packing is not None:
+            report.kernel = ", ".join(sorted(self.packing.kernels))
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        if self.random_weights:
+            return bytes_as_tokens
+        return load_tokenizer(self.folder, self.model)
+
+
+def load_parts(
+    name: str,
+    dtype: str = "auto",
+    device: str = "cpu",
+    store: str = "ram",
+    cache_dir: str | Path | None = None,
+    keep_shards: bool = True,
+    architecture: Mapping[str, Any] | None = None,
+    quant: Scheme | None = None,
+    bundles: bool = False,
+) -> Parts:
+    """Load a model's skeleton to the device and its experts to a store.
+
+    What is quantized is packed into files once, and read from them whatever the store.
+
+    Args:
+        name: a local folder or a hub repository.
+        dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
+        device: where the skeleton and the slots are.
+        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
+        cache_dir: where packed experts are kept; default `pack.cache_folder()`.
+        keep_shards: False downloads a hub repository a shard at a time, and keeps none.
+        architecture: settings of a model of random weights to make instead; `name` names it only.
+        quant: which quantizer takes which weights; default none, as the checkpoint has them.
+        bundles: keep experts neuron by neuron, as a neuron selector needs them.
+    """
+    if store not in STORES:
+        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
+    cache = Path(cache_dir) if cache_dir else cache_folder()
+    fill: Callable[..., None]
+    if architecture is None:
+        files = _source(name, keep_shards, cache, store)
+        folder, model = files.folder, checkpoint.build(files.folder, dtype)
+        identity, fill = files.identity(), partial(checkpoint.fill, model, files)
+    else:
+        folder = Path(name)
+        model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
+        identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
+    layers = hf.moe_layers(model)
+    tensors, packing, settings = layers[0].tensors, None, None
+    if quant is not None:
+        quant.bind(device)
+        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        tensors = packing.tensors
+    packing = packing if packing and packing.quantizers else None
+    layout = _layout(tensors, packing, bundles)
+    geometry = hf.geometry(model, layers, layout.bytes)
+    experts: ExpertStore
+    on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
+    if on_disk or packing:
+        source = {"quant": packing.settings if packing else "none", **identity}
+        packed = packed_folder(cache, name, layout, geometry, source)
+        with Packer(packed, layout, geometry, source) as packer:
+            if packing:
+                packing.announce((geometry.layers - len(packer.done)) * geometry.experts)
+            sink = packing.sink(packer.put) if packing else packer.put
+            fill(sink, device, skip=packer.done)
+        experts = DiskStore(packed, layout, geometry)
+        if not on_disk:
+            experts = RamStore(layout, geometry, experts)
+    else:
+        experts = RamStore(layout, geometry)
+        fill(experts.put, device)
+    linears = 0
+    if quant is not None:
+        linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
+    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
+    size, made = linears + sum(skeleton.values()), architecture is not None
+    return Parts(
+        *(folder, model, layers, geometry, layout, experts, size, device, made, packing, settings)
+    )
+
+
+def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
+    """Where the checkpoint's tensors are read from."""
+    if keep_shards or hub.local(name) is not None:
+        return Folder(checkpoint.find(name))
+    if store == "ram":
+        raise ValueError(
+            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
+            "expected experts packed into files; try memory.store=disk"
+        )
+    return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
+
+
+def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
+    if not bundles:
+        return Planes(tensors, packing.bind if packing else None)
+    if packing is not None:
+        raise ValueError(
+            "quant with sparsity: experts kept neuron by neuron are not quantized yet; expected "
+            "one of the two; try sparsity=none, or quant=none"
+        )
+    return Bundles(tensors)

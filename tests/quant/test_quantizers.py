@@ -1,0 +1,225 @@
+"""Quantizers by groups: what is packed, what it stands for, and what computes with it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from moex.quant import scales
+from moex.quant.grouped import Grouped, dequantize
+from moex.quant.hqq import HQQ
+from moex.quant.kernels.int4 import DENSE, block
+from moex.quant.mixed import Mixed
+from moex.quant.rtn import RTN
+from moex.testing import check_quantizer
+
+FORMATS = [(8, 64), (4, 64), (3, 64), (2, 16)]
+BOTH = pytest.mark.parametrize("solver", [RTN, HQQ])
+GATE, DOWN = (14336, 4096), (4096, 14336)
+
+
+def weight(rows: int = 192, columns: int = 256, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) / 50
+
+
+@BOTH
+@pytest.mark.parametrize(("bits", "group"), FORMATS)
+@pytest.mark.parametrize("meta_bits", [8, 16])
+def test_the_contract_is_kept(solver, bits, group, meta_bits):
+    check_quantizer(lambda: solver(bits, group, meta_bits))
+    check_quantizer(lambda: solver(bits, group, meta_bits, kernel="reference"))
+
+
+@BOTH
+@pytest.mark.parametrize(("bits", "group"), FORMATS)
+def test_dequantized_weights_are_hqq_s_own_bit_for_bit(solver, bits, group):
+    from hqq.core.quantize import Quantizer
+
+    rows, columns = 192, 256
+    original = weight(rows, columns)
+    packed, meta = Quantizer.quantize(
+        original,
+        nbits=bits,
+        group_size=group,
+        axis=1,
+        optimize=solver is HQQ,
+        round_zero=solver is HQQ and bits == 4,
+        device="cpu",
+    )
+
+    def eight_bits(values: torch.Tensor, **settings) -> torch.Tensor:
+        """A column [groups of the weight, 1] through 8 bits, in the order that we store."""
+        ordered = values.view(rows, -1).t().contiguous()
+        found, its = Quantizer.quantize(
+            ordered, nbits=8, optimize=False, axis=1, device="cpu", **settings
+        )
+        its["compute_dtype"] = torch.float32
+        return Quantizer.dequantize(found, its).t().reshape(-1, 1)
+
+    unit = scales.UNIT
+    meta["scale"] = eight_bits(meta["scale"] * unit, group_size=256) / unit
+    meta["zero"] = eight_bits(meta["zero"], channel_wise=False, group_size=None)
+    meta["compute_dtype"] = torch.float32
+    quantizer = solver(bits, group)
+    ours = quantizer.unpack(quantizer.pack(original), torch.float32)
+    assert torch.equal(ours, Quantizer.dequantize(packed, meta))
+
+
+@pytest.mark.parametrize(("bits", "group", "most"), [(4, 64, 4.27), (3, 64, 3.47), (2, 16, 3.03)])
+def test_bits_a_weight_at_the_sizes_of_mixtral(bits, group, most):
+    quantizer = HQQ(bits, group)
+    weights = 2 * GATE[0] * GATE[1] + DOWN[0] * DOWN[1]
+    nbytes = quantizer.nbytes((2 * GATE[0], GATE[1])) + quantizer.nbytes(DOWN)
+    assert bits < 8 * nbytes / weights <= most
+
+
+def test_fewer_bits_lose_more_and_hqq_loses_less_than_rounding():
+    def loss(quantizer: Grouped) -> float:
+        # heavy tails, as trained weights have them
+        original = weight(seed=1) + weight(seed=2) ** 3 * 500
+        return float(
+            (quantizer.unpack(quantizer.pack(original), torch.float32) - original).abs().mean()
+        )
+
+    for solver in (RTN, HQQ):
+        found = [loss(solver(*form)) for form in ((8, 64), (4, 64), (3, 64), (2, 64))]
+        assert found == sorted(found)
+    for form in ((3, 64), (2, 16)):
+        assert loss(HQQ(*form)) < loss(RTN(*form))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_a_plane_gives_back_its_codes_and_pads_nothing(bits):
+    from moex.quant.kernels.reference import KERNEL
+
+    codes = torch.randint(2**bits, (5, 48), generator=torch.Generator().manual_seed(1)).byte()
+    plane = KERNEL.store(codes, bits)
+    assert plane.numel() == codes.numel() * bits // 8
+    assert torch.equal(KERNEL.codes(plane, bits, (5, 48)), codes)
+
+
+def test_flat_and_one_sided_groups_survive():
+    original = torch.full((64, 64), 0.25)
+    original[1] = torch.linspace(0.5, 0.6, 64)
+    for quantizer in (RTN(4, 64), HQQ(4, 64, kernel="reference"), RTN(8, 64)):
+        found = quantizer.unpack(quantizer.pack(original), torch.float32)
+        assert found.isfinite().all()
+        assert (found[1] - original[1]).abs().max() < 0.02
+
+
+def test_weights_of_small_magnitude_keep_their_scales():
+    original = weight() / 100
+    quantizer = RTN(4, 64)
+    error = quantizer.unpack(quantizer.pack(original), torch.float32) - original
+    assert error.norm() / original.norm() < 0.1
+
+
+def test_a_weight_is_quantized_by_blocks_of_rows():
+    class Small(RTN):
+        block = 256 * 5
+
+    original = weight(64)
+    ours, whole = Small(4, 64).pack(original), RTN(4, 64).pack(original)
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+@pytest.mark.skipif(not block(), reason="torch's int4 kernel is not here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("meta_bits", [8, 16])
+@pytest.mark.parametrize("tokens", [1, 7, DENSE])
+def test_int4_agrees_with_the_reference_in_float64(dtype, meta_bits, tokens):
+    quantizer = RTN(4, 64, meta_bits)
+    assert quantizer.kernel_name((192, 256)) == "int4"
+    packed = quantizer.pack(weight())
+    x = torch.randn(tokens, 256, generator=torch.Generator().manual_seed(3)).to(dtype)
+    exact = x.double() @ quantizer.unpack(packed, torch.float64).t()
+    error = (quantizer.matmul(x, packed).double() - exact).abs().max() / exact.abs().max()
+    assert error < (1e-6 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.skipif(not block(), reason="torch's int4 kernel is not here")
+def test_int4_and_reference_hold_the_same_weight():
+    original, forms = weight(), ("int4", "reference")
+    found = [RTN(4, 64, kernel=kernel) for kernel in forms]
+    unpacked = [q.unpack(q.pack(original), torch.float32) for q in found]
+    assert torch.equal(*unpacked)
+    assert found[0].settings((192, 256)) != found[1].settings((192, 256))
+
+
+@pytest.mark.gpu
+def test_tinygemm_agrees_with_the_reference_in_float64():
+    quantizer = RTN(4, 64)
+    quantizer.bind("cuda")
+    assert quantizer.kernel_name((192, 256)) == "tinygemm"
+    packed = {name: part.cuda() for name, part in quantizer.pack(weight()).items()}
+    x = torch.randn(5, 256).bfloat16().cuda()
+    exact = x.double() @ quantizer.unpack(packed, torch.float64).t()
+    error = (quantizer.matmul(x, packed).double() - exact).abs().max() / exact.abs().max()
+    assert error < 2e-2
+
+
+def test_auto_takes_the_reference_where_int4_cannot():
+    assert RTN(2, 16).kernel_name((192, 256)) == "reference"
+    assert RTN(4, 16).kernel_name((192, 256)) == "reference"
+    assert RTN(4, 64).kernel_name((48, 256)) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"bits": 5}, "quant.bits=5: expected one of 8, 4, 3, 2"),
+        ({"meta_bits": 4}, "quant.meta_bits=4: expected one of 8, 16"),
+        ({"kernel": "marlin"}, "quant.kernel=marlin: expected one of auto, tinygemm, int4, ref"),
+        ({"group_size": 0}, "quant.group_size=0: expected 1 or more"),
+    ],
+)
+def test_wrong_settings_are_named(settings, said):
+    with pytest.raises(ValueError, match=said):
+        RTN(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "said"),
+    [
+        ({"group_size": 64}, (64, 96), r"group_size=64: does not divide the 96 .*group_size=32"),
+        ({"bits": 3, "group_size": 4}, (64, 12), "3 bits need rows of a multiple of 8"),
+        ({"bits": 2, "kernel": "int4"}, (64, 64), "quant.kernel=int4: int4 computes 4 bits"),
+        ({"kernel": "int4"}, (40, 64), "quant.kernel=int4: int4 needs outputs of a multiple of"),
+        ({"kernel": "tinygemm"}, (64, 128), "quant.kernel=tinygemm: tinygemm needs a CUDA device"),
+    ],
+)
+def test_a_shape_that_does_not_suit_is_named_before_anything_is_packed(settings, shape, said):
+    with pytest.raises(ValueError, match=said):
+        RTN(**settings).tensors(shape)
+
+
+def test_mixed_gives_every_weight_its_own():
+    two, four = HQQ(2, 16), HQQ(4)
+    mixed = Mixed(gate_up=two, down=four, attention=None, head=four)
+    names = (
+        "experts.gate_up_proj",
+        "experts.down_proj",
+        "model.layers.0.self_attn.q_proj",
+        "lm_head",
+    )
+    assert [mixed.of(name) for name in names] == [two, four, None, four]
+    assert HQQ(4).of("lm_head") is None
+    mixed.bind("meta")
+    assert (two.device, four.device) == ("meta", "meta")
+
+
+def test_equal_settings_are_equal_quantizers():
+    quantizer = RTN(4, 64)
+    quantizer.tensors((192, 256))
+    assert quantizer == RTN(4, 64)
+    assert dataclasses.replace(quantizer, bits=3) == RTN(3, 64)
+
+
+def test_dequantize_is_code_less_zero_times_scale():
+    codes = torch.tensor([[0, 1, 2, 3]], dtype=torch.uint8)
+    found = dequantize(
+        codes, torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]), torch.float32
+    )
+    assert found.tolist() == [[-2.0, 0.0, 0.0, 3.0]]
