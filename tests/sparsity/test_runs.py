@@ -12,6 +12,7 @@ from small_models import tiny_config
 from test_parity import LOGICAL
 from transformers import AutoModelForCausalLM
 
+from moex import api
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
@@ -230,3 +231,19 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
         row.book(offloaded.ledgers, None)
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < parts.geometry.expert_bytes * row.requests
+
+
+def test_without_hydra(exact, references):
+    expected, _ = references["late", 1]
+    thin = {"slots": 3, "store": "ram", "sparsity": Oracle(), "rows": 0.4}
+    with api.load(str(exact), prefetch=Gate(), **thin) as model:
+        assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
+
+
+def test_an_exact_selector_is_none(exact):
+    loaded = [{"sparsity": Oracle(mode="exact")}, {}]
+    logits = []
+    for more in loaded:
+        with api.load(str(exact), slots=3, store="ram", **more) as model:
+            logits.append(decode(model, text(1, 4)))
+    assert torch.equal(*logits)
