@@ -176,4 +176,4 @@ def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3
     assert "memory.slots=1: expected 2" in done.stderr
-    assert "1 cells of the sweep failed" in done.stderr.splitlines()[-1]
+    assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
