@@ -5,6 +5,8 @@ import signal
 import sys
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and leave as one line
+# Hydra takes sweepers and launchers from packages of the name hydra_plugins alone.
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "moex", "sweeps"))
 
 import hydra
 from omegaconf import DictConfig

@@ -10,6 +10,7 @@ for, and Hydra's own Ray launcher has not followed Hydra and Ray since 2023.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ class RayLauncher(Launcher):
             ray.init(
                 self.address,
                 ignore_reinit_error=True,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": paths}},
             )
         except ConnectionError as error:

@@ -24,7 +24,11 @@ class Grid(BasicSweeper):
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose as many cells as it takes to have tried every word."""
         tried: set[str] = set()
-        fresh = [cell for cell in batch if not tried.issuperset(cell) and not tried.update(cell)]
+        fresh = []
+        for cell in batch:
+            if not tried.issuperset(cell):
+                fresh.append(cell)
+                tried.update(cell)
         super().validate_batch_is_legal(fresh)
 
     def sweep(self, arguments: list[str]) -> Any:
