@@ -50,7 +50,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
     rows = (
         []
-        if report.mode in ("eval", "train", "verify")
+        if report.mode in ("eval", "plan", "train", "verify")
         else [
             (
                 "tokens per second",
@@ -95,6 +95,8 @@ def sentence(report: Report) -> str:
             if "/" not in task["task"] and task["metric"] == "acc"
         )
         return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
+    if report.mode == "plan":
+        return f"{report.model}: what fits and what it may reach, from its configuration alone."
     if report.mode == "verify":
         return _equality(report)
     speed = report.tokens_per_second

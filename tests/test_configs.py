@@ -33,7 +33,7 @@ def test_an_option_composes_and_builds(group, option):
     if option in lacking:
         override.append(f"{lacking[option]}=somewhere")
     config = compose("config", overrides=override)
-    if group != "experiment" and "_target_" in config[group]:
+    if group not in ("ablation", "experiment") and "_target_" in config[group]:
         instantiate(config[group], _convert_="object")
 
 

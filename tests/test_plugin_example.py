@@ -10,11 +10,12 @@ import warnings
 from pathlib import Path
 
 from plugin_example.heaviest import Heaviest
+from plugin_example.twice import Twice
 
 from analysis import collect
 from analysis.catalogue import FIGURES
 from analysis.style import policy_style, styled
-from moex.testing import check_policy
+from moex.testing import check_policy, check_prefetcher
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "tests/plugin_example/conf"
@@ -29,8 +30,9 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_policy_keeps_the_contract():
+def test_the_plug_ins_keep_the_contracts():
     check_policy(Heaviest)
+    check_prefetcher(Twice)
 
 
 def test_the_command_line_finds_it(tmp_path):

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -35,12 +35,15 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import hf
-from moex.runner.assemble import Parts, load_parts
+from moex.runner.assemble import load_parts
 from moex.runner.live import run_offloaded
 from moex.runner.texts import Prompts
 from moex.store.pack import cache_folder
 from moex.store.slots import Slots, paged
 from moex.types import Expert
+
+if TYPE_CHECKING:
+    from moex.runner.parts import Parts
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}

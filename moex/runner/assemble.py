@@ -15,9 +15,10 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs
+from moex.runner.budget import needs, skeleton_bytes
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
+from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
 from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
 from moex.sim.rows import row_cache
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.runner.parts import Parts as Parts
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
@@ -74,7 +74,9 @@ def offload(
     if prefetcher is not None:
         prefetcher.bind(parts.geometry, parts.folder, selector)
     predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors, parts.skeleton_bytes)
+    # Buffers stand only in the first, packed linear layers maybe only in the second.
+    skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton)
     cache = ExpertCache(
         policy,
         parts.geometry,
