@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
-from moex.report import Clocked, Report
+from moex.report import Report
 from moex.sim.check import check
-from moex.sim.link import LinkTimeline
-from moex.types import DECODE, PREFILL
+from moex.sim.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,73 +22,8 @@ if TYPE_CHECKING:
     from moex.cache.rows import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.sim.hardware import HardwareProfile
-    from moex.sim.link import Transfer
     from moex.trace.format import Trace
-    from moex.types import Access, Geometry, Plan
-
-
-class _Clock:
-    """A virtual machine: one compute lane, one link, and the host as a second compute lane.
-
-    `share` of an expert is computed at once.
-    """
-
-    def __init__(self, profile: HardwareProfile, geometry: Geometry, share: float) -> None:
-        assert profile.link_bytes_per_s is not None
-        self.profile, self.size = profile, geometry.size
-        self.expert_s = profile.expert_s * share
-        self.link = LinkTimeline(
-            profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
-        )
-        self.now, self.host_free_at = 0.0, 0.0
-        self.host_s = profile.host_seconds(geometry.expert_bytes)
-        self.waiting: dict[int, list[Transfer]] = {}
-        self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
-        self._mark = (0.0, 0.0, 0)
-
-    def submit(self, plan: Plan) -> None:
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
-            for transfer in self.waiting.pop(slot, ()):
-                self.link.cancel(self.now, transfer)
-        for load in plan.transfers:
-            transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
-            self.waiting.setdefault(load.slot, []).append(transfer)
-        if plan.transfers:  # it has begun while the computing lane is still busy with it
-            self.now += self.profile.submit_s
-
-    def wait(self, slot: int) -> float:
-        """Let the compute lane wait for a place; return for how long it did."""
-        stall = 0.0
-        for transfer in self.waiting.pop(slot, ()):
-            stall = max(stall, self.link.arrival(self.now, transfer) - self.now)
-        self.now += stall
-        return stall
-
-    def begin_host(self, experts: int) -> None:
-        """Let the host compute so many experts, one after the other."""
-        if self.host_s is None:
-            raise ValueError(
-                f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
-                "which this way of handling misses needs; try hardware.host_expert_s=0.002"
-            )
-        self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
-
-    def wait_host(self) -> float:
-        """Let the compute lane wait for the host; return for how long it did."""
-        stall = max(0.0, self.host_free_at - self.now)
-        self.now += stall
-        return stall
-
-    def end_visit(self, phase: str, stall: float) -> None:
-        """Book the time and the link's work since the last visit ended."""
-        clocked = self.phases[phase]
-        self.link.advance(self.now)
-        now, busy, moved = self._mark
-        clocked.seconds += self.now - now
-        clocked.stall_s += stall
-        clocked.link_busy_s += self.link.busy_s - busy
-        clocked.bytes_moved += self.link.bytes_moved - moved
-        self._mark = (self.now, self.link.busy_s, self.link.bytes_moved)
+    from moex.types import Access, Plan
 
 
 def simulate(
@@ -147,7 +81,7 @@ class _Replay:
         self.ledgers = [Ledger(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
         share = neurons.capacity / trace.geometry.intermediate if neurons else 1.0
-        self.clock = _Clock(hardware, trace.geometry, share) if timed and hardware else None
+        self.clock = Clock(hardware, trace.geometry, share) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
         self.access: Access | None = None
         self.books.reset()
@@ -201,7 +135,7 @@ class _Replay:
             waited = stall > 0
         ledger.waited(phase, late, waited)
 
-    def _compute(self, plan: Plan, clock: _Clock) -> tuple[int, float]:
+    def _compute(self, plan: Plan, clock: Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
         load_s = clock.profile.load_s
         late, stall = 0, 0.0

@@ -85,11 +85,11 @@ def test_skipping_replays_alike_and_changes_logits(parts, expected, tmp_path):
 
 
 def test_weights_of_what_is_left_are_scaled_to_the_same_sum():
-    from moex.runner.model import _Work
+    from moex.runner.work import Work
     from moex.types import Expert
 
     index = torch.tensor([[3, 1], [1, 2]])
-    work = _Work(
+    work = Work(
         None, torch.zeros(2, 4), index, torch.tensor([[0.6, 0.3], [0.5, 0.5]]), index.tolist()
     )
     work.skip([Expert(0, 1)])

@@ -1,0 +1,83 @@
+"""The computing of one layer visit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from moex.runner.hosts import HostLane
+    from moex.types import Expert
+
+
+class Work:
+    """The computing of one visit. Every result lands in its top-k position and is summed last.
+
+    So the order in which experts arrive cannot change a bit; the arithmetic is `grouped_mm`'s.
+    """
+
+    def __init__(
+        self,
+        experts: nn.Module,
+        hidden: Tensor,
+        index: Tensor,
+        weights: Tensor,
+        chosen: list[list[int]],
+    ) -> None:
+        self.experts, self.hidden, self.weights, self.chosen = experts, hidden, weights, chosen
+        self.index = index
+        kind = torch.promote_types(hidden.dtype, weights.dtype)
+        self.out = torch.empty(*index.shape, hidden.shape[1], dtype=kind, device=hidden.device)
+        if len(chosen) > 1:
+            order, rows = torch.sort(index.reshape(-1))  # as stock does it, ties included
+            counts = torch.bincount(order, minlength=int(order[-1]) + 1).tolist()
+            self.rows = rows.split(counts)
+
+    def tokens_of(self, expert: Expert) -> Tensor:
+        """The tokens of the visit that chose the expert, in the order in which it is computed."""
+        return self.rows[expert[1]] // self.weights.shape[1]
+
+    def compute(self, expert: Expert, output: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        """Compute the expert for all tokens of the visit that chose it, in one call."""
+        self.put(expert, output(self.experts, self.tokens(expert)))
+
+    def tokens(self, expert: Expert) -> Tensor:
+        """The tokens [n, hidden] that chose the expert."""
+        if len(self.chosen) == 1:
+            return self.hidden
+        return self.hidden[self.tokens_of(expert)]
+
+    def put(self, expert: Expert, result: Tensor) -> None:
+        """Weigh an expert's output for `tokens(expert)` and keep it in its place."""
+        if len(self.chosen) == 1:
+            position = self.chosen[0].index(expert[1])
+            torch.mul(result, self.weights[:, position, None], out=self.out[:, position])
+            return
+        rows = self.rows[expert[1]]
+        self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
+            rows
+        ].unsqueeze(-1)
+
+    def begin(self, host: HostLane, experts: Sequence[Expert]) -> list[Any]:
+        """Give experts to the host."""
+        return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
+
+    def skip(self, experts: Sequence[Expert]) -> None:
+        """Leave experts out: what the others weigh is scaled up to the same sum."""
+        if not experts:
+            return
+        left_out = torch.tensor([e.index for e in experts], device=self.index.device)
+        gone = torch.isin(self.index, left_out)
+        kept = self.weights.masked_fill(gone, 0.0)
+        rest = kept.sum(1, keepdim=True)
+        self.weights = kept * torch.where(rest > 0, self.weights.sum(1, keepdim=True) / rest, 0.0)
+        self.out[gone] = 0.0
+
+    def result(self) -> Tensor:
+        """Sum over the top-k positions."""
+        return self.out.sum(dim=1).to(self.hidden.dtype)

@@ -1,0 +1,79 @@
+"""The virtual machine that a replay runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.report import Clocked
+from moex.sim.link import LinkTimeline
+from moex.types import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from moex.sim.hardware import HardwareProfile
+    from moex.sim.link import Transfer
+    from moex.types import Geometry, Plan
+
+
+class Clock:
+    """A virtual machine: one compute lane, one link, and the host as a second compute lane.
+
+    `share` of an expert is computed at once.
+    """
+
+    def __init__(self, profile: HardwareProfile, geometry: Geometry, share: float) -> None:
+        assert profile.link_bytes_per_s is not None
+        self.profile, self.size = profile, geometry.size
+        self.expert_s = profile.expert_s * share
+        self.link = LinkTimeline(
+            profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
+        )
+        self.now, self.host_free_at = 0.0, 0.0
+        self.host_s = profile.host_seconds(geometry.expert_bytes)
+        self.waiting: dict[int, list[Transfer]] = {}
+        self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
+        self._mark = (0.0, 0.0, 0)
+
+    def submit(self, plan: Plan) -> None:
+        """Forget the plan's dropped guesses and begin its loads, as a live link does."""
+        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+            for transfer in self.waiting.pop(slot, ()):
+                self.link.cancel(self.now, transfer)
+        for load in plan.transfers:
+            transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
+            self.waiting.setdefault(load.slot, []).append(transfer)
+        if plan.transfers:  # it has begun while the computing lane is still busy with it
+            self.now += self.profile.submit_s
+
+    def wait(self, slot: int) -> float:
+        """Let the compute lane wait for a place; return for how long it did."""
+        stall = 0.0
+        for transfer in self.waiting.pop(slot, ()):
+            stall = max(stall, self.link.arrival(self.now, transfer) - self.now)
+        self.now += stall
+        return stall
+
+    def begin_host(self, experts: int) -> None:
+        """Let the host compute so many experts, one after the other."""
+        if self.host_s is None:
+            raise ValueError(
+                f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
+                "which this way of handling misses needs; try hardware.host_expert_s=0.002"
+            )
+        self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
+
+    def wait_host(self) -> float:
+        """Let the compute lane wait for the host; return for how long it did."""
+        stall = max(0.0, self.host_free_at - self.now)
+        self.now += stall
+        return stall
+
+    def end_visit(self, phase: str, stall: float) -> None:
+        """Book the time and the link's work since the last visit ended."""
+        clocked = self.phases[phase]
+        self.link.advance(self.now)
+        now, busy, moved = self._mark
+        clocked.seconds += self.now - now
+        clocked.stall_s += stall
+        clocked.link_busy_s += self.link.busy_s - busy
+        clocked.bytes_moved += self.link.bytes_moved - moved
+        self._mark = (self.now, self.link.busy_s, self.link.bytes_moved)
