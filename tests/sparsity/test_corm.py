@@ -57,7 +57,7 @@ def test_full_rank_estimates_are_contributions_but_for_four_bits():
     true = (torch.nn.functional.silu(gate) * up).abs() * norms[1, [2, 0], None]
     assert found.shape == (2, 9, 20)
     assert (found - true).norm() < 0.25 * true.norm()
-    same = layers[1].dense([2, 0]) @ layers[1].code
+    same = layers[1].dense()[[2, 0]] @ layers[1].code
     assert (same - gate_up[1, [2, 0]]).norm() < 0.25 * gate_up[1, [2, 0]].norm()
 
 
@@ -107,8 +107,13 @@ def test_late_and_predicted_look_at_different_states(model):
 
 def test_it_says_what_it_holds_and_what_it_is(model):
     selector = bound(model)
-    state = selector.factors.state_dict().values()
-    assert selector.device_bytes == sum(tensor.nbytes for tensor in state)
+    tensors = {id(each): each for layer in selector.factors for each in layer.tensors()}
+    assert selector.device_bytes == sum(each.nbytes for each in tensors.values())
+    held = {
+        (each.untyped_storage().data_ptr(), each.untyped_storage().nbytes())
+        for each in tensors.values()
+    }
+    assert sum(size for _, size in held) == selector.device_bytes
     assert selector.identity == trained.read("corm", SHAPE, model).identity
 
 
