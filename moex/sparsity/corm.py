@@ -74,7 +74,8 @@ class Corm(NeuronSelector):
         factors: Any = lowrank.layers(geometry, full, found.about["width"])
         factors.load_state_dict(found.tensors)
         factors.requires_grad_(False)
-        self.identity, table = found.identity, {}
+        self.identity = found.identity
+        table: dict[str, Tensor] = {}
         if self.rank not in (None, full):
             self.identity += f"-rank{self.rank}"
             factors = [lowrank.truncate(each, geometry, self.rank) for each in factors]

@@ -144,7 +144,7 @@ class Lean:
     def tensors(self) -> list[Tensor]:
         """All that is held, the shared table too."""
         parts = [self.own, self.first, self.outer] if self.first is not None else [self.own]
-        held = [tensor for part in parts for tensor in (part.codes, part.scale)]  # type: ignore[union-attr]
+        held = [tensor for part in parts for tensor in (part.codes, part.scale)]
         biases = [self.inner_bias, self.outer_bias] if self.first is not None else []
         return [*self.four.planes, self.four.table, *self.scale, self.cuts, *held, *biases]
 
