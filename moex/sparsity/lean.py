@@ -1,18 +1,17 @@
-"""Factors as they are held and computed with in a run: four and eight bits, nothing unpacked.
+"""The trained factors as a run holds them and computes with them: four and eight bits, packed.
 
-Every product is made by a kernel that gives a token the same bits alone and in company (torch's
-weight-only int4 and int8 on the CPU); what is between them is float64, because the ends of a
-vectorized loop may differ in the last bit. So a token's masks do not depend on the batch.
+What is between the products is float64, because the ends of a vectorized loop may differ in the
+last bit from its middle. So a token's masks do not depend on its batch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from moex.quant.kernels import int4, reference
+from moex.sparsity.bits import EightBits, FourBits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,77 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.sparsity.lowrank import LayerFactors
-
-GROUP = 32
-BLOCK = 16
-"""Inputs that torch's int8 kernel takes at once: with a remainder it reads past the end."""
-
-
-def _padded(size: int, to: int) -> int:
-    return -(-size // to) * to
-
-
-class EightBits:
-    """A matrix [out, in] in eight bits with one scale a row."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.short = -weight.shape[1] % BLOCK
-        weight = functional.pad(weight.float(), (0, self.short))
-        largest = weight.abs().amax(1).clamp(min=1e-30)
-        self.scale = (largest / 127).bfloat16()
-        codes = (weight / self.scale.float()[:, None]).round()
-        self.codes = codes.clamp(-127, 127).to(torch.int8)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Products [tokens, out] of x [tokens, in], both bfloat16."""
-        if self.short:
-            x = functional.pad(x, (0, self.short))
-        if x.device.type == "cpu":
-            return torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
-        return ((x.double() @ self.codes.double().T) * self.scale.double()).bfloat16()
-
-    def to(self, device: torch.device) -> None:
-        """Move it."""
-        self.codes, self.scale = self.codes.to(device), self.scale.to(device)
-
-
-class FourBits:
-    """Matrices [out, in] in four bits, of all experts of a layer, without scales.
-
-    Args:
-        levels: codes 0 to 15 that stand for -8 to 7, uint8 [experts, out, in]. Rows and columns are
-            padded to what the kernel takes: `inputs` is the new number of columns.
-        table: scales and offsets of the kernel, all one and zero, shared by all layers.
-    """
-
-    def __init__(self, levels: Tensor, table: dict[str, Tensor]) -> None:
-        experts, rows, columns = levels.shape
-        self.inputs, self.outputs = _padded(columns, GROUP), _padded(rows, int4.block() or 1)
-        self.kernel: Any = int4.KERNEL if int4.block() else reference.KERNEL
-        room = torch.full((experts, self.outputs, self.inputs), 8, dtype=torch.uint8)
-        room[:, :rows, :columns] = levels
-        self.planes = [self.kernel.store(each, 4) for each in room]
-        if not table:
-            table["ones"] = torch.ones(self.inputs // GROUP, self.outputs, 2).bfloat16()
-            table["ones"][..., 1] = 0
-        self.table = table["ones"]
-
-    def __call__(self, x: Tensor, expert: int) -> Tensor:
-        """Products [tokens, out] of x [tokens, in], both bfloat16, with one expert's matrix."""
-        plane = self.planes[expert]
-        if self.kernel is int4.KERNEL:
-            kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
-            return kernel(x.contiguous(), plane, GROUP, self.table)
-        levels = self.kernel.codes(plane, 4, (self.outputs, self.inputs))
-        return (x.double() @ (levels.double() - 8).T).bfloat16()
-
-    def to(self, device: torch.device) -> None:
-        """Move it; elsewhere the reference computes, which unpacks."""
-        shape = self.outputs, self.inputs
-        codes = [self.kernel.codes(plane, 4, shape) for plane in self.planes]
-        self.kernel = reference.KERNEL
-        self.planes = [self.kernel.store(each, 4).to(device) for each in codes]
-        self.table = self.table.to(device)
 
 
 class Lean:
