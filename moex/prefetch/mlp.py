@@ -91,7 +91,7 @@ class MLP(ScoredPrefetcher):
         found = trained.read(KIND, geometry, model, self.checkpoint)
         self.nets: Any = nets(geometry, found.about["width"], found.about["horizon"])
         self.nets.load_state_dict(found.tensors)
-        self.nets.bfloat16().requires_grad_(False)
+        self.nets.half().requires_grad_(False)
         self.device_bytes = sum(tensor.nbytes for tensor in self.nets.parameters())
 
     def reset(self, geometry: Geometry, seed: int) -> None:

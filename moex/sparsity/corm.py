@@ -108,7 +108,10 @@ class Corm(NeuronSelector):
             self._codes = self.factors[layer].encode(state, early)
         missing = [expert for expert in experts if expert not in self._masks]
         if missing:
-            self._masks.update(zip(missing, self._active(layer, early, missing), strict=True))
+            found = self._active(layer, early, missing)
+            self._masks.update(zip(missing, found, strict=True))
+            if missing == list(experts):
+                return found
         return torch.stack([self._masks[expert] for expert in experts])
 
     def _is_known(self, layer: int, early: bool, state: Tensor) -> bool:
