@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.cache.lru import LRU
 from moex.report import Clocked, Report
-from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes, reference_s
-from moex.runner.routing import read_routing
+from moex.runner.setup import describe, prepare
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -23,18 +21,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from moex.cache.base import CachePolicy
-    from moex.cache.capacity import Memory
     from moex.cache.ledger import Ledger
-    from moex.miss.base import MissHandler
-    from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
+    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
-    from moex.sim.hardware import HardwareProfile
-    from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
-    from moex.types import Future
 
     OnStop = Callable[[list["Round"]], None]
 
@@ -73,13 +65,7 @@ def run_offloaded(
     parts: Parts,
     batches: list[torch.Tensor],
     workload: Workload,
-    policy: CachePolicy,
-    memory: Memory | None = None,
-    prefetcher: Prefetcher | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
+    setup: Setup,
     timeline: bool = False,
     on_stop: OnStop | None = None,
 ) -> Result:
@@ -90,94 +76,16 @@ def run_offloaded(
     keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
     called with the measured rounds, the last one cut short, when the run is interrupted or fails.
     """
-    offloaded = prepare(
-        *(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss), selector
-    )
+    offloaded = prepare(parts, batches, workload, setup)
     if timeline:
         offloaded.log_events(EVENTS // workload.repeats)
     try:
         with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed, on_stop)
+            given = (workload, batches, offloaded.meter, offloaded, setup.seed)
+            rounds = _rounds(model, *given, on_stop)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, parts, miss, selector), rounds, seed)
-
-
-def prepare(
-    parts: Parts,
-    batches: list[torch.Tensor],
-    workload: Workload,
-    policy: CachePolicy,
-    memory: Memory | None = None,
-    prefetcher: Prefetcher | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
-) -> OffloadedModel:
-    """Make the offloaded model; parts that know the future get it from a recording pass."""
-    future: Future | None = None
-    if prefetcher is not None and "recorded" in prefetcher.needs:
-        raise ValueError(
-            "prefetch=recorded replays what another run predicted: it works with mode=simulate "
-            "trace=FILE; live, run that predictor itself"
-        )
-    shapes = [batch.shape for batch in batches]
-    widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
-    lengths = (longest, workload.new_tokens, widest)
-    foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
-    if "future" in foresight and miss is not None and miss.lossy:
-        raise ValueError(
-            "miss: skipping changes what later layers demand, so no recorded future holds; "
-            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
-        )
-    if "future" in foresight:
-        settings = {"seed": seed, "selector": selector, "lengths": lengths}
-        plain = offload(parts, LRU(), memory, **settings)  # type: ignore[arg-type]
-        if workload.routing is not None:
-            plain.replay(read_routing(workload.routing, parts.geometry))
-        recording = _record(plain, workload, batches, seed)
-        future = recording.future()
-        if prefetcher is not None:
-            prefetcher.foresee(recording)
-    given = (policy, memory, prefetcher, hardware, seed, future)
-    offloaded = offload(parts, *given, miss=miss, selector=selector, lengths=lengths)
-    if workload.routing is not None:
-        offloaded.replay(read_routing(workload.routing, parts.geometry))
-    return offloaded
-
-
-def describe(
-    offloaded: OffloadedModel,
-    parts: Parts,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
-) -> Report:
-    """Begin a row with what the model's parts say of themselves."""
-    cache, link, store = offloaded.cache, offloaded.link, parts.store
-    needs = cache.prototype.needs | offloaded.prefetcher.needs
-    report = Report(source="live", mode="live", oracle="future" in needs)
-    report.policy = type(cache.prototype).__name__
-    report.prefetcher = type(offloaded.prefetcher).__name__
-    report.slots, report.pool = cache.slots, cache.pool
-    predictors = (selector, offloaded.prefetcher)
-    report.predictor_bytes = sum(each.device_bytes for each in predictors if each)
-    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
-    if selector is not None and offloaded.neurons is not None:
-        report.lossy.append("sparsity")
-        report.rows, report.prefill_masks = offloaded.neurons.cache.share, selector.prefill
-    report.skeleton_bytes = parts.skeleton_bytes
-    report.random_weights = parts.random_weights
-    report.replayed_routing = offloaded.routing is not None
-    report.planned_device_bytes = offloaded.planned_bytes
-    host = offloaded.host
-    report.link, report.pinned = link.name, link.pinned
-    parts.describe(report)
-    report.emulated = link.emulated or (host is not None and host.emulated)
-    if miss is not None and miss.lossy:
-        report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
-    return report
+    return _result(describe(offloaded, parts, setup), rounds, setup.seed)
 
 
 def run_baseline(
@@ -192,16 +100,6 @@ def run_baseline(
     rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
-
-
-def _record(
-    offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor], seed: int
-) -> Trace:
-    """Run the workload once to know its routing, which no cache changes."""
-    choose = workload.sampler(seed)
-    with offloaded as model:
-        generate(model, batches, workload.new_tokens, offloaded.meter, choose=choose)
-    return offloaded.recorder.trace({})
 
 
 def _rounds(

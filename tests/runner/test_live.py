@@ -14,6 +14,7 @@ from moex.runner import baselines
 from moex.runner.assemble import Memory, load_parts, offload
 from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import Meter
+from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
@@ -37,7 +38,8 @@ def parts(mixtral):
 
 def run(parts, workload, policy=None, **settings):
     batches = workload.batches(parts.tokenizer(), "cpu")
-    return run_offloaded(parts, batches, workload, policy or LRU(), Memory(3), **settings)
+    setup = Setup(policy or LRU(), Memory(3), **settings)
+    return run_offloaded(parts, batches, workload, setup)
 
 
 def test_tokens_of_batches_are_counted_apart_live_and_simulated(parts, tmp_path):

@@ -12,6 +12,7 @@ from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, load_parts
 from moex.runner.live import run_offloaded
 from moex.runner.routing import Routing, read_routing
+from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.store.slots import paged
 from moex.types import Expert
@@ -53,7 +54,7 @@ def test_a_replayed_routing_is_the_traces_own(parts):
     workload = Prompts(prompts=["hello world"], prompt_tokens=4, new_tokens=5, warmup=0, repeats=2)
     workload.routing = "tiny"
     batches = workload.batches(parts.tokenizer(), "cpu")
-    result = run_offloaded(parts, batches, workload, LRU(), Memory(3), Gate())
+    result = run_offloaded(parts, batches, workload, Setup(LRU(), Memory(3), Gate()))
     row = result.report
     assert row.random_weights
     assert row.replayed_routing
