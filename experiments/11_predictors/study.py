@@ -6,6 +6,8 @@ bytes, timeliness, waste; (3) neurons, by layer and way: recall, energy, memory.
 microseconds a visit, which mean something on a quiet machine only.
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
+
+`--ranks` are ranks to which the selector is cut without training (`sparsity.rank`), in table 3.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm
+from moex.sparsity.lean import held_bytes
 from moex.train import quality
 from moex.train.data import Corpus, corpus
 from moex.train.fit import ExpertTrainer
@@ -138,20 +141,21 @@ def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -
     }
 
 
-def neurons(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
-    """Table 3."""
-    selector = Corm()
-    selector.bind(parts.geometry, parts.folder)
+def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[dict[str, Any]]:
+    """Table 3; the ranks below the checkpoint's at the default fraction only."""
     held_out, rows = reads(parts, text, batches), []
-    for rule, fraction in (("top", 0.1), ("top", 0.2), ("top", 0.3), ("top", 0.5), ("energy", 0.9)):
+    cases = [(None, "top", 0.1), (None, "top", 0.2), (None, "top", 0.3), (None, "top", 0.5)]
+    cases += [(None, "energy", 0.9), *((rank, "top", 0.3) for rank in ranks)]
+    for rank, rule, fraction in cases:
+        selector = Corm(rank=rank)
+        selector.bind(parts.geometry, parts.folder)
         table = quality.of_neurons(
             selector.factors, lambda *w: contributions(parts, *w), held_out, fraction, rule
         )
-        rows += [{"rule": rule, "fraction": fraction, **row} for row in table]
-    for row in rows:
-        state = selector.factors[row["layer"]].state_dict().values()
-        row["stored_bytes"] = sum(t.numel() * (2 if t.is_floating_point() else 1) for t in state)
-        row["resident_bytes"] = sum(tensor.nbytes for tensor in state)
+        for row in table:
+            row["held_bytes"] = held_bytes([selector.factors[row["layer"]]])
+            named = {"rank": rank or "all", "rule": rule, "fraction": fraction}
+            rows.append(named | row)
     return rows
 
 
@@ -166,6 +170,7 @@ def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
         found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)
     for mode in ("late", "predicted"):
         selector.mode = mode
+        # Another state a call: a repeated one is not computed again.
         found[f"corm {mode}"] = _median(
             lambda o: selector.select(o.hidden, o.access.layer, o.access.experts), steps
         )
@@ -195,6 +200,7 @@ def main() -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=3)
+    parser.add_argument("--ranks", type=int, nargs="*", default=[160, 128, 96, 64, 32])
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
     args = parser.parse_args()
@@ -205,7 +211,7 @@ def main() -> None:
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
     tables = {
         "experts": experts(parts, text, batches),
-        "neurons": neurons(parts, text, batches),
+        "neurons": neurons(parts, text, batches, args.ranks),
     }
     trace, seen = decode(parts, text, windows, tokens)
     tables["replays"] = replays(trace, seen, parts, args.slots)

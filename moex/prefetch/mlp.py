@@ -48,7 +48,8 @@ class LayerNet(nn.Module):
             chosen: 0 or 1 [tokens, experts].
             past: [tokens, layers ahead, experts].
         """
-        features = torch.cat([hidden, chosen, past.flatten(1)], dim=1)
+        hidden = hidden.to(self.routers.weight.dtype)  # half precision in a run
+        features = torch.cat([hidden, chosen.to(hidden.dtype), past.flatten(1).to(hidden.dtype)], 1)
         logits = self.routers(hidden) + self.outer(nn.functional.gelu(self.inner(features)))
         return logits.unflatten(1, (self.horizon, self.experts))
 
@@ -89,10 +90,9 @@ class MLP(ScoredPrefetcher):
         """Read the checkpoint of this model."""
         found = trained.read(KIND, geometry, model, self.checkpoint)
         self.nets: Any = nets(geometry, found.about["width"], found.about["horizon"])
-        weights = {name: tensor.float() for name, tensor in found.tensors.items()}
-        self.nets.load_state_dict(weights)
-        self.nets.requires_grad_(False)
-        self.device_bytes = sum(tensor.nbytes for tensor in weights.values())
+        self.nets.load_state_dict(found.tensors)
+        self.nets.half().requires_grad_(False)
+        self.device_bytes = sum(tensor.nbytes for tensor in self.nets.parameters())
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Forget the past."""
@@ -119,5 +119,5 @@ class MLP(ScoredPrefetcher):
         assert self.past is not None
         net = self.nets[layer]
         past = self.past[layer + 1 : layer + 1 + net.horizon].transpose(0, 1)
-        logits = net(observation.hidden.float(), self.chosen, past)
+        logits = net(observation.hidden, self.chosen, past).float()
         return list(self.name(observation.access, logits.sigmoid().sum(0).tolist()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from moex.runner import hf
@@ -39,6 +40,8 @@ class Neurons:
         self._before: Tensor | None = None
         self._masks: dict[Expert, Tensor | None] = {}
         self._sums: dict[Expert, Tensor] = {}
+        self._alone: dict[Expert, int | None] = {}
+        """Where one token is decoded: the rows that it needs."""
 
     def request(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> Iterator[Plan]:
         """Select, and yield the visit's plans.
@@ -57,9 +60,11 @@ class Neurons:
             self._select(state, demanded, tokens_of)
         # In prefill whole experts come; a mask is then only computed with.
         self.needs = [
-            None if mask is None or access.phase == PREFILL else bitmap_of(mask.any(0))
+            None if mask is None or access.phase == PREFILL else _union(mask)
             for mask in self._masks.values()
         ]
+        one = access.phase == DECODE and len(hidden) == 1
+        self._alone = dict(zip(demanded, self.needs, strict=True)) if one else {}
         for plan in self.cache.request(access, self.needs):
             self._hold(plan)
             yield plan
@@ -90,7 +95,7 @@ class Neurons:
         def compute(experts: Any, tokens: Tensor) -> Tensor:
             mask = self._masks[expert]
             if self.slots.thin:
-                mask = self._at_positions(mask, place, self.cache.parts[expert])
+                mask = self._at_positions(expert, mask, place)
             part = hf.neurons_output(experts, tokens, self.slots.tensors[place], mask)
             before = self._sums.get(expert)
             self._sums[expert] = part if before is None else before + part
@@ -98,14 +103,20 @@ class Neurons:
 
         return compute
 
-    def _at_positions(self, mask: Tensor | None, place: int, part: int) -> Tensor:
+    def _at_positions(self, expert: Expert, mask: Tensor | None, place: int) -> Tensor:
         """The mask [tokens or 1, capacity] of the positions of a thin place."""
-        rows = torch.from_numpy(self.slots.table(place))
-        computed = torch.zeros(
-            self.slots.width + 1, dtype=torch.bool
-        )  # the last is for position -1
-        computed[torch.from_numpy(members(part, self.slots.width))] = True
-        here = computed[rows]
+        slots, part = self.slots, self.cache.parts[expert]
+        device, alone = slots.records.device, self._alone.get(expert)
+        if alone is not None:
+            part, mask = part & alone, None
+        here = np.zeros(slots.capacity, bool)
+        here[slots.positions(place, members(part, slots.width))] = True
         if mask is None:
-            return here[None].to(self.slots.records.device)
-        return mask[:, rows.clamp(min=0).to(mask.device)] & here.to(mask.device)
+            return torch.from_numpy(here)[None].to(device)
+        rows = torch.from_numpy(slots.table(place)).clamp(min=0)
+        return mask[:, rows.to(device)] & torch.from_numpy(here).to(device)
+
+
+def _union(mask: Tensor) -> int:
+    """The bitmap of the rows that any token [tokens, intermediate] needs."""
+    return bitmap_of(mask[0] if len(mask) == 1 else mask.any(0))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moex import trained
-from moex.sparsity import lowrank
+from moex.sparsity import lean, lowrank
 from moex.sparsity.active import active, check_rule
 from moex.sparsity.base import NeuronSelector
 
@@ -29,8 +29,8 @@ class Corm(NeuronSelector):
     """Select by a low-rank, four-bit estimate of every neuron's contribution.
 
     CORM-like: the text of CORM (OpenReview qN7PEomATC) is not public, this is our design. An
-    estimate from the layer's own state ("late") or from the one before ("predicted"), made in
-    float32, in float64 for a float64 model.
+    estimate from the layer's own state ("late") or from the one before ("predicted"), rounded to
+    bfloat16 whatever the model computes in.
 
     Args:
         rule: "top": the best `fraction` of every token; "quantile": above the expert's threshold;
@@ -39,6 +39,8 @@ class Corm(NeuronSelector):
         mode: "late", "predicted" or "exact".
         prefill: "dense" or "masked".
         checkpoint: a file; None for the one beside the model or in the cache folder.
+        rank: keep so many directions of the checkpoint's, the strongest: less memory, less recall;
+            None for all.
 
     Raises:
         ValueError: a field outside its range.
@@ -49,20 +51,39 @@ class Corm(NeuronSelector):
     mode: str = "late"
     prefill: str = "dense"
     checkpoint: str | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         self.check()
         check_rule(self.rule, self.fraction)
+        if self.rank is not None and self.rule == "quantile":
+            raise ValueError(
+                "sparsity.rank: the thresholds of rule=quantile are those of the full rank; "
+                "expected rule=top or rule=energy with a rank"
+            )
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Read the checkpoint of this model."""
         found = trained.read(KIND, geometry, model, self.checkpoint, "sparsity")
-        self.factors: Any = lowrank.layers(geometry, found.about["rank"], found.about["width"])
-        self.factors.load_state_dict(found.tensors)
-        self.factors.requires_grad_(False)
+        full = found.about["rank"]
+        if self.rank is not None and (self.rank % 2 or not 0 < self.rank <= full):
+            raise ValueError(
+                f"sparsity.rank={self.rank}: expected an even number up to {full}, the "
+                "checkpoint's rank"
+            )
+        factors: Any = lowrank.layers(geometry, full, found.about["width"])
+        factors.load_state_dict(found.tensors)
+        factors.requires_grad_(False)
         self.identity = found.identity
-        state = self.factors.state_dict().values()
-        self.device_bytes = sum(tensor.nbytes for tensor in state)
+        table: dict[str, Tensor] = {}
+        if self.rank not in (None, full):
+            self.identity += f"-rank{self.rank}"
+            factors = [lowrank.truncate(each, geometry, self.rank) for each in factors]
+        self.factors = [lean.Lean(each, table) for each in factors]
+        self.device_bytes = lean.held_bytes(self.factors)
+        self._known: tuple[int, bool, Tensor] | None = None
+        self._codes: Tensor | None = None
+        self._masks: dict[int, Tensor] = {}
 
     def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor | None:
         """Return the neurons estimated to contribute most."""
@@ -78,13 +99,35 @@ class Corm(NeuronSelector):
     ) -> Tensor | None:
         if self.mode == "exact" or self.fraction == 1:
             return None
-        kind = torch.promote_types(hidden.dtype, torch.float32)
-        factors = self.factors[layer]
-        if (factors.code.dtype, factors.code.device) != (kind, hidden.device):
-            factors.to(hidden.device, kind)
-        scores = factors.estimate(factors.encode(hidden.to(kind), early), experts)
-        place = max(self.fraction * lowrank.GRID - 1, 0.0)
-        low, share = int(place), place % 1
-        cuts = factors.cuts[int(early), list(experts)]
-        cut = torch.lerp(cuts[:, low], cuts[:, min(low + 1, lowrank.GRID - 1)], share)
-        return active(scores, self.rule, self.fraction, cut[:, None, None])
+        state = hidden.bfloat16()
+        if not self._is_known(layer, early, state):
+            # What was expected of the very state that now selects is not computed twice.
+            self._known, self._masks = (layer, early, state.clone()), {}
+            if self.factors[layer].device != state.device:
+                self.factors[layer].to(state.device)
+            self._codes = self.factors[layer].encode(state, early)
+        missing = [expert for expert in experts if expert not in self._masks]
+        if missing:
+            found = self._active(layer, early, missing)
+            self._masks.update(zip(missing, found, strict=True))
+            if missing == list(experts):
+                return found
+        return torch.stack([self._masks[expert] for expert in experts])
+
+    def _is_known(self, layer: int, early: bool, state: Tensor) -> bool:
+        if self._known is None or self._known[:2] != (layer, early):
+            return False
+        known = self._known[2]
+        return known.device == state.device and torch.equal(known, state)
+
+    def _active(self, layer: int, early: bool, experts: list[int]) -> Tensor:
+        assert self._codes is not None
+        factors, cut = self.factors[layer], None
+        scores = factors.estimate(self._codes, experts)
+        if self.rule == "quantile":
+            place = max(self.fraction * lowrank.GRID - 1, 0.0)
+            low, share = int(place), place % 1
+            cuts = factors.cuts[int(early), experts].double()
+            cut = torch.lerp(cuts[:, low], cuts[:, min(low + 1, lowrank.GRID - 1)], share)
+            cut = cut[:, None, None]
+        return active(scores, self.rule, self.fraction, cut)

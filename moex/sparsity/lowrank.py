@@ -78,11 +78,13 @@ class LayerFactors(nn.Module):
         gate, up = both.mul_(self.scale[chosen, None]).chunk(2, dim=-1)
         return functional.silu(gate).mul_(up).abs_().mul_(self.norms[chosen, None])
 
-    def dense(self, experts: Sequence[int]) -> Tensor:
-        """V_e of experts, unpacked [experts, 2 * intermediate, rank]."""
-        packed = self.rows[list(experts)]
-        levels = torch.cat([packed & 15, packed >> 4], dim=-1).to(self.code.dtype).sub_(8)
-        return levels * self.scale[list(experts), :, None]
+    def levels(self) -> Tensor:
+        """The four-bit numbers, 0 to 15 for -8 to 7, uint8 [experts, 2 * intermediate, rank]."""
+        return torch.cat([self.rows & 15, self.rows >> 4], dim=-1)
+
+    def dense(self) -> Tensor:
+        """V_e of all experts, unpacked [experts, 2 * intermediate, rank]."""
+        return self.levels().to(self.code.dtype).sub_(8) * self.scale[..., None]
 
     def fill(self, moment: Tensor, gate_up: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Factor the weights so that outputs on real states change least.
@@ -108,18 +110,52 @@ class LayerFactors(nn.Module):
         root, inverse = vectors * roots @ vectors.T, vectors / roots @ vectors.T
         flat = weights.flatten(0, 1)
         strength, best = torch.linalg.eigh(root @ (flat.T @ flat) @ root)
-        noise = torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)).double()
-        rotation = torch.linalg.qr(noise)[0]
+        rotation = turn(rank)
         basis = best[:, -rank:] @ rotation
-        rows = weights @ root @ basis
+        self.code.copy_(basis.T @ inverse)
+        self.pack(weights @ root @ basis)
+        self.norms.copy_(norms)
+        return rotation.float(), (strength[-rank:] / strength[-rank:].mean()).float()
+
+    def pack(self, rows: Tensor) -> None:
+        """Round the rows of V_e of all experts to four bits."""
         scale = rows.abs().amax(-1) / 7
         levels = (rows / scale.clamp(min=1e-30)[..., None]).round().to(torch.int64) + 8
         low, high = levels.chunk(2, dim=-1)
-        self.code.copy_(basis.T @ inverse)
         self.rows.copy_(low | high << 4)
         self.scale.copy_(scale)
-        self.norms.copy_(norms)
-        return rotation.float(), (strength[-rank:] / strength[-rank:].mean()).float()
+
+
+def turn(rank: int) -> Tensor:
+    """The random rotation of codes of this rank, float64 [rank, rank]."""
+    noise = torch.randn(rank, rank, generator=torch.Generator().manual_seed(0)).double()
+    return torch.linalg.qr(noise)[0]
+
+
+@torch.no_grad()
+def truncate(factors: LayerFactors, geometry: Geometry, rank: int) -> LayerFactors:
+    """Factors of a lower rank, without training: turned back, the strongest directions are kept.
+
+    They are the best of that rank, but for being rounded to four bits twice. Thresholds are those
+    of the full rank, and do not fit.
+    """
+    ahead = factors.ahead
+    less = LayerFactors(geometry, rank, ahead.inner.out_features if ahead else 0, ahead is not None)
+    change = turn(rank).T @ turn(len(factors.code))[-rank:]  # [rank, old rank]
+    less.code.copy_(change @ factors.code.double())
+    less.pack(factors.dense().double() @ change.T)
+    less.norms.copy_(factors.norms)
+    less.cuts.copy_(factors.cuts)
+    if ahead is not None and less.ahead is not None:
+        less.ahead.load_state_dict(
+            ahead.state_dict()
+            | {
+                "linear.weight": change @ ahead.linear.weight.double(),
+                "outer.weight": change @ ahead.outer.weight.double(),
+                "outer.bias": change @ ahead.outer.bias.double(),
+            }
+        )
+    return less
 
 
 def layers(geometry: Geometry, rank: int, width: int) -> nn.ModuleList:

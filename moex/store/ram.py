@@ -59,4 +59,4 @@ class RamStore(ExpertStore):
         """Return neurons of the expert: of some of them a copy, of all of them a view."""
         assert isinstance(self.layout, Bundles)
         neurons = self.layout.views(self.records[expert.layer][expert.index])
-        return neurons if rows is None else neurons[rows]
+        return neurons if rows is None else neurons.index_select(0, rows)

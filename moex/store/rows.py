@@ -42,30 +42,38 @@ class RowSlots(Slots):
         self.records.zero_()  # what is not there is multiplied by zero, and must be a number
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
-        self._expert: list[Expert | None] = [None] * places
+        self._held: list[tuple[Expert, int] | None] = [None] * places
         self._rows = np.full((places, capacity), -1)
         """Of thin places: which row is at each position, -1: none."""
+        self._at = np.full((places, layout.neurons), -1)
+        """The same the other way round."""
+        row = np.dtype(f"V{layout.row_bytes // 3}")
+        self._lines: list[tuple[np.ndarray, ...]] = []
+        """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
+        if self.records.device.type == "cpu":
+            self._lines = [
+                (lines(place["gate_up"], row), lines(place["down"], row)) for place in self.tensors
+            ]
 
     def hold(self, place: int, expert: Expert, rows: int) -> None:
         """From now on the place holds these rows (a bitmap); those it lacks get free positions."""
         if not self.thin:
             return
-        table = self._rows[place]
-        if self._expert[place] != expert:
-            self._expert[place] = expert
-            table[:] = -1
-        wanted = members(rows, self.width)
-        table[~np.isin(table, wanted)] = -1
-        new = wanted[~np.isin(wanted, table)]
-        table[np.flatnonzero(table < 0)[: len(new)]] = new
+        if self._held[place] == (expert, rows):
+            return
+        before, self._held[place] = self._held[place], (expert, rows)
+        table, at = self._rows[place], self._at[place]
+        if before is None or before[0] != expert:
+            table[:] = at[:] = -1
+        wanted, there = as_mask(rows, self.width), at >= 0
+        gone, new = np.flatnonzero(there & ~wanted), np.flatnonzero(wanted & ~there)
+        table[at[gone]] = at[gone] = -1
+        free = np.flatnonzero(table < 0)[: len(new)]
+        table[free], at[new] = new, free
 
     def positions(self, place: int, rows: np.ndarray) -> np.ndarray:
         """Where rows are in a place."""
-        if not self.thin:
-            return rows
-        table = self._rows[place]
-        order = np.argsort(table)
-        return order[np.searchsorted(table, rows, sorter=order)]
+        return self._at[place][rows] if self.thin else rows
 
     def table(self, place: int) -> np.ndarray:
         """Which row is at each position of a thin place; -1: none."""
@@ -78,8 +86,7 @@ class RowSlots(Slots):
         rows = self._rows[load.slot] if load.rows is None else members(load.rows, self.width)
         rows = rows[rows >= 0]
         at = self.positions(load.slot, rows)
-        wanted, positions = (torch.from_numpy(each) for each in (rows, at))
-        return partial(self._move, store, load.expert, load.slot, wanted, positions)
+        return partial(self._move, store, load.expert, load.slot, torch.from_numpy(rows), at)
 
     def _move(
         self,
@@ -87,24 +94,38 @@ class RowSlots(Slots):
         expert: Expert,
         place: int,
         rows: torch.Tensor | None,
-        at: torch.Tensor | None,
+        at: np.ndarray | None,
     ) -> None:
         neurons = store.gather(expert, rows)
-        gate_up, down = self.tensors[place]["gate_up"], self.tensors[place]["down"]
-        both = gate_up.view(2, self.capacity, -1)
+        if at is not None and self._lines:  # several times as fast as torch's indexing
+            first, last = self._lines[place]
+            found = lines(neurons, first.dtype).reshape(-1, 3)
+            first[at], first[at + self.capacity], last[at] = found.T
+            return
+        down = self.tensors[place]["down"]
+        both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
         if at is None:
             both.copy_(neurons[:, :2].transpose(0, 1))
             down.copy_(neurons[:, 2])
         else:
-            both[:, at] = neurons[:, :2].transpose(0, 1).to(both.device)
-            down[at] = neurons[:, 2].to(down.device)
+            both[:, torch.from_numpy(at)] = neurons[:, :2].transpose(0, 1).to(both.device)
+            down[torch.from_numpy(at)] = neurons[:, 2].to(down.device)
+
+
+def lines(tensor: torch.Tensor, row: np.dtype) -> np.ndarray:
+    """The rows of a contiguous tensor on the CPU as runs of bytes, sharing its memory."""
+    return tensor.view(-1).view(torch.uint8).numpy().view(row)
 
 
 def members(rows: int | bytes, width: int) -> np.ndarray:
     """The members of a bitmap of `width` rows, in order."""
+    return np.flatnonzero(as_mask(rows, width))
+
+
+def as_mask(rows: int | bytes, width: int) -> np.ndarray:
+    """A bitmap of `width` rows as bool [width]."""
     data = rows if isinstance(rows, bytes) else rows.to_bytes(-(-width // 8), "little")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=width, bitorder="little")
-    return np.flatnonzero(bits)
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=width, bitorder="little").view(bool)
 
 
 def bitmap_of(mask: torch.Tensor) -> int:

@@ -1,7 +1,7 @@
 """Experts by neurons: when rows beat whole experts, and what they buy end to end.
 
-    python experiments/15_neurons/bench.py density --out results/density.jsonl
-    python experiments/15_neurons/bench.py surface --out results/surface.jsonl
+    python experiments/16_neurons/bench.py density --out results/density.jsonl
+    python experiments/16_neurons/bench.py surface --out results/surface.jsonl
 
 `density` times loads of a share of an expert's neurons, scattered at random, from memory and from
 files, against the whole expert: where the lines cross is `memory.break_even`. `surface` decodes
@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import bind_selector, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sparsity.oracle import Oracle
@@ -41,6 +42,7 @@ from moex.store.pack import Packer
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
+from moex.train.data import corpus
 from moex.types import DECODE, Expert, Geometry, Load
 
 if TYPE_CHECKING:
@@ -128,42 +130,104 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Speed of neurons against whole experts, by load time and slots; the ceiling of each."""
     torch.set_num_threads(args.threads)
     whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
-    prompts = _prompts(whole)
+    prompts = _prompts(whole)[: args.prompts]
     if args.tiny:
-        prompts, args.tokens, args.repeats = prompts[:1], 4, 2
+        prompts, args.tokens, args.repeats, args.windows = prompts[:1], 4, 2, 1
     geometry = whole.geometry
-    layer_s = _run(whole, Memory(geometry.experts), None, None, None, prompts, args.tokens)[0]
-    layer_s /= geometry.layers
-    loads, slots = ((4,), (6,)) if args.tiny else (args.loads, args.slots)
+    with ExitStack() as stack:  # all experts there: what a layer takes
+        full = _Side(stack, "full", whole, Memory(geometry.experts), NoPrefetch(), None, None)
+        full.seconds(prompts, args.tokens)
+        layers = [full.seconds(prompts, args.tokens, empty=False) for _ in range(args.repeats)]
+    layer_s = median(layers) / geometry.layers
+    lost = _loss(whole, neurons, args) if args.text else {}
+    loads, slots = ((4.0,), (3,)) if args.tiny else (args.loads, args.slots)
     for ratio in (*loads, 0.0):  # last without any load time: the ceiling
         speed = geometry.expert_bytes / (ratio * layer_s) if ratio else float("inf")
         link = HardwareProfile("emulated", link_bytes_per_s=speed, chunk_bytes=1 << 16)
         for count in slots:
-            plain, thin = Memory(count), _equal(whole, count, args.rows)
-            times: dict[str, list[float]] = {"whole": [], "neurons": []}
-            for _ in range(args.repeats):
-                took, first = _run(whole, plain, Gate(), None, link, prompts, args.tokens)
-                times["whole"].append(took)
-                selector, prefetcher = _parts(args)
-                took, second = _run(neurons, thin, prefetcher, selector, link, prompts, args.tokens)
-                times["neurons"].append(took)
-            gain = paired_ratio(times["whole"], times["neurons"])
+            selector, prefetcher = _parts(args)
+            bind_selector(neurons, selector)
+            prefetcher.bind(geometry, neurons.folder, selector)
+            spent = selector.device_bytes + prefetcher.device_bytes
+            thin = _equal(neurons, count, args.rows, spent)
+            with ExitStack() as stack:
+                sides = [
+                    _Side(stack, "whole", whole, Memory(count), Gate(), None, link),
+                    _Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
+                ]
+                times = [[], []]  # type: list[list[float]]
+                for turn in range(args.repeats + 1):
+                    for side, kept in zip(sides, times, strict=True):
+                        took = side.seconds(prompts, args.tokens)
+                        if turn:  # the first is warmth
+                            kept.append(took)
+                gain, books = paired_ratio(*times), [side.books() for side in sides]
+            assert books[1]["neurons_device_bytes"] <= books[0]["whole_device_bytes"]
             yield {
                 "case": "surface",
                 "emulated": True,
                 "load_over_layer": ratio,
                 "slots": count,
+                "layer_s": layer_s,
                 "selector": args.selector,
+                "mode": args.mode,
+                "rank": args.rank,
                 "fraction": args.fraction,
-                "rows": args.rows,
-                **{f"{name}_s": median(seconds) for name, seconds in times.items()},
+                "rows": thin.rows,
+                "whole_s": median(times[0]),
+                "neurons_s": median(times[1]),
                 "speedup": gain.median,
                 "low": gain.low,
                 "high": gain.high,
                 "pairs": gain.pairs,
-                **{f"whole_{name}": value for name, value in first.items()},
-                **{f"neurons_{name}": value for name, value in second.items()},
+                **books[0],
+                **books[1],
+                "predictor_share": spent / books[1]["neurons_device_bytes"],
+                **lost,
             }
+
+
+class _Side:
+    """One side of the comparison, kept open so that turns can be interleaved."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        name: str,
+        parts: Parts,
+        memory: Memory,
+        prefetcher: Prefetcher,
+        selector: NeuronSelector | None,
+        link: HardwareProfile | None,
+    ) -> None:
+        self.name, self.selector = name, selector
+        self.run = offload(parts, LRU(), memory, prefetcher, link, selector=selector)
+        self.model = stack.enter_context(self.run)
+
+    def seconds(self, prompts: list[torch.Tensor], tokens: int, empty: bool = True) -> float:
+        """Seconds a decoded token, from an empty cache or from what is there."""
+        if empty:
+            self.run.restart()
+        self.run.meter.reset()
+        generate(self.model, prompts, tokens, self.run.meter)
+        self.run.finish()
+        decode = self.run.meter.phases[DECODE]
+        return decode.seconds / decode.passes
+
+    def books(self) -> dict[str, Any]:
+        """What the books of the last turn say."""
+        run = self.run
+        decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
+        predictor = sum(each.device_bytes for each in (self.selector, run.prefetcher) if each)
+        found = {
+            "slots_made": run.cache.slots,
+            "device_bytes": run.slots.bytes + predictor,
+            "predictor_bytes": predictor,
+            "bytes_demand": counts.bytes_demand,
+            "bytes_prefetch": counts.bytes_prefetch,
+            "stall_share": decode.stall_s / decode.seconds,
+        }
+        return {f"{self.name}_{name}": value for name, value in found.items()}
 
 
 def _parts(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
@@ -173,49 +237,67 @@ def _parts(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
         from moex.prefetch.mlp import MLP
         from moex.sparsity.corm import Corm
 
-        return Corm(fraction=args.fraction, mode=args.mode), Fetch(MLP())
+        chosen = Corm(fraction=args.fraction, mode=args.mode, rank=args.rank)
+        return chosen, Fetch(MLP() if args.coarse == "mlp" else Gate())
     made = {"oracle": Oracle, "random": Random}[args.selector]
     return made(fraction=args.fraction, mode=args.mode), NoPrefetch()
 
 
-def _equal(parts: Parts, slots: int, rows: float) -> Memory:
-    """Thin places for the bytes that so many whole slots and their staging take."""
-    geometry = parts.geometry
-    places = slots * geometry.layers + 2 * geometry.top_k
-    budget = parts.skeleton_bytes + places * geometry.expert_bytes
-    return Memory(None, budget=budget, rows=rows)
+def _equal(parts: Parts, slots: int, rows: float, predictor: int) -> Memory:
+    """Thin places for the bytes of so many whole slots and their staging, less the predictor's.
+
+    As many slots as places of at least `rows` of an expert make; then as many rows as still fit.
+    """
+    geometry, layout = parts.geometry, parts.layout
+    assert isinstance(layout, Bundles)
+    staging = Memory(slots).places_beside(geometry)
+    free = (slots * geometry.layers + staging) * geometry.expert_bytes - predictor
+
+    def made(capacity: int) -> int:
+        return (free // layout.planes(capacity).bytes - staging) // geometry.layers
+
+    capacity = round(rows * geometry.intermediate)
+    if (count := min(made(capacity), geometry.experts)) < geometry.top_k:
+        raise SystemExit(
+            f"--rows {rows}: at {slots} slots the predictor ({predictor} bytes) leaves room for "
+            f"{count} slots a layer; expected {geometry.top_k}: try a smaller --rows or --rank"
+        )
+    while capacity < geometry.intermediate and made(capacity + 1) >= count:
+        capacity += 1
+    return Memory(count, rows=capacity / geometry.intermediate)
 
 
-def _run(
-    parts: Parts,
-    memory: Memory,
-    prefetcher: Prefetcher | None,
-    selector: NeuronSelector | None,
-    link: HardwareProfile | None,
-    prompts: list[torch.Tensor],
-    tokens: int,
-) -> tuple[float, dict[str, Any]]:
-    """Seconds a decoded token, and what the books say."""
-    run = offload(parts, LRU(), memory, prefetcher, link, selector=selector)
-    with run as model:
-        generate(model, prompts, tokens, run.meter)
-        run.finish()
-    decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
-    predictor = sum(part.device_bytes for part in (selector, prefetcher) if part)
-    return decode.seconds / decode.passes, {
-        "slots_made": run.cache.slots,
-        "device_bytes": run.slots.bytes + predictor,
-        "predictor_bytes": predictor,
-        "bytes_demand": counts.bytes_demand,
-        "bytes_prefetch": counts.bytes_prefetch,
-        "stall_share": decode.stall_s / decode.seconds,
+@torch.inference_mode()
+def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, Any]:
+    """Held-out nats a token, masked against dense, as `mode=eval` runs them: masks in prefill."""
+    selector, _ = _parts(args)
+    selector.prefill = "masked"
+    memory = Memory(whole.geometry.experts)
+    with tempfile.TemporaryDirectory(prefix="moex-loss-") as folder:
+        text = corpus(args.text, whole.tokenizer(), Path(folder), 512, 10**9, 0)
+        windows = [torch.from_numpy(text.batch(n, 1, held_out=True)) for n in range(args.windows)]
+    nats = []
+    for parts, chosen in ((whole, None), (neurons, selector)):
+        with offload(parts, LRU(), memory, selector=chosen) as model:
+            nats.append([_nats(model, window) for window in windows])
+    apart = [masked - dense for dense, masked in zip(*nats, strict=True)]
+    return {
+        "loss_dense_nats": mean(nats[0]),
+        "loss_apart_nats": mean(apart),
+        "loss_apart_stderr": stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else None,
+        "loss_windows": len(apart),
     }
+
+
+def _nats(model: Any, window: torch.Tensor) -> float:
+    logits = model(window[:, :-1], use_cache=False).logits
+    return float(torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), window[0, 1:]))
 
 
 def _prompts(parts: Parts) -> list[torch.Tensor]:
     texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
     tokenizer = parts.tokenizer()
-    return [torch.tensor([tokenizer(text)["input_ids"][:32]]) for text in texts]
+    return [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts]
 
 
 def main() -> None:
@@ -231,8 +313,13 @@ def main() -> None:
     parser.add_argument("--selector", choices=["corm", "oracle", "random"], default="corm")
     parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
     parser.add_argument("--fraction", type=float, default=0.3)
-    parser.add_argument("--rows", type=float, default=0.4)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rank", type=int, help="of the selector; default: the checkpoint's")
+    parser.add_argument("--coarse", choices=["mlp", "gate"], default="mlp", help="names experts")
+    parser.add_argument("--rows", type=float, default=0.4, help="least share a thin place holds")
+    parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
+    parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")
+    parser.add_argument("--prompts", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--slots", type=int, nargs="+", default=SLOTS)

@@ -1,0 +1,39 @@
+"""Packed matrices: the kernels and the way without them agree, padding changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moex.sparsity.bits import EightBits, FourBits, has_int4
+
+
+@pytest.fixture
+def levels():
+    return torch.randint(16, (2, 40, 44), generator=torch.Generator().manual_seed(1)).byte()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_four_bits_multiply_what_they_were_given(levels, packed):
+    if packed and not has_int4():
+        pytest.skip("this machine's torch has no int4 kernel")
+    matrix = FourBits(levels, {}, packed)
+    assert torch.equal(matrix.levels(1)[:40, :44], levels[1])
+    assert (matrix.levels(1)[40:] == 8).all()
+    x = torch.randn(5, matrix.inputs, generator=torch.Generator().manual_seed(2)).bfloat16()
+    true = x[:, :44].double() @ (levels[1].double() - 8).T
+    found = matrix(x, 1)[:, :40]
+    assert (found - true).norm() < 0.005 * true.norm()
+    matrix.to(torch.device("cpu"))  # as to any device: unpacked from then on
+    assert torch.equal(matrix.levels(1)[:40, :44], levels[1])
+    assert not matrix.packed
+
+
+@pytest.mark.parametrize("inputs", [7, 16, 33])
+def test_eight_bits_take_any_number_of_inputs(inputs):
+    draw = torch.Generator().manual_seed(3)
+    weight = torch.randn(12, inputs, generator=draw)
+    x = torch.randn(9, inputs, generator=draw).bfloat16()
+    found = EightBits(weight)(x)
+    assert (found - x.float() @ weight.T).norm() < 0.02 * found.norm()
+    assert torch.equal(EightBits(weight)(x[4:5])[0], found[4])
