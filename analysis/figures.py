@@ -28,7 +28,7 @@ ZOO = "python run.py experiment=policy_zoo"
 def demand(table: pd.DataFrame) -> pd.DataFrame:
     """Simulated rows without prefetching: what eviction alone does."""
     rows = table[(table["source"] == "sim") & (table["prefetcher"] == "none")]
-    return rows[rows["policy"] != "none"]
+    return rows[(rows["policy"] != "none") & (rows["miss"] == "fetch")]
 
 
 def plain_lru(table: pd.DataFrame) -> pd.DataFrame:
