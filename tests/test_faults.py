@@ -19,7 +19,7 @@ from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
 from moex.runner.assemble import Memory, load_parts
-from moex.runner.live import run_offloaded
+from moex.runner.live import Setup, run_offloaded
 from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module
@@ -38,7 +38,7 @@ def ours() -> set[str]:
 def run(parts, hardware=None):
     batches = WORKLOAD.batches(parts.tokenizer(), "cpu")
     memory = Memory(2, reader_threads=2)
-    return run_offloaded(parts, batches, WORKLOAD, LRU(), memory, Gate(), hardware)
+    return run_offloaded(parts, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
 
 
 @pytest.fixture

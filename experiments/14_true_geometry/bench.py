@@ -36,7 +36,7 @@ from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import hf
 from moex.runner.assemble import load_parts
-from moex.runner.live import run_offloaded
+from moex.runner.live import Setup, run_offloaded
 from moex.runner.texts import Prompts
 from moex.store.pack import cache_folder
 from moex.store.slots import Slots, paged
@@ -148,7 +148,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     batches = workload.batches(parts.tokenizer(), "cpu")
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
     prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
-    row = run_offloaded(parts, batches, workload, LRU(), memory, prefetcher).report
+    row = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
     # Measured afterwards: the peak of memory above is the run's own.
     link, reads = link_speed(parts, count), memory_speed(parts, count)
     geometry = parts.geometry

@@ -87,7 +87,7 @@ def decode(options: argparse.Namespace) -> list[dict[str, Any]]:
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
     from moex.runner.assemble import load_parts
-    from moex.runner.live import run_offloaded
+    from moex.runner.live import Setup, run_offloaded
     from moex.runner.texts import Prompts
 
     shapes = _shapes(options)
@@ -111,7 +111,9 @@ def decode(options: argparse.Namespace) -> list[dict[str, Any]]:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             try:
-                result = run_offloaded(parts, batches, workload, LRU(), Memory(slots), prefetcher)
+                result = run_offloaded(
+                    parts, batches, workload, Setup(LRU(), Memory(slots), prefetcher)
+                )
             except (RuntimeError, ValueError) as error:
                 rows.append({"what": "decode", "slots": slots, "refused": str(error)})
                 continue

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from moex.report import Report
     from moex.runner.assemble import Parts
+    from moex.runner.live import Setup
     from moex.runner.workload import Workload
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
@@ -73,10 +74,26 @@ def _random(model: Any) -> Any:
     return model.architecture if model.weights == "random" else None
 
 
-def refuse_early(config: Any, build: Build, workload: Any, memory: Memory, prefetcher: Any) -> None:
+def make_setup(config: Any, build: Build, workload: Workload) -> Setup:
+    """How experts are offloaded, as configured."""
+    from moex.runner.live import Setup
+
+    setup = Setup(
+        policy=build(config.cache),
+        memory=Memory(**config.memory),
+        prefetcher=build(config.prefetch),
+        hardware=build(config.hardware),
+        seed=config.seed,
+        miss=build(config.miss),
+        selector=make_selector(config, build),
+    )
+    if setup.memory.budget is not None:
+        _refuse_early(config, build, workload, setup)
+    return setup
+
+
+def _refuse_early(config: Any, build: Build, workload: Workload, setup: Setup) -> None:
     """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
-    if memory.budget is None:
-        return
     from moex.runner import budget, checkpoint, hub
 
     given = hub.configuration(config.model.name, config.model.architecture)
@@ -84,8 +101,8 @@ def refuse_early(config: Any, build: Build, workload: Any, memory: Memory, prefe
     quant = build(config.quant) if "_target_" in config.quant else None
     geometry, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    held = (*lengths, prefetcher.device_bytes, size)
-    memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
+    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size)
+    setup.memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

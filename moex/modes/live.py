@@ -6,33 +6,27 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
 from moex.console import note
 from moex.files import write_lines
 from moex.modes.common import (
     PARTIAL,
     accuracy,
     load,
-    make_selector,
-    refuse_early,
-    selects,
+    make_setup,
     set_threads,
     shrunk,
     write_counts,
 )
 from moex.modes.verify import grade
+from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moex.cache.base import CachePolicy
-    from moex.miss.base import MissHandler
     from moex.modes.common import Build
-    from moex.prefetch.base import Prefetcher
     from moex.report import Report
-    from moex.runner.live import OnStop, Result, Round
-    from moex.sim.hardware import HardwareProfile
+    from moex.runner.live import OnStop, Result, Round, Setup
 
 
 DRIFT = 0.1
@@ -45,7 +39,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     from moex.runner.live import run_offloaded
 
-    workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
+    workload = shrunk(build(config.workload), config)
     torch.manual_seed(config.seed)
     on_stop = partial(_write_series, folder / PARTIAL)
     if config.runner.name != "moex":
@@ -53,55 +47,42 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         result = _baseline(config, workload, on_stop)
         _write_run(result, config, workload, folder)
         return result.report
-    policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher, miss = build(config.prefetch), build(config.miss)
-    refuse_early(config, build, workload, memory, prefetcher)
-    selector = make_selector(config, build)
-    parts = load(config, build, memory.store)
+    setup = make_setup(config, build, workload)
+    parts = load(config, build, setup.memory.store)
     with closing(parts.store):
-        readers = memory.reader_threads if parts.store.name == "disk" else 0
-        set_threads(config, 1 if hardware.timed else readers)
+        readers = setup.memory.reader_threads if parts.store.name == "disk" else 0
+        timed = setup.hardware is not None and setup.hardware.timed
+        set_threads(config, 1 if timed else readers)
         batches = workload.batches(parts.tokenizer(), parts.device)
-        result = run_offloaded(
-            *(parts, batches, workload, policy, memory, prefetcher, hardware, config.seed, miss),
-            selector,
-            timeline=config.runner.timeline,
-            on_stop=on_stop,
-        )
+        result = run_offloaded(parts, batches, workload, setup, config.runner.timeline, on_stop)
         if not parts.random_weights:
             grade(result.report, config, parts, workload, batches)
         _write_run(result, config, workload, folder)
         if config.verdict:
-            built = policy, prefetcher, miss
-            result.report.verdict = _verdict(result, config, memory, built, hardware)
+            result.report.verdict = _verdict(result, setup, workload.cold)
         set_threads(config)
         if not parts.random_weights:
             accuracy(result.report, config, parts, build)
     return result.report
 
 
-def _verdict(
-    result: Result,
-    config: Any,
-    memory: Memory,
-    built: tuple[CachePolicy, Prefetcher, MissHandler],
-    hardware: HardwareProfile,
-) -> str | None:
+def _verdict(result: Result, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.cache.core import ExpertCache
     from moex.sim.rows import row_cache
     from moex.sim.verdict import judge_live
 
-    report, trace, (policy, prefetcher, miss) = result.report, result.round.trace, built
+    report, trace, memory = result.report, result.round.trace, setup.memory
     assert trace is not None
     assert report.slots is not None
     try:
-        future = trace.future() if "future" in policy.needs else None
+        future = trace.future() if "future" in setup.policy.needs else None
         shape = (trace.geometry, report.slots, memory.pool, memory.staging)
-        split = miss.bound(trace.geometry, hardware).split
-        cache = ExpertCache(policy, *shape, report.seed, future, split)
-        rows = row_cache(cache, memory) if selects(config) else None
-        return judge_live(trace, cache, prefetcher, hardware, report, config.workload.cold, rows)
+        split = setup.miss.bound(trace.geometry, setup.hardware).split if setup.miss else None
+        cache = ExpertCache(setup.policy, *shape, report.seed, future, split)
+        rows = row_cache(cache, memory) if setup.selector is not None else None
+        prefetcher = setup.prefetcher or NoPrefetch()
+        return judge_live(trace, cache, prefetcher, setup.hardware, report, cold, rows)
     except Exception as error:
         note(f"no verdict on this run: its trace could not be replayed ({error})")
         return None

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
 from moex.files import write_atomically
 from moex.identity import code_version, folder_digest, key_of
-from moex.modes.common import load, make_selector, set_threads, shrunk
+from moex.modes.common import load, make_setup, set_threads, shrunk
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -36,38 +35,25 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             f"runner={config.runner.name}: mode=verify compares the configured parts with stock; "
             "expected runner=moex"
         )
-    workload, hardware = shrunk(build(config.workload), config), build(config.hardware)
-    policy, memory = build(config.cache), Memory(**config.memory)
-    prefetcher, miss = build(config.prefetch), build(config.miss)
-    selector, choose = make_selector(config, build), workload.sampler(config.seed)
+    workload = shrunk(build(config.workload), config)
+    setup, choose = make_setup(config, build, workload), workload.sampler(config.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
-    set_threads(config, memory.reader_threads)
+    set_threads(config, setup.memory.reader_threads)
     source = config.model.name, config.model.dtype, config.model.device
     with baselines.reference(*source) as stock:
         tokenizer = load_tokenizer(checkpoint.find(config.model.name), stock)
         batches = workload.batches(tokenizer, config.model.device)
         expected = equality.observe(stock, batches, workload.new_tokens, choose)
     del stock
-    parts = load(config, build, memory.store)
+    parts = load(config, build, setup.memory.store)
     with closing(parts.store):
-        offloaded = prepare(
-            parts,
-            batches,
-            workload,
-            policy,
-            memory,
-            prefetcher,
-            hardware,
-            config.seed,
-            miss,
-            selector,
-        )
+        offloaded = prepare(parts, batches, workload, setup)
         try:
             with offloaded as model:
                 found = equality.compare(model, batches, expected, choose, offloaded.restart)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts, miss, selector)
+        report = describe(offloaded, parts, setup)
         kept = _kept(report, config, parts, workload, batches)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))

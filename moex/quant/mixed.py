@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Mixed(Scheme):
     """A quantizer for each kind of weight; None keeps 16 bits.
 
-    Down projections lose most (Zhou et al. 2025, FloE, table 7: down in 2 bits nearly triples the
-    perplexity of Mixtral, gate or up adds a fifth), attention is small and read for every token.
+    Down projections lose most (FloE, ICML 2025: down in 2 bits nearly triples the perplexity of
+    Mixtral, gate or up adds a fifth), attention is small and read for every token.
 
     Args:
         gate_up: of the experts' gate and up projections, which lie in one matrix.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.report import Clocked, Report
 from moex.runner.assemble import offload
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.cache.base import CachePolicy
-    from moex.cache.capacity import Memory
     from moex.cache.ledger import Ledger
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
@@ -69,17 +69,45 @@ class Result:
     rounds: list[Round]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How experts are offloaded: everything that can be chosen about it.
+
+    Args:
+        policy: who leaves.
+        memory: how much of the model is on the device.
+        prefetcher: who comes; default nobody.
+        hardware: a timed profile emulates its link.
+        seed: for everything that draws.
+        miss: what is done about absent experts; default: they are fetched.
+        selector: which neurons count for a token; default all.
+    """
+
+    policy: CachePolicy
+    memory: Memory = field(default_factory=Memory)
+    prefetcher: Prefetcher | None = None
+    hardware: HardwareProfile | None = None
+    seed: int = 0
+    miss: MissHandler | None = None
+    selector: NeuronSelector | None = None
+
+    @property
+    def foresight(self) -> bool:
+        """Whether the policy or the prefetcher must know the future."""
+        needs = self.policy.needs | (self.prefetcher.needs if self.prefetcher else set())
+        return "future" in needs
+
+    @property
+    def skips(self) -> bool:
+        """Whether misses may change logits."""
+        return self.miss is not None and self.miss.lossy
+
+
 def run_offloaded(
     parts: Parts,
     batches: list[torch.Tensor],
     workload: Workload,
-    policy: CachePolicy,
-    memory: Memory | None = None,
-    prefetcher: Prefetcher | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
+    setup: Setup,
     timeline: bool = False,
     on_stop: OnStop | None = None,
 ) -> Result:
@@ -90,33 +118,23 @@ def run_offloaded(
     keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
     called with the measured rounds, the last one cut short, when the run is interrupted or fails.
     """
-    offloaded = prepare(
-        *(parts, batches, workload, policy, memory, prefetcher, hardware, seed, miss), selector
-    )
+    offloaded = prepare(parts, batches, workload, setup)
     if timeline:
         offloaded.log_events(EVENTS // workload.repeats)
     try:
         with offloaded as model:
-            rounds = _rounds(model, workload, batches, offloaded.meter, offloaded, seed, on_stop)
+            given = (workload, batches, offloaded.meter, offloaded, setup.seed)
+            rounds = _rounds(model, *given, on_stop)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, parts, miss, selector), rounds, seed)
+    return _result(describe(offloaded, parts, setup), rounds, setup.seed)
 
 
 def prepare(
-    parts: Parts,
-    batches: list[torch.Tensor],
-    workload: Workload,
-    policy: CachePolicy,
-    memory: Memory | None = None,
-    prefetcher: Prefetcher | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
+    parts: Parts, batches: list[torch.Tensor], workload: Workload, setup: Setup
 ) -> OffloadedModel:
     """Make the offloaded model; parts that know the future get it from a recording pass."""
-    future: Future | None = None
+    prefetcher, routing = setup.prefetcher, workload.routing
     if prefetcher is not None and "recorded" in prefetcher.needs:
         raise ValueError(
             "prefetch=recorded replays what another run predicted: it works with mode=simulate "
@@ -125,47 +143,49 @@ def prepare(
     shapes = [batch.shape for batch in batches]
     widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
     lengths = (longest, workload.new_tokens, widest)
-    foresight = policy.needs | (prefetcher.needs if prefetcher is not None else set())
-    if "future" in foresight and miss is not None and miss.lossy:
+    if setup.foresight and setup.skips:
         raise ValueError(
             "miss: skipping changes what later layers demand, so no recorded future holds; "
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
-    if "future" in foresight:
-        settings = {"seed": seed, "selector": selector, "lengths": lengths}
-        plain = offload(parts, LRU(), memory, **settings)  # type: ignore[arg-type]
-        if workload.routing is not None:
-            plain.replay(read_routing(workload.routing, parts.geometry))
-        recording = _record(plain, workload, batches, seed)
+    future: Future | None = None
+    if setup.foresight:
+        plain = offload(
+            *(parts, LRU(), setup.memory),
+            seed=setup.seed,
+            selector=setup.selector,
+            lengths=lengths,
+        )
+        if routing is not None:
+            plain.replay(read_routing(routing, parts.geometry))
+        recording = _record(plain, workload, batches, setup.seed)
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)
-    given = (policy, memory, prefetcher, hardware, seed, future)
-    offloaded = offload(parts, *given, miss=miss, selector=selector, lengths=lengths)
-    if workload.routing is not None:
-        offloaded.replay(read_routing(workload.routing, parts.geometry))
+    offloaded = offload(
+        *(parts, setup.policy, setup.memory, prefetcher, setup.hardware, setup.seed, future),
+        miss=setup.miss,
+        selector=setup.selector,
+        lengths=lengths,
+    )
+    if routing is not None:
+        offloaded.replay(read_routing(routing, parts.geometry))
     return offloaded
 
 
-def describe(
-    offloaded: OffloadedModel,
-    parts: Parts,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
-) -> Report:
+def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     """Begin a row with what the model's parts say of themselves."""
     cache, link, store = offloaded.cache, offloaded.link, parts.store
-    needs = cache.prototype.needs | offloaded.prefetcher.needs
-    report = Report(source="live", mode="live", oracle="future" in needs)
+    report = Report(source="live", mode="live", oracle=setup.foresight)
     report.policy = type(cache.prototype).__name__
     report.prefetcher = type(offloaded.prefetcher).__name__
     report.slots, report.pool = cache.slots, cache.pool
-    predictors = (selector, offloaded.prefetcher)
+    predictors = (setup.selector, offloaded.prefetcher)
     report.predictor_bytes = sum(each.device_bytes for each in predictors if each)
     report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
-    if selector is not None and offloaded.neurons is not None:
+    if setup.selector is not None and offloaded.neurons is not None:
         report.lossy.append("sparsity")
-        report.rows, report.prefill_masks = offloaded.neurons.cache.share, selector.prefill
+        report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
     report.skeleton_bytes = parts.skeleton_bytes
     report.random_weights = parts.random_weights
     report.replayed_routing = offloaded.routing is not None
@@ -174,7 +194,7 @@ def describe(
     report.link, report.pinned = link.name, link.pinned
     parts.describe(report)
     report.emulated = link.emulated or (host is not None and host.emulated)
-    if miss is not None and miss.lossy:
+    if setup.skips:
         report.lossy.append("miss")
     report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
     return report

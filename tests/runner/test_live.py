@@ -12,7 +12,7 @@ from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
 from moex.runner.assemble import Memory, load_parts, offload
-from moex.runner.live import run_baseline, run_offloaded
+from moex.runner.live import Setup, run_baseline, run_offloaded
 from moex.runner.meter import Meter
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
@@ -37,7 +37,8 @@ def parts(mixtral):
 
 def run(parts, workload, policy=None, **settings):
     batches = workload.batches(parts.tokenizer(), "cpu")
-    return run_offloaded(parts, batches, workload, policy or LRU(), Memory(3), **settings)
+    setup = Setup(policy or LRU(), Memory(3), **settings)
+    return run_offloaded(parts, batches, workload, setup)
 
 
 def test_tokens_of_batches_are_counted_apart_live_and_simulated(parts, tmp_path):

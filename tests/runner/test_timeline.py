@@ -11,7 +11,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import load_parts
-from moex.runner.live import run_offloaded
+from moex.runner.live import Setup, run_offloaded
 from moex.runner.texts import Prompts
 from moex.runner.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
 from moex.sim.hardware import HardwareProfile
@@ -25,7 +25,7 @@ def run(mixtral, tmp_path, store, hardware=None, **more):
     parts = load_parts(str(mixtral), "auto", "cpu", store, tmp_path / "cache")
     memory = Memory(slots=3, store=store)
     batches = WORKLOAD.batches(parts.tokenizer(), "cpu")
-    given = (parts, batches, WORKLOAD, LRU(), memory, Gate(), hardware)
+    given = (parts, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
     try:
         return run_offloaded(*given, **more)
     finally:

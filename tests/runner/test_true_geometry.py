@@ -10,7 +10,7 @@ from moex.cache.lru import LRU
 from moex.identity import trace_path
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, load_parts
-from moex.runner.live import run_offloaded
+from moex.runner.live import Setup, run_offloaded
 from moex.runner.routing import Routing, read_routing
 from moex.runner.texts import Prompts
 from moex.store.slots import paged
@@ -53,7 +53,7 @@ def test_a_replayed_routing_is_the_traces_own(parts):
     workload = Prompts(prompts=["hello world"], prompt_tokens=4, new_tokens=5, warmup=0, repeats=2)
     workload.routing = "tiny"
     batches = workload.batches(parts.tokenizer(), "cpu")
-    result = run_offloaded(parts, batches, workload, LRU(), Memory(3), Gate())
+    result = run_offloaded(parts, batches, workload, Setup(LRU(), Memory(3), Gate()))
     row = result.report
     assert row.random_weights
     assert row.replayed_routing
