@@ -108,6 +108,7 @@ with styled():
             fontsize=7,
         )
     axis.axhline(exact, color="0.45", linestyle="--")
+    axis.margins(0.1, 0.15)
     axis.set_xlabel("bytes / bytes of whole experts with gate lookahead")
     axis.set_ylabel("bits a token (dashed: all neurons)")
 figure
@@ -133,7 +134,8 @@ def quality(kind):
 
 
 coarse = quality("mlp")
-coarse[(coarse["horizon"] == 1) & (coarse["named"] == 2)].round(3)
+columns = ["layer", "recall", "gate_recall", "all_named", "gate_all_named"]
+coarse[(coarse["horizon"] == 1) & (coarse["named"] == 2)][columns].round(3)
 
 # %%
 fine = quality("corm")
@@ -180,4 +182,4 @@ with tempfile.TemporaryDirectory() as place:
         "mlp", geometry, folder / "assets" / "tiny", f"{place}/mlp.safetensors", "prefetch"
     )
 learned = pd.DataFrame(mine.about["metrics"])
-learned[(learned["horizon"] == 1) & (learned["named"] == 2)].round(3)
+learned[(learned["horizon"] == 1) & (learned["named"] == 2)][columns].round(3)
