@@ -87,7 +87,8 @@ def decode(options: argparse.Namespace) -> list[dict[str, Any]]:
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
     from moex.runner.assemble import load_parts
-    from moex.runner.live import Setup, run_offloaded
+    from moex.runner.live import run_offloaded
+    from moex.runner.setup import Setup
     from moex.runner.texts import Prompts
 
     shapes = _shapes(options)

@@ -15,50 +15,16 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.base import CachePolicy
+from moex.cache.pool import Pool
 from moex.types import DECODE, Expert, Future, Left, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from moex.cache.base import CachePolicy
     from moex.types import Access, Geometry, Prediction
 
 POOLS = ("layer", "global")
-
-
-class _Pool:
-    """Residents of one pool, oldest last use first, and the policy that rules them."""
-
-    def __init__(self, policy: CachePolicy, capacity: int, layers: range) -> None:
-        self.policy, self.capacity, self.layers = policy, capacity, layers
-        self.residents: dict[Expert, int] = {}
-        # A hook that a policy does not override is not called at all: replay is this loop.
-        self.on_visit = self._hook("on_visit")
-        self.on_access = self._hook("on_access")
-        self.on_insert = self._hook("on_insert")
-        self.on_evict = self._hook("on_evict")
-        self.admit = self._hook("admit")
-
-    def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
-        """Take the resident members of a visit out of the book while it is decided who leaves."""
-        take, aside = self.residents.pop, {}
-        for expert in members:
-            place = take(expert, None)
-            if place is not None:
-                aside[expert] = place
-        return aside
-
-    def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
-        """Make the members the last used; those of one visit tie, and stand by index."""
-        residents, find = self.residents, members.get
-        for expert in ordered:
-            place = find(expert)
-            if place is not None:
-                residents[expert] = place
-
-    def _hook(self, name: str) -> Callable[..., bool | None] | None:
-        overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
-        return getattr(self.policy, name) if overridden else None
 
 
 class ExpertCache:
@@ -129,9 +95,9 @@ class ExpertCache:
             if self.pool == "global"
             else [range(layer, layer + 1) for layer in range(layers)]
         )
-        self._pools: list[_Pool] = []
+        self._pools: list[Pool] = []
         for number, span in enumerate(spans):
-            pool = _Pool(deepcopy(self.prototype), self.slots * len(span), span)
+            pool = Pool(deepcopy(self.prototype), self.slots * len(span), span)
             pool.policy.reset(
                 Scope(
                     capacity=pool.capacity,
@@ -206,7 +172,7 @@ class ExpertCache:
             if guessed:
                 entering.extend([(e, self._guesses.pop(e)) for e in guessed])
                 entering.sort(key=lambda pair: experts.index(pair[0].index))
-            evictions, released = self._settle(pool, members, entering, now)
+            evictions, released = pool.settle(members, entering, now, self._free)
             pool.put_back(members, ordered)
             yield Plan(
                 clock,
@@ -227,7 +193,7 @@ class ExpertCache:
             members = pool.set_aside(ordered)
 
     def _share_out(
-        self, access: Access, missing: list[Expert], pool: _Pool, members: int
+        self, access: Access, missing: list[Expert], pool: Pool, members: int
     ) -> tuple[list[Expert], Sequence[Expert], Sequence[Expert]]:
         """What of a visit's misses is fetched, computed on the host, left out."""
         if self.split is None or not missing or access.phase != DECODE:
@@ -248,47 +214,6 @@ class ExpertCache:
                 return
             if guess not in kept:
                 dropped.append(self._drop(guess))
-
-    def _settle(
-        self,
-        pool: _Pool,
-        members: dict[Expert, int],
-        entering: list[tuple[Expert, int]],
-        now: Now,
-    ) -> tuple[list[Left], list[int]]:
-        """Decide who of a wave enters and who leaves: (evictions, places free after the wave).
-
-        `members` are the visit's residents, set aside; those who enter join them.
-        """
-        residents, policy = pool.residents, pool.policy
-        room = pool.capacity - len(residents) - len(members)
-        evictions: list[Left] = []
-        released: list[int] = []
-        others = None if policy.bypass else list(residents)
-        for expert, place in entering:
-            if pool.admit and not pool.admit(expert, now):
-                released.append(place)
-                continue
-            if room > 0:
-                room -= 1
-            else:
-                candidates = [*residents, *members, expert] if others is None else others
-                victim = policy.victim(candidates, now) if candidates else expert
-                if victim == expert:
-                    released.append(place)
-                    continue
-                if others is not None:
-                    others.remove(victim)
-                if pool.on_evict:
-                    pool.on_evict(victim, now)
-                # A bypassed member is still read by this wave: its place is free only after it.
-                book, free = (members, released) if victim in members else (residents, self._free)
-                evictions.append(Left(victim, book[victim]))
-                free.append(book.pop(victim))
-            members[expert] = place
-            if pool.on_insert:
-                pool.on_insert(expert, now)
-        return evictions, released
 
     def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
         """Admit guesses, best first, into free staging; `top_k` places stay for demand."""

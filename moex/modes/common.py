@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from moex.report import Report
     from moex.runner.assemble import Parts
-    from moex.runner.live import Setup
+    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
@@ -76,7 +76,7 @@ def _random(model: Any) -> Any:
 
 def make_setup(config: Any, build: Build, workload: Workload) -> Setup:
     """How experts are offloaded, as configured."""
-    from moex.runner.live import Setup
+    from moex.runner.setup import Setup
 
     setup = Setup(
         policy=build(config.cache),

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from moex.modes.common import Build
     from moex.report import Report
-    from moex.runner.live import OnStop, Result, Round, Setup
+    from moex.runner.live import OnStop, Result, Round
+    from moex.runner.setup import Setup
 
 
 DRIFT = 0.1

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.cache.capacity import Memory
-from moex.cache.lru import LRU
 from moex.report import Clocked, Report
-from moex.runner.assemble import offload
 from moex.runner.meter import Meter, peak_host_bytes, reference_s
-from moex.runner.routing import read_routing
+from moex.runner.setup import describe, prepare
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -24,17 +21,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from moex.cache.base import CachePolicy
     from moex.cache.ledger import Ledger
-    from moex.miss.base import MissHandler
-    from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.runner.model import OffloadedModel
+    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
-    from moex.sim.hardware import HardwareProfile
-    from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
-    from moex.types import Future
 
     OnStop = Callable[[list["Round"]], None]
 
@@ -69,40 +61,6 @@ class Result:
     rounds: list[Round]
 
 
-@dataclass(frozen=True)
-class Setup:
-    """How experts are offloaded: everything that can be chosen about it.
-
-    Args:
-        policy: who leaves.
-        memory: how much of the model is on the device.
-        prefetcher: who comes; default nobody.
-        hardware: a timed profile emulates its link.
-        seed: for everything that draws.
-        miss: what is done about absent experts; default: they are fetched.
-        selector: which neurons count for a token; default all.
-    """
-
-    policy: CachePolicy
-    memory: Memory = field(default_factory=Memory)
-    prefetcher: Prefetcher | None = None
-    hardware: HardwareProfile | None = None
-    seed: int = 0
-    miss: MissHandler | None = None
-    selector: NeuronSelector | None = None
-
-    @property
-    def foresight(self) -> bool:
-        """Whether the policy or the prefetcher must know the future."""
-        needs = self.policy.needs | (self.prefetcher.needs if self.prefetcher else set())
-        return "future" in needs
-
-    @property
-    def skips(self) -> bool:
-        """Whether misses may change logits."""
-        return self.miss is not None and self.miss.lossy
-
-
 def run_offloaded(
     parts: Parts,
     batches: list[torch.Tensor],
@@ -130,76 +88,6 @@ def run_offloaded(
     return _result(describe(offloaded, parts, setup), rounds, setup.seed)
 
 
-def prepare(
-    parts: Parts, batches: list[torch.Tensor], workload: Workload, setup: Setup
-) -> OffloadedModel:
-    """Make the offloaded model; parts that know the future get it from a recording pass."""
-    prefetcher, routing = setup.prefetcher, workload.routing
-    if prefetcher is not None and "recorded" in prefetcher.needs:
-        raise ValueError(
-            "prefetch=recorded replays what another run predicted: it works with mode=simulate "
-            "trace=FILE; live, run that predictor itself"
-        )
-    shapes = [batch.shape for batch in batches]
-    widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
-    lengths = (longest, workload.new_tokens, widest)
-    if setup.foresight and setup.skips:
-        raise ValueError(
-            "miss: skipping changes what later layers demand, so no recorded future holds; "
-            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
-        )
-    future: Future | None = None
-    if setup.foresight:
-        plain = offload(
-            *(parts, LRU(), setup.memory),
-            seed=setup.seed,
-            selector=setup.selector,
-            lengths=lengths,
-        )
-        if routing is not None:
-            plain.replay(read_routing(routing, parts.geometry))
-        recording = _record(plain, workload, batches, setup.seed)
-        future = recording.future()
-        if prefetcher is not None:
-            prefetcher.foresee(recording)
-    offloaded = offload(
-        *(parts, setup.policy, setup.memory, prefetcher, setup.hardware, setup.seed, future),
-        miss=setup.miss,
-        selector=setup.selector,
-        lengths=lengths,
-    )
-    if routing is not None:
-        offloaded.replay(read_routing(routing, parts.geometry))
-    return offloaded
-
-
-def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
-    """Begin a row with what the model's parts say of themselves."""
-    cache, link, store = offloaded.cache, offloaded.link, parts.store
-    report = Report(source="live", mode="live", oracle=setup.foresight)
-    report.policy = type(cache.prototype).__name__
-    report.prefetcher = type(offloaded.prefetcher).__name__
-    report.slots, report.pool = cache.slots, cache.pool
-    predictors = (setup.selector, offloaded.prefetcher)
-    report.predictor_bytes = sum(each.device_bytes for each in predictors if each)
-    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
-    if setup.selector is not None and offloaded.neurons is not None:
-        report.lossy.append("sparsity")
-        report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
-    report.skeleton_bytes = parts.skeleton_bytes
-    report.random_weights = parts.random_weights
-    report.replayed_routing = offloaded.routing is not None
-    report.planned_device_bytes = offloaded.planned_bytes
-    host = offloaded.host
-    report.link, report.pinned = link.name, link.pinned
-    parts.describe(report)
-    report.emulated = link.emulated or (host is not None and host.emulated)
-    if setup.skips:
-        report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
-    return report
-
-
 def run_baseline(
     model: PreTrainedModel,
     name: str,
@@ -212,16 +100,6 @@ def run_baseline(
     rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
     report = Report(source="live", mode="live", runner=name)
     return _result(report, rounds, seed)
-
-
-def _record(
-    offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor], seed: int
-) -> Trace:
-    """Run the workload once to know its routing, which no cache changes."""
-    choose = workload.sampler(seed)
-    with offloaded as model:
-        generate(model, batches, workload.new_tokens, offloaded.meter, choose=choose)
-    return offloaded.recorder.trace({})
 
 
 def _rounds(

@@ -12,8 +12,9 @@ from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
 from moex.runner.assemble import Memory, load_parts, offload
-from moex.runner.live import Setup, run_baseline, run_offloaded
+from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import Meter
+from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile

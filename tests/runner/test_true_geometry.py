@@ -10,8 +10,9 @@ from moex.cache.lru import LRU
 from moex.identity import trace_path
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, load_parts
-from moex.runner.live import Setup, run_offloaded
+from moex.runner.live import run_offloaded
 from moex.runner.routing import Routing, read_routing
+from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.store.slots import paged
 from moex.types import Expert

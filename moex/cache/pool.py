@@ -1,0 +1,91 @@
+"""The residents that one policy rules: those of a layer, or of all layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.cache.base import CachePolicy
+from moex.types import Left
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from moex.types import Expert, Now
+
+
+class Pool:
+    """Residents of one pool, oldest last use first, and the policy that rules them."""
+
+    def __init__(self, policy: CachePolicy, capacity: int, layers: range) -> None:
+        self.policy, self.capacity, self.layers = policy, capacity, layers
+        self.residents: dict[Expert, int] = {}
+        # A hook that a policy does not override is not called at all: replay is this loop.
+        self.on_visit = self._hook("on_visit")
+        self.on_access = self._hook("on_access")
+        self.on_insert = self._hook("on_insert")
+        self.on_evict = self._hook("on_evict")
+        self.admit = self._hook("admit")
+
+    def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
+        """Take the resident members of a visit out of the book while it is decided who leaves."""
+        take, aside = self.residents.pop, {}
+        for expert in members:
+            place = take(expert, None)
+            if place is not None:
+                aside[expert] = place
+        return aside
+
+    def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
+        """Make the members the last used; those of one visit tie, and stand by index."""
+        residents, find = self.residents, members.get
+        for expert in ordered:
+            place = find(expert)
+            if place is not None:
+                residents[expert] = place
+
+    def settle(
+        self,
+        members: dict[Expert, int],
+        entering: list[tuple[Expert, int]],
+        now: Now,
+        free: deque[int],
+    ) -> tuple[list[Left], list[int]]:
+        """Decide who of a wave enters and who leaves: (evictions, places free after the wave).
+
+        `members` are the visit's residents, set aside; those who enter join them. Places that are
+        free at once go to `free`.
+        """
+        residents, policy = self.residents, self.policy
+        room = self.capacity - len(residents) - len(members)
+        evictions: list[Left] = []
+        released: list[int] = []
+        others = None if policy.bypass else list(residents)
+        for expert, place in entering:
+            if self.admit and not self.admit(expert, now):
+                released.append(place)
+                continue
+            if room > 0:
+                room -= 1
+            else:
+                candidates = [*residents, *members, expert] if others is None else others
+                victim = policy.victim(candidates, now) if candidates else expert
+                if victim == expert:
+                    released.append(place)
+                    continue
+                if others is not None:
+                    others.remove(victim)
+                if self.on_evict:
+                    self.on_evict(victim, now)
+                # A bypassed member is still read by this wave: its place is free only after it.
+                book, into = (members, released) if victim in members else (residents, free)
+                evictions.append(Left(victim, book[victim]))
+                into.append(book.pop(victim))
+            members[expert] = place
+            if self.on_insert:
+                self.on_insert(expert, now)
+        return evictions, released
+
+    def _hook(self, name: str) -> Callable[..., bool | None] | None:
+        overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
+        return getattr(self.policy, name) if overridden else None
