@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import figures, patterns, speeds
+from analysis import figures, patterns, speeds, tradeoffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +48,10 @@ FIGURES = {
     "slots_speed": Entry(speeds.slots_speed, speeds.slots_speed_rows, "slots_speed"),
     "buffers": Entry(speeds.buffers, speeds.buffers_rows, "buffers"),
     "oracle_ladder": Entry(speeds.ladder, speeds.ladder_rows, "oracle_ladder"),
+    "host_fetch": Entry(tradeoffs.host_fetch, tradeoffs.host_rows, "host_fetch"),
+    "corm_sparsity": Entry(tradeoffs.sparsity, tradeoffs.sparsity_rows, "corm_sparsity"),
+    "quant_table": Entry(tradeoffs.quant_table, tradeoffs.quant_rows, "quant_table"),
+    "pareto": Entry(tradeoffs.pareto, tradeoffs.pareto_rows, "pareto"),
 }
 
 SIMULATED = (
@@ -59,6 +63,7 @@ SIMULATED = (
     "slots_speed",
     "buffers",
     "oracle_ladder",
+    "host_fetch",
 )
 """Studies that need no model: traces are bundled."""
 

@@ -28,7 +28,7 @@ ZOO = "python run.py experiment=policy_zoo"
 def demand(table: pd.DataFrame) -> pd.DataFrame:
     """Simulated rows without prefetching: what eviction alone does."""
     rows = table[(table["source"] == "sim") & (table["prefetcher"] == "none")]
-    return rows[rows["policy"] != "none"]
+    return rows[(rows["policy"] != "none") & (rows["miss"] == "fetch")]
 
 
 def plain_lru(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def ranking(table: pd.DataFrame) -> Figure:
                     look = policy_style(name) | {"linestyle": "", "zorder": 3}
                     look["marker"] = look["marker"] or "D"
                     axis.plot(cell[name], place, **look, markerfacecolor=face or look["color"])
-        axis.set_title(f"{slots} slots")
+        axis.set_title(f"{int(slots)} slots")
         axis.set_yticks(range(len(order)), list(order) if axis is axes[0][0] else [""] * len(order))
         axis.set_ylim(-0.6, len(order) - 0.4)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))

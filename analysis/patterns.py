@@ -136,7 +136,7 @@ def replay_order(found: pd.DataFrame, text: str) -> Figure:
             x = np.arange(len(names)) + (number - (len(orders) - 1) / 2) * 0.2
             axis.bar(x, here["hit_rate"], 0.18, color=COLOURS[number], label=order)
         axis.set_xticks(range(len(names)), names)
-        axis.set_title(f"{slots} slots")
+        axis.set_title(f"{int(slots)} slots")
         axis.grid(visible=False, axis="x")
     axes[0][0].set_ylabel("hit rate (resident / demanded)")
     top = 1.3 * max(axis.get_ylim()[1] for axis in axes[0])

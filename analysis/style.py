@@ -88,13 +88,16 @@ def provenance(table: pd.DataFrame) -> str:
     def all_of(field: str) -> str:
         return ", ".join(str(value) for value in dict.fromkeys(table[field].dropna()))
 
+    scored = (table["mode"] == "eval").all()
     parts = [f"Model {all_of('model')}", f"workload: {all_of('workload')}"]
+    if scored:
+        parts[1] = f"tasks: {_tasks(table)}"
     slots = sorted(set(table["slots"].dropna().astype(int)))
     if slots:
         parts.append(f"slots a layer {', '.join(map(str, slots))}")
     kinds = sorted({_kind(row) for row in table.itertuples()})
     parts.append(" and ".join(kinds))
-    if (table["source"] == "live").any():
+    if (table["source"] == "live").any() and not scored:
         parts.append(all_of("machine"))
     commit = ", ".join(
         dict.fromkeys(
@@ -108,9 +111,18 @@ def provenance(table: pd.DataFrame) -> str:
 
 
 def _kind(row: Any) -> str:
+    if row.mode == "eval":
+        return "accuracy only"
     if row.source == "sim":
         return "simulated"
     return "live, emulated link" if row.emulated else "live, measured"
+
+
+def _tasks(table: pd.DataFrame) -> str:
+    """Names and items of the tasks of evaluated rows, without their parts."""
+    rows = [row for tasks in table["tasks"] for row in tasks if "/" not in row["task"]]
+    names = dict.fromkeys(row["task"] for row in rows)
+    return f"{', '.join(names)}, {'/'.join(sorted({str(row['n']) for row in rows}))} items each"
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

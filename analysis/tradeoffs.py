@@ -1,0 +1,227 @@
+"""Figures of what is given for what: accuracy, bits, neurons, bytes, seconds."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import cells
+from analysis.collect import need
+from analysis.published import TABLE_1, TABLE_1_SOURCE
+from analysis.style import COLOURS, MARKERS, WIDE, caption, new
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BITS = (16, 4, 3, 2)
+LOST = 10
+"""Points of accuracy that the darkest cell has lost: smaller losses look small."""
+ACCURACY = "accuracy, mean of tasks (%)"
+
+
+def accuracy(tasks: list[dict[str, Any]]) -> tuple[float, float, float | None, float | None]:
+    """Mean accuracy over tasks and its standard error, in percent; change from the exact model.
+
+    The last two are None unless the exact model was evaluated on the same items before.
+    """
+    rows = [row for row in tasks if row["metric"] == "acc" and "/" not in row["task"]]
+
+    def mean(name: str, error: str) -> tuple[float, float]:
+        spread = sum((row[error] or 0.0) ** 2 for row in rows) ** 0.5
+        return 100 * sum(row[name] for row in rows) / len(rows), 100 * spread / len(rows)
+
+    paired = all("difference" in row for row in rows)
+    apart = mean("difference", "difference_stderr") if paired else (None, None)
+    return *mean("value", "stderr"), *apart
+
+
+def scored(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with `acc`, `stderr`, `apart` and `apart_stderr` in percent, once an accuracy key."""
+    rows = rows[rows["tasks"].map(len) > 0].drop_duplicates("accuracy_key")
+    found = [accuracy(tasks) for tasks in rows["tasks"]]
+    names = ["acc", "stderr", "apart", "apart_stderr"]
+    return rows.join(pd.DataFrame(found, columns=names, index=rows.index))
+
+
+def evaluated(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of mode=eval."""
+    return table[table["mode"] == "eval"]
+
+
+def sparsity_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of experiment=corm_sparsity, and the exact model's."""
+    rows = evaluated(table)
+    rows = rows[rows["quant"] == "none"]
+    return rows if (rows["sparsity"] != "none").any() else rows[:0]
+
+
+def sparsity(table: pd.DataFrame) -> Figure:
+    """Accuracy against the share of neurons computed, for every way of choosing them."""
+    rows = sparsity_rows(table)
+    need(rows, ["sparsity.fraction"], "python run.py experiment=corm_sparsity")
+    found = scored(rows).sort_values("sparsity.fraction")
+    figure, axes = new(size=(WIDE, 2.8))
+    axis = axes[0][0]
+    for exact in found[found["sparsity"] == "none"]["acc"].head(1):
+        axis.axhline(exact, color="0.45", linestyle=(0, (1, 1.5)), label="all neurons")
+    found = found[found["sparsity"] != "none"]
+    for number, (name, line) in enumerate(found.groupby("sparsity", sort=True)):
+        bound = name == "oracle"
+        look: dict[str, Any] = {"color": "0.45" if bound else COLOURS[number % len(COLOURS)]}
+        look |= {"linestyle": "--" if bound else "-", "marker": MARKERS[number % len(MARKERS)]}
+        x, half = 100 * line["sparsity.fraction"].astype(float), 1.96 * line["stderr"]
+        x += 0.3 * number  # so that bars do not hide each other
+        axis.errorbar(x, line["acc"], yerr=half, capsize=2, label=f"sparsity={name}", **look)
+    axis.set_xlabel("neurons computed of every expert (%)")
+    axis.set_ylabel(ACCURACY)
+    axis.legend(loc="lower right")
+    text = (
+        "Bars: 95 % intervals of the items, moved apart a little; all lines share the items, so "
+        "that differences are surer than bars. Masks also in the prompt. oracle knows what "
+        "every neuron contributes; corm is CORM-like, our design."
+    )
+    return caption(figure, text, found)
+
+
+def quant_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of experiment=quant_table: attention and experts of bits of their own."""
+    rows = evaluated(table)
+    rows = rows[rows["quant"] == "mixed"]
+    if not len(rows):
+        return rows
+    down, gate_up = rows["quant.down"].map(str), rows["quant.gate_up"].map(str)
+    return rows[(down == gate_up) | (down == "${quant.gate_up}")]
+
+
+def quant_grid(table: pd.DataFrame) -> pd.DataFrame:
+    """One line a cell of table 1: `attention`, `experts`, ours in percent, the paper's in nats."""
+    rows = quant_rows(table)
+    need(rows, ["tasks"], "python run.py experiment=quant_table")
+    found = scored(rows)
+    bits = {
+        name: [entry["bits"] if isinstance(entry, dict) else 16 for entry in found[f"quant.{key}"]]
+        for name, key in (("attention", "attention"), ("experts", "gate_up"))
+    }
+    found = found.assign(**bits)
+    paper = [
+        log(TABLE_1[pair] / TABLE_1[16, 16])
+        for pair in zip(found["attention"], found["experts"], strict=True)
+    ]
+    return found.assign(paper=paper).sort_values(["attention", "experts"], ascending=False)
+
+
+def quant_table(table: pd.DataFrame) -> Figure:
+    """Two grids of attention bits by expert bits: ours, and the paper's table 1."""
+    found = quant_grid(table)
+    figure, axes = new(1, 2, (WIDE, 2.7))
+    titles = (
+        "bundled model (here): accuracy (%)",
+        "Mixtral-8x7B (printed): nats a token over 16 bits",
+    )
+    for axis, column, title in zip(axes[0], ("acc", "paper"), titles, strict=True):
+        grid = found.pivot_table(index="attention", columns="experts", values=column)
+        grid = grid.reindex(index=BITS, columns=BITS)
+        errors = found.pivot_table(index="attention", columns="experts", values="stderr")
+        errors = errors.reindex(index=BITS, columns=BITS)
+        ours = column == "acc"
+        lost = np.nanmax(grid.to_numpy()) - grid if ours else grid
+        most = LOST if ours else lost.to_numpy()[-1, -1]
+        axis.imshow(lost, cmap="Blues", aspect="auto", vmin=0, vmax=most)
+        for (y, x), value in np.ndenumerate(grid.to_numpy()):
+            if np.isnan(value):
+                continue
+            dark = lost.iloc[y, x] > 0.6 * most
+            note = f"{value:.1f}\n± {errors.iloc[y, x]:.1f}" if ours else f"{value:.3f}"
+            axis.text(
+                x, y, note, ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            )
+        axis.set_xticks(range(len(BITS)), BITS)
+        axis.set_yticks(range(len(BITS)), BITS)
+        axis.set_xlabel("bits of experts")
+        axis.set_ylabel("bits of attention")
+        axis.set_title(title)
+        axis.grid(visible=False)
+    text = (
+        f"Left: HQQ, mean of the tasks ± standard error. Right: {TABLE_1_SOURCE}, logarithm of the "
+        f"perplexities' ratio. Darkest: {LOST} points below the best; the worst cell. Two "
+        "measures of two models: never compare their sizes."
+    )
+    return caption(figure, text, found)
+
+
+def host_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of experiment=host_fetch."""
+    return table[(table["source"] == "sim") & (table["hardware"] == "toy_host")]
+
+
+def host_fetch(table: pd.DataFrame) -> Figure:
+    """Milliseconds a token over load / host time, one panel a capacity, one line a way."""
+    rows = host_rows(table)
+    need(rows, ["tpot_s", "hardware.host_expert_s"], "python run.py experiment=host_fetch")
+    fetched = rows[rows["miss"] == "fetch"]
+    size = (fetched["bytes_demand"] / fetched["demand_misses"]).median()
+    load_s = size / rows["hardware.link_bytes_per_s"].astype(float)
+    rows = rows.assign(ratio=(load_s / rows["hardware.host_expert_s"]).round(3))
+    rows = rows.assign(ms=1000 * rows["tpot_s"])
+    found = cells(rows, ["slots", "miss", "ratio"], "ms")
+    sizes = sorted(set(found["slots"]))
+    figure, axes = new(1, len(sizes), (WIDE, 2.5))
+    for axis, slots in zip(axes[0], sizes, strict=True):
+        for number, miss in enumerate(("fetch", "host", "hybrid")):
+            line = found[(found["slots"] == slots) & (found["miss"] == miss)]
+            look = {"color": COLOURS[number], "marker": MARKERS[number]}
+            axis.plot(line["ratio"], line["middle"], label=f"miss={miss}", **look)
+        axis.set_xscale("log", base=2)
+        ticks = sorted(set(found["ratio"]))
+        ticks = [tick for tick in ticks if np.log2(tick).is_integer()]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_title(f"{int(slots)} slots a layer")
+        axis.set_xlabel("loading / computing on the host")
+        axis.set_ylim(bottom=0)
+    axes[0][0].set_ylabel("ms a token (decoding)")
+    axes[0][0].legend()
+    text = (
+        "LRU, no prefetching, on a made-up machine whose host computes an expert in 1 ms. hybrid "
+        "splits each visit's misses by constants, as if a fetched expert saved nothing later."
+    )
+    return caption(figure, text, rows)
+
+
+def pareto_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of experiment=pareto: live, behind the toy machine's link, with accuracy."""
+    rows = table[(table["source"] == "live") & (table["mode"] == "live")]
+    rows = rows[rows["hardware"] == "toy"]
+    return rows[rows["tasks"].map(len) > 0]
+
+
+def pareto(table: pd.DataFrame) -> Figure:
+    """Speed and accuracy against the bytes held on the device, a line for each quantizer."""
+    rows = pareto_rows(table)
+    need(rows, ["tokens_per_second", "capacity_bytes"], "python run.py experiment=pareto")
+    found = [accuracy(tasks)[:2] for tasks in rows["tasks"]]
+    rows = rows.join(pd.DataFrame(found, columns=["acc", "stderr"], index=rows.index))
+    rows = rows.assign(held=(rows["capacity_bytes"] + rows["skeleton_bytes"]) / 1e6)
+    figure, axes = new(1, 2, (WIDE, 2.8))
+    for number, (name, group) in enumerate(rows.groupby("quant", sort=True)):
+        line = group.sort_values("held")
+        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
+        look |= {"marker": MARKERS[number % len(MARKERS)]}
+        axes[0][0].plot(line["held"], line["tokens_per_second"], label=f"quant={name}", **look)
+        best = line.sort_values("tokens_per_second").iloc[-1]
+        half = 1.96 * best["stderr"]
+        axes[0][1].errorbar(best["tokens_per_second"], best["acc"], half, capsize=2, **look)
+    axes[0][0].set_xlabel("model, slots and staging on the device (MB)")
+    axes[0][0].set_ylabel("tokens per second (decoding)")
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].legend()
+    axes[0][1].set_xlabel("tokens per second, fastest capacity")
+    axes[0][1].set_ylabel(ACCURACY)
+    text = (
+        "Every point is one capacity; right: the fastest of each line, bars: 95 % intervals of the "
+        "items. The link is the toy machine's, emulated; computing is this machine's, with its "
+        "kernels."
+    )
+    return caption(figure, text, rows)
