@@ -168,11 +168,11 @@ def decoded(
     offloaded = offload(parts, LRU(), Memory(slots), prefetcher)
     with offloaded as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
-        counts = offloaded.ledger.phases[DECODE]
-        before = counts.guessed_hits + counts.demand_misses
+        cold = offloaded.ledger.phases[DECODE]
         offloaded.meter.reset()
         generate(model, batches, workload.new_tokens, offloaded.meter)
-        absent = counts.guessed_hits + counts.demand_misses - before
+        warm = offloaded.ledger.phases[DECODE]
+        absent = warm.guessed_hits + warm.demand_misses - cold.guessed_hits - cold.demand_misses
         clock = offloaded.meter.phases[DECODE]
     needed = absent * parts.layout.bytes / clock.tokens
     return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds
