@@ -29,6 +29,9 @@ SEMANTIC = (
 )
 """The groups that touch a result. Trackers, folders and verbosity do not."""
 
+SILENT = {"runner": ("timeline",)}
+"""Keys of these groups that touch no result either."""
+
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hex digits of everything that decides the result.
@@ -37,6 +40,8 @@ def run_id(config: dict[str, Any]) -> str:
     text of every class that a `_target_` names: an edited policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
+    for name, keys in SILENT.items():
+        parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
     parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
     prompts = Path(str((config.get("workload") or {}).get("path")))
     if prompts.is_file():
