@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from moex.console import note
 from moex.files import write_lines
+from moex.modes.accuracy import accuracy
 from moex.modes.common import (
     PARTIAL,
-    accuracy,
     load,
     make_setup,
     set_threads,
@@ -57,7 +57,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(parts, batches, workload, setup, config.runner.timeline, on_stop)
         if not parts.random_weights:
-            grade(result.report, config, parts, workload, batches)
+            grade(result.report, config, parts, workload, batches, setup.selector)
         _write_run(result, config, workload, folder)
         if config.verdict:
             result.report.verdict = _verdict(result, setup, workload.cold)
