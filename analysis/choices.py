@@ -59,18 +59,20 @@ def guesses(table: pd.DataFrame) -> Figure:
             look: dict[str, Any] = {"color": COLOURS[number], "marker": "osv^D"[number % 5]}
             axis.plot(line["recall"], line["middle"], label=f"{precision:g}", **look)
         axis.axhline(0, color="0.45", lw=0.8)
-        axis.set_title(f"a load takes {load:g} layers' time")
+        axis.set_title(f"a load takes {load:g} x a layer")
         axis.set_xlabel("recall of the guesses")
+        axis.set_ylim(found["middle"].min() - 3, found["middle"].max() + 3)
     trace = replayed(rows)
     one = lookahead_recall(trace)
     one = one[(one["ahead"] == 1) & (one["fetched"] == trace.geometry.top_k)]["recall"]
     gate = (one.mean(), one.sum() / trace.geometry.layers)
-    axes[0][0].set_ylabel("tokens/s over no prefetching (%)")
-    axes[0][0].legend(title="precision", ncols=2)
+    axes[0][0].set_ylabel("gain in tokens/s (%)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), title="precision", loc="outside right")
     text = (
-        "An oracle degraded to a precision and a recall, one layer ahead; LRU, half the experts; "
-        "simulated on a made-up machine. Wrong guesses cross the link like right ones, and demand "
-        f"overtakes them. Gate lookahead has precision {gate[0]:.2f} and recall {gate[1]:.2f}. "
+        "Gain over no guesses of an oracle degraded to a precision and a recall, one layer ahead; "
+        "LRU, half the experts; simulated on a made-up machine. Wrong guesses cross the link like "
+        f"right ones, and demand overtakes them. Gate lookahead has precision {gate[0]:.2f} and "
+        f"recall {gate[1]:.2f}. "
         f"{HOBBIT}"
     )
     return caption(figure, text, rows)
@@ -167,6 +169,7 @@ def pareto(table: pd.DataFrame) -> Figure:
         memory.errorbar(line["held"], line["middle"], spread(line), label=f"quant={name}", **look)
         best = line.sort_values("middle").iloc[-1:]
         scores.errorbar(best["middle"], best["acc"], 1.96 * best["stderr"], spread(best), **look)
+    scores.set_xlim(left=0)
     memory.set_xlabel("model, slots and staging on the device (MB)")
     memory.set_ylabel(SPEED)
     memory.set_ylim(bottom=0)

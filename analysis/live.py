@@ -82,6 +82,7 @@ def ablation(table: pd.DataFrame) -> Figure:
     )
     axis.set_yticks(y, found["what"])
     axis.set_xlabel(SPEED)
+    axis.set_xlim(left=0)
     axis.grid(visible=False, axis="y")
     text = (
         f"Medians over {found['n'].max()} repeats taken in turns, 95 % interval of the mean. Half "

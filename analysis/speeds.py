@@ -211,8 +211,12 @@ def ladder(table: pd.DataFrame) -> Figure:
         colour = "0.45" if number == len(RUNGS) - 1 else COLOURS[number]
         axis.bar(x, here["middle"], 0.11, color=colour, label=name)
         for place, value, who in zip(x, here["middle"], here["policy"], strict=True):
-            note = f"{value:.0f}" + (f"\n{who}" if not policy else "")
-            axis.annotate(note, (place, value), ha="center", va="bottom", fontsize=5.5)
+            axis.annotate(f"{value:.0f}", (place, value), ha="center", va="bottom", fontsize=5.5)
+            if not policy:
+                axis.text(
+                    place, value / 2, who, ha="center", va="center", rotation=90, fontsize=7,
+                    color="white",
+                )  # fmt: skip
     axis.set_xticks(range(len(sizes)), [f"{int(slots)} slots a layer" for slots in sizes])
     axis.set_ylabel(SPEED)
     axis.grid(visible=False, axis="x")
