@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> 
 def selects(config: Any) -> bool:
     """Whether only some neurons count: a selector is configured, and is not exact."""
     return "_target_" in config.sparsity and config.sparsity.mode != "exact"
+
+
+def plain(node: Any) -> Any:
+    """A configured group as plain dictionaries, for files and comparisons."""
+    return {k: plain(v) for k, v in node.items()} if isinstance(node, Mapping) else node
 
 
 def make_selector(config: Any, build: Build) -> NeuronSelector | None:

@@ -13,6 +13,7 @@ from moex.modes.common import (
     PARTIAL,
     load,
     make_setup,
+    plain,
     set_threads,
     shrunk,
     write_counts,
@@ -132,6 +133,7 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "cold": workload.cold,
             "smoke": config.smoke,
             "sparsity": dict(config.sparsity),
+            "quant": plain(config.quant),
             "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }
