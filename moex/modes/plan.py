@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.modes.common import names_a_part
 from moex.report import Report
 from moex.sim.roofline import roofline
 
@@ -24,7 +25,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     given = hub.configuration(model.name, model.architecture)
     skeleton = checkpoint.build_from(given, model.dtype)
     plain, _ = budget.sizes(skeleton)
-    quant = build(config.quant) if "_target_" in config.quant else None
+    quant = build(config.quant) if names_a_part(config.quant) else None
     stored, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
     memory, hardware = Memory(**config.memory), build(config.hardware)
