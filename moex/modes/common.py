@@ -113,7 +113,8 @@ def _refuse_early(config: Any, build: Build, workload: Workload, setup: Setup) -
     quant = build(config.quant) if names_a_part(config.quant) else None
     geometry, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size)
+    process = budget.process_bytes(config.model.device, setup.hardware)
+    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size, process)
     setup.memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
 
 
