@@ -84,7 +84,10 @@ def _expanded(packed: Mapping[str, Tensor], out: Tensor, pairs: Tensor) -> None:
     def part(first: int, last: int) -> None:
         _expand(*codes, metas[first:last], zero_meta, first, size, *to)
 
-    _shared(part, len(metas), 1 if len(codes[0]) < LARGE else torch.get_num_threads())
+    if len(codes[0]) < LARGE:
+        _expand(*codes, metas, zero_meta, 0, size, *to)
+    else:
+        _shared(part, len(metas), torch.get_num_threads())
 
 
 @njit(nogil=True)
