@@ -50,14 +50,19 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
 
 
-def load(options: argparse.Namespace) -> Parts:
-    """The model of random weights, packed into files once."""
+def architecture(options: argparse.Namespace) -> dict[str, Any]:
+    """The model's shapes, with fewer layers where so many are asked for."""
     config = yaml.safe_load((CONF / f"{options.model}.yaml").read_text())
     shapes = dict(config["architecture"])
     if options.layers:
         shapes["num_hidden_layers"] = options.layers
     if options.tiny:
         shapes.update(SMALL)
+    return shapes
+
+
+def load(options: argparse.Namespace) -> Parts:
+    """The model of random weights, packed into files once."""
     quant = None
     if options.quant:
         text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
@@ -66,7 +71,7 @@ def load(options: argparse.Namespace) -> Parts:
         f"random-{options.model}",
         store="disk",
         cache_dir=folder(options),
-        architecture=shapes,
+        architecture=architecture(options),
         quant=quant,
     )
 

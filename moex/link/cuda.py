@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -189,6 +190,8 @@ def pin(records: list[torch.Tensor]) -> list[torch.Tensor]:
                 len(records),
             )
             unpin(locked)
+            with suppress(RuntimeError):  # or the next kernel's launch reports this as its own
+                torch.ones(1, device="cuda").add_(1)
             return []
         locked.append(record)
     return locked

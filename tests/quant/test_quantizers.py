@@ -175,18 +175,6 @@ def test_int4_and_reference_hold_the_same_weight():
     assert found[0].settings((192, 256)) != found[1].settings((192, 256))
 
 
-@pytest.mark.gpu
-def test_tinygemm_agrees_with_the_reference_in_float64():
-    quantizer = RTN(4, 64)
-    quantizer.bind("cuda")
-    assert quantizer.kernel_name((192, 256)) == "tinygemm"
-    packed = {name: part.cuda() for name, part in quantizer.pack(weight()).items()}
-    x = torch.randn(5, 256).bfloat16().cuda()
-    exact = x.double() @ quantizer.unpack(packed, torch.float64).t()
-    error = (quantizer.matmul(x, packed).double() - exact).abs().max() / exact.abs().max()
-    assert error < 2e-2
-
-
 def test_auto_takes_the_reference_where_int4_cannot():
     assert RTN(2, 16).kernel_name((192, 256)) == "reference"
     assert RTN(4, 16).kernel_name((192, 256)) == "reference"

@@ -1,0 +1,170 @@
+"""A large model's true sizes, by moex within a budget and by accelerate's offloading, same files.
+
+    python experiments/14_true_geometry/against.py --layers 4 --budget 9GiB --prefetch gate \
+        --out results/against_accelerate.jsonl
+
+Writes a checkpoint of random weights once (bf16, 2.8 GB a layer and 0.5 GB; moex packs as much
+again). Pairs in turns, each run in a process of its own; `--warm` reads the files into the page
+cache before every run, else they are dropped from it. `--tiny` is a smoke test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from bench import architecture, folder
+from safetensors.torch import save_file
+from transformers import AutoConfig
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.files import write_atomically
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
+from moex.runner import baselines
+from moex.runner.assemble import load_parts
+from moex.runner.checkpoint import build_from
+from moex.runner.live import run_baseline, run_offloaded
+from moex.runner.meter import peak_host_bytes
+from moex.runner.random_weights import DEVIATION
+from moex.runner.setup import Setup
+from moex.runner.shards import INDEX
+from moex.runner.texts import Prompts
+
+
+def checkpoint(options: argparse.Namespace) -> Path:
+    """Random weights of the model's sizes as the hub has them, a file a layer, for accelerate."""
+    shapes, target = architecture(options), folder(options) / "checkpoint"
+    if (target / INDEX).is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    config = AutoConfig.for_model(**shapes)
+    model = build_from(config)
+    config.save_pretrained(target)
+    draw = torch.Generator().manual_seed(0)
+    noise = (torch.randn(1 << 20, generator=draw) * DEVIATION).bfloat16()
+    files: dict[str, dict[str, torch.Size]] = {}
+    for name, parameter in model.named_parameters():
+        file = f"layer-{name.split('.')[2]}" if ".layers." in name else "rest"
+        stem = name.replace(".mlp.", ".block_sparse_moe.")
+        shape = parameter.shape
+        if ".experts." not in name:
+            files.setdefault(file, {})[stem] = shape
+            continue
+        rows, columns = shape[1:]
+        parts = {"w2": (rows, columns)}
+        if name.endswith("gate_up_proj"):
+            parts = dict.fromkeys(("w1", "w3"), (rows // 2, columns))
+        for part, size in parts.items():
+            for index in range(shape[0]):
+                expert = f"{stem.rpartition('.')[0]}.{index}.{part}.weight"
+                files.setdefault(file, {})[expert] = torch.Size(size)
+    for file, tensors in files.items():
+        made = {}
+        for name, shape in tensors.items():
+            whole = noise.repeat(-(-shape.numel() // len(noise)))[: shape.numel()].view(shape)
+            made[name] = whole + 1 if len(shape) == 1 else whole.contiguous()
+        save_file(made, target / f"{file}.safetensors", metadata={"format": "pt"})
+    of = {name: f"{file}.safetensors" for file, tensors in files.items() for name in tensors}
+    write_atomically(target / INDEX, json.dumps({"metadata": {}, "weight_map": of}))
+    return target
+
+
+def pairs(options: argparse.Namespace) -> dict[str, Any]:
+    """Pairs of runs, files cold or warm; accelerate moves a layer's experts whole."""
+    name = str(checkpoint(options))
+    speeds: dict[str, list[float]] = {"moex": [], "accelerate": []}
+    peaks: dict[str, list[int]] = {"moex": [], "accelerate": []}
+    for _ in range(options.pairs):
+        for runner in speeds:
+            for file in Path(name).glob("*.safetensors"):
+                forget(file)
+                if options.warm:
+                    with file.open("rb") as opened:
+                        while opened.read(1 << 24):
+                            pass
+            flags = ["--runner", runner, "--budget", options.budget, "--folder", folder(options)]
+            flags += ["--new-tokens", options.new_tokens, "--prefetch", options.prefetch]
+            flags += ["--layers", options.layers, *(["--tiny"] if options.tiny else [])]
+            command = [sys.executable, __file__, "--model", options.model, *flags]
+            given: Any = {"capture_output": True, "text": True, "check": False}
+            done = subprocess.run(list(map(str, command)), **given)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
+            row = json.loads(done.stdout.strip().splitlines()[-1])
+            speeds[runner].append(row["tokens_per_second"])
+            peaks[runner].append(row["peak_host_bytes"])
+    ratios = [a / b for a, b in zip(speeds["moex"], speeds["accelerate"], strict=True)]
+    return {
+        "what": "against accelerate, random weights, same files",
+        "layers": options.layers,
+        "files_warm": options.warm,
+        "budget": options.budget,
+        "tokens_per_second": speeds,
+        "peak_host_bytes": peaks,
+        "ratio": median(ratios),
+        "ratios": ratios,
+    }
+
+
+def one(options: argparse.Namespace) -> dict[str, Any]:
+    """One run of a pair, of the model's own routing, in this process."""
+    name = str(checkpoint(options))
+    tokens = 3 if options.tiny else options.new_tokens
+    workload = Prompts(
+        prompts=["x"], prompt_tokens=8, new_tokens=tokens, warmup=0, repeats=1, name="8 tokens"
+    )
+    batches = [torch.arange(3, 11)[None]]
+    if options.runner == "accelerate":
+        with baselines.accelerate(name) as model:
+            report = run_baseline(model, "accelerate", batches, workload).report
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+        parts = load_parts(name, store="disk", cache_dir=folder(options))
+        memory = Memory(3) if options.tiny else Memory(None, options.budget)
+        prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
+        report = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
+    return {"tokens_per_second": report.tokens_per_second, "peak_host_bytes": peak_host_bytes()}
+
+
+def forget(file: Path) -> None:
+    """Drop a file from the page cache."""
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def main() -> None:
+    """Compare, or be one of the runs, and print a line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="mixtral_8x7b")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--budget", default="9GiB")
+    parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--runner", choices=["moex", "accelerate"], help="one run of it only")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    row = one(options) if options.runner else pairs(options)
+    text = json.dumps({**row, **provenance()}) + "\n"
+    print(text, end="")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with options.out.open("a") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()
