@@ -202,7 +202,7 @@ class AioLink(Link):
         read.done = True
 
     def _recover(self) -> None:
-        """Nobody knows what was handed over when we were interrupted: let it end, and read again."""
+        """Let all that the kernel was given end, and read again what nobody knows about."""
         self._kernel.close()
         self._kernel = KernelReads(self._kernel.depth, self.slots.records)
         lost = [read for read in self._flying.values() if read not in self._landed]

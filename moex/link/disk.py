@@ -39,8 +39,6 @@ class DiskLink(Link):
     def __init__(
         self, store: DiskStore, slots: Slots, threads: int = 1, chunk_bytes: int = 4 << 20
     ) -> None:
-        if threads < 1:
-            raise ValueError(f"memory.reader_threads={threads}: expected at least 1")
         self.store, self.slots = store, slots
         self._piece = max(chunk_bytes // PAGE, 1) * PAGE
         self._queue = ReadQueue(store, slots)
