@@ -90,7 +90,7 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = row_cache(cache, memory)
+        books = row_cache(cache, memory, hardware, parts.store.name)
         slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
