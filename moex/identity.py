@@ -8,7 +8,10 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SEMANTIC = (
     "mode",
@@ -29,18 +32,27 @@ SEMANTIC = (
 )
 """The groups that touch a result. Trackers, folders and verbosity do not."""
 
+SILENT = {"runner": ("timeline",)}
+"""Keys of these groups that touch no result either."""
+
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hex digits of everything that decides the result.
 
-    That is the semantic groups, the content of the trace and of a file of prompts, and the source
-    text of every class that a `_target_` names: an edited policy is another run.
+    That is the semantic groups, the content of the trace and of every file that they name (prompts,
+    counts, checkpoints), and the source text of every class that a `_target_` names: an edited
+    policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
+    for name, keys in SILENT.items():
+        parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
     parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
-    prompts = Path(str((config.get("workload") or {}).get("path")))
-    if prompts.is_file():
-        parts["prompts"] = _digest(prompts.read_bytes())
+    named = {text: os.path.expanduser(text) for text in _texts(parts)}
+    parts["files"] = {
+        text: _digest(Path(path).read_bytes())
+        for text, path in named.items()
+        if os.path.isfile(path)  # False, too, for what can be no file's name
+    }
     if config.get("trace"):
         path = trace_path(config["trace"])
         parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(path)
@@ -86,6 +98,14 @@ def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetens
                 file.seek(max(0, size - (1 << 16)))
                 parts.append((path.name, size, _digest(head), _digest(file.read())))
     return key_of({"files": parts})
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
 
 
 def _targets(node: Any) -> list[str]:

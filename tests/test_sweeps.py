@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import slurm
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ("-m", "mode=simulate", "verdict=false", "smoke=true", "prefetch=none")
@@ -69,7 +70,7 @@ def test_joblib_gives_the_same_rows(serial, tmp_path):
 def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
     done = sweep(tmp_path, "memory.slots=1,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 1
-    assert "failed: mode=simulate" in done.stderr
+    assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
     assert len(rows(tmp_path)) == 1
 
@@ -89,6 +90,23 @@ def test_optuna_finds_the_best_of_two(tmp_path):
     best = (tmp_path / "optimization_results.yaml").read_text()
     value = float(best.partition("best_value: ")[2].split()[0])
     assert value == max(row["hit_rate"] for row in rows(tmp_path).values())
+
+
+@pytest.mark.slow
+@needs("submitit")
+@pytest.mark.skipif(not slurm.there(), reason="Slurm is not installed, or we are not root")
+def test_a_real_slurm_cluster_gives_the_same_rows_and_says_why_a_cell_failed(
+    serial, tmp_path, tmp_path_factory, monkeypatch
+):
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as configuration:
+        monkeypatch.setenv("SLURM_CONF", str(configuration))
+        done = sweep(tmp_path, *CELLS, "hydra/launcher=submitit_slurm")
+        assert done.returncode == 0, done.stderr
+        assert rows(tmp_path) == serial
+        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=submitit_slurm")
+    assert done.returncode == 1
+    assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
+    assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -149,7 +149,9 @@ def draw(rows: list[Row], about: str) -> Figure:
     power *= np.exp(np.log(100 * np.mean([row["rates"] for row in rows], axis=0) / power).mean())
     label = f"power law, exponent {middle:.2f}"
     axes[0][1].loglog(ranks, power, color="0.45", linestyle="--", label=label)
-    axes[0][1].set(xlabel="neurons, hottest first (%, logarithmic)", ylabel="tokens that use it (%)")
+    axes[0][1].set(
+        xlabel="neurons, hottest first (%, logarithmic)", ylabel="tokens that use it (%)"
+    )
     axes[0][1].legend(loc="lower left")
     axes[1][0].plot([0, 100], [0, 100], color="0.45", linestyle=(0, (1, 1.5)), label="all alike")
     most = np.minimum(np.arange(101) / FRACTION, 100)

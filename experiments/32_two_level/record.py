@@ -87,9 +87,7 @@ def decode(model: Any, ids: torch.Tensor, prompt: int) -> None:
         out = model(step, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
 
 
-def record(
-    parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int, out: Path
-) -> None:
+def record(parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int, out: Path) -> None:
     """Write the traces of one mode."""
     mode = selector.mode
     told = Told({"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": Lottery(Random())})

@@ -202,6 +202,7 @@ def main() -> None:
         for share in shares
         if (row := run(traces, Case("", rows=share), budget, at, charged=False))
     ]
+    levels = [row for number, row in enumerate(levels) if row not in levels[:number]]
     show("one level (rows 1) and two, predictor's bytes on neither side", levels)
     found = [run(traces, case, args.budget, at, charged=True) for case in CASES]
     parts = [row for row in found if row]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 import yaml
 
 from analysis.published import ADAPMOE_MEAN
@@ -24,6 +25,7 @@ from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
+from moex.prefetch.mlp import nets
 from moex.prefetch.recorded import Recorded
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -43,7 +45,7 @@ WHOLE = {16: 352_321_536, 4: 93_600_000, 2: 66_400_000}
 BUNDLE = {16: 24_576, 4: 7_168, 2: 4_608}
 """Bytes of a neuron with its own scales: 4 bits in groups of 64, 2 in groups of 32, padded."""
 RANK, WIDTH = 176, 256
-"""Of our selector on the bundled model (its factors), and of the networks that name experts."""
+"""Of our selector on the bundled model (its factors), and of its networks."""
 GATHERED = 0.88
 """Share of the link's peak that packed rows reach: FloE, arXiv 2505.05950."""
 LAUNCH_S = 7.5e-6
@@ -63,7 +65,7 @@ class Use(NamedTuple):
 
 
 def selector_bytes(
-    hidden: int, neurons: int, experts: int, layers: int, rank: int, width: int = 128
+    hidden: int, neurons: int, experts: int, layers: int, rank: int, width: int = WIDTH
 ) -> int:
     """What a selector like ours holds (`moex/sparsity/lean.py`), shared tables aside.
 
@@ -77,14 +79,16 @@ def selector_bytes(
     return layers * (factors + cuts + own) + (layers - 1) * ahead
 
 
-def namer_bytes(layers: int, width: int = WIDTH) -> int:
-    """Networks that name experts, as `prefetch=mlp` holds them, one layer ahead: 16 bits."""
-    inputs = HIDDEN + 2 * EXPERTS
-    return layers * 2 * (inputs * width + width + (width + HIDDEN) * EXPERTS + EXPERTS)
+def namer_bytes(layers: int) -> int:
+    """Networks that name experts one layer ahead, as `prefetch=mlp` holds them: 16 bits."""
+    shape = Geometry(layers + 1, EXPERTS, 2, HIDDEN, NEURONS, 0)
+    with torch.device("meta"):
+        made = nets(shape, WIDTH, horizon=1)
+    return sum(2 * each.numel() for each in made.parameters())
 
 
 def pools(trace: Trace) -> dict[Expert, list[Use]]:
-    """What every expert of the bundled model needed, visit by visit, where its name was guessed."""
+    """What every expert of the bundled model needed, by visits, where its name was guessed."""
     found: dict[Expert, list[Use]] = {}
     assert trace.rows is not None
     assert trace.predictions is not None
@@ -135,7 +139,7 @@ def composed(recorded: Trace, visits: int, seed: int = 0) -> Trace:
 
 
 def machine(name: str, bits: int, perfect: bool, neurons: bool) -> Any:
-    """The profile with the costs of experts of these bits; neurons pay for selecting and packing."""
+    """The profile with the costs of experts of these bits; neurons pay for being selected."""
     fields = yaml.safe_load((ROOT / "conf" / "hardware" / f"{name}.yaml").read_text())
     del fields["_target_"]
     profile = HardwareProfile(**fields)
@@ -147,9 +151,10 @@ def machine(name: str, bits: int, perfect: bool, neurons: bool) -> Any:
         changes["visit_s"] = PERFECT[name]
     if neurons:
         layer = selector_bytes(HIDDEN, NEURONS, EXPERTS, 2, RANK) // 2
+        names = namer_bytes(1) / memory
         changes |= {
             "select_s": 2 * layer / EXPERTS / memory + 6 * LAUNCH_S,
-            "predict_s": namer_bytes(1) / memory + 3 * LAUNCH_S,
+            "predict_s": names + 3 * LAUNCH_S,
             "link_bytes_per_s": GATHERED * profile.link_bytes_per_s,
         }
     return replace(profile, **changes)
@@ -166,7 +171,7 @@ def cells(traces: dict[float, Trace], tiny: bool) -> Iterator[Row]:
     whole = next(iter(traces.values()))
     names = [[p._replace(rows=None) for p in each] for each in whole.predictions or ()]
     whole = replace(whole, predictions=names)
-    spent = selector_bytes(HIDDEN, NEURONS, EXPERTS, LAYERS, RANK) + namer_bytes(LAYERS)
+    spent = selector_bytes(HIDDEN, NEURONS, EXPERTS, LAYERS, RANK) + namer_bytes(LAYERS - 1)
     for name in ("rtx3060",) if tiny else ("rtx3060", "t4"):
         for perfect in (True,) if tiny else (False, True):
             for bits in (2,) if tiny else (16, 4, 2):
@@ -220,7 +225,9 @@ def show(rows: list[Row]) -> None:
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for row in rows:
         found = [row.get(name) for name in heads]
-        cells = [f"{v:.3g}" if isinstance(v, float) else "-" if v is None else str(v) for v in found]
+        cells = [
+            f"{v:.3g}" if isinstance(v, float) else "-" if v is None else str(v) for v in found
+        ]
         print("| " + " | ".join(cells) + " |")
 
 

@@ -22,9 +22,10 @@ from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it fro
 from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
 from moex.sim.rows import row_cache
-from moex.store.bundles import Bundles
+from moex.store.bundles import Bundles, PackedBundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
+from moex.store.packed_rows import PackedRowSlots
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
@@ -91,7 +92,8 @@ def offload(
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
         books = row_cache(cache, memory, hardware, parts.store.name)
-        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
+        slots = kind(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
         memory.refuse_rows()
@@ -159,8 +161,7 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
         return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        neurons = store.gather(expert, None).to(parts.device)
-        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+        return layout.weights(store.gather(expert, None).to(parts.device))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)

@@ -98,9 +98,11 @@ def calibrate(
 def break_evens(parts: Parts, folder: Path | None) -> dict[str, float] | None:
     """From which share of its rows on an expert of this model is moved whole, by store.
 
-    None for experts that cannot be kept neuron by neuron. Files are written to `folder`, which
-    should be on the disk that experts are packed to.
+    None for experts that cannot be kept neuron by neuron, and for quantized ones. Files are written
+    to `folder`, which should be on the disk that experts are packed to.
     """
+    if parts.packing is not None:
+        return None
     try:
         return {
             pair.name: density.break_even(density.measure(pair), pair.width)

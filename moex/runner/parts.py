@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from moex.cache.capacity import STORES
 from moex.runner import checkpoint, hf, hub
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.quantized_rows import NeuronPacking
 from moex.runner.random_weights import bytes_as_tokens, fill_randomly
 from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
@@ -125,7 +126,11 @@ def load_parts(
     tensors, packing, settings = layers[0].tensors, None, None
     if quant is not None:
         quant.bind(device)
-        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        packing = (
+            NeuronPacking(tensors, quant)
+            if bundles
+            else ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        )
         settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
@@ -174,9 +179,4 @@ def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
 def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
     if not bundles:
         return Planes(tensors, packing.bind if packing else None)
-    if packing is not None:
-        raise ValueError(
-            "quant with sparsity: experts kept neuron by neuron are not quantized yet; expected "
-            "one of the two; try sparsity=none, or quant=none"
-        )
-    return Bundles(tensors)
+    return packing.layout if isinstance(packing, NeuronPacking) else Bundles(tensors)

@@ -96,7 +96,7 @@ class Neurons:
             mask = self._masks[expert]
             if self.slots.thin:
                 mask = self._at_positions(expert, mask, place)
-            part = hf.neurons_output(experts, tokens, self.slots.tensors[place], mask)
+            part = hf.neurons_output(experts, tokens, *self.slots.computed(place, mask))
             before = self._sums.get(expert)
             self._sums[expert] = part if before is None else before + part
             return self._sums[expert]

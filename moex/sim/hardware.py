@@ -65,9 +65,7 @@ class HardwareProfile:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
         for store, share in (self.break_even or {}).items():
             if not 0 < share <= 1:
-                raise ValueError(
-                    f"hardware.break_even.{store}={share}: expected a share in (0, 1]"
-                )
+                raise ValueError(f"hardware.break_even.{store}={share}: expected a share in (0, 1]")
 
     def host_seconds(self, expert_bytes: int) -> float | None:
         """One expert on the host for one token: as given, else its bytes at the memory's speed."""

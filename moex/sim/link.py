@@ -1,8 +1,9 @@
 """A link on a clock: latency, bandwidth, queueing, and demand that overtakes speculation.
 
 One transfer is on the wire at a time, in chunks. At every chunk boundary demand goes first; a
-transfer that has begun is never cut off, only overtaken, and one that is waited for is demand. The simulator drives it with virtual time
-and the emulated link with the machine's clock, so that both wait for the same moments.
+transfer that has begun is never cut off, only overtaken, and one that is waited for is demand. The
+simulator drives it with virtual time and the emulated link with the machine's clock, so that both
+wait for the same moments.
 """
 
 from __future__ import annotations

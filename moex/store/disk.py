@@ -110,7 +110,7 @@ class DiskStore(ExpertStore):
             count = int(rows[part.stop - 1]) - first + 1
             span = memory[first * size - begin :][: count * size].view(count, size)
             out[part] = span[rows[part] - first]
-        return out.view(self.layout.dtype).view(len(rows), 3, -1)
+        return self.layout.neurons_of(out)
 
     def check(self, expert: Expert, record: torch.Tensor) -> None:
         """Compare a record with its checksum, if it has not been done before.

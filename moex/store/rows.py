@@ -50,7 +50,7 @@ class RowSlots(Slots):
         row = np.dtype(f"V{layout.row_bytes // 3}")
         self._lines: list[tuple[np.ndarray, ...]] = []
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
-        if self.records.device.type == "cpu":
+        if self.records.device.type == "cpu" and "gate_up" in self.tensors[0]:
             self._lines = [
                 (lines(place["gate_up"], row), lines(place["down"], row)) for place in self.tensors
             ]
@@ -78,6 +78,12 @@ class RowSlots(Slots):
     def table(self, place: int) -> np.ndarray:
         """Which row is at each position of a thin place; -1: none."""
         return self._rows[place]
+
+    def computed(
+        self, place: int, mask: torch.Tensor | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """What a place's neurons are computed with, and the mask that is left to apply to them."""
+        return self.tensors[place], mask
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""

@@ -14,6 +14,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 
+from moex.errors import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,7 +37,7 @@ class Grid(BasicSweeper):
         """Run every cell.
 
         Raises:
-            RuntimeError: some failed; each has said why when it did.
+            RuntimeError: some failed; why, is said of each: on a cluster nobody saw it fail.
         """
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -47,7 +49,8 @@ class Grid(BasicSweeper):
             done.extend(self.launcher.launch(batch, initial_job_idx=len(done)))
         failed = [cell for cell in done if cell.status is not JobStatus.COMPLETED]
         for cell in failed:
-            print(f"moex: failed: {' '.join(cell.overrides)}", file=sys.stderr)
+            told, why = " ".join(cell.overrides), one_line(cell._return_value)
+            print(f"moex: failed: {told}: {why}", file=sys.stderr)
         if failed:
             raise RuntimeError(
                 f"{len(failed)} of {len(done)} cells of the sweep failed; mend them and type the "
