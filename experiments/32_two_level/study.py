@@ -57,11 +57,11 @@ class Case:
 
 CASES = (
     Case("whole experts, LRU, gate lookahead", rows=0, ahead="gate"),
-    Case("CORM-like: all parts"),
-    Case("no fine: whole experts, mlp", rows=0),
-    Case("no coarse: experts by lot", "predicted-random"),
+    Case("CORM-like, all parts"),
+    Case("no fine (whole experts, mlp)", rows=0),
+    Case("no coarse (experts by lot)", "predicted-random"),
     Case("coarse by gate lookahead", "predicted-gate"),
-    Case("no two levels: places of whole experts", rows=1.0),
+    Case("no two levels (whole places)", rows=1.0),
     Case("no parallel prefetch", ahead="none"),
     Case("late masks", "late"),
     Case("hot rows pinned", hot=True),

@@ -243,11 +243,11 @@ def draw(rows: list[Row], about: str) -> Figure:
             heights = [row.get(name) or 0.0 for row in mine]
             label = f"{name.split()[1]} of the neurons"
             axis.bar(at, heights, 0.34, color=COLOURS[number], label=label)
-        axis.axhline(2.14, color="0.45", linestyle="--", label="CORM, up to")
+        axis.axhline(2.14, color="0.45", linestyle="--", label="CORM: up to 2.14")
         axis.axhline(1, color="0.45", linewidth=0.8)
         ticks = [f"{row['bits']} bits\nr {row['r']:.2g}" for row in mine]
         axis.set_xticks(range(len(mine)), ticks)
-        axis.set(title=", ".join(kind), ylim=(0, 3.4))
+        axis.set(title=", ".join(kind), ylim=(0, 3.9))
         axis.grid(axis="x", visible=False)
     axes[0][0].set_ylabel("speed over LRU + lookahead")
     axes[0][0].legend(loc="upper right")
