@@ -113,11 +113,12 @@ def composed(recorded: Trace, visits: int, seed: int = 0) -> Trace:
     trace = trace.select(slice(0, visits))
     used, draw = pools(recorded), random.Random(seed)
     last = recorded.geometry.layers - 1
+    usual = {expert.layer: pool for expert, pool in used.items()}
     place = {Expert(layer, i): draw.randrange(10**6) for layer in range(LAYERS) for i in range(8)}
 
     def uses(expert: Expert) -> Use:
         layer = 1 + (expert.layer - 1) * last // (LAYERS - 1) if expert.layer else 0
-        pool = used[Expert(layer, expert.index)]
+        pool = used.get(Expert(layer, expert.index)) or usual[layer]  # few texts: not all are used
         return pool[place[expert] % len(pool)]
 
     rows: list[list[bytes | None]] = []

@@ -74,11 +74,10 @@ def speeds(lines: Iterable[str]) -> pd.DataFrame:
 def join(accuracy: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
     """Every speed with its accuracy; says on stderr what has no partner."""
     both = speed.merge(accuracy, on=KEYS, how="outer", indicator=True)
-    for row in both[both["_merge"] != "both"].drop_duplicates(KEYS).itertuples():
-        lacks = "no accuracy" if row._merge == "left_only" else "no speed"
-        print(
-            f"fraction {row.fraction}, mode {row.mode}, rank {row.rank}: {lacks}", file=sys.stderr
-        )
+    for row in both[both["_merge"] != "both"].drop_duplicates(KEYS).to_dict("records"):
+        lacks = "no accuracy" if row["_merge"] == "left_only" else "no speed"
+        named = ", ".join(f"{key} {row[key]}" for key in KEYS)
+        print(f"{named}: {lacks}", file=sys.stderr)
     both = both[both["_merge"] == "both"]
     if not len(both):
         raise ValueError("nothing to draw: no speed and accuracy of one fraction, mode and rank")
