@@ -59,7 +59,7 @@ class Memory:
         rows: with a neuron selector, the share of an expert's rows that a place holds; below 1, a
             budget makes so many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
-            is moved instead.
+            is moved instead; default the hardware profile's for the store, else 1.
         hot: with thin places, a file of how often neurons were selected; the most frequent ones
             stay in half of every place.
     """
@@ -71,7 +71,7 @@ class Memory:
     store: str = "auto"
     reader_threads: int = 1
     rows: float = 1.0
-    break_even: float = 1.0
+    break_even: float | None = None
     hot: str | None = None
 
     def __post_init__(self) -> None:

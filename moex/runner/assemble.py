@@ -95,7 +95,7 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = row_cache(cache, memory)
+        books = row_cache(cache, memory, hardware, parts.store.name)
         kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
         slots = kind(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)

@@ -117,6 +117,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     if setup.selector is not None and offloaded.neurons is not None:
         report.lossy.append("sparsity")
         report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
+        report.break_even = offloaded.neurons.cache.break_even
     report.skeleton_bytes = parts.skeleton_bytes
     report.random_weights = parts.random_weights
     report.replayed_routing = offloaded.routing is not None
