@@ -122,7 +122,7 @@ import subprocess
 import sys
 import warnings
 
-words = "mode=simulate verdict=false prefetch=none cache=lru,lfu,sought,belady memory.slots=3,4,5"
+words = "mode=simulate verdict=false prefetch=none cache=lru,sought,belady memory.slots=3,4,5"
 command = [sys.executable, "run.py", "--config-dir", f"{place}/my_conf", "-m", *words.split()]
 path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
 subprocess.run(

@@ -125,6 +125,7 @@ with styled():
     axis.annotate("CORM", (neurons["load"].min(), CORM_SPEEDUP), (0, 3), textcoords="offset points")
     axis.axhline(1, color="0.45", lw=0.8)
     axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(neurons["load"])), [f"{x:g}" for x in sorted(set(neurons["load"]))])
     axis.set_xlabel("a load's time / a layer's time")
     axis.set_ylabel("speed over whole experts (emulated)")
     axis.set_ylim(bottom=0)
