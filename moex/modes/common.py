@@ -36,16 +36,25 @@ def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> 
     from moex.runner.assemble import load_parts
 
     model = config.model
-    quant = build(config.quant) if "_target_" in config.quant else None
+    quant = build(config.quant) if names_a_part(config.quant) else None
     where = (store, config.cache_dir, model.keep_shards, _random(model))
     return load_parts(
         model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
     )
 
 
+def names_a_part(group: Any) -> bool:
+    """Whether there is something to build: `quant=none` and `sparsity=none` name nothing.
+
+    Asking OmegaConf itself (`"_target_" in group`) makes it raise and catch an error that holds on
+    to all frames that called it, with the model in them, until the garbage collector comes by.
+    """
+    return "_target_" in set(group)
+
+
 def selects(config: Any) -> bool:
     """Whether only some neurons count: a selector is configured, and is not exact."""
-    return "_target_" in config.sparsity and config.sparsity.mode != "exact"
+    return names_a_part(config.sparsity) and config.sparsity.mode != "exact"
 
 
 def plain(node: Any) -> Any:
@@ -101,10 +110,11 @@ def _refuse_early(config: Any, build: Build, workload: Workload, setup: Setup) -
 
     given = hub.configuration(config.model.name, config.model.architecture)
     skeleton = checkpoint.build_from(given, config.model.dtype)
-    quant = build(config.quant) if "_target_" in config.quant else None
+    quant = build(config.quant) if names_a_part(config.quant) else None
     geometry, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size)
+    process = budget.process_bytes(config.model.device, setup.hardware)
+    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size, process)
     setup.memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
 
 

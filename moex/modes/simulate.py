@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
-from moex.modes.common import plain, selects, write_counts
+from moex.modes.common import names_a_part, plain, selects, write_counts
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -69,7 +69,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if neurons is not None:
         report.lossy.append("sparsity")
         report.rows = memory.rows
-    if "_target_" in config.quant:
+    if names_a_part(config.quant):
         shape = trace.geometry
         report.lossy.append("quant")
         report.bits_per_weight = 8 * shape.expert_bytes / (3 * shape.hidden * shape.intermediate)

@@ -15,7 +15,7 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs, skeleton_bytes
+from moex.runner.budget import needs, process_bytes, skeleton_bytes
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
@@ -77,7 +77,10 @@ def offload(
     predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton)
+    pool = parts.geometry.layers * parts.geometry.experts * parts.layout.bytes
+    held = skeleton + (pool if parts.store.in_memory else 0)
+    process = process_bytes(parts.device, hardware, held)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton, process)
     cache = ExpertCache(
         policy,
         parts.geometry,
