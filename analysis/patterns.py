@@ -119,7 +119,7 @@ def speculative_recall(table: pd.DataFrame) -> Figure:
     text = (
         "Recall: share of the demanded experts that are fetched. Gate lookahead without a cache: "
         "the next layers' routers on this layer's input. The paper shows 1, 2 and 10 layers "
-        f"ahead on Mixtral-8x7B without numbers; {ADAPMOE_MEAN} one layer ahead was {ADAPMOE_SOURCE}."
+        f"ahead on Mixtral-8x7B without numbers; {ADAPMOE_MEAN} for one was {ADAPMOE_SOURCE}."
     )
     return caption(figure, text, rows)
 
