@@ -32,6 +32,9 @@ SEMANTIC = (
 )
 """The groups that touch a result. Trackers, folders and verbosity do not."""
 
+SAMPLED = 1 << 16
+"""Bytes at either end of a file that its digest is of."""
+
 SILENT = {"runner": ("timeline",)}
 """Keys of these groups that touch no result either."""
 
@@ -84,19 +87,25 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
-def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors")) -> str:
-    """Ten hex digits of a model folder: names and sizes of its files, the ends of the large ones.
+def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors")) -> str:
+    """Ten hex digits of a model folder: the one identity that a model has, wherever it lies.
 
-    Reading tens of gigabytes to name a result would take longer than the result.
+    Of every file whose name or suffix is in `which`: its name, its size, and of what is in it the
+    head, the tail and pages spread between. Reading tens of gigabytes to name a result would take
+    longer than the result.
     """
     parts: list[Any] = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in suffixes:
+        if path.is_file() and (path.suffix in which or path.name in which):
             size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(1 << 16)
-                file.seek(max(0, size - (1 << 16)))
-                parts.append((path.name, size, _digest(head), _digest(file.read())))
+            with path.open("rb", buffering=0) as file:
+                seen = [file.read(SAMPLED)]
+                for number in range(1, 17):
+                    file.seek(size * number // 17)
+                    seen.append(file.read(4096))
+                file.seek(max(0, size - SAMPLED))
+                seen.append(file.read(SAMPLED))
+            parts.append((path.name, size, _digest(b"".join(seen))))
     return key_of({"files": parts})
 
 
