@@ -68,6 +68,12 @@ def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel
         raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
     kind: Any = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     decoder(config)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"model: transformers makes no text model of a {config.model_type} checkpoint "
+            "(AutoModelForCausalLM); expected one that reads and writes text only, e.g. mixtral; "
+            "models of images and text are not supported"
+        )
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     _keep_wide(model, kind)
