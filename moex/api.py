@@ -78,7 +78,7 @@ def load(
         staging: places beside the slots; default twice the model's top-k.
         store: where the other experts are: "ram", "disk", or "auto" (disk where CUDA is not).
         cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
-        reader_threads: that read from the disk.
+        reader_threads: that read large experts from the disk.
         hardware: a profile whose link is emulated; default what is really there.
         quant: a quantizer for all weights, or a scheme of several; default 16 bits.
         dtype: "auto", "float32", "bfloat16" or "float16".

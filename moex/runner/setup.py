@@ -128,7 +128,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     report.emulated = link.emulated or (host is not None and host.emulated)
     if setup.skips:
         report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
+    report.store, report.io, report.files_warm = store.name, link.io or store.io, store.files_warm
     return report
 
 

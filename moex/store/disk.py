@@ -88,15 +88,20 @@ class DiskStore(ExpertStore):
             self.read_part(expert, begin, memory)
             out.copy_(memory)
             return
-        rest, at = out.numpy().data, expert.index * self.layout.bytes + begin
+        file, at = self.where(expert)
+        rest, at = out.numpy().data, at + begin
         try:
             while rest:
-                count = os.preadv(self._files[expert.layer], [rest], at)
+                count = os.preadv(file, [rest], at)
                 if not count or count % PAGE:
                     raise self._failure(expert, "the file is too short")
                 rest, at = rest[count:], at + count
         except OSError as error:
             raise self._failure(expert, error.strerror) from error
+
+    def where(self, expert: Expert) -> tuple[int, int]:
+        """The open file that holds the expert's record, and the byte at which it begins."""
+        return self._files[expert.layer], expert.index * self.layout.bytes
 
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
         """Read neurons of the expert; those near each other with one read, pages rounded out.
