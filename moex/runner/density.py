@@ -26,7 +26,7 @@ from moex.store.slots import Slots
 from moex.types import Expert, Geometry, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from moex.store.base import ExpertStore
 
@@ -81,7 +81,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 def pairs(
-    tensors: dict[str, tuple[Sequence[int], torch.dtype]],
+    tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
     folder: str | Path | None = None,
     device: str = "cpu",
     experts: int = 8,
@@ -108,7 +108,8 @@ def pairs(
                 fill = _in_memory if kind == "ram" else _in_files
                 opened.append(fill(layout, geometry, made, work / layout.name))
                 stack.callback(opened[-1].close)
-            yield Pair(*opened, device)
+            rows, whole = opened
+            yield Pair(rows, whole, device)
 
 
 def _in_memory(
