@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -102,14 +102,13 @@ def pairs(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moex-", dir=folder)))
         for kind in ("ram", "disk"):
-            opened: list[Any] = []
+            opened: list[ExpertStore] = []
             for layout in layouts:
                 geometry = Geometry(1, experts, 1, hidden, width, layout.bytes)
                 fill = _in_memory if kind == "ram" else _in_files
                 opened.append(fill(layout, geometry, made, work / layout.name))
                 stack.callback(opened[-1].close)
-            rows, whole = opened
-            yield Pair(rows, whole, device)
+            yield Pair(opened[0], opened[1], device)
 
 
 def _in_memory(
