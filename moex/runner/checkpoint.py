@@ -43,6 +43,17 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def check_device(device: str) -> None:
+    """Raise a ValueError if torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"model.device={device}: torch finds no such device here; try model.device=cpu, with "
+            "hardware=rtx3060 to emulate a GPU's link"
+        ) from error
+
+
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build a folder's model with all weights on meta; buffers are real."""
     model = build_from(AutoConfig.from_pretrained(folder), dtype)
