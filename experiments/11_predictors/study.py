@@ -40,7 +40,7 @@ from moex.sparsity.corm import Corm
 from moex.sparsity.lean import held_bytes
 from moex.train import quality
 from moex.train.data import Corpus, corpus
-from moex.train.fit import ExpertTrainer
+from moex.train.experts import ExpertTrainer
 from moex.train.recipe import Recipe
 
 # An expert takes as long to load as a layer to compute.

@@ -61,6 +61,9 @@ class Memory:
             is moved instead.
         hot: with thin places, a file of how often neurons were selected; the most frequent ones
             stay in half of every place.
+
+    Raises:
+        ValueError: what should be a number is none.
     """
 
     slots: int | float | None = 0.5
@@ -72,6 +75,12 @@ class Memory:
     rows: float = 1.0
     break_even: float = 1.0
     hot: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, int | float):
+                raise ValueError(f"memory.{name}={given}: expected a number")
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""
