@@ -118,6 +118,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     if setup.selector is not None and offloaded.neurons is not None:
         report.lossy.append("sparsity")
         report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
+        report.break_even = offloaded.neurons.cache.break_even
     report.skeleton_bytes = parts.skeleton_bytes
     report.random_weights = parts.random_weights
     report.replayed_routing = offloaded.routing is not None
@@ -128,7 +129,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     report.emulated = link.emulated or (host is not None and host.emulated)
     if setup.skips:
         report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
+    report.store, report.io, report.files_warm = store.name, link.io or store.io, store.files_warm
     return report
 
 
