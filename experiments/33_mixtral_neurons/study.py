@@ -226,10 +226,12 @@ def show(rows: list[Row]) -> None:
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for row in rows:
         found = [row.get(name) for name in heads]
-        cells = [
-            f"{v:.3g}" if isinstance(v, float) else "-" if v is None else str(v) for v in found
-        ]
+        cells = ["-" if v is None else v if isinstance(v, str) else _number(v) for v in found]
         print("| " + " | ".join(cells) + " |")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def draw(rows: list[Row], about: str) -> Figure:

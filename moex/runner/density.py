@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from moex.store.slots import Slots
 from moex.types import Expert, Geometry, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from moex.store.base import ExpertStore
 
@@ -81,7 +81,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 def pairs(
-    tensors: dict[str, tuple[Sequence[int], torch.dtype]],
+    tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
     folder: str | Path | None = None,
     device: str = "cpu",
     experts: int = 8,
@@ -102,13 +102,13 @@ def pairs(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moex-", dir=folder)))
         for kind in ("ram", "disk"):
-            opened: list[Any] = []
+            opened: list[ExpertStore] = []
             for layout in layouts:
                 geometry = Geometry(1, experts, 1, hidden, width, layout.bytes)
                 fill = _in_memory if kind == "ram" else _in_files
                 opened.append(fill(layout, geometry, made, work / layout.name))
                 stack.callback(opened[-1].close)
-            yield Pair(*opened, device)
+            yield Pair(opened[0], opened[1], device)
 
 
 def _in_memory(
