@@ -35,15 +35,17 @@ from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.report import ratio
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import offload
+from moex.runner.assemble import bind_selector, offload
 from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
+from moex.sparsity.active import active
 from moex.sparsity.corm import Corm
 from moex.sparsity.lean import held_bytes
+from moex.sparsity.up_reuse import UpReuse
 from moex.train import quality
 from moex.train.data import Corpus, corpus
-from moex.train.fit import ExpertTrainer
+from moex.train.experts import ExpertTrainer
 from moex.train.recipe import Recipe
 
 # An expert takes as long to load as a layer to compute.
@@ -178,6 +180,27 @@ def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[
     return rows
 
 
+def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+    """Table 3 for `sparsity=up_reuse`."""
+    held_out, rows = reads(parts, text, batches), []
+    whole = load_parts("tiny", bundles=True)
+    for weigh in (True, False):
+        selector = UpReuse(weigh=weigh)
+        bind_selector(whole, selector)
+        for layer in range(parts.geometry.layers):
+            sums = {name: quality._Sums() for name in ("late", "predicted")}
+            for expert in range(parts.geometry.experts):
+                own, before = quality.states(held_out, layer, expert)
+                truth = contributions(parts, layer, expert, own)
+                true = active(truth, "top", 0.3)
+                for name, state in (("late", own), ("predicted", before)):
+                    if state is not None and len(state):
+                        sums[name].add(selector.select(state, layer, [expert])[0], true, truth)
+            about = {"weigh": weigh, "held_bytes": selector.device_bytes, "layer": layer}
+            rows += [each.row(**about, way=name) for name, each in sums.items() if each.tokens]
+    return rows
+
+
 def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
     """Median microseconds a decoding visit."""
     selector, found = Corm(), {}
@@ -232,6 +255,7 @@ def main() -> None:
     tables = {
         "experts": experts(parts, text, batches),
         "neurons": neurons(parts, text, batches, args.ranks),
+        "up_reuse": reused(parts, text, batches),
     }
     trace, seen = decode(parts, text, windows, tokens)
     tables["replays"] = replays(trace, seen, parts, args.slots)
