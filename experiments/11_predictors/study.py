@@ -45,7 +45,7 @@ from moex.sparsity.lean import held_bytes
 from moex.sparsity.up_reuse import UpReuse
 from moex.train import quality
 from moex.train.data import Corpus, corpus
-from moex.train.fit import ExpertTrainer
+from moex.train.experts import ExpertTrainer
 from moex.train.recipe import Recipe
 
 # An expert takes as long to load as a layer to compute.

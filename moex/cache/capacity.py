@@ -62,6 +62,9 @@ class Memory:
             is moved instead; default the hardware profile's for the store, else 1.
         hot: with thin places, a file of how often neurons were selected; the most frequent ones
             stay in half of every place.
+
+    Raises:
+        ValueError: what should be a number is none, or no thread would read.
     """
 
     slots: int | float | None = 0.5
@@ -75,6 +78,10 @@ class Memory:
     hot: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, int | float):
+                raise ValueError(f"memory.{name}={given}: expected a number")
         if self.reader_threads < 1:
             raise ValueError(f"memory.reader_threads={self.reader_threads}: expected at least 1")
 
