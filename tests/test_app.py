@@ -104,7 +104,7 @@ def test_an_oracle_records_its_future_first(results, model):
 
 def test_experts_are_read_from_disk_unless_told_otherwise(results, model, live):
     disk = row(start(results, *model, "workload.repeats=1", "memory.slots=3"))
-    assert (disk["link"], disk["store"], disk["io"]) == ("disk", "disk", "direct")
+    assert (disk["link"], disk["store"], disk["io"]) == ("disk", "disk", "aio")
     assert disk["files_warm"] is False
     assert (live["link"], live["store"], live["io"]) == ("copy", "ram", None)
     decided = ("requests", "resident_hits", "demand_misses", "prefetch_issued", "bytes_demand")
@@ -137,6 +137,10 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
         (["model=hf", "model.name=conf"], "has no config.json"),
         (["prefetch.depth=9"], "prefetch.depth=9: expected 1 to 3 layers ahead"),
         (["memory.store=tape"], "memory.store=tape: expected one of auto, ram, disk"),
+        (["eval.tasks=[moex_swap,foo]"], "eval.tasks: no task named 'foo': local tasks are moex_"),
+        (["eval.tasks=moex_swap"], "expected a list; try eval.tasks=[moex_swap]"),
+        (["objective=speed"], "objective=speed: the row has no such field"),
+        (["memory.slots=abc"], "memory.slots=abc: expected a number"),
         (["workload.new_tokens=0"], "workload.new_tokens=0: expected at least 2"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -43,6 +43,17 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def check_device(device: str) -> None:
+    """Raise a ValueError if torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"model.device={device}: torch finds no such device here; try model.device=cpu, with "
+            "hardware=rtx3060 to emulate a GPU's link"
+        ) from error
+
+
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build a folder's model with all weights on meta; buffers are real."""
     model = build_from(AutoConfig.from_pretrained(folder), dtype)
@@ -113,7 +124,7 @@ def fill(
             for index in range(len(tensor)):
                 expert = Expert(layer_of[module], index)
                 sink(expert, {part: values[index] for part, values in stacked.items()})
-            del pending[module]
+            del pending[module], stacked, tensor  # or it lives on while the next layer is read
             done.add(module)
     model.load_state_dict(skeleton, strict=False, assign=True)
     model.tie_weights()
@@ -150,6 +161,7 @@ def _tensors(
         group, dtype = groups[target], known[target].dtype
         for name, value in group.values(target, model, source, None if coded else dtype):
             yield name, value.to(dtype)
+            del value
         for file in group.files(files):
             left[file] -= 1
             if not left[file]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from moex.prefetch import mlp
-from moex.train import fit, quality
+from moex.train import experts, fit, neurons, quality
 from moex.train.data import Corpus
 from moex.train.recipe import Recipe
 from moex.types import Geometry
@@ -51,9 +51,9 @@ class World:
 
     def trainer(self, kind):
         if kind == "mlp":
-            return fit.ExpertTrainer(SHAPE, self.routers, RECIPE, 0)
+            return experts.ExpertTrainer(SHAPE, self.routers, RECIPE, 0)
         weights = lambda layer: (self.gate_up[layer], self.norms[layer])  # noqa: E731
-        return fit.NeuronTrainer(SHAPE, weights, RECIPE, 0)
+        return neurons.NeuronTrainer(SHAPE, weights, RECIPE, 0)
 
 
 @pytest.fixture(scope="module")
@@ -172,4 +172,4 @@ def test_wrong_settings_are_refused(fields, message):
 
 def test_a_rank_above_the_hidden_size_is_refused(world):
     with pytest.raises(ValueError, match=r"train\.rank=20: expected at most 16"):
-        fit.NeuronTrainer(SHAPE, lambda layer: None, Recipe(rank=20), 0)
+        neurons.NeuronTrainer(SHAPE, lambda layer: None, Recipe(rank=20), 0)
