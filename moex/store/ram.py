@@ -37,6 +37,9 @@ class RamStore(ExpertStore):
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
+        self._neurons: list[list[torch.Tensor]] = []
+        if isinstance(layout, Bundles):  # once: making a view takes as long as a small copy
+            self._neurons = [[layout.views(one) for one in records] for records in self.records]
         if source is not None:
             with closing(source):
                 for layer, index in product(range(geometry.layers), range(geometry.experts)):
@@ -57,6 +60,5 @@ class RamStore(ExpertStore):
 
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
         """Return neurons of the expert: of some of them a copy, of all of them a view."""
-        assert isinstance(self.layout, Bundles)
-        neurons = self.layout.views(self.records[expert.layer][expert.index])
+        neurons = self._neurons[expert.layer][expert.index]
         return neurons if rows is None else neurons.index_select(0, rows)

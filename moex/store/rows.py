@@ -42,11 +42,13 @@ class RowSlots(Slots):
         self.records.zero_()  # what is not there is multiplied by zero, and must be a number
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
-        self._held: list[tuple[Expert, int] | None] = [None] * places
-        self._rows = np.full((places, capacity), -1)
-        """Of thin places: which row is at each position, -1: none."""
-        self._at = np.full((places, layout.neurons), -1)
-        """The same the other way round."""
+        self._every = (1 << 8 * (-(-self.width // 8) + 1)) - 1
+        """All rows, and a byte more for positions where none is: they count as row -1."""
+        empty = np.full(capacity, -1) if self.thin else np.arange(capacity)
+        self.tables = np.tile(empty, (places, 1))
+        """Which row is at each position of a place; -1: none."""
+        self._coming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """Of the latest load into a thin place: rows, and where they go."""
         row = np.dtype(f"V{layout.row_bytes // 3}")
         self._lines: list[tuple[np.ndarray, ...]] = []
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
@@ -55,37 +57,37 @@ class RowSlots(Slots):
                 (lines(place["gate_up"], row), lines(place["down"], row)) for place in self.tensors
             ]
 
-    def hold(self, place: int, expert: Expert, rows: int) -> None:
-        """From now on the place holds these rows (a bitmap); those it lacks get free positions."""
+    def hold(self, load: Load, rows: int) -> None:
+        """Settle where the rows of a load go, in a place that then holds `rows` (a bitmap)."""
         if not self.thin:
             return
-        if self._held[place] == (expert, rows):
-            return
-        before, self._held[place] = self._held[place], (expert, rows)
-        table, at = self._rows[place], self._at[place]
-        if before is None or before[0] != expert:
-            table[:] = at[:] = -1
-        wanted, there = as_mask(rows, self.width), at >= 0
-        gone, new = np.flatnonzero(there & ~wanted), np.flatnonzero(wanted & ~there)
-        table[at[gone]] = at[gone] = -1
-        free = np.flatnonzero(table < 0)[: len(new)]
-        table[free], at[new] = new, free
+        place, table = load.slot, self.tables[load.slot]
+        new = members(rows if load.rows is None else load.rows, self.width)
+        kept = 0 if load.rows is None else rows & ~int.from_bytes(load.rows, "little")
+        if kept:
+            free = np.flatnonzero(self.without(place, kept))
+            table[free] = -1
+            at = free[: len(new)]
+        else:
+            table[len(new) :] = -1
+            at = np.arange(len(new))
+        table[at] = new
+        self._coming[place] = new, at
 
-    def positions(self, place: int, rows: np.ndarray) -> np.ndarray:
-        """Where rows are in a place."""
-        return self._at[place][rows] if self.thin else rows
-
-    def table(self, place: int) -> np.ndarray:
-        """Which row is at each position of a thin place; -1: none."""
-        return self._rows[place]
+    def without(self, place: int, rows: int) -> np.ndarray:
+        """At which positions of a place lies none of these rows (a bitmap): bool [capacity]."""
+        others = (self._every & ~rows).to_bytes(self._every.bit_length() // 8, "little")
+        bits = np.unpackbits(np.frombuffer(others, np.uint8), bitorder="little")
+        return bits.view(bool)[self.tables[place]]
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""
-        if load.rows is None and not self.thin:
+        if self.thin:
+            rows, at = self._coming.pop(load.slot)
+        elif load.rows is None:
             return partial(self._move, store, load.expert, load.slot, None, None)
-        rows = self._rows[load.slot] if load.rows is None else members(load.rows, self.width)
-        rows = rows[rows >= 0]
-        at = self.positions(load.slot, rows)
+        else:
+            rows = at = members(load.rows, self.width)
         return partial(self._move, store, load.expert, load.slot, torch.from_numpy(rows), at)
 
     def _move(
@@ -119,16 +121,11 @@ def lines(tensor: torch.Tensor, row: np.dtype) -> np.ndarray:
 
 def members(rows: int | bytes, width: int) -> np.ndarray:
     """The members of a bitmap of `width` rows, in order."""
-    return np.flatnonzero(as_mask(rows, width))
-
-
-def as_mask(rows: int | bytes, width: int) -> np.ndarray:
-    """A bitmap of `width` rows as bool [width]."""
     data = rows if isinstance(rows, bytes) else rows.to_bytes(-(-width // 8), "little")
-    return np.unpackbits(np.frombuffer(data, np.uint8), count=width, bitorder="little").view(bool)
+    return np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little"))
 
 
-def bitmap_of(mask: torch.Tensor) -> int:
-    """The bitmap of a mask [intermediate]."""
-    packed = np.packbits(mask.cpu().numpy(), bitorder="little")
-    return int.from_bytes(packed.tobytes(), "little")
+def bitmaps_of(masks: torch.Tensor) -> list[int]:
+    """The bitmap of each of several masks [experts, intermediate]."""
+    packed = np.packbits(masks.cpu().numpy(), axis=-1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in packed]
