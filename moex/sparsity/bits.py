@@ -46,7 +46,7 @@ class EightBits:
         if self.short:
             x = functional.pad(x, (0, self.short))
         if x.device.type == "cpu":
-            return torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
+            return torch._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
         return ((x.double() @ self.codes.double().T) * self.scale.double()).bfloat16()
 
     def to(self, device: torch.device) -> None:
@@ -93,7 +93,7 @@ class FourBits:
     def __call__(self, x: Tensor, expert: int) -> Tensor:
         """Products [tokens, out] of x [tokens, in], both bfloat16, with one expert's matrix."""
         if self.packed:
-            kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
+            kernel = torch._weight_int4pack_mm_for_cpu
             return kernel(x.contiguous(), self.planes[expert], GROUP, self.table)
         return (x.double() @ (self.levels(expert).double() - 8).T).bfloat16()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from moex.store.layout import PAGE, Part, Planes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
+    import numpy as np
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
@@ -59,6 +61,10 @@ class Bundles:
         """The neurons of a record [neurons, 3, hidden], sharing its memory."""
         part = self.parts[0]
         return record[: part.bytes].view(part.dtype).view(part.shape)
+
+    def lines(self, rows: torch.Tensor) -> np.ndarray:
+        """Rows of gate, up or down, contiguous and on the CPU, each as one run of bytes [rows]."""
+        return rows.view(-1).view(torch.uint8).numpy().view(f"V{self.row_bytes // 3}")
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill a record (uint8, `bytes` long)."""

@@ -16,6 +16,8 @@ from moex.types import Expert
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
     from moex.types import Geometry
 
 
@@ -37,9 +39,10 @@ class RamStore(ExpertStore):
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
-        self._neurons: list[list[torch.Tensor]] = []
-        if isinstance(layout, Bundles):  # once: making a view takes as long as a small copy
-            self._neurons = [[layout.views(one) for one in records] for records in self.records]
+        self._lines: list[list[np.ndarray]] = []
+        if isinstance(layout, Bundles):  # once: making a view takes as long as copying a few rows
+            views = [[layout.views(record) for record in records] for records in self.records]
+            self._lines = [[layout.lines(one).reshape(-1, 3) for one in all_] for all_ in views]
         if source is not None:
             with closing(source):
                 for layer, index in product(range(geometry.layers), range(geometry.experts)):
@@ -60,5 +63,10 @@ class RamStore(ExpertStore):
 
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
         """Return neurons of the expert: of some of them a copy, of all of them a view."""
-        neurons = self._neurons[expert.layer][expert.index]
+        assert isinstance(self.layout, Bundles)
+        neurons = self.layout.views(self.records[expert.layer][expert.index])
         return neurons if rows is None else neurons.index_select(0, rows)
+
+    def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
+        """Neurons of the expert as runs of bytes [rows, 3], a copy."""
+        return self._lines[expert.layer][expert.index].take(rows, 0)

@@ -49,12 +49,12 @@ class RowSlots(Slots):
         """Which row is at each position of a place; -1: none."""
         self._coming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         """Of the latest load into a thin place: rows, and where they go."""
-        row = np.dtype(f"V{layout.row_bytes // 3}")
         self._lines: list[tuple[np.ndarray, ...]] = []
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
         if self.records.device.type == "cpu":
             self._lines = [
-                (lines(place["gate_up"], row), lines(place["down"], row)) for place in self.tensors
+                (layout.lines(place["gate_up"]), layout.lines(place["down"]))
+                for place in self.tensors
             ]
 
     def hold(self, load: Load, rows: int) -> None:
@@ -88,22 +88,21 @@ class RowSlots(Slots):
             return partial(self._move, store, load.expert, load.slot, None, None)
         else:
             rows = at = members(load.rows, self.width)
-        return partial(self._move, store, load.expert, load.slot, torch.from_numpy(rows), at)
+        return partial(self._move, store, load.expert, load.slot, rows, at)
 
     def _move(
         self,
         store: ExpertStore,
         expert: Expert,
         place: int,
-        rows: torch.Tensor | None,
+        rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
-        neurons = store.gather(expert, rows)
-        if at is not None and self._lines:  # several times as fast as torch's indexing
+        if rows is not None and self._lines:  # several times as fast as torch's indexing
             first, last = self._lines[place]
-            found = lines(neurons, first.dtype).reshape(-1, 3)
-            first[at], first[at + self.capacity], last[at] = found.T
+            first[at], first[at + self.capacity], last[at] = store.lines(expert, rows).T
             return
+        neurons = store.gather(expert, None if rows is None else torch.from_numpy(rows))
         down = self.tensors[place]["down"]
         both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
         if at is None:
@@ -112,11 +111,6 @@ class RowSlots(Slots):
         else:
             both[:, torch.from_numpy(at)] = neurons[:, :2].transpose(0, 1).to(both.device)
             down[torch.from_numpy(at)] = neurons[:, 2].to(down.device)
-
-
-def lines(tensor: torch.Tensor, row: np.dtype) -> np.ndarray:
-    """The rows of a contiguous tensor on the CPU as runs of bytes, sharing its memory."""
-    return tensor.view(-1).view(torch.uint8).numpy().view(row)
 
 
 def members(rows: int | bytes, width: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
-from moex.prefetch.mlp import MLP
+from moex.prefetch.mlp import MLP, read_nets
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Memory, load_parts, offload
@@ -78,6 +78,19 @@ def test_the_bundled_networks_beat_the_gate(parts):
         counts = decode(parts, prefetcher)[1].ledger.phases[DECODE]
         coverage.append(counts.guessed_hits / (counts.guessed_hits + counts.demand_misses))
     assert coverage[1] > coverage[0] + 0.05
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_fused_networks_score_as_the_trained_ones_do(parts, depth):
+    for net in read_nets(parts.geometry, parts.folder):
+        draw = torch.Generator().manual_seed(3)
+        hidden = torch.randn(5, parts.geometry.hidden, generator=draw)
+        chosen, past = torch.rand(5, 8, generator=draw), torch.rand(5, net.horizon, 8)
+        wanted = net(hidden, chosen, past)[:, :depth].flatten(1)
+        features = torch.cat([hidden, chosen, past.flatten(1)], 1).half()
+        found = net.fused(depth).logits(features)
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
 def test_what_the_checkpoint_claims_meets_the_bars(parts, selector):
