@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from moex import trained
-from moex.prefetch.nets import DECAY, nets
+from moex.prefetch.nets import DECAY, Lean, nets
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class MLP(ScoredPrefetcher):
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Read the checkpoint of this model."""
         as_trained = read_nets(geometry, model, self.checkpoint)
-        self.horizons = [net.horizon for net in as_trained]
-        self.nets = [net.fused(self.depth) for net in as_trained]
-        self.device_bytes = sum(tensor.nbytes for net in self.nets for tensor in net)
+        self.nets = [Lean(net, self.depth) for net in as_trained]
+        self.device_bytes = sum(net.nbytes for net in self.nets)
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Forget the past."""
@@ -67,27 +66,25 @@ class MLP(ScoredPrefetcher):
 
     def observe(self, observation: Observation) -> None:
         """Remember the visit's choices; a prompt begins with no past, and so does another batch."""
-        layer, tokens = observation.access.layer, len(observation.hidden)
+        layer, chosen = observation.access.layer, observation.chosen.tolist()
         begins = layer == observation.access.position == 0
-        if self.past is None or begins or self.past.shape[1] != tokens:
-            self.past = np.zeros((self.layers, tokens, self.experts), np.float32)
-        self.chosen = np.zeros((tokens, self.experts), np.float32)
-        self.chosen[np.arange(tokens)[:, None], observation.chosen.cpu().numpy()] = 1
+        if self.past is None or begins or self.past.shape[1] != len(chosen):
+            self.past = np.zeros((self.layers, len(chosen), self.experts), np.float32)
+        self.chosen = np.zeros((len(chosen), self.experts), np.float32)
+        for row, experts in zip(self.chosen, chosen, strict=True):
+            row[experts] = 1
         self.past[layer] += (1 - DECAY) * (self.chosen - self.past[layer])
 
     @torch.no_grad()
     def predict(self, observation: Observation) -> list[Prediction]:
         """Return the experts most probably chosen."""
-        layer, hidden = observation.access.layer, observation.hidden
+        layer = observation.access.layer
         if layer == self.layers - 1:
             return []
         assert self.past is not None
-        ahead = self.past[layer + 1 : layer + 1 + self.horizons[layer]]
-        told = torch.from_numpy(np.concatenate([self.chosen, *ahead], 1))
         net = self.nets[layer]
-        if net.first.device != hidden.device:
-            net = self.nets[layer] = net.to(hidden.device)
-        features = torch.cat([hidden.half(), told.to(hidden.device, torch.half)], 1)
-        found = net.logits(features).float().sigmoid().sum(0).tolist()
+        ahead = self.past[layer + 1 : layer + 1 + net.horizon]
+        told = torch.from_numpy(np.concatenate([self.chosen, *ahead], 1))
+        found = net(observation.hidden, told).float().sigmoid().sum(0).tolist()
         rows = [found[at : at + self.experts] for at in range(0, len(found), self.experts)]
         return list(self.name(observation.access, rows))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from moex.bits import EightBits
 from moex.prefetch.scored import DEEPEST
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from moex.types import Geometry
 
 DECAY = 0.8
@@ -46,37 +49,43 @@ class LayerNet(nn.Module):
         logits = self.routers(hidden) + self.outer(nn.functional.gelu(self.inner(features)))
         return logits.unflatten(1, (self.horizon, self.experts))
 
-    def fused(self, depth: int) -> Fused:
-        """What scores the next `depth` layers with two products, in half precision."""
-        count = min(depth, self.horizon) * self.experts
-        inner, routers = self.inner.weight, self.routers.weight[:count]
-        # Routers see the hidden state alone.
-        routers = nn.functional.pad(routers, (0, inner.shape[1] - routers.shape[1]))
-        bias = torch.cat([self.inner.bias, self.outer.bias[:count]])
-        made = torch.cat([inner, routers]), bias, self.outer.weight[:count].clone()
-        return Fused(*(part.half() for part in made))
 
+class Lean:
+    """A `LayerNet` as a run computes it: in eight bits, and of the next `depth` layers alone.
 
-class Fused(NamedTuple):
-    """A `LayerNet` for a run.
-
-    `first` [width + outputs, inputs] and its `bias` make the inner layer and the routers' part,
-    `outer` [outputs, width] the correction.
+    Its first matrix makes the inner layer and what the routers say, the second the correction.
     """
 
-    first: Tensor
-    bias: Tensor
-    outer: Tensor
+    def __init__(self, net: LayerNet, depth: int) -> None:
+        count = min(depth, net.horizon) * net.experts
+        inner, routers = net.inner.weight, net.routers.weight[:count]
+        # Routers see the hidden state alone.
+        routers = nn.functional.pad(routers, (0, inner.shape[1] - routers.shape[1]))
+        self.horizon, self.sizes = net.horizon, (len(inner), count)
+        self.first = EightBits(torch.cat([inner, routers]))
+        self.bias = torch.cat([net.inner.bias, net.outer.bias[:count]]).bfloat16()
+        self.outer = EightBits(net.outer.weight[:count])
 
-    def to(self, device: torch.device) -> Fused:
-        """The same on another device."""
-        return Fused(*(part.to(device) for part in self))
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        return self.first.nbytes + self.bias.nbytes + self.outer.nbytes
 
-    def logits(self, features: Tensor) -> Tensor:
-        """`LayerNet.forward` [tokens, layers ahead * experts] of its features [tokens, inputs]."""
-        both = nn.functional.linear(features, self.first, self.bias)
-        inner, linear = both.split((self.outer.shape[1], len(self.outer)), 1)
-        return linear.addmm(nn.functional.gelu(inner), self.outer.t())
+    def __call__(self, hidden: Tensor, told: Tensor) -> Tensor:
+        """Logits [tokens, layers ahead * experts].
+
+        Args:
+            hidden: [tokens, hidden].
+            told: choices and past, as `LayerNet` takes them [tokens, experts * (1 + horizon)].
+        """
+        if self.bias.device != hidden.device:
+            self.first.to(hidden.device)
+            self.outer.to(hidden.device)
+            self.bias = self.bias.to(hidden.device)
+        features = torch.cat([hidden.bfloat16(), told.to(hidden.device, torch.bfloat16)], 1)
+        both = self.first(features).add_(self.bias)
+        inner, logits = both.split(self.sizes, 1)
+        return logits + self.outer(nn.functional.gelu(inner))
 
 
 def nets(geometry: Geometry, width: int, horizon: int = DEEPEST) -> nn.ModuleList:

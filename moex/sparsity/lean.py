@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from moex.sparsity.bits import EightBits, FourBits
+from moex.bits import EightBits, FourBits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -49,6 +49,11 @@ class EightBits:
             return torch._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
         return ((x.double() @ self.codes.double().T) * self.scale.double()).bfloat16()
 
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        return self.codes.nbytes + self.scale.nbytes
+
     def to(self, device: torch.device) -> None:
         """Move it."""
         self.codes, self.scale = self.codes.to(device), self.scale.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moex.sparsity.bits import EightBits, FourBits, has_int4
+from moex.bits import EightBits, FourBits, has_int4
 
 
 @pytest.fixture
