@@ -43,7 +43,7 @@ class RowSlots(Slots):
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
         self._every = (1 << 8 * (-(-self.width // 8) + 1)) - 1
-        """All rows, and a byte more for positions where none is: they count as row -1."""
+        """All rows and a byte more, for positions where none is: they count as row -1."""
         empty = np.full(capacity, -1) if self.thin else np.arange(capacity)
         self.tables = np.tile(empty, (places, 1))
         """Which row is at each position of a place; -1: none."""
@@ -62,13 +62,14 @@ class RowSlots(Slots):
         if not self.thin:
             return
         place, table = load.slot, self.tables[load.slot]
-        new = members(rows if load.rows is None else load.rows, self.width)
-        kept = 0 if load.rows is None else rows & ~int.from_bytes(load.rows, "little")
-        if kept:
-            free = np.flatnonzero(self.without(place, kept))
+        coming = rows if load.rows is None else int.from_bytes(load.rows, "little")
+        if kept := rows & ~coming:
+            new, gone = self._masks(coming, ~kept)
+            new, free = new.nonzero()[0], gone[table].nonzero()[0]
             table[free] = -1
             at = free[: len(new)]
         else:
+            new = self._masks(coming)[0].nonzero()[0]
             table[len(new) :] = -1
             at = np.arange(len(new))
         table[at] = new
@@ -76,9 +77,14 @@ class RowSlots(Slots):
 
     def without(self, place: int, rows: int) -> np.ndarray:
         """At which positions of a place lies none of these rows (a bitmap): bool [capacity]."""
-        others = (self._every & ~rows).to_bytes(self._every.bit_length() // 8, "little")
-        bits = np.unpackbits(np.frombuffer(others, np.uint8), bitorder="little")
-        return bits.view(bool)[self.tables[place]]
+        return self._masks(~rows)[0][self.tables[place]]
+
+    def _masks(self, *rows: int) -> np.ndarray:
+        """Bitmaps as bool [bitmaps, more than all rows]; the last column is of positions empty."""
+        size = self._every.bit_length() // 8
+        data = b"".join([(each & self._every).to_bytes(size, "little") for each in rows])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        return bits.view(bool).reshape(len(rows), -1)
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""
@@ -87,7 +93,7 @@ class RowSlots(Slots):
         elif load.rows is None:
             return partial(self._move, store, load.expert, load.slot, None, None)
         else:
-            rows = at = members(load.rows, self.width)
+            rows = at = members(load.rows)
         return partial(self._move, store, load.expert, load.slot, rows, at)
 
     def _move(
@@ -113,10 +119,9 @@ class RowSlots(Slots):
             down[torch.from_numpy(at)] = neurons[:, 2].to(down.device)
 
 
-def members(rows: int | bytes, width: int) -> np.ndarray:
-    """The members of a bitmap of `width` rows, in order."""
-    data = rows if isinstance(rows, bytes) else rows.to_bytes(-(-width // 8), "little")
-    return np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little"))
+def members(rows: bytes) -> np.ndarray:
+    """The members of a bitmap, in order."""
+    return np.unpackbits(np.frombuffer(rows, np.uint8), bitorder="little").nonzero()[0]
 
 
 def bitmaps_of(masks: torch.Tensor) -> list[int]:
