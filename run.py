@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> float | None:
     """Run one configuration; return its objective, for sweepers."""
     from moex.app import in_sweep, run
-    from moex.errors import leave, one_line
+    from moex.errors import forget, leave, one_line
 
     try:
         return run(config)
@@ -24,6 +24,7 @@ def main(config: DictConfig) -> float | None:
         if not in_sweep():
             leave(error)
         print(f"moex: {one_line(error)}", file=sys.stderr)
+        forget(error)
         raise
 
 

@@ -3,20 +3,21 @@
 python -m analysis                 # results/ -> results/figures/*.png and *.pdf
 python -m analysis FOLDER
 python -m analysis --simulate      # first run every simulated study, then draw
+python -m analysis --publish       # renew tables and pictures in experiments/*/ as well
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.catalogue import FIGURES, ROOT, simulate_all
+from analysis.catalogue import FIGURES, simulate_all
 from analysis.cells import CONTEXT
 from analysis.collect import collect
+from analysis.publish import publish
 from analysis.style import save, styled
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--simulate", action="store_true", help="run the simulated studies first")
     parser.add_argument("--out", type=Path, help="where figures go; default FOLDER/figures")
     parser.add_argument(
-        "--publish", action="store_true", help="renew the pictures in experiments/*/"
+        "--publish", action="store_true", help="renew the tables and pictures in experiments/*/"
     )
     parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
     given = parser.parse_intermixed_args(words)
@@ -41,37 +42,35 @@ def main(words: list[str] | None = None) -> None:
         table = collect(given.folder)
     for line in noted:
         say(str(line.message))
-    for path in draw(table, given.out or given.folder / "figures"):
+    paths, failed = draw(table, given.out or given.folder / "figures")
+    for path in [*paths, *(publish(table) if given.publish else ())]:
         print(path)
-    if given.publish:
-        publish(table)
+    if failed:
+        raise ValueError(f"{failed} of {len(FIGURES)} figures not drawn; lines above say why")
 
 
-def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw all figures of a table into a folder; say which ones it has no rows for."""
-    written = []
+def draw(table: pd.DataFrame, folder: Path) -> tuple[list[Path], int]:
+    """Draw all figures of a table into a folder; say which ones it has no good rows for.
+
+    Returns the files, and how many figures there were rows for that could not be drawn.
+    """
+    written, failed = [], 0
     for name, figure in FIGURES.items():
-        rows = figure.rows(table)
-        if not len(rows):
-            say(f"{name}: no rows; make them with: {figure.command}")
-            continue
-        for number, (_, group) in enumerate(rows.groupby(CONTEXT, dropna=False)):
-            with styled():
-                suffix = f"-{number + 1}" if number else ""
-                written += save(figure.draw(group), folder, f"{name}{suffix}")
-    return written
-
-
-def publish(table: pd.DataFrame) -> None:
-    """Redraw the pictures that experiments/*/README.md show, small."""
-    for readme in sorted(ROOT.glob("experiments/*/README.md")):
-        for name in re.findall(r"\((\w+)\.png\)", readme.read_text()):
-            rows = FIGURES[name].rows(table) if name in FIGURES else []
-            if len(rows):
+        try:
+            rows = figure.rows(table)
+            if not len(rows):
+                say(f"{name}: no rows; make them with: {figure.command}")
+            for number, (_, group) in enumerate(rows.groupby(CONTEXT, dropna=False)):
                 with styled():
-                    picture = readme.with_name(f"{name}.png")
-                    FIGURES[name].draw(rows).savefig(picture, dpi=120, metadata={"Software": None})
-                print(picture)
+                    suffix = f"-{number + 1}" if number else ""
+                    written += save(figure.draw(group), folder, f"{name}{suffix}")
+        except (FileNotFoundError, ValueError) as error:
+            say(f"{name}: {error}")
+            failed += 1
+        except KeyError as error:
+            say(f"{name}: the results have no {error}; make it with: {figure.command}")
+            failed += 1
+    return written, failed
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Every figure, the rows that it wants, and the command that makes them."""
+"""Every study's figure and table, the rows that they want, and the command that makes those."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import figures, patterns, speeds, tradeoffs
+from analysis import choices, figures, live, patterns, speeds, tables, tradeoffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,11 +21,12 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: how it is drawn, from which rows of a table, and how one gets them."""
+    """A study's figure, and its table if it has one: from which rows, and how one gets them."""
 
-    draw: Callable[[pd.DataFrame], Figure]
-    rows: Callable[[pd.DataFrame], pd.DataFrame]
     study: str
+    rows: Callable[[pd.DataFrame], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Figure]
+    table: Callable[[pd.DataFrame], str] | None = None
 
     @property
     def command(self) -> str:
@@ -35,23 +36,40 @@ class Entry:
 
 FIGURES = {
     "fig1_expert_pattern": Entry(
-        patterns.expert_pattern, patterns.pattern_rows, "fig1_expert_pattern"
+        "fig1_expert_pattern", patterns.pattern_rows, patterns.expert_pattern
     ),
-    "fig2a_hits_by_layer": Entry(figures.hits_by_layer, figures.plain_lru, "fig2a_lru_hit"),
-    "fig2a_hits_by_slots": Entry(figures.hits_by_slots, figures.demand, "policy_zoo"),
+    "fig2a_hits_by_layer": Entry(
+        "fig2a_lru_hit", figures.bounded_lru, figures.hits_by_layer, tables.fig2a
+    ),
+    "fig2a_hits_by_slots": Entry("policy_zoo", figures.demand, figures.hits_by_slots),
     "fig2b_speculative_recall": Entry(
-        patterns.speculative_recall, patterns.recall_rows, "fig2b_speculative_recall"
+        "fig2b_speculative_recall", patterns.recall_rows, patterns.speculative_recall, tables.fig2b
     ),
-    "tab2_simulated": Entry(speeds.table_2_bars, speeds.table_2_rows, "tab2_simulated"),
-    "tab2_live": Entry(speeds.ablation, speeds.ablation_rows, "tab2_live"),
-    "policy_zoo": Entry(figures.ranking, figures.demand, "policy_zoo"),
-    "slots_speed": Entry(speeds.slots_speed, speeds.slots_speed_rows, "slots_speed"),
-    "buffers": Entry(speeds.buffers, speeds.buffers_rows, "buffers"),
-    "oracle_ladder": Entry(speeds.ladder, speeds.ladder_rows, "oracle_ladder"),
-    "host_fetch": Entry(tradeoffs.host_fetch, tradeoffs.host_rows, "host_fetch"),
-    "corm_sparsity": Entry(tradeoffs.sparsity, tradeoffs.sparsity_rows, "corm_sparsity"),
-    "quant_table": Entry(tradeoffs.quant_table, tradeoffs.quant_rows, "quant_table"),
-    "pareto": Entry(tradeoffs.pareto, tradeoffs.pareto_rows, "pareto"),
+    "tab2_simulated": Entry(
+        "tab2_simulated", speeds.table_2_rows, speeds.table_2_bars, tables.tab2_simulated
+    ),
+    "tab2_live": Entry("tab2_live", live.ablation_rows, live.ablation, tables.tab2_live),
+    "policy_zoo": Entry("policy_zoo", figures.demand, figures.ranking, tables.policy_zoo),
+    "slots_speed": Entry(
+        "slots_speed", speeds.slots_speed_rows, speeds.slots_speed, tables.slots_speed
+    ),
+    "slots_speed_live": Entry(
+        "slots_speed_live", live.slots_rows, live.slots_speed_live, tables.slots_speed_live
+    ),
+    "buffers": Entry("buffers", speeds.buffers_rows, speeds.buffers, tables.buffers),
+    "oracle_ladder": Entry(
+        "oracle_ladder", speeds.ladder_rows, speeds.ladder, tables.oracle_ladder
+    ),
+    "prefetch_value": Entry(
+        "prefetch_value", choices.guess_rows, choices.guesses, tables.prefetch_value
+    ),
+    "host_fetch": Entry("host_fetch", choices.host_rows, choices.host_fetch, tables.host_fetch),
+    "host_fetch_live": Entry(
+        "host_fetch_live", choices.live_host_rows, choices.host_fetch, tables.host_fetch
+    ),
+    "corm_sparsity": Entry("corm_sparsity", tradeoffs.sparsity_rows, tradeoffs.sparsity),
+    "quant_table": Entry("quant_table", tradeoffs.quant_rows, tradeoffs.quant_table),
+    "pareto": Entry("pareto", choices.pareto_rows, choices.pareto, tables.pareto),
 }
 
 SIMULATED = (
@@ -63,6 +81,7 @@ SIMULATED = (
     "slots_speed",
     "buffers",
     "oracle_ladder",
+    "prefetch_value",
     "host_fetch",
 )
 """Studies that need no model: traces are bundled."""

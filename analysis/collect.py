@@ -19,7 +19,8 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
     """Return the table of all finished runs under a folder.
 
     Columns are the fields of the result row (README.md#metrics) and, with dots in their names, the
-    leaves of the run's configuration, such as `prefetch.depth` or `memory.staging`. Warns where
+    leaves of the run's configuration, such as `prefetch.depth` or `memory.staging`; `folder` is
+    where a run's other files lie. Warns where
     rows do not belong into one table: several commits, versions of moex, machines (timed runs
     only), changes that were not committed, schemas, runs that were cut short for a smoke test.
 
@@ -36,7 +37,7 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
     for path in paths:
         row = _row(path)
         if row.get("schema") == SCHEMA:
-            rows.append(row | _settings(path.parent))
+            rows.append(row | _settings(path.parent) | {"folder": str(path.parent)})
         else:
             left_out.append(path.parent.name)
     if left_out:

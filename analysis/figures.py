@@ -31,10 +31,10 @@ def demand(table: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["policy"] != "none") & (rows["miss"] == "fetch")]
 
 
-def plain_lru(table: pd.DataFrame) -> pd.DataFrame:
-    """Simulated rows of LRU without prefetching, a pool per layer."""
+def bounded_lru(table: pd.DataFrame) -> pd.DataFrame:
+    """Simulated rows of LRU and of its bounds without prefetching, a pool per layer."""
     rows = demand(table)
-    return rows[(rows["policy"] == "lru") & (rows["pool"] == "layer")]
+    return rows[(rows["pool"] == "layer") & rows["policy"].isin(["lru", "belady", "belady_bypass"])]
 
 
 def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.cells import cells
 from analysis.collect import need
 from analysis.published import TABLE_2, TABLE_2_ROWS, TABLE_2_SOURCE
-from analysis.style import COLOURS, COLUMN, WIDE, caption, new, policy_style
+from analysis.style import COLOURS, ORACLES, WIDE, caption, new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,47 +79,6 @@ def table_2_bars(table: pd.DataFrame) -> Figure:
     return caption(figure, text, table_2_rows(table))
 
 
-def label(row: Any) -> str:
-    """What a live row is called in an ablation."""
-    if row.runner == "stock":
-        return "all resident (stock transformers)"
-    if row.runner == "accelerate":
-        return "naive (accelerate, files cached)"
-    cache = "no cache" if row.policy == "none" else f"cache {row.policy}"
-    return f"{cache}, prefetch {row.prefetcher} ({row.store})"
-
-
-def ablation_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Live, not emulated rows, all on tables where a naive or resident baseline stands."""
-    rows = table[(table["source"] == "live") & (table["mode"] == "live") & ~table["emulated"]]
-    return rows[:0] if rows["runner"].nunique() < 2 else rows
-
-
-def ablation(table: pd.DataFrame) -> Figure:
-    """Speeds of a live run with parts taken away, beside the baselines."""
-    rows = ablation_rows(table)
-    need(rows, ["tokens_per_second"], "python run.py experiment=tab2_live")
-    usual = rows[rows["runner"] == "moex"]["slots"].mode()
-    rows = rows[(rows["runner"] != "moex") | rows["slots"].isin(usual) | (rows["policy"] == "none")]
-    rows = rows.assign(what=[label(row) for row in rows.itertuples()])
-    found = cells(rows, ["what"], "tokens_per_second").sort_values("middle")
-    figure, axes = new(size=(WIDE, 0.7 + 0.28 * len(found)))
-    axis, y = axes[0][0], np.arange(len(found))
-    spread = [found["middle"] - found["low"], found["high"] - found["middle"]]
-    axis.barh(y, found["middle"], 0.6, color=COLOURS[5])
-    spread = np.clip(np.asarray(spread), 0, None)
-    axis.errorbar(found["middle"], y, xerr=spread, fmt="none", ecolor="black", capsize=2, lw=0.8)
-    axis.set_yticks(y, found["what"])
-    axis.set_xlabel(SPEED)
-    axis.grid(visible=False, axis="y")
-    text = (
-        f"Medians over {found['n'].max()} repeats taken in turns, 95 % interval of the mean "
-        "(interquartile range over rounds where there is one repeat). accelerate reads from the "
-        "operating system's page cache, moex past it."
-    )
-    return caption(figure, text, rows)
-
-
 def timed(table: pd.DataFrame, hardware: str = "toy") -> pd.DataFrame:
     """Simulated rows of one made-up machine."""
     return table[(table["source"] == "sim") & (table["hardware"] == hardware)]
@@ -131,8 +90,13 @@ def slots_speed_rows(table: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return rows
     plain = (rows["hardware.link_bytes_per_s"] == 5.75e8) & rows["memory.staging"].isna()
-    one = rows.get("prefetch.depth", pd.Series(index=rows.index)).fillna(1) == 1
-    return rows[plain & one & rows["policy"].isin(["lru", "belady"])]
+    rows = rows[plain & _whole(rows, "prefetch.depth") & rows["policy"].isin(["lru", "belady"])]
+    return rows[_whole(rows, "prefetch.recall") & _whole(rows, "prefetch.precision")]
+
+
+def _whole(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Where a setting is 1 or not there: lookahead of one layer, oracles that are not degraded."""
+    return rows[name].fillna(1) == 1 if name in rows else pd.Series(True, rows.index)
 
 
 def slots_speed(table: pd.DataFrame) -> Figure:
@@ -200,6 +164,7 @@ def buffers(table: pd.DataFrame) -> Figure:
 
 RUNGS = (
     ("LRU on demand", "lru", "none", False),
+    ("learnt while running", "learned", "none", False),
     ("best causal policy", "", "none", False),
     ("Belady, forced", "belady", "none", False),
     ("Belady with bypass", "belady_bypass", "none", False),
@@ -214,37 +179,48 @@ def ladder_rows(table: pd.DataFrame) -> pd.DataFrame:
     if not len(rows) or not (rows["hardware.link_bytes_per_s"] > 1e14).any():
         return rows[:0]
     slots = set(rows[rows["hardware.link_bytes_per_s"] > 1e14]["slots"])
-    return rows[rows["slots"].isin(slots) & rows["memory.staging"].isna()]
+    rows = rows[rows["slots"].isin(slots) & rows["memory.staging"].isna()]
+    return rows[_whole(rows, "prefetch.recall") & _whole(rows, "prefetch.precision")]
 
 
-def ladder(table: pd.DataFrame) -> Figure:
-    """What each kind of foresight would buy: one bar a rung, one group a capacity."""
+def rungs(table: pd.DataFrame) -> pd.DataFrame:
+    """The fastest run of every rung, one line a rung and capacity: `rung`, `slots`, ..."""
     rows = ladder_rows(table)
     need(rows, ["tokens_per_second"], "python run.py experiment=oracle_ladder")
     rows = rows.assign(free=rows["hardware.link_bytes_per_s"] > 1e14)
     rows = rows[rows["free"] | (rows["hardware.link_bytes_per_s"] == 5.75e8)]
     rows = rows[rows["prefetcher"].isin(["none", "oracle"])]
     found = cells(rows, ["slots", "free", "prefetcher", "policy"], "tokens_per_second")
+    best = []
+    for name, policy, prefetcher, free in RUNGS:
+        here = found[(found["free"] == free) & (found["prefetcher"] == prefetcher)]
+        here = here[here["policy"] == policy] if policy else here[~here["policy"].isin(ORACLES)]
+        here = here.sort_values("middle").groupby("slots").last().reset_index()
+        best.append(here.assign(rung=name))
+    return pd.concat(best)
+
+
+def ladder(table: pd.DataFrame) -> Figure:
+    """What each kind of foresight would buy: one bar a rung, one group a capacity."""
+    found = rungs(table)
     figure, axes = new(size=(WIDE, 2.6))
     axis, sizes = axes[0][0], sorted(set(found["slots"]))
-    for number, (name, policy, prefetcher, free) in enumerate(RUNGS):
-        here = found[(found["free"] == free) & (found["prefetcher"] == prefetcher)]
-        causal = ~here["policy"].isin(["belady", "belady_bypass"])
-        here = here[here["policy"] == policy] if policy else here[causal]
-        best = here.sort_values("middle").groupby("slots").last().reindex(sizes)
-        x = np.arange(len(sizes)) + (number - 2.5) * 0.14
-        colour = policy_style("lru")["color"] if number == 0 else COLOURS[number % len(COLOURS)]
-        axis.bar(x, best["middle"], 0.12, color=colour, label=name)
-        for place, value, who in zip(x, best["middle"], best["policy"], strict=True):
-            note = f"{value:.0f}" + (f"\n{who}" if not policy else "")
-            axis.annotate(note, (place, value), ha="center", va="bottom", fontsize=5.5)
+    for number, (name, policy, _, _) in enumerate(RUNGS):
+        here = found[found["rung"] == name].set_index("slots").reindex(sizes)
+        x = np.arange(len(sizes)) + (number - (len(RUNGS) - 1) / 2) * 0.13
+        colour = "0.45" if number == len(RUNGS) - 1 else COLOURS[number]
+        axis.bar(x, here["middle"], 0.11, color=colour, label=name)
+        for place, value, who in zip(x, here["middle"], here["policy"], strict=True):
+            axis.annotate(f"{value:.0f}", (place, value), ha="center", va="bottom", fontsize=5.5)
+            if not policy:
+                axis.text(
+                    place, value / 2, who, ha="center", va="center", rotation=90, fontsize=7,
+                    color="white",
+                )  # fmt: skip
     axis.set_xticks(range(len(sizes)), [f"{int(slots)} slots a layer" for slots in sizes])
     axis.set_ylabel(SPEED)
     axis.grid(visible=False, axis="x")
     axis.set_ylim(0, 1.45 * axis.get_ylim()[1])
     axis.legend(ncols=3, loc="upper left")
-    text = "The oracle ladder on a made-up machine; all rungs above the second know the future."
-    return caption(figure, text, rows)
-
-
-__all__ = ["COLUMN", "ablation", "buffers", "ladder", "slots_speed", "table_2", "table_2_bars"]
+    text = "The oracle ladder on a made-up machine; all rungs above the third know the future."
+    return caption(figure, text, ladder_rows(table))

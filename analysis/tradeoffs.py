@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import cells
 from analysis.collect import need
 from analysis.published import TABLE_1, TABLE_1_SOURCE
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new
@@ -150,78 +149,3 @@ def quant_table(table: pd.DataFrame) -> Figure:
         "measures of two models: never compare their sizes."
     )
     return caption(figure, text, found)
-
-
-def host_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of experiment=host_fetch."""
-    return table[(table["source"] == "sim") & (table["hardware"] == "toy_host")]
-
-
-def host_fetch(table: pd.DataFrame) -> Figure:
-    """Milliseconds a token over load / host time, one panel a capacity, one line a way."""
-    rows = host_rows(table)
-    need(rows, ["tpot_s", "hardware.host_expert_s"], "python run.py experiment=host_fetch")
-    fetched = rows[rows["miss"] == "fetch"]
-    size = (fetched["bytes_demand"] / fetched["demand_misses"]).median()
-    load_s = size / rows["hardware.link_bytes_per_s"].astype(float)
-    rows = rows.assign(ratio=(load_s / rows["hardware.host_expert_s"]).round(3))
-    rows = rows.assign(ms=1000 * rows["tpot_s"])
-    found = cells(rows, ["slots", "miss", "ratio"], "ms")
-    sizes = sorted(set(found["slots"]))
-    figure, axes = new(1, len(sizes), (WIDE, 2.5))
-    for axis, slots in zip(axes[0], sizes, strict=True):
-        for number, miss in enumerate(("fetch", "host", "hybrid")):
-            line = found[(found["slots"] == slots) & (found["miss"] == miss)]
-            look = {"color": COLOURS[number], "marker": MARKERS[number]}
-            axis.plot(line["ratio"], line["middle"], label=f"miss={miss}", **look)
-        axis.set_xscale("log", base=2)
-        ticks = sorted(set(found["ratio"]))
-        ticks = [tick for tick in ticks if np.log2(tick).is_integer()]
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_title(f"{int(slots)} slots a layer")
-        axis.set_xlabel("loading / computing on the host")
-        axis.set_ylim(bottom=0)
-    axes[0][0].set_ylabel("ms a token (decoding)")
-    axes[0][0].legend()
-    text = (
-        "LRU, no prefetching, on a made-up machine whose host computes an expert in 1 ms. hybrid "
-        "splits each visit's misses by constants, as if a fetched expert saved nothing later."
-    )
-    return caption(figure, text, rows)
-
-
-def pareto_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of experiment=pareto: live, behind the toy machine's link, with accuracy."""
-    rows = table[(table["source"] == "live") & (table["mode"] == "live")]
-    rows = rows[rows["hardware"] == "toy"]
-    return rows[rows["tasks"].map(len) > 0]
-
-
-def pareto(table: pd.DataFrame) -> Figure:
-    """Speed and accuracy against the bytes held on the device, a line for each quantizer."""
-    rows = pareto_rows(table)
-    need(rows, ["tokens_per_second", "capacity_bytes"], "python run.py experiment=pareto")
-    found = [accuracy(tasks)[:2] for tasks in rows["tasks"]]
-    rows = rows.join(pd.DataFrame(found, columns=["acc", "stderr"], index=rows.index))
-    rows = rows.assign(held=(rows["capacity_bytes"] + rows["skeleton_bytes"]) / 1e6)
-    figure, axes = new(1, 2, (WIDE, 2.8))
-    for number, (name, group) in enumerate(rows.groupby("quant", sort=True)):
-        line = group.sort_values("held")
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
-        look |= {"marker": MARKERS[number % len(MARKERS)]}
-        axes[0][0].plot(line["held"], line["tokens_per_second"], label=f"quant={name}", **look)
-        best = line.sort_values("tokens_per_second").iloc[-1]
-        half = 1.96 * best["stderr"]
-        axes[0][1].errorbar(best["tokens_per_second"], best["acc"], half, capsize=2, **look)
-    axes[0][0].set_xlabel("model, slots and staging on the device (MB)")
-    axes[0][0].set_ylabel("tokens per second (decoding)")
-    axes[0][0].set_ylim(bottom=0)
-    axes[0][0].legend()
-    axes[0][1].set_xlabel("tokens per second, fastest capacity")
-    axes[0][1].set_ylabel(ACCURACY)
-    text = (
-        "Every point is one capacity; right: the fastest of each line, bars: 95 % intervals of the "
-        "items. The link is the toy machine's, emulated; computing is this machine's, with its "
-        "kernels."
-    )
-    return caption(figure, text, rows)

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,16 @@ def leave(error: Exception) -> NoReturn:
     if os.environ.get("MOEX_TRACEBACK"):
         raise error
     sys.exit(f"moex: {one_line(error)}")
+
+
+def forget(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold, and of what led to it.
+
+    A sweep keeps the error of every cell that failed, and with it would keep the cell's model.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def register_resolvers() -> None:

@@ -48,13 +48,14 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
+def alone(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
     """Be the only one who writes to the folder; `wait` is called before waiting for another one.
 
     The system lets go of the lock when its holder ends, however it ends. Where the file system has
-    no locks, work may be done twice: names are private and renaming is atomic, so no harm is done.
+    no locks (False), work may be done twice: names are private and renaming is atomic, so no harm
+    is done.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle, locked = os.open(folder, os.O_RDONLY), True
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +63,19 @@ def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
             wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            pass
+            locked = False
+        yield locked
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Use a folder beside others who do; waits while somebody is `alone` with it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
         yield
     finally:
         os.close(handle)

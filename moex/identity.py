@@ -8,7 +8,10 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SEMANTIC = (
     "mode",
@@ -29,18 +32,30 @@ SEMANTIC = (
 )
 """The groups that touch a result. Trackers, folders and verbosity do not."""
 
+SAMPLED = 1 << 16
+"""Bytes at either end of a file that its digest is of."""
+
+SILENT = {"runner": ("timeline",)}
+"""Keys of these groups that touch no result either."""
+
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hex digits of everything that decides the result.
 
-    That is the semantic groups, the content of the trace and of a file of prompts, and the source
-    text of every class that a `_target_` names: an edited policy is another run.
+    That is the semantic groups, the content of the trace and of every file that they name (prompts,
+    counts, checkpoints), and the source text of every class that a `_target_` names: an edited
+    policy is another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
+    for name, keys in SILENT.items():
+        parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
     parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
-    prompts = Path(str((config.get("workload") or {}).get("path")))
-    if prompts.is_file():
-        parts["prompts"] = _digest(prompts.read_bytes())
+    named = {text: os.path.expanduser(text) for text in _texts(parts)}
+    parts["files"] = {
+        text: _digest(Path(path).read_bytes())
+        for text, path in named.items()
+        if os.path.isfile(path)  # False, too, for what can be no file's name
+    }
     if config.get("trace"):
         path = trace_path(config["trace"])
         parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(path)
@@ -72,20 +87,34 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
-def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".safetensors")) -> str:
-    """Ten hex digits of a model folder: names and sizes of its files, the ends of the large ones.
+def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors")) -> str:
+    """Ten hex digits of a model folder: the one identity that a model has, wherever it lies.
 
-    Reading tens of gigabytes to name a result would take longer than the result.
+    Of every file whose name or suffix is in `which`: its name, its size, and of what is in it the
+    head, the tail and pages spread between. Reading tens of gigabytes to name a result would take
+    longer than the result.
     """
     parts: list[Any] = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in suffixes:
+        if path.is_file() and (path.suffix in which or path.name in which):
             size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(1 << 16)
-                file.seek(max(0, size - (1 << 16)))
-                parts.append((path.name, size, _digest(head), _digest(file.read())))
+            with path.open("rb", buffering=0) as file:
+                seen = [file.read(SAMPLED)]
+                for number in range(1, 17):
+                    file.seek(size * number // 17)
+                    seen.append(file.read(4096))
+                file.seek(max(0, size - SAMPLED))
+                seen.append(file.read(SAMPLED))
+            parts.append((path.name, size, _digest(b"".join(seen))))
     return key_of({"files": parts})
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
 
 
 def _targets(node: Any) -> list[str]:

@@ -216,6 +216,12 @@ def test_a_live_run_leaves_a_wandb_folder(configured, monkeypatch, capsys):
     assert "not tracked" not in capsys.readouterr().err
 
 
+def test_a_timeline_is_no_part_of_what_a_run_is():
+    shown, hidden = ({"runner": {"name": "moex", "timeline": flag}} for flag in (True, False))
+    assert run_id(shown) == run_id(hidden) == run_id({"runner": {"name": "moex"}})
+    assert run_id(shown) != run_id({"runner": {"name": "moex", "threads": 1}})
+
+
 def test_a_tracker_is_no_part_of_what_a_run_is(configured):
     config, folder = configured
     config.tracker = {"_target_": "moex.track.none.NoTracker"}

@@ -33,6 +33,10 @@ class Needs(Protocol):
         """Of all weights but the experts'."""
 
     @property
+    def process(self) -> int:
+        """Of interpreter and libraries, where the device is the host's own memory."""
+
+    @property
     def total(self) -> int:
         """Of everything but slots and staging."""
 
@@ -44,8 +48,9 @@ class Memory:
     Args:
         slots: residents per layer; a fraction below 1 is a share of a layer's experts.
         budget: instead of slots, bytes ("6GiB") for everything on the device, or a fraction of the
-            whole model: what is needed beside experts (skeleton, KV cache, workspace, predictor)
-            and the staging places are paid first, the rest makes slots.
+            whole model: what is needed beside experts (skeleton, KV cache, workspace, predictor;
+            for bytes on a CPU, interpreter and libraries, too) and the staging places are paid
+            first, the rest makes slots.
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
@@ -111,9 +116,9 @@ class Memory:
         staged, layer_slot = self.places_beside(geometry) * place, geometry.layers * place
         fixed = needs.total if needs is not None else 0
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
-            skeleton = needs.skeleton if needs is not None else 0
+            skeleton, process = (needs.skeleton, needs.process) if needs is not None else (0, 0)
             whole = skeleton + geometry.experts * geometry.layers * geometry.expert_bytes
-            budget = int(self.budget * whole)
+            budget = int(self.budget * whole) + process
         else:
             assert self.budget is not None
             budget = parse_bytes(self.budget)

@@ -48,7 +48,7 @@ class Link(ABC):
         """Be told that what computes from the place has been launched: it may be loaded after."""
 
     def settle(self) -> float:
-        """Seconds waited that `wait` could not know yet; 0 where computing waits on the host."""
+        """Seconds waited since the last call that `wait` could not tell; 0 where it tells all."""
         return 0.0
 
     @abstractmethod

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 class CopyLink(Link):
-    """Copies when asked to: the simplest thing that is right. Copy time counts as stall."""
+    """Copies when asked to: the simplest thing that is right.
+
+    The computing thread copies, so all copying is stall, guesses too: nothing is hidden.
+    """
 
     name = "copy"
 
     def __init__(self, store: ExpertStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
-        self._bytes, self._busy = 0, 0.0
+        self._bytes, self._busy, self._guessing = 0, 0.0, 0.0
         self._took: dict[int, float] = {}
 
     def submit(self, plan: Plan) -> None:
@@ -32,7 +35,9 @@ class CopyLink(Link):
             took = perf_counter() - started
             self._busy += took
             self._bytes += self.store.geometry.size(load.rows)
-            if not load.speculative:
+            if load.speculative:
+                self._guessing += took
+            else:
                 self._took[load.slot] = took
             if self.log is not None:
                 self._write_down(load, started, took)
@@ -43,12 +48,16 @@ class CopyLink(Link):
         size = self.store.geometry.size(load.rows)
         self.log.append(("move", load.expert, started, ended, size, by))
         self.log.append(("load", load.expert, started, ended, load.speculative))
-        if not load.speculative:
-            self.log.append(("stall", load.expert, started, took))
+        self.log.append(("stall", load.expert, started, took))
 
     def wait(self, place: int) -> float:
         """Return how long the copy held the computing thread up."""
         return self._took.pop(place, 0.0)
+
+    def settle(self) -> float:
+        """Return how long guesses were copied since the last call; no place is waited for."""
+        seconds, self._guessing = self._guessing, 0.0
+        return seconds
 
     def stats(self) -> LinkStats:
         """Bytes and seconds since the link was made."""

@@ -178,6 +178,7 @@ class EmulatedLink(Link):
             self._work.clear()
             self._wake.notify()
         self._thread.join()
+        self.timeline.on_chunk = None  # a circle, which would keep store and slots for a while
 
     def _run(self) -> None:
         while True:

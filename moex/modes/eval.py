@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.common import accuracy, load, selects, set_threads
+from moex.modes.accuracy import accuracy
+from moex.modes.common import load, selects, set_threads
 from moex.report import Report
 
 if TYPE_CHECKING:

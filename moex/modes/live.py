@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from moex.console import note
 from moex.files import write_lines
+from moex.modes.accuracy import accuracy
 from moex.modes.common import (
     PARTIAL,
-    accuracy,
     load,
     make_setup,
+    plain,
     set_threads,
     shrunk,
     write_counts,
@@ -57,7 +58,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(parts.tokenizer(), parts.device)
         result = run_offloaded(parts, batches, workload, setup, config.runner.timeline, on_stop)
         if not parts.random_weights:
-            grade(result.report, config, parts, workload, batches)
+            grade(result.report, config, parts, workload, batches, setup.selector)
         _write_run(result, config, workload, folder)
         if config.verdict:
             result.report.verdict = _verdict(result, setup, workload.cold)
@@ -132,6 +133,7 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "cold": workload.cold,
             "smoke": config.smoke,
             "sparsity": dict(config.sparsity),
+            "quant": plain(config.quant),
             "predictor_bytes": result.report.predictor_bytes,
             **provenance(),
         }

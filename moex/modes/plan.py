@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
+from moex.modes.common import names_a_part
 from moex.report import Report
 from moex.sim.roofline import roofline
 
@@ -24,11 +25,13 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     given = hub.configuration(model.name, model.architecture)
     skeleton = checkpoint.build_from(given, model.dtype)
     plain, _ = budget.sizes(skeleton)
-    quant = build(config.quant) if "_target_" in config.quant else None
+    quant = build(config.quant) if names_a_part(config.quant) else None
     stored, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    wanted = budget.needs(skeleton, stored, *lengths, build(config.prefetch).device_bytes, size)
     memory, hardware = Memory(**config.memory), build(config.hardware)
+    process = budget.process_bytes(model.device, hardware)
+    kept = build(config.prefetch).device_bytes
+    wanted = budget.needs(skeleton, stored, *lengths, kept, size, process)
     whole = 8 * skeleton.dtype.itemsize
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
     lines, report = [], Report(source="plan", mode="plan", model=model.name)
@@ -69,7 +72,8 @@ def _head(geometry: Geometry, wanted: Any, pool: int) -> str:
         f"experts {gigabytes(pool)} in all, packed; the download is kept beside them unless "
         "model.keep_shards=false; on the device beside experts: skeleton "
         f"{gigabytes(wanted.skeleton)}, KV cache {gigabytes(wanted.kv_cache)}, workspace about "
-        f"{gigabytes(wanted.workspace)}, predictor {gigabytes(wanted.predictor)}"
+        f"{gigabytes(wanted.workspace)}, predictor {gigabytes(wanted.predictor)}, "
+        f"interpreter and libraries {gigabytes(wanted.process)}"
     )
 
 

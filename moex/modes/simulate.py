@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
-from moex.modes.common import selects, write_counts
+from moex.modes.common import names_a_part, plain, selects, write_counts
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
+    from moex.quant.base import Spec
     from moex.report import Report
     from moex.trace.format import Trace
 
@@ -34,6 +36,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
     if config.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
+    trace = _packed(trace, config, build)
     policy, prefetcher, hardware = (
         build(config[group]) for group in ("cache", "prefetch", "hardware")
     )
@@ -66,6 +69,12 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if neurons is not None:
         report.lossy.append("sparsity")
         report.rows = memory.rows
+    if names_a_part(config.quant):
+        shape = trace.geometry
+        report.lossy.append("quant")
+        report.bits_per_weight = 8 * shape.expert_bytes / (3 * shape.hidden * shape.intermediate)
+        report.replayed_routing = trace.provenance.get("quant") != plain(config.quant)
+        report.kernel = "not modelled" if hardware.timed else None
     trained = neurons is not None or "recorded" in prefetcher.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
     report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
@@ -84,3 +93,45 @@ def _same_selection(trace: Trace, config: Any) -> None:
             f"sparsity: the trace was recorded with {recorded}, asked for is {asked}; expected the "
             "same, because a replay moves the rows that were selected there; record another one"
         )
+
+
+def _packed(trace: Trace, config: Any, build: Build) -> Trace:
+    """The trace with experts of as many bytes as the configured quantization packs them into.
+
+    What computing costs is the profile's business: it is as calibrated, whatever the bits.
+
+    Raises:
+        ValueError: recorded with another quantization, or experts whose shapes are not known.
+    """
+    recorded, asked = trace.provenance.get("quant", {"name": "none"}), plain(config.quant)
+    if recorded == asked or {"_target_"}.isdisjoint({*recorded, *asked}):
+        return trace
+    if "_target_" in recorded:
+        raise ValueError(
+            f"quant: the trace was recorded with {recorded}, asked for is {asked}; expected the "
+            "same, or a trace of the model as it is, recorded with quant=none"
+        )
+    import torch
+
+    from moex.runner.quantized import ExpertPacking
+    from moex.runner.quantized_rows import NeuronPacking
+    from moex.store.layout import Planes
+
+    shape = trace.geometry
+    hidden, neurons = shape.hidden, shape.intermediate
+    dtypes = {2: torch.bfloat16, 4: torch.float32}
+    dtype = dtypes.get(shape.expert_bytes // (3 * hidden * neurons))
+    tensors: dict[str, tuple[int, ...]]
+    tensors = {"gate_up_proj": (2 * neurons, hidden), "down_proj": (hidden, neurons)}
+    spec: Spec = {name: (sizes, dtype or torch.bfloat16) for name, sizes in tensors.items()}
+    if dtype is None or Planes(spec).bytes != shape.expert_bytes:
+        raise ValueError(
+            f"quant with this trace: its experts have {shape.expert_bytes} bytes, which are not "
+            f"gate, up and down of {neurons} x {hidden} in 16 or 32 bits; expected quant=none, "
+            "or a trace recorded with that quantization"
+        )
+    scheme = build(config.quant)
+    scheme.bind(config.model.device)
+    packing = ExpertPacking(spec, scheme, transposed=False)
+    layout = NeuronPacking(spec, scheme).layout if selects(config) else Planes(packing.tensors)
+    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))

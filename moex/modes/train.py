@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex import trained
 from moex.identity import code_version, key_of
-from moex.modes.common import set_threads
+from moex.modes.common import names_a_part, set_threads
 from moex.provenance import provenance
 from moex.report import Report
 
@@ -41,7 +41,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     recipe, origin = build(config.train), provenance()
     if config.smoke:
         recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
-    if "_target_" in config.quant:
+    if names_a_part(config.quant):
         raise ValueError("mode=train: predictors learn from the model as it is; try quant=none")
     set_threads(config)
     model = config.model

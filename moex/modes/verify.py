@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.runner.assemble import Parts
     from moex.runner.workload import Workload
+    from moex.sparsity.base import NeuronSelector
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
@@ -54,7 +55,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         finally:
             offloaded.close()
         report = describe(offloaded, parts, setup)
-        kept = _kept(report, config, parts, workload, batches)
+        kept = _kept(report, config, parts, workload, batches, setup.selector)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
     _show(report, asdict(found))
@@ -62,10 +63,15 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 
 def grade(
-    report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
+    report: Report,
+    config: Any,
+    parts: Parts,
+    workload: Workload,
+    batches: Sequence[Tensor],
+    selector: NeuronSelector | None,
 ) -> None:
     """Fill in what `mode=verify` found, if it was run with everything that touches a logit."""
-    kept = _kept(report, config, parts, workload, batches)
+    kept = _kept(report, config, parts, workload, batches, selector)
     if kept.is_file():
         _show(report, json.loads(kept.read_text())["row"])
 
@@ -76,12 +82,17 @@ def _show(report: Report, found: dict[str, Any]) -> None:
 
 
 def _kept(
-    report: Report, config: Any, parts: Parts, workload: Workload, batches: Sequence[Tensor]
+    report: Report,
+    config: Any,
+    parts: Parts,
+    workload: Workload,
+    batches: Sequence[Tensor],
+    selector: NeuronSelector | None,
 ) -> Path:
     """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
 
-    And by moex's own code. Who leaves and who comes is part of it only where a miss may be lossy:
-    otherwise neither touches a logit.
+    And by a selector's checkpoint, and by moex's own code. Who leaves and who comes is part of it
+    only where a miss may be lossy: otherwise neither touches a logit.
     """
     drawn = workload.sampling == "sample"
     parts_of_it = ["quant", "sparsity", "miss", "hardware"]
@@ -94,6 +105,7 @@ def _kept(
         "store": parts.store.name,
         "rows": [config.memory.rows, config.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
+        "masks": selector.identity if selector else "",
         "code": code_version(),
         **{name: dict(config[name]) for name in parts_of_it},
         "new_tokens": workload.new_tokens,

@@ -1,8 +1,13 @@
-"""The compiled loops of the int4 kernel. Each compiles when it is first called."""
+"""What the int4 kernel needs beside torch: compiled loops, each compiled when first called.
+
+Inner loops run over slices that begin at zero: so the compiler sees that no index is negative.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,72 +17,190 @@ from numba import njit
 from moex.quant import scales
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+LARGE = 1 << 17
+"""From so many scales on, several threads expand them."""
+SLAB = 128
+"""Tokens multiplied at once."""
+FOUND = 1 << 17
+"""Whole numbers that a thread has found and not yet added up: they stay in its cache."""
+
 
 @njit(nogil=True)
-def _expand(scale: Any, zero: Any, scale_meta: Any, zero_meta: Any, out: Any) -> None:
-    size = len(scale) // len(scale_meta)
+def _expand(
+    scale: Any, zero: Any, metas: Any, zero_meta: Any, first: int, size: int, out: Any, pairs: Any
+) -> None:
+    """Fill (scale, offset): float32 in `out` [2, count], or bfloat16 as bits in `pairs` [count]."""
     factor, shift = zero_meta[0, 0], zero_meta[0, 1]
-    for group in range(len(scale_meta)):
-        step, origin = scale_meta[group, 0], scale_meta[group, 1]
-        for i in range(group * size, (group + 1) * size):
-            value = (np.float32(scale[i]) - origin) * step
-            out[i, 0] = value
-            out[i, 1] = (np.float32(8) - (np.float32(zero[i]) - shift) * factor) * value
+    both = np.empty((2, size), np.float32)
+    values, offsets = both[0], both[1]
+    low, high = values.view(np.uint32), offsets.view(np.uint32)
+    one, half, bits = np.uint32(1), np.uint32(0x7FFF), np.uint32(16)
+    for group in range(first, first + len(metas)):
+        step, origin = metas[group - first, 0], metas[group - first, 1]
+        at, end = group * size, (group + 1) * size
+        codes, zeros = scale[at:end], zero[at:end]
+        for i in range(size):
+            values[i] = (np.float32(codes[i]) - origin) * step
+            offsets[i] = (np.float32(8) - (np.float32(zeros[i]) - shift) * factor) * values[i]
+        if len(pairs):
+            line = pairs[at:end]
+            for i in range(size):  # rounded to nearest, ties to even
+                a = (low[i] + half + ((low[i] >> bits) & one)) >> bits
+                b = (high[i] + half + ((high[i] >> bits) & one)) >> bits
+                line[i] = a | (b << bits)
+        else:
+            out[0, at:end], out[1, at:end] = values, offsets
 
 
-def table(packed: Mapping[str, Tensor]) -> Tensor:
-    """Return (scale, offset) of `(code - 8) * scale + offset`, float32 [groups, out, 2]."""
+def table(packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Return (scale, offset) of `(code - 8) * scale + offset`, [groups, out, 2]."""
+    if dtype != torch.bfloat16 or "scale_meta" not in packed:
+        return numbers(packed).movedim(0, -1).to(dtype).contiguous()
+    shape = packed["scale"].shape
+    pairs = torch.empty(shape, dtype=torch.int32)
+    _expanded(packed, torch.empty(2, 0), pairs)
+    return pairs.view(torch.bfloat16).view(*shape, 2)
+
+
+def numbers(packed: Mapping[str, Tensor]) -> Tensor:
+    """The same in float32, apart: [2, groups, out]."""
     if "scale_meta" not in packed:
         scale, zero = scales.read(packed)
-        return torch.stack((scale, (8 - zero) * scale), -1)
-    out = torch.empty(*packed["scale"].shape, 2)
-    codes = packed["scale"].view(-1).numpy(), packed["zero"].view(-1).numpy()
-    metas = packed["scale_meta"].numpy(), packed["zero_meta"].numpy()
-    _expand(codes[0], codes[1], metas[0], metas[1], out.view(-1, 2).numpy())
+        return torch.stack((scale, (8 - zero) * scale))
+    out = torch.empty(2, *packed["scale"].shape)
+    _expanded(packed, out.view(2, -1), torch.empty(0, dtype=torch.int32))
     return out
+
+
+def _expanded(packed: Mapping[str, Tensor], out: Tensor, pairs: Tensor) -> None:
+    codes = packed["scale"].view(-1).numpy(), packed["zero"].view(-1).numpy()
+    metas, zero_meta = packed["scale_meta"].numpy(), packed["zero_meta"].numpy()
+    size, to = len(codes[0]) // len(metas), (out.numpy(), pairs.view(-1).view(torch.uint32).numpy())
+
+    def part(first: int, last: int) -> None:
+        _expand(*codes, metas[first:last], zero_meta, first, size, *to)
+
+    if len(codes[0]) < LARGE:
+        _expand(*codes, metas, zero_meta, 0, size, *to)
+    else:
+        _shared(part, len(metas), torch.get_num_threads())
 
 
 @njit(nogil=True)
-def _weights(plane: Any, scale: Any, offset: Any, size: int, first: int, out: Any) -> None:
-    """Fill columns of out [in, out], bfloat16 as its bits, from blocks of the plane."""
-    blocks, columns, half = plane.shape
-    values = np.empty(2 * half, np.float32)
-    bits = values.view(np.uint32)
-    for block in range(blocks):
-        at = (first + block) * 2 * half
-        for k in range(columns):
-            row, s, o = plane[block, k], scale[k // size], offset[k // size]
+def _digits(values: Any, unit: Any, first: int, last: int, digits: Any, sums: Any) -> None:
+    """Write tokens as whole numbers of units: digits [groups, 2 * tokens, size], group sums."""
+    groups, twice, size = digits.shape
+    whole = np.empty(size, np.int32)
+    for token in range(first, last):
+        factor = np.float32(1) / unit[token, 0]
+        for group in range(groups):
+            line = values[token, group * size : (group + 1) * size]
+            high, low = digits[group, token], digits[group, twice // 2 + token]
+            total = np.int32(0)
+            for i in range(size):
+                whole[i] = np.int32(np.floor(line[i] * factor + np.float32(0.5)))
+                total += whole[i]
+            for i in range(size):
+                top = (whole[i] + np.int32(128)) >> np.int32(8)
+                high[i], low[i] = top, whole[i] - (top << np.int32(8))
+            sums[token, group] = total
+
+
+@njit(nogil=True)
+def _levels(plane: Any, first: int, start: int, out: Any) -> None:
+    """Fill out [inputs, rows], int8 from -8 to 7, with blocks of the plane."""
+    half = plane.shape[2]
+    for block in range(out.shape[1] // (2 * half)):
+        at = 2 * half * block
+        for k in range(len(out)):
+            row = plane[first + block, start + k]
+            low, high = out[k, at : at + half], out[k, at + half : at + 2 * half]
             for i in range(half):
-                values[i] = np.float32(np.int32(row[i] & 15)) * s[at + i] + o[at + i]
-            for i in range(half):
-                high = at + half + i
-                values[half + i] = np.float32(np.int32(row[i] >> 4)) * s[high] + o[high]
-            line = out[k, at : at + 2 * half]
-            for i in range(2 * half):
-                value = bits[i]  # rounded to nearest, ties to even
-                odd = (value >> np.uint32(16)) & np.uint32(1)
-                line[i] = (value + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+                low[i] = np.int8(row[i] & np.uint8(15)) - np.int8(8)
+                high[i] = np.int8(row[i] >> np.uint8(4)) - np.int8(8)
 
 
-def dequantize(plane: Tensor, scale_and_offset: Tensor, block: int) -> Tensor:
-    """Return the weight's transpose [in, out] in bfloat16, of a plane in blocks of rows."""
-    rows, columns = plane.shape[0], 2 * plane.shape[1]
-    scale = scale_and_offset[..., 0].contiguous()
-    offset = scale_and_offset[..., 1] - 8 * scale
-    out = torch.empty(columns, rows, dtype=torch.bfloat16)
-    folded, bits = plane.view(rows // block, columns, block // 2), out.view(torch.uint16).numpy()
-    size = columns // len(scale)
-    threads = torch.get_num_threads()
-    share = -(-len(folded) // threads)
+@njit(nogil=True)
+def _add(found: Any, scale: Any, at: int, out: Any) -> None:
+    """Add to out [tokens, rows] from row `at` on what both digits [2 * tokens, rows] give."""
+    tokens, width = len(out), found.shape[1]
+    factors = scale[at : at + width]
+    for token in range(tokens):
+        high, low, line = found[token], found[tokens + token], out[token, at : at + width]
+        for i in range(width):
+            line[i] += np.float32(high[i] * np.int32(256) + low[i]) * factors[i]
 
-    def part(first: int) -> None:
-        blocks = folded[first : first + share].numpy()
-        _weights(blocks, scale.numpy(), offset.numpy(), size, first, bits)
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, range(0, len(folded), share)))
-    return out
+def product(tokens: Tensor, packed: Mapping[str, Tensor], block: int) -> Tensor:
+    """Return `tokens @ weight.T` [tokens, out], of a plane in blocks of rows, in whole numbers.
+
+    A token is written in fixed point, two digits of eight bits below its largest number: finer
+    than bfloat16 where it counts. Codes and digits are multiplied exactly, group by group.
+    """
+    plane, (scale, offset) = packed["codes"], numbers(packed)
+    slabs = [_product(slab, plane, scale, offset, block) for slab in tokens.split(SLAB)]
+    return torch.cat(slabs).to(tokens.dtype)
+
+
+def _product(tokens: Tensor, plane: Tensor, scale: Tensor, offset: Tensor, block: int) -> Tensor:
+    (count, columns), (groups, rows) = tokens.shape, scale.shape
+    size, threads = columns // groups, torch.get_num_threads()
+    values = tokens.float()
+    unit = values.abs().amax(1, keepdim=True).clamp_(min=1e-30) / (127 * 256 + 127)
+    digits = torch.empty(groups, 2 * count, size, dtype=torch.int8)
+    sums = torch.empty(count, groups)
+    given, to = (values.numpy(), unit.numpy()), (digits.numpy(), sums.numpy())
+
+    def write(first: int, last: int) -> None:
+        _digits(*given, first, last, *to)
+
+    _shared(write, count, threads)
+    out = torch.mm(sums, offset)
+    folded = plane.view(rows // block, columns, -1).numpy()
+    factors, result = scale.numpy(), out.numpy()
+    most = max(1, FOUND // (2 * count * block))
+
+    def part(first: int, last: int) -> None:
+        for begin in range(first, last, most):
+            width = block * (min(last, begin + most) - begin)
+            codes = torch.empty(size, width, dtype=torch.int8)
+            found = torch.empty(2 * count, width, dtype=torch.int32)
+            arrays = codes.numpy(), found.numpy()
+            for group in range(groups):
+                _levels(folded, begin, group * size, arrays[0])
+                torch._int_mm(digits[group], codes, out=found)
+                _add(arrays[1], factors[group], begin * block, result)
+
+    _shared(part, rows // block, threads)
+    return out.mul_(unit)
+
+
+def _shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Let so many threads do a range of `count` each their share."""
+    share = -(-count // threads)
+    ranges = [(first, min(count, first + share)) for first in range(0, count, share)]
+    if threads == 1:
+        part(0, count)
+        return
+    jobs: list[Future[None]] = [_pool(threads).submit(part, *each) for each in ranges]
+    for job in jobs:
+        job.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes with one thread each."""
+    pool, started = ThreadPoolExecutor(threads, "moex-int4"), Barrier(threads)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    for job in [pool.submit(begin) for _ in range(threads)]:
+        job.result()
+    torch.set_num_threads(threads)  # threads that others start take the number that was set last
+    return pool

@@ -6,6 +6,7 @@ quantized along the hidden dimension, with scales of scales for every row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.quant.grouped import Grouped
+
+NAME = "rows"
+"""What a result row calls the kernel: neurons are unpacked where they are computed."""
 
 META = 16
 """Bytes of a row's four numbers in float32: scale and zero of its scales, and of its zeros."""
@@ -52,3 +56,66 @@ def unpack_rows(quantizer: Grouped, rows: Tensor, columns: int, dtype: torch.dty
     zero = (zero - numbers[:, 3:4]) * numbers[:, 2:3]
     codes = KERNEL.codes(bits, quantizer.bits, (len(rows), columns))
     return dequantize(codes, scale.t(), zero.t(), dtype)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """How the neurons of an expert are packed: gate row, up row, down column, one after the other.
+
+    Args:
+        gate_up: quantizer of gate and up rows; None: they keep their bits.
+        down: quantizer of down columns.
+        neurons: of an expert.
+        hidden: their length.
+        dtype: of the weights, before and after.
+
+    Raises:
+        ValueError: groups that do not divide the hidden size.
+    """
+
+    gate_up: Grouped | None
+    down: Grouped | None
+    neurons: int
+    hidden: int
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        for quantizer in (self.gate_up, self.down):
+            self._size(quantizer)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a neuron."""
+        return 2 * self._size(self.gate_up) + self._size(self.down)
+
+    def _size(self, quantizer: Grouped | None) -> int:
+        if quantizer is None:
+            return self.hidden * self.dtype.itemsize
+        return row_bytes(quantizer, self.hidden)
+
+    def pack(self, gate_up: Tensor, down: Tensor) -> Tensor:
+        """Pack weights [2 * neurons, hidden] and [hidden, neurons]: uint8 [neurons, row_bytes]."""
+        first = self._pack(self.gate_up, gate_up).view(2, self.neurons, -1)
+        return torch.cat((*first, self._pack(self.down, down.t())), 1)
+
+    def unpack(self, packed: Tensor) -> dict[str, Tensor]:
+        """Return `gate_up` [2 * rows, hidden] and `down` [rows, hidden] of some neurons."""
+        size = self._size(self.gate_up)
+        parts = packed.split((size, size, self._size(self.down)), 1)
+        if self.gate_up == self.down:
+            all_three = self._unpack(self.down, torch.cat(parts))
+            both, down = all_three.split((2 * len(packed), len(packed)))
+        else:
+            both = self._unpack(self.gate_up, torch.cat(parts[:2]))
+            down = self._unpack(self.down, parts[2])
+        return {"gate_up": both, "down": down}
+
+    def _pack(self, quantizer: Grouped | None, weight: Tensor) -> Tensor:
+        if quantizer is None:
+            return weight.contiguous().view(torch.uint8)
+        return pack_rows(quantizer, weight)
+
+    def _unpack(self, quantizer: Grouped | None, rows: Tensor) -> Tensor:
+        if quantizer is None:
+            return rows.contiguous().view(self.dtype)
+        return unpack_rows(quantizer, rows, self.hidden, self.dtype)

@@ -15,16 +15,17 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs, skeleton_bytes
+from moex.runner.budget import needs, process_bytes, skeleton_bytes
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
 from moex.runner.parts import load_parts as load_parts
 from moex.runner.rows import Neurons
 from moex.sim.rows import row_cache
-from moex.store.bundles import Bundles
+from moex.store.bundles import Bundles, PackedBundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
+from moex.store.packed_rows import PackedRowSlots
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
 from moex.store.slots import Slots
@@ -76,7 +77,10 @@ def offload(
     predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton)
+    pool = parts.geometry.layers * parts.geometry.experts * parts.layout.bytes
+    held = skeleton + (pool if parts.store.in_memory else 0)
+    process = process_bytes(parts.device, hardware, held)
+    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton, process)
     cache = ExpertCache(
         policy,
         parts.geometry,
@@ -91,7 +95,8 @@ def offload(
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
         books = row_cache(cache, memory)
-        slots = RowSlots(parts.layout, books.capacity, cache.places, parts.device)
+        kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
+        slots = kind(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
     else:
         memory.refuse_rows()
@@ -159,8 +164,7 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
         return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        neurons = store.gather(expert, None).to(parts.device)
-        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+        return layout.weights(store.gather(expert, None).to(parts.device))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from moex.runner import hf
+from moex.runner.meter import resident_bytes
 from moex.runner.quantized import ExpertPacking, saved_bytes
 from moex.store.layout import Planes
 
@@ -13,7 +16,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.quant.base import Scheme
+    from moex.sim.hardware import HardwareProfile
     from moex.types import Geometry
+
+LIBRARIES = 640 << 20
+"""What interpreter, torch and transformers hold once all of them have been used, measured; as a
+constant, so that a plan and the run that follows it make the same slots."""
 
 STAGES = 10
 """Hidden states of all tokens that a prefill pass has in memory at once, more or less."""
@@ -25,19 +33,22 @@ class Needs:
 
     skeleton: all weights but the experts'.
     kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
-    workspace: an estimate of activations: hidden states, one expert's inner state and the logits.
+    workspace: an estimate of activations (hidden states, one expert's inner state, the logits),
+        and the largest copy that is made of a weight.
     predictor: a copy of the routers for the gate lookahead, and what prefetchers keep.
+    process: interpreter and libraries, where the device is the host's own memory.
     """
 
     skeleton: int
     kv_cache: int = 0
     workspace: int = 0
     predictor: int = 0
+    process: int = 0
 
     @property
     def total(self) -> int:
         """Everything but slots and staging."""
-        return self.skeleton + self.kv_cache + self.workspace + self.predictor
+        return self.skeleton + self.kv_cache + self.workspace + self.predictor + self.process
 
 
 def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:
@@ -58,24 +69,42 @@ def needs(
     batch_size: int = 1,
     predictor_bytes: int = 0,
     skeleton: int | None = None,
+    process: int = 0,
 ) -> Needs:
     """Bytes beside experts; the model's weights may be on meta.
 
     `predictor_bytes` are what prefetcher and neuron selector keep on the device, `skeleton` the
-    bytes of all other weights where they are known to differ from the model's own.
+    bytes of all other weights where they are known to differ from the model's own, `process` those
+    of `process_bytes`.
     """
     text = model.config.get_text_config()
     size = model.dtype.itemsize
     prompt = prompt_tokens * batch_size
     widest = geometry.hidden * (STAGES + geometry.top_k) + 3 * geometry.intermediate
+    matrix = geometry.hidden * geometry.intermediate * size
+    # On a CPU the last token of a prompt meets the head in a product of batches, which copies it;
+    # quantized experts are dequantized for many tokens, one matrix at a time.
+    head = text.vocab_size * geometry.hidden * size if process else 0
+    copied = max(head, 2 * matrix if geometry.expert_bytes < 2 * matrix else 0)
     layers = hf.moe_layers(model)
     routers = sum(p.nbytes for x in layers if x.router for p in x.router.parameters())
     return Needs(
         skeleton=skeleton_bytes(model) if skeleton is None else skeleton,
         kv_cache=(prompt_tokens + new_tokens) * batch_size * kv_bytes_per_token(text, size),
-        workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4,
+        workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4 + copied,
         predictor=routers + predictor_bytes,
+        process=process,
     )
+
+
+def process_bytes(device: str, hardware: HardwareProfile | None = None, held: int = 0) -> int:
+    """What this process holds beside `held` bytes of the model, where the device is the host's.
+
+    A GPU's memory, or one that an emulated link stands for, holds nothing of it: 0.
+    """
+    if torch.device(device).type != "cpu" or (hardware is not None and hardware.timed):
+        return 0
+    return max(LIBRARIES, resident_bytes() - held)
 
 
 def skeleton_bytes(model: PreTrainedModel) -> int:

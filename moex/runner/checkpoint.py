@@ -28,7 +28,6 @@ from moex.runner.decode import decoder
 from moex.runner.hf import moe_layers
 from moex.runner.hub import find as find
 from moex.runner.shards import Folder, Shards
-from moex.runner.shards import identity as identity
 from moex.runner.shards import shards as shards
 from moex.types import Expert
 

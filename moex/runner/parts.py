@@ -13,7 +13,9 @@ from transformers import AutoConfig
 
 from moex.cache.capacity import STORES
 from moex.runner import checkpoint, hf, hub
+from moex.runner.meter import trim
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
+from moex.runner.quantized_rows import NeuronPacking
 from moex.runner.random_weights import bytes_as_tokens, fill_randomly
 from moex.runner.shards import Folder, Streamed
 from moex.runner.tokenizer import load_tokenizer
@@ -24,13 +26,14 @@ from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from transformers import PreTrainedModel
 
     from moex.quant.base import Scheme, Spec
     from moex.report import Report
     from moex.runner.hf import MoeLayer
+    from moex.runner.quantized import Sink
     from moex.runner.shards import Shards
     from moex.store.base import ExpertStore
     from moex.types import Geometry
@@ -111,12 +114,12 @@ def load_parts(
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
-    cache = Path(cache_dir) if cache_dir else cache_folder()
+    cache, made = Path(cache_dir) if cache_dir else cache_folder(), architecture is not None
     fill: Callable[..., None]
     if architecture is None:
         files = _source(name, keep_shards, cache, store)
         folder, model = files.folder, checkpoint.build(files.folder, dtype)
-        identity, fill = files.identity(), partial(checkpoint.fill, model, files)
+        identity, fill = files.identity(), partial(_fill, model, files)
     else:
         folder = Path(name)
         model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
@@ -125,7 +128,11 @@ def load_parts(
     tensors, packing, settings = layers[0].tensors, None, None
     if quant is not None:
         quant.bind(device)
-        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        packing = (
+            NeuronPacking(tensors, quant)
+            if bundles
+            else ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        )
         settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
@@ -134,13 +141,11 @@ def load_parts(
     experts: ExpertStore
     on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
     if on_disk or packing:
-        source = {"quant": packing.settings if packing else "none", **identity}
+        drawn = {"drawn": "codes"} if packing and made else {}
+        source = {"quant": packing.settings if packing else "none", **identity, **drawn}
         packed = packed_folder(cache, name, layout, geometry, source)
         with Packer(packed, layout, geometry, source) as packer:
-            if packing:
-                packing.announce((geometry.layers - len(packer.done)) * geometry.experts)
-            sink = packing.sink(packer.put) if packing else packer.put
-            fill(sink, device, skip=packer.done)
+            fill(packer.put, device, skip=packer.done, packing=packing)
         experts = DiskStore(packed, layout, geometry)
         if not on_disk:
             experts = RamStore(layout, geometry, experts)
@@ -152,11 +157,28 @@ def load_parts(
         linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+    trim()
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    size, made = linears + sum(skeleton.values()), architecture is not None
+    size = linears + sum(skeleton.values())
     return Parts(
         *(folder, model, layers, geometry, layout, experts, size, device, made, packing, settings)
     )
+
+
+def _fill(
+    model: PreTrainedModel,
+    files: Shards,
+    sink: Sink,
+    device: str,
+    skip: Collection[int] = (),
+    packing: ExpertPacking | None = None,
+) -> None:
+    """Read a checkpoint's weights; with `packing`, what the sink gets is packed."""
+    if packing is not None:
+        layers = hf.moe_layers(model)
+        packing.announce((len(layers) - len(skip)) * layers[0].experts.down_proj.shape[0])
+        sink = packing.sink(sink)
+    checkpoint.fill(model, files, sink, device, skip)
 
 
 def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
@@ -174,9 +196,4 @@ def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
 def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
     if not bundles:
         return Planes(tensors, packing.bind if packing else None)
-    if packing is not None:
-        raise ValueError(
-            "quant with sparsity: experts kept neuron by neuron are not quantized yet; expected "
-            "one of the two; try sparsity=none, or quant=none"
-        )
-    return Bundles(tensors)
+    return packing.layout if isinstance(packing, NeuronPacking) else Bundles(tensors)

@@ -1,7 +1,8 @@
 """Fills a model with random weights: its true sizes without its files. Rows say `random_weights`.
 
 Every expert is another window of one random buffer: bytes differ from expert to expert, and are
-made at the speed of memory.
+made at the speed of memory. Where experts are quantized, the windows are of codes: scales and zeros
+are those of one expert that was really packed, so what comes of it is finite and of the usual size.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from moex.runner import hf
 from moex.types import Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from moex.quant.base import Spec
+    from moex.runner.quantized import ExpertPacking
 
 STEP = 64
 """Elements between the windows of neighbouring experts."""
@@ -31,8 +35,12 @@ def fill_randomly(
     device: str = "cpu",
     skip: Collection[int] = (),
     seed: int = 0,
+    packing: ExpertPacking | None = None,
 ) -> None:
-    """Give the skeleton random weights on the device, and every expert to the sink."""
+    """Give the skeleton random weights on the device, and every expert to the sink.
+
+    With `packing`, what the sink gets is packed.
+    """
     draw = torch.Generator().manual_seed(seed)
     layers = hf.moe_layers(model)
     experts = {id(p) for layer in layers for p in layer.experts.parameters()}
@@ -47,27 +55,41 @@ def fill_randomly(
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     model.requires_grad_(False)
-    shapes = layers[0].tensors
     count, total = layers[0].experts.down_proj.shape[0], len(layers)
     if len(skip) == total:
         return
-    largest = max(prod(shape) for shape, _ in shapes.values())
+    drawn, fixed = layers[0].tensors, {}
+    if packing is not None:
+        fixed = packing.pack(next(_windows(drawn, 1, draw)))
+        drawn = {name: spec for name, spec in packing.tensors.items() if _any_bits(name, packing)}
+    for number, tensors in enumerate(_windows(drawn, total * count, draw)):
+        layer, index = divmod(number, count)
+        if layer not in skip:
+            sink(Expert(layer, index), fixed | tensors)
+
+
+def _any_bits(name: str, packing: ExpertPacking) -> bool:
+    """Whether a packed tensor may hold anything: codes, and what is not quantized."""
+    weight, _, part = name.partition(".")
+    return weight not in packing.quantizers or part == "codes"
+
+
+def _windows(spec: Spec, count: int, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of so many experts."""
+    largest = max(prod(shape) for shape, _ in spec.values())
+    length = largest + STEP * count * len(spec)
     unit = torch.randn(1 << 20, generator=draw) * DEVIATION
-    windows = STEP * count * total * len(shapes)
+    codes = torch.randint(256, (1 << 20,), dtype=torch.uint8, generator=draw)
     buffers = {
-        dtype: unit.to(dtype).repeat(-(-(largest + windows) // len(unit)))
-        for dtype in {kind for _, kind in shapes.values()}
+        dtype: (codes if dtype == torch.uint8 else unit.to(dtype)).repeat(-(-length // len(unit)))
+        for dtype in {kind for _, kind in spec.values()}
     }
-    number = 0
-    for layer in range(total):
-        for index in range(count):
-            tensors = {}
-            for name, (shape, dtype) in shapes.items():
-                window = buffers[dtype][STEP * number :][: prod(shape)]
-                tensors[name] = window.view(shape)
-                number += 1
-            if layer not in skip:
-                sink(Expert(layer, index), tensors)
+    for expert in range(count):
+        tensors = {}
+        for number, (name, (shape, dtype)) in enumerate(spec.items()):
+            start = STEP * (expert * len(spec) + number)
+            tensors[name] = buffers[dtype][start : start + prod(shape)].view(shape)
+        yield tensors
 
 
 def bytes_as_tokens(text: str) -> dict[str, list[int]]:

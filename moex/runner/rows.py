@@ -101,7 +101,7 @@ class Neurons:
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
             absent = self._absent(expert, place)
-            part = hf.neurons_output(experts, tokens, self.slots.tensors[place], absent)
+            part = hf.neurons_output(experts, tokens, *self.slots.computed(place, absent))
             before = self._sums.get(expert)
             self._sums[expert] = part if before is None else before + part
             return self._sums[expert]

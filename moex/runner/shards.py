@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from moex.identity import folder_digest
 from moex.runner import hub
 
 if TYPE_CHECKING:
@@ -103,12 +103,13 @@ class Folder(Shards):
         """All files stay."""
 
     def identity(self) -> dict[str, Any]:
-        """Name, size and time of change of every shard, and digests.
-
-        A digest is of a file's head and of pages spread over it, because times alone can lie (some
-        installers set them all alike).
-        """
-        return identity(self.folder)
+        """The model's digest, which looks at samples, so times of change stand beside it."""
+        paths = sorted(set(self.paths.values()))
+        return {
+            "model": folder_digest(self.folder, ("config.json", ".safetensors")),
+            "changed": [path.stat().st_mtime_ns for path in paths],
+            "transformers": transformers.__version__,
+        }
 
 
 class Streamed(Shards):
@@ -163,11 +164,12 @@ class Streamed(Shards):
         whole.unlink()
 
     def identity(self) -> dict[str, Any]:
-        """Name, revision, and digests of configuration and index."""
-        texts = [(self.folder / f) for f in ("config.json", INDEX) if (self.folder / f).is_file()]
-        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in texts)).hexdigest()[:16]
-        files = [self.name, self.folder.name, digest]
-        return {"config": digest, "files": files, "transformers": transformers.__version__}
+        """Name and revision, which stand for its weights, and the digest of its small files."""
+        return {
+            "model": [self.name, self.folder.name],
+            "index": folder_digest(self.folder, ("config.json", INDEX)),
+            "transformers": transformers.__version__,
+        }
 
     def _kept(self, file: str) -> Path:
         return self.work / "skeleton" / file
@@ -207,22 +209,3 @@ def shards(folder: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
     return found
-
-
-def identity(folder: Path) -> dict[str, Any]:
-    """Say in a few lines which weights a folder holds and who reads them, without reading it all.
-
-    Of every shard: name, size, time of change, and a digest of its head and of pages spread over
-    it, because times alone can lie (some installers set them all alike).
-    """
-    files = []
-    for path in sorted(set(shards(folder).values())):
-        found, digest = path.stat(), hashlib.sha256()
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            for number in range(1, 17):
-                file.seek(found.st_size * number // 17)
-                digest.update(file.read(4096))
-        files.append([path.name, found.st_size, found.st_mtime_ns, digest.hexdigest()[:16]])
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
-    return {"config": config, "files": files, "transformers": transformers.__version__}

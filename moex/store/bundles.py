@@ -15,8 +15,31 @@ from moex.store.layout import PAGE, Part, Planes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Protocol
 
     import numpy as np
+
+    class RowFormat(Protocol):
+        """How neurons are packed; see `quant.rows.Neurons`."""
+
+        @property
+        def neurons(self) -> int:
+            """Of an expert."""
+
+        @property
+        def hidden(self) -> int:
+            """Their length."""
+
+        @property
+        def row_bytes(self) -> int:
+            """Bytes of a neuron."""
+
+        def pack(self, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+            """Pack an expert's weights."""
+
+        def unpack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            """Return `gate_up` and `down` of packed neurons, as `Bundles.planes` has them."""
+
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
@@ -36,7 +59,7 @@ class Bundles:
 
     def __init__(self, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
         shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
-        neurons, hidden = self._sizes(shapes)
+        neurons, hidden = sizes(shapes)
         self.dtype = tensors[GATE_UP][1]
         self.neurons, self.hidden = neurons, hidden
         self.row_bytes = 3 * hidden * self.dtype.itemsize
@@ -44,23 +67,17 @@ class Bundles:
         self.parts = (Part("neurons", (neurons, 3, hidden), self.dtype, 0, size),)
         self.bytes = -(-size // PAGE) * PAGE
 
-    @staticmethod
-    def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-        if set(shapes) == {GATE_UP, DOWN}:
-            (twice, hidden), down = shapes[GATE_UP], shapes[DOWN]
-            if down == (hidden, twice // 2):
-                return twice // 2, hidden
-        given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise ValueError(
-            f"sparsity: this model's experts have {given}; expected {GATE_UP} [2 * intermediate, "
-            f"hidden] and {DOWN} [hidden, intermediate], without biases and not transposed; "
-            "try sparsity=none"
-        )
-
     def views(self, record: torch.Tensor) -> torch.Tensor:
         """The neurons of a record [neurons, 3, hidden], sharing its memory."""
-        part = self.parts[0]
-        return record[: part.bytes].view(part.dtype).view(part.shape)
+        return self.neurons_of(record[: self.parts[0].bytes])
+
+    def neurons_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """The neurons [rows, 3, hidden] that runs of bytes are, sharing their memory."""
+        return rows.view(-1).view(self.dtype).view(-1, 3, self.hidden)
+
+    def weights(self, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return `gate`, `up` and `down` [rows, hidden] of neurons."""
+        return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
 
     def lines(self, rows: torch.Tensor) -> np.ndarray:
         """Rows of gate, up or down, contiguous and on the CPU, each as one run of bytes [rows]."""
@@ -77,3 +94,54 @@ class Bundles:
         """The layout of a place that holds so many neurons."""
         shapes = {"gate_up": (2 * rows, self.hidden), "down": (rows, self.hidden)}
         return Planes({name: (shape, self.dtype) for name, shape in shapes.items()})
+
+
+class PackedBundles(Bundles):
+    """The same with packed neurons: a record is [neurons, row_bytes], and so is a place.
+
+    Args:
+        form: how a neuron is packed.
+    """
+
+    def __init__(self, form: RowFormat) -> None:
+        self.form, self.dtype = form, torch.uint8
+        self.neurons, self.hidden, self.row_bytes = form.neurons, form.hidden, form.row_bytes
+        size = self.neurons * self.row_bytes
+        self.parts = (Part("packed", (self.neurons, self.row_bytes), torch.uint8, 0, size),)
+        self.bytes = -(-size // PAGE) * PAGE
+
+    def neurons_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """The packed neurons [rows, row_bytes] that runs of bytes are."""
+        return rows.view(-1, self.row_bytes)
+
+    def weights(self, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return `gate`, `up` and `down` [rows, hidden] that packed neurons stand for."""
+        found = self.form.unpack(neurons)
+        gate, up = found["gate_up"].chunk(2)
+        return {"gate": gate, "up": up, "down": found["down"]}
+
+    def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fill a record."""
+        self.views(record).copy_(self.form.pack(tensors[GATE_UP], tensors[DOWN]))
+
+    def planes(self, rows: int) -> Planes:
+        """The layout of a place that holds so many neurons, packed as they came."""
+        return Planes({"packed": ((rows, self.row_bytes), torch.uint8)})
+
+
+def sizes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Neurons and hidden size of experts whose tensors have these shapes.
+
+    Raises:
+        ValueError: they are not those of gate, up and down, or there are others.
+    """
+    if set(shapes) == {GATE_UP, DOWN}:
+        (twice, hidden), down = shapes[GATE_UP], shapes[DOWN]
+        if down == (hidden, twice // 2):
+            return twice // 2, hidden
+    given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    raise ValueError(
+        f"sparsity: this model's experts have {given}; expected {GATE_UP} [2 * intermediate, "
+        f"hidden] and {DOWN} [hidden, intermediate], without biases and not transposed; "
+        "try sparsity=none"
+    )

@@ -7,16 +7,17 @@ import logging
 import os
 import sys
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from moex.files import shared
 from moex.store.base import ExpertStore
 from moex.store.bundles import Bundles
 from moex.store.layout import PAGE
-from moex.store.pack import MANIFEST, header, layer_file
+from moex.store.pack import MANIFEST, header, layer_file, rows_file
 from moex.store.slots import paged
 from moex.types import Expert
 
@@ -34,8 +35,8 @@ DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
 class DiskStore(ExpertStore):
     """The records of a packed folder (see `pack`). Any number of threads may read at once.
 
-    Opening it looks at the manifest and the sizes of files; a record's checksum is compared when it
-    is read for the first time.
+    Opening it looks at the manifest and the sizes of files; the checksum of a record, or of a row
+    of it, is compared when it is read for the first time.
 
     Args:
         folder: the packed folder.
@@ -55,7 +56,13 @@ class DiskStore(ExpertStore):
         self.folder, self.layout, self.geometry = folder, layout, geometry
         self._checksums = self._read_manifest()
         self._checked: set[Expert] = set()
+        self._row_checksums = [self._read_row_checksums(layer) for layer in range(geometry.layers)]
+        shape = (geometry.layers, geometry.experts, layout.neurons)
+        self._rows_checked = np.zeros(shape, bool)
         with ExitStack() as stack:
+            stack.enter_context(shared(folder))  # not to be removed meanwhile
+            with suppress(OSError):
+                os.utime(folder)  # when it was last used
             flags = DIRECT if direct and self._direct_reads_work() else 0
             self.io = "direct" if flags else "buffered"
             if direct and not flags:
@@ -92,7 +99,8 @@ class DiskStore(ExpertStore):
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
         """Read neurons of the expert; neighbours with one read, pages rounded out.
 
-        Rows have no checksums of their own: what a record holds is compared when all of it is read.
+        Raises:
+            RuntimeError: they cannot be read, or are not what was packed.
         """
         assert isinstance(self.layout, Bundles)
         if rows is None:
@@ -108,7 +116,8 @@ class DiskStore(ExpertStore):
             count = int(rows[part.stop - 1]) - first + 1
             span = memory[first * size - begin :][: count * size].view(count, size)
             out[part] = span[rows[part] - first]
-        return out.view(self.layout.dtype).view(len(rows), 3, -1)
+        self._check_rows(expert, rows.numpy(), out.numpy())
+        return self.layout.neurons_of(out)
 
     def check(self, expert: Expert, record: torch.Tensor) -> None:
         """Compare a record with its checksum, if it has not been done before.
@@ -121,9 +130,19 @@ class DiskStore(ExpertStore):
             if crc != self._checksums[expert.layer][expert.index]:
                 raise self._failure(expert, "its checksum is not the one it was packed with")
             self._checked.add(expert)
+            self._rows_checked[expert] = True
+
+    def _check_rows(self, expert: Expert, rows: np.ndarray, data: np.ndarray) -> None:
+        """Compare rows with their checksums, those that have not been compared before."""
+        checked = self._rows_checked[expert]
+        for at in np.flatnonzero(~checked[rows]):
+            row = rows[at]
+            if zlib.crc32(data[at]) != self._row_checksums[expert.layer][expert.index, row]:
+                raise self._failure(expert, f"neuron {row} is not the one that was packed")
+            checked[row] = True
 
     def verify(self) -> None:
-        """Read everything and compare every checksum."""
+        """Read everything and compare every record's checksum."""
         self._checked.clear()
         record = paged(self.layout.bytes)
         for layer in range(self.geometry.layers):
@@ -151,6 +170,16 @@ class DiskStore(ExpertStore):
             if found != size:
                 raise self._broken(f"{file} has {found} bytes, not {size}")
         return manifest["checksums"]
+
+    def _read_row_checksums(self, layer: int) -> np.ndarray:
+        shape = (self.geometry.experts, self.layout.neurons)
+        if not self.layout.neurons:
+            return np.zeros(shape, "<u4")
+        file = rows_file(self.folder, layer)
+        found = np.fromfile(file, "<u4") if file.is_file() else np.zeros(0, "<u4")
+        if found.size != shape[0] * shape[1]:
+            raise self._broken(f"{file} has {found.size} checksums, not {shape[0] * shape[1]}")
+        return found.reshape(shape)
 
     def _direct_reads_work(self) -> bool:
         """Whether opening and reading succeed: some file systems refuse only the second."""

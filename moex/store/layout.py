@@ -40,6 +40,8 @@ class Planes:
     """
 
     name = "planes"
+    neurons = row_bytes = 0
+    """Of records that are read in rows; these are read whole."""
 
     def __init__(
         self,

@@ -1,13 +1,13 @@
 """Packs a model's experts into files, once: whole or not at all, and resumable at any moment.
 
-A folder holds one file of records a layer. A file gets its name when all of it is on the disk,
+A folder holds one file of records a layer, and of records that are read in rows (`bundles`) one of
+the rows' checksums. A file gets its name when all of it is on the disk,
 `progress.json` lists the layers that have theirs, and `manifest.json` is written last: its
 existence says that the folder is complete. What is unfinished has a private name that nobody reads.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,10 +20,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from moex.files import write_atomically
+from moex.files import alone, whole, write_atomically
 from moex.identity import cache_folder as cache_folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
     """What a reader must find in a manifest, as JSON has it."""
+    rows = {"row_checksums": "crc32"} if layout.neurons else {}
     parts = [[p.name, list(p.shape), str(p.dtype), p.offset, p.bytes] for p in layout.parts]
     return {
         "schema": SCHEMA,
@@ -50,6 +52,7 @@ def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
         "record_bytes": layout.bytes,
         "geometry": geometry._asdict(),
         "checksum": "crc32",
+        **rows,
     }
 
 
@@ -65,6 +68,11 @@ def packed_folder(
 def layer_file(folder: Path, layer: int) -> Path:
     """The file of a layer's records, one expert after the other."""
     return folder / f"layer-{layer:03d}.records"
+
+
+def rows_file(folder: Path, layer: int) -> Path:
+    """The file of the checksums of a layer's rows [experts, neurons], four bytes each."""
+    return folder / f"layer-{layer:03d}.rows"
 
 
 class Packer:
@@ -100,7 +108,7 @@ class Packer:
             return self
         with self._one_line_errors(), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if stack.enter_context(_lock(self.folder)):
+            if stack.enter_context(alone(self.folder, self._wait)):
                 for left_over in self.folder.glob("*.part"):
                     left_over.unlink(missing_ok=True)
             self._complete = (self.folder / MANIFEST).is_file()
@@ -110,8 +118,11 @@ class Packer:
                     tqdm(total=self.geometry.layers, desc="packing layers", disable=None)
                 )
                 self._bar.update(len(self.done))
-            self._stack = stack.pop_all()
+                self._stack = stack.pop_all()
         return self
+
+    def _wait(self) -> None:
+        log.warning("moex: another process is at %s: waiting for it", self.folder)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         with self._stack:
@@ -130,10 +141,12 @@ class Packer:
                 private = f".{layer_file(self.folder, expert.layer).name}.{os.getpid()}.part"
                 self._file = (self.folder / private).open("wb")
                 self._crcs: list[int] = []
+                self._row_crcs: list[int] = []
             assert self._file is not None
             assert expert.index == len(self._crcs)
             self._file.write(data)
             self._crcs.append(zlib.crc32(data))
+            self._row_crcs += row_checksums(self._record, self.layout)
             if len(self._crcs) == self.geometry.experts:
                 self._end_layer(expert.layer, self._file)
 
@@ -143,6 +156,9 @@ class Packer:
             os.fsync(file.fileno())
             if sys.platform == "linux":  # direct reads never look into the page cache
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._row_crcs:
+            with whole(rows_file(self.folder, layer)) as partial:
+                partial.write_bytes(np.array(self._row_crcs, "<u4").tobytes())
         os.replace(file.name, layer_file(self.folder, layer))
         self._file = None
         self._checksums[layer] = self._crcs
@@ -151,12 +167,12 @@ class Packer:
 
     def _resume(self) -> None:
         """Take over the layers that an earlier packing finished, and look for room for the rest."""
-        whole = self.geometry.experts * self.layout.bytes
+        size = self.geometry.experts * self.layout.bytes
         with suppress(FileNotFoundError, ValueError):
             for number, crcs in json.loads((self.folder / PROGRESS).read_text()).items():
-                if layer_file(self.folder, int(number)).stat().st_size == whole:
+                if layer_file(self.folder, int(number)).stat().st_size == size:
                     self._checksums[int(number)] = crcs
-        needed = (self.geometry.layers - len(self._checksums)) * whole
+        needed = (self.geometry.layers - len(self._checksums)) * size
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise RuntimeError(
@@ -186,19 +202,7 @@ class Packer:
             ) from error
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Be the only one who packs into the folder; False where the file system has no locks.
-
-    The system lets go of the lock when its holder ends, however it ends.
-    """
-    with (folder / "lock").open("w") as file:
-        locked = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("moex: another process is packing into %s: waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            locked = False  # names are private and renaming is atomic: work is done twice, no harm
-        yield locked
+def row_checksums(record: torch.Tensor, layout: Planes | Bundles) -> list[int]:
+    """Checksums of the rows that a record begins with; none of a record that is read whole."""
+    data, size = record.numpy().data, layout.row_bytes
+    return [zlib.crc32(data[n * size : (n + 1) * size]) for n in range(layout.neurons)]

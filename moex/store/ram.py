@@ -39,10 +39,7 @@ class RamStore(ExpertStore):
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
-        self._lines: list[list[np.ndarray]] = []
-        if isinstance(layout, Bundles):  # once: making a view takes as long as copying a few rows
-            views = [[layout.views(record) for record in records] for records in self.records]
-            self._lines = [[layout.lines(one).reshape(-1, 3) for one in all_] for all_ in views]
+        self._lines: dict[Expert, np.ndarray] = {}
         if source is not None:
             with closing(source):
                 for layer, index in product(range(geometry.layers), range(geometry.experts)):
@@ -69,4 +66,9 @@ class RamStore(ExpertStore):
 
     def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
         """Neurons of the expert as runs of bytes [rows, 3], a copy."""
-        return self._lines[expert.layer][expert.index].take(rows, 0)
+        found = self._lines.get(expert)
+        if found is None:  # once: making a view takes as long as copying a few rows
+            assert isinstance(self.layout, Bundles)
+            views = self.layout.views(self.records[expert.layer][expert.index])
+            found = self._lines[expert] = self.layout.lines(views).reshape(-1, 3)
+        return found.take(rows, 0)

@@ -51,7 +51,7 @@ class RowSlots(Slots):
         """Of the latest load into a thin place: rows, and where they go."""
         self._lines: list[tuple[np.ndarray, ...]] = []
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
-        if self.records.device.type == "cpu":
+        if self.records.device.type == "cpu" and "gate_up" in self.tensors[0]:
             self._lines = [
                 (layout.lines(place["gate_up"]), layout.lines(place["down"]))
                 for place in self.tensors
@@ -86,6 +86,12 @@ class RowSlots(Slots):
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
         return bits.view(bool).reshape(len(rows), -1)
 
+    def computed(
+        self, place: int, absent: torch.Tensor | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """What a place's neurons are computed with, and which of these are to be left out."""
+        return self.tensors[place], absent
+
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""
         if self.thin:
@@ -104,7 +110,8 @@ class RowSlots(Slots):
         rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
-        if rows is not None and self._lines:  # several times as fast as torch's indexing
+        if rows is not None and at is not None and self._lines:
+            # Several times as fast as torch's indexing.
             first, last = self._lines[place]
             first[at], first[at + self.capacity], last[at] = store.lines(expert, rows).T
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moex.files import whole
 from moex.types import Expert
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
                 )
                 counts[trace.layer[clock], index] += unpacked
     return counts
+
+
+def write_neurons(counts: NDArray[np.uint32], path: Path) -> None:
+    """Write counts whole or not at all."""
+    with whole(path) as partial, partial.open("wb") as file:
+        np.save(file, counts)
 
 
 def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDArray[np.uint32]:

@@ -20,6 +20,7 @@ from analysis.catalogue import FIGURES, SIMULATED
 from analysis.cells import cells
 from analysis.collect import need
 from analysis.compare import compare, compare_runs, sentence
+from analysis.publish import ALSO, BLOCK, publish
 from analysis.routing import hit_rate, lookahead_recall, pattern, sequential
 from analysis.style import NAMES, ORACLES, policy_style
 from moex.api import read_trace
@@ -107,7 +108,8 @@ def test_every_policy_of_moex_has_a_look_of_its_own():
 def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsys):
     with warnings.catch_warnings(action="ignore"):
         table = collect(studies)
-    paths = draw(table, tmp_path)
+    paths, failed = draw(table, tmp_path)
+    assert not failed
     drawn = {path.stem for path in paths}
     assert drawn == {name for name, entry in FIGURES.items() if entry.study in SIMULATED}
     assert {path.suffix for path in paths} == {".png", ".pdf"}
@@ -118,6 +120,45 @@ def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsy
             assert "Model " in text
             assert "SMOKE TEST" in text
             assert "commit" in text
+
+
+def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        table = collect(studies)
+    readme = tmp_path / "20" / "README.md"
+    readme.parent.mkdir()
+    blocks = "".join(
+        f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in ("buffers", "pareto")
+    )
+    readme.write_text(f"before\n{blocks}after\n")
+    with pytest.warns(UserWarning, match="not published"):
+        assert not publish(table, tmp_path)
+    written = publish(table.assign(smoke=False), tmp_path)
+    assert {path.name for path in written} == {"buffers.png", "README.md"}
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- table buffers -->\n| tokens/s, staging places |")
+    assert "commit" in text
+    assert text.endswith("<!-- table pareto -->\nold\n<!-- end -->\nafter\n"), "no rows, no change"
+    assert not publish(table.assign(smoke=False), tmp_path)[1:], "the same rows, the same text"
+
+
+def test_every_table_of_the_write_ups_is_one_that_can_be_made():
+    for readme in (ROOT / "experiments").glob("*/README.md"):
+        text = readme.read_text()
+        assert text.count("<!-- table ") == len(BLOCK.findall(text)) == text.count("<!-- end -->")
+        for _, name, _ in BLOCK.findall(text):
+            assert name in ALSO or FIGURES[name].table, f"{readme}: {name}"
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(tmp_path, capsys):
+    rows = {"policy": "lru", "prefetcher": "none", "hit_rate": 0.5, "slots": 4, "pool": "layer"}
+    for run, rate in (("a", 0.5), ("b", 0.6)):
+        write(tmp_path, run, {"memory": {"staging": run}}, **rows | {"hit_rate": rate})
+    table = collect(tmp_path).assign(source="sim", layer_hit_rates=[[0.5, 0.6]] * 2)
+    paths, failed = draw(table, tmp_path)
+    assert failed
+    assert "differ in memory.staging" in capsys.readouterr().err
+    assert {path.stem for path in paths} == {"fig2a_hits_by_layer"}
 
 
 def test_every_figure_s_study_is_a_preset():

@@ -8,8 +8,15 @@ from math import log
 import pandas as pd
 import pytest
 
-from analysis import tradeoffs
+from analysis import choices, live, tables, tradeoffs
+from moex.api import read_trace
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.identity import trace_path
 from moex.report import Report
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+from moex.trace.format import write_trace
 
 
 def task(name: str, value: float, **more: float) -> dict[str, object]:
@@ -69,12 +76,13 @@ def test_the_grid_of_bits_stands_beside_the_paper_s():
     assert len(tradeoffs.quant_table(table).axes) == 2
 
 
-def test_the_pareto_figure_takes_live_rows_behind_the_toy_link():
-    fields = {"mode": "live", "hardware": "toy", "emulated": True, "skeleton_bytes": 10}
+def test_the_pareto_table_says_what_is_on_the_front():
+    fields = {"mode": "live", "hardware": "toy", "emulated": True, "workload": "turns"}
     table = pd.DataFrame(
         row(
             {},
-            capacity_bytes=slots,
+            capacity_bytes=(slots if name == "none" else slots // 2) * 10**6,
+            skeleton_bytes=10**6,
             tokens_per_second=float(slots),
             slots=slots,
             quant=name,
@@ -83,7 +91,77 @@ def test_the_pareto_figure_takes_live_rows_behind_the_toy_link():
         for slots in (2, 4)
         for name in ("none", "hqq_4bit")
     )
-    assert len(tradeoffs.pareto_rows(table)) == 4
-    assert "emulated" in tradeoffs.pareto(table).get_label()
+    assert len(choices.pareto_rows(table)) == 4
+    points = choices.pareto_points(table).set_index(["quant", "slots"])
+    assert points["front"].to_dict() == {
+        ("none", 2): False,  # half the bytes are as fast and as accurate
+        ("none", 4): False,
+        ("hqq_4bit", 2): True,
+        ("hqq_4bit", 4): True,
+    }
+    assert "emulated" in choices.pareto(table).get_label()
+    assert "| hqq_4bit | 2 | 2.0 | 2.0 | 70.0 ± 2.1 | yes |" in tables.pareto(table)
     with pytest.raises(ValueError, match=r"experiment=pareto"):
-        tradeoffs.pareto(table.assign(tokens_per_second=None))
+        choices.pareto(table.assign(tokens_per_second=None))
+
+
+def test_table_2_s_live_rows_stand_beside_the_paper_s_ratios():
+    fields = {"mode": "live", "hardware": "auto", "emulated": False, "workload": "turns"}
+    kinds = {
+        "stock": {"runner": "stock", "tokens_per_second": 80.0},
+        "accelerate": {"runner": "accelerate", "tokens_per_second": 10.0},
+        "full": {
+            "runner": "moex",
+            "policy": "lru",
+            "prefetcher": "gate",
+            "tokens_per_second": 25.0,
+        },
+    }
+    table = pd.DataFrame(
+        row({"memory.slots": 0.5}, seed=seed, store="disk", **fields, **kind)
+        for kind in kinds.values()
+        for seed in range(3)
+    )
+    text = tables.tab2_live(live.ablation_rows(table))
+    assert "| full | 25.0 | 2.50 | 2.20 to 3.16 |" in text
+    assert "naive" in live.ablation(table).get_label() or len(live.ablation(table).axes) == 1
+    assert not len(live.ablation_rows(table[table["runner"] == "moex"])), "no baseline, no figure"
+
+
+def test_the_two_ends_tell_what_computing_and_a_load_cost():
+    fields = {"mode": "live", "workload": "turns", "runner": "moex", "policy": "lru"}
+    fields |= {"store": "disk", "prefetcher": "none", "requests": 100}
+    fields |= {"bytes_moved": 200_000_000}
+    ends = {2: (80, 5.0, 1.0), 8: (0, 2.0, 0.0)}  # misses, seconds, of which waiting
+    table = pd.DataFrame(
+        row({"memory.slots": slots}, slots=slots, demand_misses=n, decode_s=s, stall_s=w, **fields)
+        for slots, (n, s, w) in ends.items()
+    )
+    profile = live.machine(live.slots_rows(table), 2)
+    assert profile.visit_s == pytest.approx(0.04)
+    assert profile.load_s == pytest.approx((0.04 - 0.02) / 0.8)
+    assert profile.link_bytes_per_s == 2e8
+    with pytest.raises(ValueError, match="experiment=slots_speed_live"):
+        live.machine(table[:1], 2)
+
+
+def test_a_forecast_from_the_two_ends_finds_the_machine_again(tmp_path):
+    trace = read_trace(trace_path("tiny")).select(slice(0, 1800))
+    machine = HardwareProfile(
+        "known", link_bytes_per_s=1e9, link_latency_s=1e-4, visit_s=5e-4, expert_s=1e-4, load_s=5e-5
+    )
+    write_trace(trace, tmp_path / "trace.parquet")
+    rows = []
+    for slots in (2, 4, 8):
+        for name, kind in live.PREFETCHERS.items():
+            cache = ExpertCache(LRU(), trace.geometry, slots)
+            report = simulate(trace, cache, kind(), machine)
+            known = {k: v for k, v in report.__dict__.items() if v not in (None, "", [])}
+            known |= {"mode": "live", "runner": "moex", "policy": "lru", "prefetcher": name}
+            known |= {"store": "disk", "workload": "turns", "slots": slots, "source": "live"}
+            rows.append(row({"memory.slots": slots, "folder": str(tmp_path)}, **known))
+    found = live.forecast(pd.DataFrame(rows))
+    assert len(found) == 6
+    assert found["told"].sum() == 2
+    assert found["off"].abs().max() < 0.05
+    assert (found["stall"] - found["simulated_stall"]).abs().max() < 0.05

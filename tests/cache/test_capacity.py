@@ -16,10 +16,11 @@ MODEL = Geometry(layers=4, experts=8, top_k=2, hidden=1, intermediate=1, expert_
 class Needs:
     skeleton: int
     kv_cache: int
+    process: int = 0
 
     @property
     def total(self):
-        return self.skeleton + self.kv_cache
+        return self.skeleton + self.kv_cache + self.process
 
 
 NEEDS = Needs(400, 100)
@@ -63,6 +64,9 @@ def test_a_budget_pays_everything_else_first():
     assert Memory(None, 500 + 400 + 3 * 400 - 1).resolve(MODEL, NEEDS) == 2
     assert Memory(None, 1.0).resolve(MODEL, NEEDS) == 6  # staging and the rest take two
     assert Memory(None, "1GB").resolve(MODEL, NEEDS) == 8
+    # Bytes pay for the process, too; a share is one of the model.
+    assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, Needs(400, 100, 400)) == 2
+    assert Memory(None, 1.0).resolve(MODEL, Needs(400, 100, 400)) == 6
 
 
 def test_a_budget_below_the_least_that_runs_says_what_that_is():

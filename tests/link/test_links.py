@@ -57,6 +57,15 @@ def test_a_plain_copy_is_there_at_once(store):
     assert link.stats().bytes_moved == 2 * 4096
 
 
+def test_a_plain_copy_hides_nothing_not_even_a_guess(store):
+    link = CopyLink(store, Slots(store.layout, 2))
+    guess = Load(Expert(0, 3), 1, speculative=True)
+    link.submit(Plan(0, loads=(Load(Expert(1, 2), 0), guess)))
+    assert link.wait(1) == 0.0  # it is there, and not late
+    assert link.wait(0) + link.settle() == pytest.approx(link.stats().busy_s)
+    assert link.settle() == 0.0
+
+
 @pytest.mark.usefixtures("copied")
 def test_an_emulated_load_arrives_no_sooner_than_the_profile_says(store):
     slots = Slots(store.layout, 2)

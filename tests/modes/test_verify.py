@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
 from moex.app import build
 from moex.errors import CONF, register_resolvers
-from moex.modes import live, verify
+from moex.modes import eval, live, verify
 from moex.runner import checkpoint
 
 FIELDS = ("equality", "max_logit_diff", "kl", "first_diverging_token", "first_diverging_layer")
@@ -47,6 +48,41 @@ def test_a_live_row_shows_the_grade_of_its_arithmetic_once_it_was_verified(row, 
         assert grade(row(live, *words, other)) == (None,) * 5
     (kept,) = (tmp_path / "results" / "verify").iterdir()
     assert json.loads(kept.read_text())["row"] == dict(zip(FIELDS, EQUAL, strict=True))
+
+
+@pytest.fixture
+def hot(mixtral, tmp_path):
+    """A file of counts in which the neurons from `first` on are the hottest; how to write it."""
+    config = json.loads((mixtral / "config.json").read_text())
+    shape = [config[f"num_{name}"] for name in ("hidden_layers", "local_experts")]
+
+    def write(first):
+        counts = np.zeros((*shape, config["intermediate_size"]), np.uint32)
+        counts[..., first:] = 1
+        np.save(tmp_path / "neurons.npy", counts)
+
+    write(0)
+    return write, ("sparsity=freq", f"sparsity.counts={tmp_path / 'neurons.npy'}")
+
+
+def test_a_grade_is_that_of_the_checkpoint_s_content_not_of_its_name(row, hot):
+    write, words = hot
+    words = (*words, "memory.store=ram")
+    found = row(verify, *words)
+    assert found.equality == "approximate"
+    assert grade(row(live, *words)) == grade(found)
+    write(4)
+    assert grade(row(live, *words)) == (None,) * 5
+
+
+def test_the_accuracy_key_is_that_of_the_checkpoint_s_content_not_of_its_name(row, hot):
+    write, words = hot
+    words = (*words, "memory.store=ram", "eval.tasks=[moex_swap]", "smoke=true")
+    first = row(eval, *words)
+    write(4)
+    assert row(eval, *words).accuracy_key != first.accuracy_key
+    write(0)
+    assert row(eval, *words).accuracy_key == first.accuracy_key
 
 
 @pytest.mark.parametrize("words", [["hardware=t4"], ["workload.prompt_tokens=null"]], ids=str)

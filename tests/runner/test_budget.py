@@ -11,6 +11,7 @@ from test_configs import CONF
 from moex.cache.lru import LRU
 from moex.runner import budget, checkpoint, hf, hub
 from moex.runner.assemble import Memory, load_parts, offload
+from moex.sim.hardware import HardwareProfile
 from moex.store.layout import Planes
 
 KNOWN = {  # MB of an expert at 4.5 bits, GB of 4.5-bit experts and visits a token
@@ -56,10 +57,13 @@ def test_known_models_have_the_sizes_that_others_name(name):
         assert budget.kv_bytes_per_token(text, 2) == 131072
 
 
-def test_everything_on_the_device_is_counted(mixtral):
+def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
     parts = load_parts(str(mixtral))
     lengths = (20, 12, 3)
-    wanted = budget.needs(parts.model, parts.geometry, *lengths)
+    monkeypatch.setattr(budget, "resident_bytes", lambda: 10**9)
+    held = parts.skeleton_bytes + sum(b.nbytes for b in parts.model.buffers())
+    held += sum(record.nbytes for record in parts.store.records)
+    wanted = budget.needs(parts.model, parts.geometry, *lengths, process=10**9 - held)
     assert wanted.kv_cache == 3 * 32 * budget.kv_bytes_per_token(parts.model.config, 4)
     assert wanted.predictor == 4 * parts.layers[0].router.weight.nbytes
     places = 4 * 3 + 4
@@ -71,5 +75,13 @@ def test_everything_on_the_device_is_counted(mixtral):
     offloaded = offload(parts, LRU(), Memory(None, enough - 1), lengths=lengths)
     assert offloaded.cache.slots == 2
     offloaded.close()
-    with pytest.raises(ValueError, match=r"expected at least .*kv_cache .*predictor .*try memory"):
+    with pytest.raises(ValueError, match=r"at least .*kv_cache .*predictor .*process .*try memory"):
         offload(parts, LRU(), Memory(None, "1MB"), lengths=(1 << 20, 0, 1))
+
+
+def test_a_process_counts_only_where_its_memory_is_the_device():
+    profile = HardwareProfile("made up", link_bytes_per_s=1e9)
+    assert budget.process_bytes("cpu") >= budget.LIBRARIES
+    assert budget.process_bytes("cpu", HardwareProfile()) >= budget.LIBRARIES
+    assert budget.process_bytes("cpu", profile) == budget.process_bytes("cuda") == 0
+    assert budget.process_bytes("cpu", held=10**15) == budget.LIBRARIES

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from shutil import copy
+
 import pytest
 import torch
 
@@ -9,11 +12,14 @@ from moex.api import read_trace
 from moex.cache.lru import LRU
 from moex.identity import trace_path
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, load_parts
+from moex.quant.rtn import RTN
+from moex.runner.assemble import Memory, load_parts, offload
 from moex.runner.live import run_offloaded
+from moex.runner.random_weights import DEVIATION
 from moex.runner.routing import Routing, read_routing
 from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
+from moex.store.pack import MANIFEST, PROGRESS, layer_file
 from moex.store.slots import paged
 from moex.types import Expert
 
@@ -82,3 +88,43 @@ def test_a_routing_of_other_experts_is_refused(parts):
     trace = read_trace(trace_path("tiny"))
     with pytest.raises(ValueError, match="recorded on 8 experts, top-2, but the model has 16"):
         Routing(trace, parts.geometry._replace(experts=16))
+
+
+def test_quantized_experts_are_drawn_as_codes_and_resumed_byte_for_byte(tmp_path):
+    shapes = {**SHAPES, "num_hidden_layers": 3, "intermediate_size": 128}
+    given = {"store": "disk", "architecture": shapes, "quant": RTN(group_size=32)}
+    whole = load_parts("made-up", cache_dir=tmp_path / "whole", **given)
+    packed = whole.store.folder
+    assert len({crc for layer in _checksums(packed) for crc in layer}) == 24
+    again = tmp_path / "cut" / packed.name  # as a killed packer leaves it: one layer is through
+    again.mkdir(parents=True)
+    copy(layer_file(packed, 1), layer_file(again, 1))
+    (again / PROGRESS).write_text(json.dumps({1: _checksums(packed)[1]}))
+    resumed = load_parts("made-up", cache_dir=tmp_path / "cut", **given)
+    assert resumed.store.folder == again
+    assert _checksums(again) == _checksums(packed)
+    resumed.store.verify()
+    with offload(whole, LRU(), Memory(3)) as model, torch.inference_mode():
+        logits = model(torch.arange(2, 9)[None]).logits
+    assert logits.isfinite().all()
+    assert logits.std() > 0.01
+    for made in (whole, resumed):
+        made.store.close()
+
+
+def test_drawn_weights_are_as_large_as_quantized_ones(tmp_path):
+    shapes = {**SHAPES, "num_hidden_layers": 1, "intermediate_size": 128}
+    quant = RTN(group_size=32)
+    made = load_parts("x", store="disk", cache_dir=tmp_path, architecture=shapes, quant=quant)
+    record = paged(made.layout.bytes)
+    made.store.read(Expert(0, 5), record)
+    for name, packed in made.layout.weights(record).items():
+        weight = packed.unpack(torch.float32)
+        assert tuple(weight.shape) == made.layers[0].tensors[name][0]
+        assert 0.5 < weight.std() / DEVIATION < 2
+        assert weight.abs().max() < 10 * DEVIATION
+    made.store.close()
+
+
+def _checksums(folder):
+    return json.loads((folder / MANIFEST).read_text())["checksums"]

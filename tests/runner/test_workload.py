@@ -149,12 +149,14 @@ def test_top_p_and_temperature_narrow_the_choice():
     assert torch.equal(cold, greedy(logits, 0, 0))
 
 
-def test_prompts_in_a_file_are_part_of_a_run_s_name(tmp_path):
+@pytest.mark.parametrize("named", [("workload", "path"), ("sparsity", "counts")])
+def test_what_is_in_a_named_file_is_part_of_a_run_s_name(tmp_path, named):
     from moex.identity import run_id
 
     path = tmp_path / "texts.jsonl"
+    group, key = named
     names = set()
     for text in ("one", "two"):
         path.write_text(json.dumps({"prompt": text}))
-        names.add(run_id({"workload": {"path": str(path)}}))
+        names.add(run_id({group: {"deep": [{key: str(path)}], "long": "x" * 5000}}))
     assert len(names) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 import torch
 
 from moex.runner.assemble import load_parts
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
+from moex.store.pack import Packer
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots, bitmaps_of, members
 from moex.types import Expert, Geometry, Load
@@ -28,18 +31,20 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=draw) for name, (shape, _) in SHAPES.items()}
 
 
+def packed(folder) -> None:
+    with Packer(folder, LAYOUT, GEOMETRY, {}) as packer:
+        for index in range(2):
+            packer.put(Expert(0, index), tensors(index))
+
+
 @pytest.fixture(params=["ram", "direct", "buffered"])
 def store(request, tmp_path):
-    from moex.store.pack import Packer
-
     if request.param == "ram":
         made = RamStore(LAYOUT, GEOMETRY)
         for index in range(2):
             made.put(Expert(0, index), tensors(index))
     else:
-        with Packer(tmp_path, LAYOUT, GEOMETRY, {}) as packer:
-            for index in range(2):
-                packer.put(Expert(0, index), tensors(index))
+        packed(tmp_path)
         made = DiskStore(tmp_path, LAYOUT, GEOMETRY, direct=request.param == "direct")
     yield made
     made.close()
@@ -53,6 +58,45 @@ def test_a_neuron_is_its_gate_row_up_row_and_down_column(store, rows):
     assert torch.equal(found[:, 1], gate_up[NEURONS:][rows])
     assert torch.equal(found[:, 2], down.T[rows])
     assert torch.equal(store.gather(Expert(0, 1), None)[rows], found)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_changed_row_is_found_when_it_is_read_and_no_sooner(tmp_path, direct):
+    packed(tmp_path)
+    path, row = tmp_path / "layer-000.records", LAYOUT.bytes + 7 * LAYOUT.row_bytes
+    data = bytearray(path.read_bytes())
+    data[row + 17] ^= 1
+    path.write_bytes(data)
+    store = DiskStore(tmp_path, LAYOUT, GEOMETRY, direct)
+    for _ in range(2):
+        store.gather(Expert(0, 0), torch.arange(100))
+        store.gather(Expert(0, 1), torch.tensor([0, 6, 8]))
+        with pytest.raises(RuntimeError, match=r"expert 1 of layer 0 .* neuron 7 .* remove"):
+            store.gather(Expert(0, 1), torch.tensor([6, 7]))
+    store.close()
+
+
+def test_every_row_is_compared_once(tmp_path, monkeypatch):
+    packed(tmp_path)
+    store, compared, crc = DiskStore(tmp_path, LAYOUT, GEOMETRY), [], zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", lambda data: compared.append(len(data)) or crc(data))
+    for rows in ([3, 4, 5], [4, 5, 6], [3, 4, 5, 6]):
+        store.gather(Expert(0, 0), torch.tensor(rows))
+    assert compared == 4 * [LAYOUT.row_bytes]
+    store.gather(Expert(0, 1), None)
+    store.gather(Expert(0, 1), torch.tensor([1, 2]))
+    assert compared == [*4 * [LAYOUT.row_bytes], LAYOUT.bytes]
+    store.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(799)])
+def test_lost_checksums_of_rows_are_refused_when_opened(tmp_path, content):
+    packed(tmp_path)
+    (tmp_path / "layer-000.rows").unlink()
+    if content is not None:
+        (tmp_path / "layer-000.rows").write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"layer-000.rows has \d+ checksums, not 200.*remove"):
+        DiskStore(tmp_path, LAYOUT, GEOMETRY)
 
 
 def as_bitmap(rows: list[int]) -> int:

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from moex.quant.grouped import Grouped
 
 GROUPS = (32, 64, 128, 256)
-DENSE = 256
-"""From so many tokens on, dequantizing once costs less than the kernel's own dequantizing."""
+MANY = 24
+"""From so many tokens on, whole numbers are multiplied faster than the kernel dequantizes."""
+
+
+@cache
+def has_integers() -> bool:
+    """Whether this processor multiplies bytes in one instruction, and torch with it."""
+    return bool(torch.cpu._is_vnni_supported()) and hasattr(torch, "_int_mm")
 
 
 @cache
@@ -73,15 +79,14 @@ class Int4(Kernel):
         return _unfold(plane, block())
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], quantizer: Grouped) -> Tensor:
-        """Multiply with the kernel; with many tokens, with the weight dequantized."""
-        tokens = x.reshape(-1, x.shape[-1])
-        table = loops.table(packed)
-        if len(tokens) >= DENSE and x.dtype == torch.bfloat16:
-            weight = loops.dequantize(packed["codes"], table, block())
-            return torch.mm(tokens, weight).view(*x.shape[:-1], -1)
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            tokens.contiguous(), packed["codes"], quantizer.group_size, table.to(x.dtype)
-        )
+        """Multiply with the kernel; with many tokens, in whole numbers."""
+        tokens = x.reshape(-1, x.shape[-1]).contiguous()
+        if len(tokens) >= MANY and x.dtype == torch.bfloat16 and has_integers():
+            out = loops.product(tokens, packed, block())
+        else:
+            out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                tokens, packed["codes"], quantizer.group_size, loops.table(packed, x.dtype)
+            )
         return out.view(*x.shape[:-1], -1)
 
 

@@ -1,0 +1,126 @@
+"""Accuracy of the configured tasks, measured once per accuracy key, and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.capacity import Memory
+from moex.files import write_atomically
+from moex.identity import code_version, folder_digest, key_of
+from moex.modes.common import make_selector
+
+if TYPE_CHECKING:
+    from moex.modes.common import Build
+    from moex.report import Report
+    from moex.runner.assemble import Parts
+    from moex.sparsity.base import NeuronSelector
+
+    Items = dict[str, dict[str, list[tuple[int, float]]]]
+
+
+def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
+    """Fill in the accuracy of the configured tasks, measured once per accuracy key.
+
+    All experts stay resident if memory allows: caching never changes a logit. Only where misses
+    are lossy does it: then the run's own cache and slots are used, decoding text by text from cold.
+    With a neuron selector every token, of the prompt too, gets the mask that decoding would give
+    it. Rows of a lossy configuration say how far they are from the exact model's on the same items,
+    if those were measured before.
+    """
+    tasks = list(config.eval.tasks)
+    if not tasks:
+        return
+    miss = build(config.miss)
+    from moex.runner.assemble import bind_selector
+
+    limit = 4 if config.smoke else config.eval.limit
+    selector = make_selector(config, build)
+    if selector is not None:
+        bind_selector(parts, selector)
+        selector.prefill = "masked"
+        report.prefill_masks = report.prefill_masks or "masked"
+    dense = {"name": "none"}
+    settings = {
+        "model": folder_digest(parts.folder),
+        "dtype": str(parts.dtype),
+        "quant": parts.quantized or dense,
+        "sparsity": _sparsity(config, selector) if selector else dense,
+        "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
+        "tasks": tasks,
+        "limit": limit,
+        "seed": config.seed,
+        "items": code_version("evals"),
+        "text_dir": config.eval.text_dir,
+        "data_dir": config.eval.data_dir,
+    }
+    report.accuracy_key = key_of(settings)
+    kept = Path("results") / "accuracy" / f"{report.accuracy_key}.json"
+    if kept.is_file() and not config.force:
+        report.tasks = json.loads(kept.read_text())["rows"]
+        return
+    items: Items = {}
+    from moex.cache.lru import LRU
+    from moex.evals.stepwise import stepwise
+    from moex.runner.assemble import fits, offload
+
+    if miss.lossy:
+        policy, memory = build(config.cache), Memory(**config.memory)
+        lossy = offload(parts, policy, memory, seed=config.seed, miss=miss)
+        with lossy as model, stepwise(model, lossy.empty):
+            report.tasks = _evaluate(model, config, parts, limit, 1, items)
+        _keep(kept, settings, report, items)
+        return
+    geometry = parts.geometry
+    whole = geometry.layers * geometry.experts * geometry.expert_bytes
+    memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
+    with offload(parts, LRU(), memory, selector=selector) as model:
+        report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
+    exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
+    if exact != kept:
+        _compare(report.tasks, items, exact)
+    _keep(kept, settings, report, items)
+
+
+def _evaluate(
+    model: Any, config: Any, parts: Parts, limit: int, batch_size: int, items: Items
+) -> list[Any]:
+    from moex.evals.lm import evaluate
+
+    return evaluate(
+        model,
+        parts.tokenizer(),
+        list(config.eval.tasks),
+        limit=limit,
+        batch_size=batch_size,
+        seed=config.seed,
+        data_dir=config.eval.data_dir,
+        text_dir=config.eval.text_dir,
+        items=items,
+    )
+
+
+def _keep(path: Path, settings: dict[str, Any], report: Report, items: Items) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = {"settings": settings, "rows": report.tasks, "items": items}
+    write_atomically(path, json.dumps(results, default=str))
+
+
+def _sparsity(config: Any, selector: NeuronSelector) -> dict[str, Any]:
+    """What decides the masks."""
+    return {**config.sparsity, "prefill": "masked", "identity": selector.identity}
+
+
+def _compare(rows: list[dict[str, Any]], items: Items, exact: Path) -> None:
+    """Say in every row how far it is from the exact model's, where that is known."""
+    if not exact.is_file():
+        return
+    from moex.evals.paired import differences
+
+    theirs = json.loads(exact.read_text()).get("items", {})
+    found = {(row["task"], row["metric"]): row for row in differences(items, theirs)}
+    for row in rows:
+        other = found.get((row["task"], row["metric"]))
+        if other is not None:
+            row["difference"], row["difference_stderr"] = other["difference"], other["stderr"]

@@ -1,0 +1,53 @@
+"""mode=simulate with quant: bytes of an expert as the quantization packs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_plan import run
+
+from moex.quant.rtn import RTN
+from moex.runner.assemble import load_parts
+
+QUIET = ("tracker=none", "verdict=false")
+LIVE = ("smoke=true", "sparsity=random", "prefetch=none", "eval=none", *QUIET)
+
+
+def row(*overrides, folder) -> dict:
+    done = run(*overrides, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
+    plain = row("mode=simulate", "trace=tiny", "smoke=true", *QUIET, folder=tmp_path)
+    words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=rtn_4bit", "hardware=toy", *QUIET)
+    packed = row(*words, folder=tmp_path)
+    parts = load_parts("tiny", quant=RTN(4, 64), cache_dir=tmp_path)
+    nbytes = parts.geometry.expert_bytes
+    assert packed["bytes_demand"] == packed["demand_misses"] * nbytes
+    assert packed["demand_misses"] == plain["demand_misses"]
+    assert packed["capacity_bytes"] == plain["capacity_bytes"] * nbytes // (3 * 256 * 384 * 2)
+    assert packed["bits_per_weight"] == parts.bits_per_weight
+    assert (packed["lossy"], packed["replayed_routing"]) == (["quant"], True)
+    assert (packed["kernel"], plain["lossy"]) == ("not modelled", [])
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("live")
+    return folder, row(*LIVE, "quant=rtn_4bit", folder=folder)
+
+
+def test_a_quantized_trace_is_replayed_as_it_was(live):
+    folder, found = live
+    assert (found["kernel"], found["lossy"]) == ("rows", ["sparsity", "quant"])
+    words = ("mode=simulate", f"trace=results/{found['run_id']}/trace.parquet", *LIVE[1:])
+    again = row(*words, "quant=rtn_4bit", folder=folder)
+    for name in ("bytes_demand", "bytes_selected", "demand_misses", "bits_per_weight"):
+        assert again[name] == found[name], name
+    assert not again["replayed_routing"]
+    refused = run(*words, "quant=rtn_2bit", folder=folder)
+    assert refused.returncode != 0
+    assert "quant: the trace was recorded with" in refused.stderr

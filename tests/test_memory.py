@@ -1,0 +1,100 @@
+"""What a run held is gone when it is over, without the garbage collector: it may be most of memory.
+
+The collector comes by when many objects were made, not when they are large: a sweep would load the
+next cell's model beside the last one's.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from hydra import compose, initialize_config_dir
+from transformers import PreTrainedModel
+
+from moex import api
+from moex.app import build
+from moex.cache.core import ExpertCache
+from moex.errors import CONF, forget, register_resolvers
+from moex.link.base import Link
+from moex.modes import eval, live, simulate, verify
+from moex.prefetch.gate import Gate
+from moex.runner import live as runner
+from moex.runner.model import OffloadedModel
+from moex.store.base import ExpertStore
+from moex.store.slots import Slots
+from moex.trace.format import Trace
+from moex.trace.record import TraceRecorder
+
+LARGE = (PreTrainedModel, ExpertStore, Slots, Link, OffloadedModel, ExpertCache)
+LARGE += (Trace, TraceRecorder)
+RUNS = [
+    (live, ["memory.store=ram", "verdict=true"]),
+    (live, ["memory.store=disk", "cache=belady", "runner.timeline=true"]),
+    (live, ["memory.store=ram", "+hardware.link_bytes_per_s=3e8", "prefetch=gate_norm"]),
+    (live, ["memory.store=ram", "miss=host"]),
+    (live, ["memory.store=disk", "sparsity=oracle"]),
+    (live, ["runner=stock"]),
+    (verify, ["memory.store=disk"]),
+    (eval, ["eval.tasks=[moex_swap]", "smoke=true"]),
+    (simulate, ["cache=lru"]),
+]
+
+
+@pytest.fixture
+def configured(mixtral, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    register_resolvers()
+    words = ["model=hf", f"model.name={mixtral}", "memory.slots=3", "eval=none", "verdict=false"]
+    words += ["workload.new_tokens=3", "workload.limit=1", "workload.repeats=1", "quant=none"]
+
+    def make(*more):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", [*words, *more])
+
+    return make
+
+
+@pytest.fixture
+def left():
+    """What is left of large things since the test began, by name."""
+    gc.collect()
+    before = large()
+    gc.disable()
+    yield lambda: sorted(
+        type(each).__name__ for each in large() if not any(each is old for old in before)
+    )
+    gc.enable()
+
+
+def large() -> list:
+    return [each for each in gc.get_objects() if isinstance(each, LARGE)]
+
+
+@pytest.mark.parametrize(("mode", "words"), RUNS, ids=lambda value: getattr(value, "__name__", ""))
+def test_nothing_large_is_left_of_a_run(configured, tmp_path, left, mode, words):
+    config = configured(*words)
+    report = mode.run(config, tmp_path, build)
+    assert report.mode or report.source
+    assert left() == []
+
+
+def test_nothing_large_is_left_of_a_cell_that_failed_though_its_error_is_kept(
+    configured, tmp_path, left, monkeypatch
+):
+    def fail(*_, **__):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(runner, "generate", fail)
+    with pytest.raises(RuntimeError, match="no more") as caught:
+        live.run(configured("memory.store=ram"), tmp_path, build)
+    assert left() != []
+    forget(caught.value)
+    assert left() == []
+
+
+def test_nothing_large_is_left_of_a_model_without_hydra(mixtral, left):
+    with api.load(str(mixtral), slots=3, prefetch=Gate(), store="ram") as model:
+        assert left() != []
+    del model
+    assert left() == []
