@@ -40,7 +40,7 @@ def bounded_lru(table: pd.DataFrame) -> pd.DataFrame:
 def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:
     """Hit rate against slots: the classics, the best `others` policies, and Belady's bounds.
 
-    Mean over layers; seed 1's figure 2 (left) summed up, for every policy.
+    Mean over layers; Eliseev & Mazur's figure 2 (left) summed up, for every policy.
     """
     rows = demand(table)
     need(rows, ["hit_rate", "slots", "pool"], ZOO)
@@ -56,10 +56,11 @@ def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:
     tops = max(axis.get_ylim()[1] for axis in axes[0])
     for axis in axes[0]:
         axis.set_ylim(0, tops)
+    classics = [name for name in ANCHORS if name in set(rows["policy"])]
     text = (
-        f"Hit rate in decoding, mean over layers: {', '.join(ANCHORS)} and the {others} other "
-        "causal policies best at the middle capacity; grey: Belady, which knows the future, with "
-        "forced admission (dashes) and with bypass (dots)."
+        f"Hit rate in decoding, mean over layers: {', '.join(classics)} and at most {others} other "
+        "causal policies, those best at the middle capacity; grey: Belady, which knows the future, "
+        "with forced admission (dashes) and with bypass (dots)."
     )
     return caption(figure, text, rows)
 
@@ -115,7 +116,7 @@ def ranking(table: pd.DataFrame) -> Figure:
 
 
 def hits_by_layer(table: pd.DataFrame, policy: str = "lru") -> Figure:
-    """Hit rate of every layer for several capacities: seed 1's figure 2 (left)."""
+    """Hit rate of every layer for several capacities: Eliseev & Mazur's figure 2 (left)."""
     rows = demand(table)
     rows = rows[(rows["policy"] == policy) & (rows["pool"] == "layer")]
     command = f"python run.py experiment=fig2a_lru_hit cache={policy}"

@@ -1,4 +1,4 @@
-"""Figures of a trace: seed 1's figures 1 and 2 (right), and what sequential replay does."""
+"""Figures of a trace: Eliseev & Mazur's figures 1 and 2 (right), and sequential replay."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def speculative_recall(table: pd.DataFrame) -> Figure:
         axis.set_ylim(0, 1.02)
     text = (
         "Recall: share of the demanded experts that are fetched. Gate lookahead without a cache: "
-        "the next layers' routers on this layer's input. Seed 1 shows 1, 2 and 10 layers ahead on "
-        f"Mixtral-8x7B without numbers; {ADAPMOE_MEAN} one layer ahead was {ADAPMOE_SOURCE}."
+        "the next layers' routers on this layer's input. The paper shows 1, 2 and 10 layers "
+        f"ahead on Mixtral-8x7B without numbers; {ADAPMOE_MEAN} for one was {ADAPMOE_SOURCE}."
     )
     return caption(figure, text, rows)
 

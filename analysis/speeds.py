@@ -32,7 +32,9 @@ def table_2_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_2(table: pd.DataFrame) -> pd.DataFrame:
-    """Seed 1's table 2 beside its simulation: `gpu`, `slots`, `row`, `paper`, `simulated`, `off`.
+    """Eliseev & Mazur's table 2 beside its simulation.
+
+    Columns: `gpu`, `slots`, `row`, `paper`, `simulated`, `off`.
 
     The naive row is not simulated (experiments/03_seed1_table2 says why it is no count of loads).
     """

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
 from moex.identity import trace_path
 from moex.miss.fetch import Fetch
+from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate as _simulate
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
@@ -59,7 +59,7 @@ def load(
     miss: MissHandler | None = None,
     sparsity: NeuronSelector | None = None,
     rows: float = 1.0,
-    break_even: float = 1.0,
+    break_even: float | None = None,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -78,7 +78,7 @@ def load(
         staging: places beside the slots; default twice the model's top-k.
         store: where the other experts are: "ram", "disk", or "auto" (disk where CUDA is not).
         cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
-        reader_threads: that read from the disk.
+        reader_threads: that read large experts from the disk.
         hardware: a profile whose link is emulated; default what is really there.
         quant: a quantizer for all weights, or a scheme of several; default 16 bits.
         dtype: "auto", "float32", "bfloat16" or "float16".
@@ -89,7 +89,8 @@ def load(
         miss: what is done about absent experts; default: they are fetched.
         sparsity: says which neurons count for a token; default all.
         rows: with it, the share of an expert's neurons that a place holds.
-        break_even: with it, the share from which on whole experts are moved.
+        break_even: with it, the share from which on whole experts are moved; default: what the
+            hardware profile says of the store, else 1.
     """
     from moex.runner.assemble import load_parts, offload
 
@@ -124,7 +125,7 @@ def simulate(
     miss: MissHandler | None = None,
     sparsity: bool = False,
     rows: float = 1.0,
-    break_even: float = 1.0,
+    break_even: float | None = None,
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
@@ -144,5 +145,5 @@ def simulate(
         trace.future() if "future" in policy.needs else None,
         (miss or Fetch()).bound(trace.geometry, hardware).split,
     )
-    neurons = RowCache(book, rows, break_even) if sparsity else None
+    neurons = row_cache(book, memory, hardware) if sparsity else None
     return _simulate(trace, book, prefetch, hardware, cold, on_plan, neurons)

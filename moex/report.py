@@ -62,6 +62,7 @@ class Report:
     capacity_bytes: int | None = None
     predictor_bytes: int | None = None
     rows: float | None = None
+    break_even: float | None = None
     prefill_masks: str | None = None
     skeleton_bytes: int | None = None
     expert_bytes: int | None = None

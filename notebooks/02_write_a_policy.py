@@ -21,10 +21,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-import moex
 from moex.cache.base import ScoredPolicy
-from moex.cache.belady import Belady
-from moex.cache.lru import LRU
 
 
 @dataclass
@@ -60,6 +57,10 @@ check_policy(Sought)
 # %%
 import pandas as pd
 
+import moex
+from moex.cache.belady import Belady
+from moex.cache.lru import LRU
+
 trace = moex.read_trace("tiny")
 rows = []
 for slots in range(3, 8):
@@ -93,16 +94,53 @@ figure
 # %% [markdown]
 # ## Make it a file
 #
-# Put the class into a module that can be imported, `my_policies.py`, and a yaml of three lines beside it,
-# `my_conf/cache/sought.yaml`:
-#
-# ```yaml
-# # Average router share, also of experts not chosen: python run.py --config-dir my_conf cache=sought
-# _target_: my_policies.Sought
-# memory: 0.97
-# ```
-#
-# Nothing is registered. It is there in every command, sweep and figure:
+# The first cell above, as it stands, is the file; a yaml beside it gives it a name. Both may lie anywhere:
+
+# %%
+import tempfile
+from pathlib import Path
+
+place = Path(tempfile.mkdtemp())
+(place / "my_policies.py").write_text(In[1])  # noqa: F821 - the text of this notebook's first cell
+(place / "my_conf" / "cache").mkdir(parents=True)
+(place / "my_conf" / "cache" / "sought.yaml").write_text(
+    """# Average router share, also of experts not chosen: python run.py --config-dir my_conf cache=sought
+_target_: my_policies.Sought
+memory: 0.97
+"""
+)
+lines = [line for line in (place / "my_policies.py").read_text().splitlines() if line.strip()]
+print(f"{len(lines)} lines and one yaml")
+
+# %% [markdown]
+# Nothing is registered and nothing else is edited: it is there in every command, sweep, study and figure, with a colour and a marker
+# of its own.
+
+# %%
+import os
+import subprocess
+import sys
+import warnings
+
+words = "mode=simulate verdict=false prefetch=none cache=lru,sought,belady memory.slots=3,4,5"
+command = [sys.executable, "run.py", "--config-dir", f"{place}/my_conf", "-m", *words.split()]
+path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+subprocess.run(
+    [*command, f"hydra.sweep.dir={place}/results", "tracker=none"],
+    check=True, capture_output=True, env=os.environ | {"PYTHONPATH": path},
+)  # fmt: skip
+
+from analysis import collect
+from analysis.catalogue import FIGURES
+
+warnings.simplefilter("ignore")  # of results made with changes that are not committed
+table = collect(place / "results")
+with styled():
+    picture = FIGURES["fig2a_hits_by_slots"].draw(table)
+picture
+
+# %% [markdown]
+# From a shell that is
 #
 # ```
 # python run.py --config-dir my_conf mode=simulate cache=sought
@@ -110,5 +148,5 @@ figure
 # python run.py --config-dir my_conf cache=sought               # live
 # ```
 #
-# (`tests/plugin_example` is such a package. In moex itself the two files go to `moex/cache/` and `conf/cache/`, and a
-# line to the catalogue in the README.)
+# (`tests/plugin_example` is such a package. In moex itself the two files go to `moex/cache/` and `conf/cache/`, and
+# `python -m analysis.options` adds the line to the README's catalogue.)

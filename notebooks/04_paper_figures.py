@@ -12,9 +12,9 @@
 # ---
 
 # %% [markdown]
-# # The figures of Eliseev & Mazur 2023, beside the published numbers
+# # The figures of both papers, beside the published numbers
 #
-# All of it is simulated, on a real recorded routing of the bundled model and, for table 2, on synthetic routing of
+# Eliseev & Mazur 2023 first. All of it is simulated, on a real recorded routing of the bundled model and, for table 2, on synthetic routing of
 # Mixtral-8x7B's shape. The studies are presets: `python -m analysis --simulate` runs them in full and draws every
 # figure; here a few cells are run through the same functions.
 
@@ -87,3 +87,57 @@ table_2(table).round(3)
 
 # %%
 draw("tab2_simulated")
+
+# %% [markdown]
+# ## CORM
+#
+# Of CORM only the abstract is public: so much faster than whole experts, for so little accuracy.
+
+# %%
+from analysis.published import CORM_LOSS, CORM_SOURCE, CORM_SPEEDUP
+
+print(f"up to {CORM_SPEEDUP}x, about {CORM_LOSS:g} point of accuracy ({CORM_SOURCE})")
+
+# %% [markdown]
+# Here neurons are chosen and fetched by a design of our own, on the bundled model, behind an emulated link. The runs take
+# minutes; what they gave is kept with the experiments. Speed beside whole experts with gate lookahead, at equal bytes, for the time that a
+# load takes over a layer's (`experiments/16_neurons`; every pair with its interval stands there):
+
+# %%
+import re
+
+import pandas as pd
+
+from analysis.style import COLOURS, new
+
+text = Path("experiments/16_neurons/README.md").read_text()
+rows = re.findall(r"^\| ([\d.]+) \| (\d) \|.*? ([\d.]+) \[([\d.]+), ([\d.]+)\]", text, re.MULTILINE)
+neurons = pd.DataFrame(rows, columns=["load", "slots", "speedup", "low", "high"]).astype(float)
+neurons = neurons.drop_duplicates(["load", "slots"])
+with styled():
+    figure, axes = new()
+    axis = axes[0][0]
+    for number, (slots, line) in enumerate(neurons.groupby("slots")):
+        bars = [line["speedup"] - line["low"], line["high"] - line["speedup"]]
+        look = {"color": COLOURS[number], "marker": "os^"[number], "capsize": 2}
+        axis.errorbar(line["load"], line["speedup"], bars, label=f"{slots:.0f} slots", **look)
+    axis.axhline(CORM_SPEEDUP, color="0.45", linestyle="--")
+    axis.annotate("CORM", (neurons["load"].min(), CORM_SPEEDUP), (0, 3), textcoords="offset points")
+    axis.axhline(1, color="0.45", lw=0.8)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(neurons["load"])), [f"{x:g}" for x in sorted(set(neurons["load"]))])
+    axis.set_xlabel("a load's time / a layer's time")
+    axis.set_ylabel("speed over whole experts (emulated)")
+    axis.set_ylim(bottom=0)
+    axis.legend(loc="lower right")
+figure
+
+# %% [markdown]
+# The slower the link beside computing, the more rows are worth; computing is a small model's, for which choosing rows costs
+# about as much as a layer. Accuracy over the share of neurons computed (`experiments/29_corm_sparsity`), the published loss being
+# one point:
+
+# %%
+from IPython.display import Image
+
+Image("experiments/29_corm_sparsity/corm_sparsity.png")

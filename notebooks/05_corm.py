@@ -142,44 +142,5 @@ fine = quality("corm")
 fine.groupby("way")[["neuron_recall", "energy_recall"]].mean().round(3)
 
 # %% [markdown]
-# ## Train your own predictor
-#
-# For another model, train both on text that it reads, minutes on one core for a model of this size; the checkpoint lies in the
-# cache folder and is found by the same words:
-#
-# ```
-# python run.py mode=train prefetch=mlp model=hf model.name=FOLDER train.text=FILE_OR_FOLDER
-# python run.py mode=train prefetch=corm model=hf model.name=FOLDER train.text=FILE_OR_FOLDER
-# python run.py prefetch=corm model=hf model.name=FOLDER
-# ```
-#
-# Here a smoke test of the first, on 8,192 tokens where the bundled one read 800,000, of text that lies at hand. What it reached
-# is about held-out text of the same kind, so that the two tables cannot be compared. It writes to a folder of its own.
-
-# %%
-import subprocess
-import sys
-import tempfile
-
-with tempfile.TemporaryDirectory() as place:
-    texts = Path(place) / "text"
-    texts.mkdir()
-    for source in sorted(folder.rglob("*.py")):  # any text will do: here this package's own source
-        (texts / f"{'-'.join(source.relative_to(folder).parts)}.txt").write_text(source.read_text())
-    words = (
-        f"mode=train prefetch=mlp tracker=none train.text={texts} train.out={place}/mlp.safetensors"
-    )
-    small = "train.tokens=8192 train.batch=2 train.context=256 train.valid_tokens=1024"
-    command = [
-        sys.executable,
-        "run.py",
-        *words.split(),
-        *small.split(),
-        f"hydra.run.dir={place}/run",
-    ]
-    subprocess.run(command, cwd=folder.parent, check=True, capture_output=True)
-    mine = trained.read(
-        "mlp", geometry, folder / "assets" / "tiny", f"{place}/mlp.safetensors", "prefetch"
-    )
-learned = pd.DataFrame(mine.about["metrics"])
-learned[(learned["horizon"] == 1) & (learned["named"] == 2)][columns].round(3)
+# Both are trained on text that the model reads, `mode=train prefetch=mlp` and `mode=train prefetch=corm`;
+# `notebooks/06_train_a_predictor` does the first, in small.

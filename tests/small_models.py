@@ -100,13 +100,24 @@ FAMILIES: dict[str, tuple[dict, str]] = {
     "phimoe": ({**_EIGHT, "num_experts_per_tok": 2}, "asked"),
     "dots1": ({**_SHARED, **_GROUPS, "n_group": 1, "topk_group": 1, "head_dim": 16}, "asked"),
     "hunyuan_v1_moe": ({"num_experts": 8, "moe_topk": 4, "head_dim": 16}, "softmax"),
-    "minimax_m2": ({**_EIGHT, "head_dim": 16, "rotary_dim": 8}, "silent"),
+    "minimax_m2": ({**_EIGHT, "head_dim": 16, "rotary_dim": 8}, "asked"),
+    "lfm2_moe": (
+        {
+            "moe_intermediate_size": 48,
+            "num_experts": 8,
+            "num_experts_per_tok": 4,
+            "num_dense_layers": 1,
+            "layer_types": ["conv", "full_attention", "conv"],
+        },
+        "asked",
+    ),
+    "aria_text": ({"moe_num_experts": 8, "moe_topk": 4}, "softmax"),
     "nemotron_h": (
         {"moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 2},
         "asked",
     ),
 }
-"""Twelve more families: settings, and what kind of router `moex.runner.routers` finds in them."""
+"""Fourteen more families: settings, and what kind of router `moex.runner.routers` finds in them."""
 
 
 def random_family(name: str):

@@ -27,7 +27,7 @@ def test_leaving_the_block_leaves_no_thread_and_no_handle(mixtral, store):
 def test_a_load_that_fails_leaves_nothing_open(mixtral):
     moex.load(str(mixtral), slots=3, store="disk").close()
     threads, before = threading.active_count(), handles()
-    with pytest.raises(ValueError, match=r"memory.reader_threads=0"):
-        moex.load(str(mixtral), slots=3, store="disk", reader_threads=0)
+    with pytest.raises(ValueError, match=r"memory.rows=0.5"):
+        moex.load(str(mixtral), slots=3, store="disk", rows=0.5)
     assert threading.active_count() == threads
     assert handles() == before

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from analysis.options import catalogue
 from moex.errors import register_resolvers
 from moex.report import Report
 
@@ -34,13 +35,17 @@ def test_the_fields_of_the_metrics_table_are_the_row_s():
     assert named <= set(Report().__dict__)
 
 
-@pytest.mark.parametrize("group", ["cache", "prefetch"])
-def test_the_catalogue_lists_every_option(group):
-    section = README.partition("## Policies" if group == "cache" else "## Prefetchers")[2]
-    section = section.partition("\n## ")[0]
-    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|[^|]*\|", section, re.MULTILINE))))
-    options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
-    assert options <= listed
+def test_the_catalogue_lists_every_option():
+    assert catalogue(README, ROOT / "conf") == README, "python -m analysis.options adds the lines"
+
+
+def test_an_option_of_somebody_else_gets_a_line_and_the_others_stay():
+    longer = catalogue(README, ROOT / "tests/plugin_example/conf")
+    lines = set(longer.splitlines()) - set(README.splitlines())
+    idea = "Largest average router share stays"
+    assert f"| `heaviest` | {idea} |  | `plugin_example.heaviest` |" in lines
+    assert len(lines) == 2
+    assert set(README.splitlines()) <= set(longer.splitlines())
 
 
 def test_the_two_commands_stand_in_the_readme_once_each():

@@ -88,9 +88,10 @@ def test_logits_are_bit_equal_from_disk(case, direct):
         parts.store.close()
         parts.store = DiskStore(parts.store.folder, parts.layout, parts.geometry, direct=False)
     small_chunks = HardwareProfile(chunk_bytes=8192)
-    for prefetcher, threads in itertools.product(PREFETCHERS, (1, 2)):
+    ways = (1, small_chunks), (2, small_chunks), (1, None)  # the last: by the kernel, if it can
+    for prefetcher, (threads, chunks) in itertools.product(PREFETCHERS, ways):
         memory = Memory(parts.geometry.top_k, reader_threads=threads)
-        with offload(parts, LRU(), memory, prefetcher, small_chunks) as model:
+        with offload(parts, LRU(), memory, prefetcher, chunks) as model:
             logits = run(model, seed=3)
         assert all(map(torch.equal, logits, expected)), (prefetcher, threads)
     with offload(parts, LRU(), Memory(parts.geometry.top_k), Gate(), SLOW_LINK) as model:

@@ -14,6 +14,7 @@ from records import LAYOUT, handles
 
 from moex.cache.lru import LRU
 from moex.errors import one_line
+from moex.link.aio import reads_alone
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
@@ -24,6 +25,7 @@ from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module
+from moex.store.kernel import KernelReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -53,6 +55,12 @@ def parts(mixtral):
     assert handles() == before
 
 
+@pytest.fixture
+def by_threads(monkeypatch):
+    """As where the kernel takes no reads from us."""
+    monkeypatch.setattr("moex.runner.assemble.reads_alone", lambda *_: False)
+
+
 def breaks_after(count: int, broken, works):
     """Call `works` so many times, and `broken` from then on."""
     calls = iter(range(count))
@@ -63,7 +71,7 @@ def breaks_after(count: int, broken, works):
     return call
 
 
-def test_a_disk_that_fails_while_decoding_ends_the_run(parts, monkeypatch):
+def test_a_disk_that_fails_while_decoding_ends_the_run(parts, by_threads, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -72,17 +80,41 @@ def test_a_disk_that_fails_while_decoding_ends_the_run(parts, monkeypatch):
         run(parts)
 
 
-def test_a_short_read_while_decoding_ends_the_run(parts, monkeypatch):
+def test_a_short_read_while_decoding_ends_the_run(parts, by_threads, monkeypatch):
     monkeypatch.setattr(os, "preadv", breaks_after(60, lambda *_: 0, os.preadv))
     with pytest.raises(RuntimeError, match="the file is too short"):
         run(parts)
+
+
+@pytest.mark.parametrize("result", [-errno.EIO, 0])
+def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result):
+    if not reads_alone(parts.store):
+        pytest.skip("no asynchronous reads here")
+
+    def fail(*_):
+        if result:
+            raise OSError(errno.EIO, "Input/output error")
+        return 0
+
+    def broken(*given):
+        return [(tag, result) for tag, _ in ended(*given)]
+
+    ended = KernelReads.ended
+    monkeypatch.setattr(KernelReads, "ended", breaks_after(60, broken, ended))
+    expected = run(parts).round.texts  # the store reads again what did not come
+    monkeypatch.setattr(KernelReads, "ended", breaks_after(60, broken, ended))
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(RuntimeError, match=r"cannot read expert .* (Input/output|too short)"):
+        run(parts)
+    monkeypatch.undo()
+    assert run(parts).round.texts == expected
 
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 @DYING
-def test_reader_threads_that_die_do_not_stop_the_run(parts, monkeypatch):
+def test_reader_threads_that_die_do_not_stop_the_run(parts, by_threads, monkeypatch):
     """The computing thread reads what it waits for, so it needs nobody."""
     expected = run(parts).round.texts
     fetch = DiskLink._fetch
@@ -102,7 +134,7 @@ def test_reader_threads_that_die_do_not_stop_the_run(parts, monkeypatch):
 
 
 @DYING
-def test_a_read_that_dies_with_its_thread_is_an_error(parts, monkeypatch):
+def test_a_read_that_dies_with_its_thread_is_an_error(parts, by_threads, monkeypatch):
     main = threading.main_thread()
     read = parts.store.read_part
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from moex.bits import EightBits, FourBits, has_int4
+from moex.sparsity.up_reuse import UpReuse
+from moex.types import Geometry
 
 
 @pytest.fixture
@@ -37,3 +41,25 @@ def test_eight_bits_take_any_number_of_inputs(inputs):
     found = EightBits(weight)(x)
     assert (found - x.float() @ weight.T).norm() < 0.02 * found.norm()
     assert torch.equal(EightBits(weight)(x[4:5])[0], found[4])
+
+
+def test_a_copy_of_up_in_four_bits_names_the_largest_alike_alone_and_in_a_batch():
+    draw = torch.Generator().manual_seed(5)
+    ups, downs = torch.randn(2, 3, 96, 80, generator=draw), torch.rand(2, 3, 96, 80, generator=draw)
+    downs *= torch.rand(2, 3, 96, 1, generator=draw)
+    geometry = Geometry(2, 3, 1, 80, 96, 0)
+    states = torch.randn(40, 80, generator=draw)
+    selector = UpReuse(fraction=0.25)
+    selector.bind(
+        geometry, Path(), lambda e: {"up": ups[e.layer, e.index], "down": downs[e.layer, e.index]}
+    )
+    chosen = selector.select(states, 1, [2, 0])
+    assert chosen.shape == (2, 40, 96)
+    alone = torch.cat([selector.select(each[None], 1, [2, 0]) for each in states], 1)
+    assert torch.equal(chosen, alone)
+    true = (states @ ups[1, 2].T).abs() * downs[1, 2].norm(dim=1)
+    best = torch.zeros(40, 96, dtype=torch.bool).scatter_(1, true.topk(24).indices, True)
+    assert (chosen[0] & best).sum() > 0.85 * best.sum()
+    assert ups.numel() / 2 < selector.device_bytes < ups.numel()
+    with pytest.raises(ValueError, match=r"up_reuse has no thresholds"):
+        UpReuse(rule="quantile")

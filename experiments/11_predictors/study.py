@@ -1,9 +1,10 @@
 """How good the trained predictors are on held-out text, and what a cache gains from them.
 
 Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, networks beside
-gate; (2) replay of one recorded decoding under every predictor, by horizon and width: coverage,
-bytes, timeliness, waste; (3) neurons, by layer and way: recall, energy, memory. With `--time` also
-microseconds a visit, which mean something on a quiet machine only.
+gate; (2) replay of recorded decodings under every predictor, by horizon and width: coverage,
+bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and the megabytes of
+every decoding; (3) neurons, by layer and way: recall, energy, memory. With `--time` also
+microseconds a visit, which mean something on a quiet machine only. `shown.py` draws them.
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from moex.cache.capacity import Memory
@@ -29,24 +31,31 @@ from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP, read_nets
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
+from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.report import ratio
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import offload
+from moex.runner.assemble import bind_selector, offload
 from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
+from moex.sparsity.active import active
 from moex.sparsity.corm import Corm
 from moex.sparsity.lean import held_bytes
+from moex.sparsity.up_reuse import UpReuse
 from moex.train import quality
 from moex.train.data import Corpus, corpus
-from moex.train.fit import ExpertTrainer
+from moex.train.experts import ExpertTrainer
 from moex.train.recipe import Recipe
 
 # An expert takes as long to load as a layer to compute.
 LINK = HardwareProfile(
     "r=1", link_bytes_per_s=589824 / 1e-3, chunk_bytes=1 << 16, visit_s=7e-4, expert_s=1.5e-4
 )
+
+
+FIRST = 100
+"""Windows before this one are those of tables 1 and 3."""
 
 
 class Listener(Prefetcher):
@@ -73,21 +82,21 @@ def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
 
 
 def reads(parts: Parts, text: Corpus, batches: int) -> list:
-    """What the layers see of held-out windows."""
+    """What the layers see of windows of the text."""
     with offload(parts, LRU(), Memory(parts.geometry.experts)) as model:
         return [
-            read(model, parts.layers, torch.from_numpy(text.batch(number, 8, held_out=True)))
+            read(model, parts.layers, torch.from_numpy(text.batch(number, 8)))
             for number in range(batches)
         ]
 
 
 def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, list[Observation]]:
-    """Decode held-out text as it stands: a prompt of 32 tokens, then one by one."""
+    """Decode the text as it stands: a prompt of 32 tokens, then one by one."""
     listener = Listener()
     offloaded = offload(parts, LRU(), Memory(parts.geometry.experts), listener)
     with offloaded as model, torch.inference_mode():
         for number in range(windows):
-            ids = torch.from_numpy(text.batch(number, 1, held_out=True))
+            ids = torch.from_numpy(text.batch(FIRST + number, 1))
             out = model(ids[:, :32], use_cache=True, logits_to_keep=1)
             for place in range(32, 32 + tokens):
                 step = ids[:, place : place + 1]
@@ -97,7 +106,7 @@ def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, 
 
 def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> list[dict[str, Any]]:
     """Table 2: every predictor, one horizon at a time."""
-    rows = []
+    rows = [{"predictor": "none", "horizon": 0, "width": 0} | replay(trace, parts, slots, None)]
     for horizon in (1, 2, 3):
         for width in (1, 2, 3, 4):
             made: dict[str, Prefetcher] = {
@@ -106,7 +115,7 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
                 "mlp": MLP(horizon, width),
             }
             if horizon == 1:
-                made["popularity"] = Popularity(width)
+                made |= {"popularity": Popularity(width), "random": Random(width)}
             for name, predictor in made.items():
                 predictor.bind(parts.geometry, parts.folder)
                 predictor.reset(parts.geometry, 0)
@@ -120,22 +129,34 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
                 rows[-1] |= replay(trace, parts, slots, Recorded())
         rows.append({"predictor": "oracle", "horizon": horizon, "width": 0})
         rows[-1] |= replay(trace, parts, slots, Oracle(horizon=horizon))
-    rows.append({"predictor": "none", "horizon": 0, "width": 0} | replay(trace, parts, slots, None))
+    for row in rows:  # what no guess had to push out, a resident would still be
+        row["pollution_per_token"] = row["loads_used_per_token"] - rows[0]["loads_used_per_token"]
     return rows
 
 
 def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -> dict[str, Any]:
     """One row; timeliness and seconds are of the modelled link (an expert takes a layer's time)."""
-    cache = ExpertCache(LRU(), parts.geometry, slots, "layer", 16)
-    report = simulate(trace, cache, predictor, LINK)
-    used = (report.prefetch_hits or 0) + (report.late_hits or 0)
+    reports = []
+    for number in sorted(set(trace.sequence.tolist())):
+        visits = np.flatnonzero(trace.sequence == number)
+        part = trace.select(slice(int(visits[0]), int(visits[-1]) + 1))
+        cache = ExpertCache(LRU(), parts.geometry, slots, "layer", 16)
+        reports.append(simulate(part, cache, predictor, LINK))
+
+    def total(name: str) -> float:
+        return float(sum(getattr(report, name) or 0 for report in reports))
+
+    tokens, used = total("tokens_decode"), total("prefetch_hits") + total("late_hits")
     return {
-        "coverage": report.prefetch_coverage,
-        "precision": report.prefetch_precision,
-        "mb_prefetched_per_token": (report.bytes_prefetch or 0) / 1e6 / report.tokens_decode,
-        "mb_wasted_per_token": (report.bytes_wasted or 0) / 1e6 / report.tokens_decode,
-        "timeliness": ratio(report.prefetch_hits or 0, used),
-        "modelled_ms_per_token": 1e3 * (report.tpot_s or 0),
+        "coverage": ratio(used, used + total("demand_misses")),
+        "precision": ratio(total("prefetch_used"), total("prefetch_issued")),
+        "mb_prefetched_per_token": total("bytes_prefetch") / 1e6 / tokens,
+        "mb_wasted_per_token": total("bytes_wasted") / 1e6 / tokens,
+        "timeliness": ratio(total("prefetch_hits"), used),
+        "loads_used_per_token": (total("prefetch_used") + total("demand_misses")) / tokens,
+        "modelled_ms_per_token": 1e3 * total("decode_s") / tokens,
+        "coverage_by_text": [report.prefetch_coverage for report in reports],
+        "mb_by_text": [(r.bytes_prefetch or 0) / 1e6 / r.tokens_decode for r in reports],
     }
 
 
@@ -154,6 +175,27 @@ def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[
             row["held_bytes"] = held_bytes([selector.factors[row["layer"]]])
             named = {"rank": rank or "all", "rule": rule, "fraction": fraction}
             rows.append(named | row)
+    return rows
+
+
+def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+    """Table 3 for `sparsity=up_reuse`."""
+    held_out, rows = reads(parts, text, batches), []
+    whole = load_parts("tiny", bundles=True)
+    for weigh in (True, False):
+        selector = UpReuse(weigh=weigh)
+        bind_selector(whole, selector)
+        for layer in range(parts.geometry.layers):
+            sums = {name: quality._Sums() for name in ("late", "predicted")}
+            for expert in range(parts.geometry.experts):
+                own, before = quality.states(held_out, layer, expert)
+                truth = contributions(parts, layer, expert, own)
+                true = active(truth, "top", 0.3)
+                for name, state in (("late", own), ("predicted", before)):
+                    if state is not None and len(state):
+                        sums[name].add(selector.select(state, layer, [expert])[0], true, truth)
+            about = {"weigh": weigh, "held_bytes": selector.device_bytes, "layer": layer}
+            rows += [each.row(**about, way=name) for name, each in sums.items() if each.tokens]
     return rows
 
 
@@ -189,7 +231,8 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{name}")
     print(" | ".join(rows[0]))
     for row in rows:
-        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        cells = [value for value in row.values() if not isinstance(value, list)]
+        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in cells))
 
 
 def main() -> None:
@@ -205,11 +248,12 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     parts = load_parts("tiny")
-    batches, windows, tokens = (1, 1, 16) if args.tiny else (4, 6, 160)
+    batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
     tables = {
         "experts": experts(parts, text, batches),
         "neurons": neurons(parts, text, batches, args.ranks),
+        "up_reuse": reused(parts, text, batches),
     }
     trace, seen = decode(parts, text, windows, tokens)
     tables["replays"] = replays(trace, seen, parts, args.slots)

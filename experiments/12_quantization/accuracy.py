@@ -18,6 +18,7 @@ import torch
 from schemes import STUDIES
 from torch.nn.functional import cross_entropy
 
+from analysis.published import TABLE_1
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.evals.lm import evaluate
@@ -26,12 +27,6 @@ from moex.runner.assemble import load_parts, offload
 
 WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
-PAPER = {  # Eliseev & Mazur 2023, table 1: Mixtral-8x7B, WikiText-2 perplexity
-    (16, 16): 3.59, (16, 4): 3.67, (16, 3): 3.96, (16, 2): 4.52,
-    (4, 16): 3.68, (4, 4): 3.76, (4, 3): 4.05, (4, 2): 4.61,
-    (3, 16): 3.99, (3, 4): 4.06, (3, 3): 4.34, (3, 2): 4.90,
-    (2, 16): 4.98, (2, 4): 5.08, (2, 3): 5.36, (2, 2): 5.97,
-}  # fmt: skip
 
 
 def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
@@ -155,12 +150,12 @@ def seed_table(kept: dict) -> None:
         "\n| attention | experts | nats more, here | nats more, Mixtral-8x7B, WikiText-2 (paper) |"
     )
     print("|---|---|---|---|")
-    for (attention, experts), perplexity in PAPER.items():
+    for (attention, experts), perplexity in TABLE_1.items():
         here = kept[f"attention {attention}, experts {experts}"]["nats"]
         change, error = paired(here, kept["unquantized"]["nats"])
         print(
             f"| {attention} | {experts} | {change:+.4f} ± {error:.4f} "
-            f"| {log(perplexity / PAPER[16, 16]):+.4f} |"
+            f"| {log(perplexity / TABLE_1[16, 16]):+.4f} |"
         )
 
 

@@ -1,10 +1,12 @@
 """Experts by neurons: when rows beat whole experts, and what they buy end to end.
 
     python experiments/16_neurons/bench.py density --out results/density.jsonl
+    python experiments/16_neurons/bench.py disk --out results/disk_neurons.jsonl
     python experiments/16_neurons/bench.py surface --out results/surface.jsonl
 
 `density` times loads of a share of an expert's neurons, scattered at random, from memory and from
-files, against the whole expert: where the lines cross is `memory.break_even`. `surface` decodes
+files, against the whole expert: where the lines cross is `memory.break_even`. `disk` decodes from
+files, neurons with that break-even against whole experts. `surface` decodes
 with the bundled model behind an emulated link, at equal device bytes (predictor included) and in
 interleaved turns: whole experts with LRU and gate lookahead against neurons in thin places. One
 JSON line a case; `--tiny` is a smoke test.
@@ -18,10 +20,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median, stdev
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -30,100 +30,99 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
+from moex.runner import density as measured
 from moex.runner.assemble import bind_selector, load_parts, offload
+from moex.runner.calibrate import break_evens
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
 from moex.store.bundles import Bundles
-from moex.store.disk import DiskStore
-from moex.store.layout import Planes
-from moex.store.pack import Packer
-from moex.store.ram import RamStore
-from moex.store.rows import RowSlots
-from moex.store.slots import Slots
 from moex.train.data import corpus
-from moex.types import DECODE, Expert, Geometry, Load
+from moex.types import DECODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
     from moex.sparsity.base import NeuronSelector
 
 ROOT = Path(__file__).parents[2]
-DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SIZES = ((4096, 14336), (256, 384))
+"""Hidden size and neurons of an expert: Mixtral-8x7B's, and the bundled model's."""
 LOADS = (0.5, 1, 2, 4, 8)
 SLOTS = (2, 3, 4)
 
 
 def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds of a load by store and share of neurons, and the break-even of each store."""
-    hidden, neurons, experts = (64, 96, 4) if args.tiny else (args.hidden, args.neurons, 16)
-    tensors = {
-        "gate_up_proj": ((2 * neurons, hidden), torch.bfloat16),
-        "down_proj": ((hidden, neurons), torch.bfloat16),
-    }
-    layout, planes = Bundles(tensors), Planes(tensors)
-    sizes = {"hidden": hidden, "neurons": neurons, "expert_bytes": layout.bytes}
-    with tempfile.TemporaryDirectory(prefix="moex-density-", dir=args.folder) as folder:
-        for name, made, whole in _stores(layout, planes, experts, Path(folder), args):
-            places, rows = Slots(planes, 2), RowSlots(layout, neurons, 2)
-            draw = np.random.default_rng(0)
-            times: dict[float, list[float]] = {share: [] for share in (0.0, *DENSITIES)}
-            for turn in range(3 if args.tiny else args.repeats):
-                expert = Expert(0, turn % experts)
-                times[0.0].append(_seconds(places.bring(whole, Load(expert, 0))))
-                for share in DENSITIES:
-                    mask = np.zeros(neurons, bool)
-                    mask[draw.permutation(neurons)[: max(1, round(share * neurons))]] = True
-                    bits = np.packbits(mask, bitorder="little").tobytes()
-                    load = Load(Expert(0, (turn + 1) % experts), 1, bits)
-                    started = perf_counter()  # deciding where rows go is part of a load
-                    rows.bring(made, load)()
-                    times[share].append(perf_counter() - started)
-            middle = {share: median(seconds) for share, seconds in times.items()}
-            base = {"case": "density", "store": name, "io": made.io, **sizes}
-            for share in DENSITIES:
-                ratio = middle[share] / middle[0.0]
-                yield {**base, "share": share, "seconds": middle[share], "against_whole": ratio}
-            worth = [share for share in DENSITIES if middle[share] < middle[0.0]]
-            yield {**base, "whole_s": middle[0.0], "break_even": max(worth, default=0.0)}
+    """Seconds of a load by store, size of experts and share of neurons, and every break-even.
+
+    `with_fallback` is the speed against whole experts if above the break-even an expert that lies
+    neuron by neuron is moved whole.
+    """
+    repeats = 2 if args.tiny else args.repeats
+    for hidden, neurons in ((64, 96),) if args.tiny else SIZES:
+        tensors = {
+            "gate_up_proj": ((2 * neurons, hidden), torch.bfloat16),
+            "down_proj": ((hidden, neurons), torch.bfloat16),
+        }
+        for pair in measured.pairs(tensors, args.folder):
+            base = {"case": "density", "store": pair.name, "io": pair.rows.io}
+            base |= {"hidden": hidden, "neurons": neurons, "expert_bytes": pair.rows.layout.bytes}
+            seconds = measured.measure(pair, repeats)
+            whole = seconds.pop(0.0)
+            crossing = measured.break_even({0.0: whole, **seconds}, neurons)
+            every = median(pair.all_s(turn) for turn in range(repeats))
+            worst = whole / max([every, *(s for n, s in seconds.items() if n < crossing)])
+            for share, took in seconds.items():
+                chosen = took if share < crossing else every
+                row = {"share": share, "seconds": took, "against_whole": took / whole}
+                yield {**base, **row, "with_fallback": whole / chosen}
+            yield {**base, "whole_s": whole, "break_even": crossing, "worst_with_fallback": worst}
 
 
-def _stores(
-    layout: Bundles, planes: Planes, experts: int, folder: Path, args: argparse.Namespace
-) -> Iterator[tuple[str, Any, Any]]:
-    """Name, store of bundles, store of whole experts."""
-    hidden, neurons = layout.hidden, layout.neurons
-    one = Geometry(1, experts, 1, hidden, neurons, layout.bytes)
-    other = one._replace(expert_bytes=planes.bytes)
-    draw = torch.Generator().manual_seed(0)
-    made = {
-        part.name: torch.randn(part.shape, generator=draw).to(part.dtype) for part in planes.parts
-    }
-    ram, whole = RamStore(layout, one), RamStore(planes, other)
-    for store in (ram, whole):
-        for index in range(experts):
-            store.put(Expert(0, index), made)
-    yield "ram", ram, whole
-    opened = []
-    for name, kind, geometry in (("bundles", layout, one), ("planes", planes, other)):
-        with Packer(folder / name, kind, geometry, {}) as packer:
-            for index in range(experts):
-                packer.put(Expert(0, index), made)
-        opened.append(DiskStore(folder / name, kind, geometry))
-        opened[-1].verify()
-    yield "disk", *opened
-    for store in opened:
-        store.close()
-
-
-def _seconds(call: Callable[[], None]) -> float:
-    started = perf_counter()
-    call()
-    return perf_counter() - started
+def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Decode from files: neurons with the measured break-even against whole experts, in turns."""
+    torch.set_num_threads(args.threads)
+    whole = load_parts("tiny", store="disk")
+    neurons = load_parts("tiny", store="disk", bundles=True)
+    prompts = _prompts(whole)[: args.prompts]
+    if args.tiny:
+        prompts, args.tokens, args.repeats = prompts[:1], 4, 2
+    found = break_evens(whole, args.folder)
+    assert found is not None
+    crossing = found["disk"]
+    for count in (3,) if args.tiny else args.slots:
+        for share in (crossing, 1.0):  # with the fallback, and without
+            selector, prefetcher = _parts(args)
+            bind_selector(neurons, selector)
+            memory = Memory(count, store="disk", break_even=share)
+            with ExitStack() as stack:
+                sides = [
+                    _Side(stack, "whole", whole, Memory(count), Gate(), None, None),
+                    _Side(stack, "neurons", neurons, memory, prefetcher, selector, None),
+                ]
+                times: list[list[float]] = [[], []]
+                for turn in range(args.repeats + 1):
+                    for side, kept in zip(sides, times, strict=True):
+                        took = side.seconds(prompts, args.tokens)
+                        if turn:
+                            kept.append(took)
+                gain, books = paired_ratio(*times), [side.books() for side in sides]
+            yield {
+                "case": "disk",
+                "slots": count,
+                "break_even": share,
+                "measured": share != 1.0,
+                "whole_s": median(times[0]),
+                "neurons_s": median(times[1]),
+                "speedup": gain.median,
+                "low": gain.low,
+                "high": gain.high,
+                **books[0],
+                **books[1],
+            }
 
 
 def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -303,13 +302,11 @@ def _prompts(parts: Parts) -> list[torch.Tensor]:
 def main() -> None:
     """Run what was asked for and write a line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["density", "surface"])
+    parser.add_argument("what", choices=["density", "disk", "surface"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--hidden", type=int, default=4096, help="of the density's experts")
-    parser.add_argument("--neurons", type=int, default=14336, help="of the density's experts")
-    parser.add_argument("--folder", type=Path, help="where density writes its files")
+    parser.add_argument("--folder", type=Path, help="where density and disk write their files")
     parser.add_argument("--selector", choices=["corm", "oracle", "random"], default="corm")
     parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
     parser.add_argument("--fraction", type=float, default=0.3)
@@ -325,7 +322,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=SLOTS)
     args = parser.parse_args()
     lines = []
-    for row in {"density": density, "surface": surface}[args.what](args):
+    for row in {"density": density, "disk": disk, "surface": surface}[args.what](args):
         lines.append(json.dumps(row))
         print(lines[-1], flush=True)
     if args.out:

@@ -54,13 +54,17 @@ class Memory:
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: places beside the slots, shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
-        reader_threads: that read from the disk; the other cores compute.
+        reader_threads: that read from the disk what the kernel does not read by itself (small
+            experts, where it can); the other cores compute.
         rows: with a neuron selector, the share of an expert's rows that a place holds; below 1, a
             budget makes so many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
-            is moved instead.
+            is moved instead; default the hardware profile's for the store, else 1.
         hot: with thin places, a file of how often neurons were selected; the most frequent ones
             stay in half of every place.
+
+    Raises:
+        ValueError: what should be a number is none, or no thread would read.
     """
 
     slots: int | float | None = 0.5
@@ -70,8 +74,16 @@ class Memory:
     store: str = "auto"
     reader_threads: int = 1
     rows: float = 1.0
-    break_even: float = 1.0
+    break_even: float | None = None
     hot: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, int | float):
+                raise ValueError(f"memory.{name}={given}: expected a number")
+        if self.reader_threads < 1:
+            raise ValueError(f"memory.reader_threads={self.reader_threads}: expected at least 1")
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""

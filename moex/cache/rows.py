@@ -50,7 +50,7 @@ class RowCache:
         self.cache, self.full, self.bytes = cache, (1 << width) - 1, -(-width // 8)
         self.share, self.capacity = rows, max(1, int(rows * width + 1e-9))
         self.thin = self.capacity < width
-        self.threshold = break_even * width
+        self.break_even, self.threshold = break_even, break_even * width
         self.hot = {e: lowest(r, self.capacity // 2) for e, r in (hot or {}).items()}
         self.parts: dict[Expert, int]
         """The rows of each expert that the wave last planned computes."""

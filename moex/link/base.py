@@ -28,6 +28,9 @@ class Link(ABC):
     name: str = ""
     emulated: bool = False
 
+    io: str | None = None
+    """How it reads files where not in the store's own way: `aio`, direct, by the kernel itself."""
+
     @property
     def pinned(self) -> bool | None:
         """Whether its source is page-locked; None where that makes no difference."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.files import write_atomically
+from moex.identity import cache_folder
 from moex.modes.common import load, set_threads
 from moex.report import Report
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from moex.modes.common import Build
 
 
@@ -23,7 +23,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
     parts = load(config, build, whole=True)
-    profile = measure(parts, tokens=8 if config.smoke else 64)
+    cache = Path(config.cache_dir) if config.cache_dir else cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    profile = measure(parts, tokens=8 if config.smoke else 64, folder=cache)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     text = "\n".join(["_target_: moex.sim.hardware.HardwareProfile", *lines]) + "\n"
@@ -35,4 +37,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     report.tpot_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
     report.link_bytes_per_s = profile.link_bytes_per_s
     report.verdict = f"profile written; use it with: --config-dir {folder} hardware=measured"
+    if profile.break_even:  # on this machine's own link: write it into the config
+        found = ", ".join(f"{name} {share:.2f}" for name, share in profile.break_even.items())
+        report.verdict += f"; memory.break_even by store: {found}"
     return report

@@ -82,7 +82,8 @@ def _verdict(result: Result, setup: Setup, cold: bool) -> str | None:
         shape = (trace.geometry, report.slots, memory.pool, memory.staging)
         split = setup.miss.bound(trace.geometry, setup.hardware).split if setup.miss else None
         cache = ExpertCache(setup.policy, *shape, report.seed, future, split)
-        rows = row_cache(cache, memory) if setup.selector is not None else None
+        given = (memory, setup.hardware, report.store)
+        rows = row_cache(cache, *given) if setup.selector is not None else None
         prefetcher = setup.prefetcher or NoPrefetch()
         return judge_live(trace, cache, prefetcher, setup.hardware, report, cold, rows)
     except Exception as error:
@@ -135,6 +136,7 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
             "sparsity": dict(config.sparsity),
             "quant": plain(config.quant),
             "predictor_bytes": result.report.predictor_bytes,
+            "store": result.report.store,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

@@ -54,7 +54,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     neurons = None
     if selects(config):
         _same_selection(trace, config)
-        neurons = row_cache(cache, memory)
+        recorded = str(trace.provenance.get("store", "ram"))
+        store = recorded if memory.store == "auto" else memory.store
+        neurons = row_cache(cache, memory, hardware, store)
     else:
         memory.refuse_rows()
     cold = bool(trace.provenance.get("cold", config.workload.cold))
@@ -68,7 +70,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         report.lossy.append("miss")
     if neurons is not None:
         report.lossy.append("sparsity")
-        report.rows = memory.rows
+        report.rows, report.break_even = memory.rows, neurons.break_even
     if names_a_part(config.quant):
         shape = trace.geometry
         report.lossy.append("quant")

@@ -82,15 +82,17 @@ def _train(
     from moex.cache.lru import LRU
     from moex.runner.activations import contributions, factors_of, read
     from moex.runner.assemble import fits, offload
-    from moex.train import fit, quality
+    from moex.train import experts, fit, neurons, quality
 
     geometry = parts.geometry
     routers = [_router(layer, geometry) for layer in parts.layers]
     trainer: Any
     if kind == "mlp":
-        trainer = fit.ExpertTrainer(geometry, routers, recipe, seed)
+        trainer = experts.ExpertTrainer(geometry, routers, recipe, seed)
     else:
-        trainer = fit.NeuronTrainer(geometry, lambda layer: factors_of(parts, layer), recipe, seed)
+        trainer = neurons.NeuronTrainer(
+            geometry, lambda layer: factors_of(parts, layer), recipe, seed
+        )
     whole = geometry.layers * geometry.experts * geometry.expert_bytes
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory()
     named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})

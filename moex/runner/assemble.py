@@ -10,6 +10,7 @@ import torch
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
+from moex.link.aio import AioLink, reads_alone
 from moex.link.copy import CopyLink
 from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
@@ -94,7 +95,7 @@ def offload(
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = row_cache(cache, memory)
+        books = row_cache(cache, memory, hardware, parts.store.name)
         kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
         slots = kind(parts.layout, books.capacity, cache.places, parts.device)
         neurons = Neurons(selector, books, slots)
@@ -106,8 +107,7 @@ def offload(
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
     elif isinstance(parts.store, DiskStore):
-        chunk = {"chunk_bytes": hardware.chunk_bytes} if hardware is not None else {}
-        link = DiskLink(parts.store, slots, memory.reader_threads, **chunk)
+        link = _disk_link(parts.store, slots, memory, hardware)
     elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
         link = CudaLink(parts.store, slots)
     else:
@@ -121,6 +121,15 @@ def offload(
         stack.pop_all()
     offloaded.planned_bytes = wanted.total + slots.bytes
     return offloaded
+
+
+def _disk_link(
+    store: DiskStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None
+) -> Link:
+    chunk = () if hardware is None else (hardware.chunk_bytes,)
+    if slots.records.device.type == "cpu" and reads_alone(store, *chunk):
+        return AioLink(store, slots)
+    return DiskLink(store, slots, memory.reader_threads, *chunk)
 
 
 def _slots(parts: Parts, layout: Planes, places: int) -> Slots:

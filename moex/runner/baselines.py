@@ -29,6 +29,7 @@ def stock(
 
     if experts not in IMPLEMENTATIONS:
         raise ValueError(f"runner.experts={experts}: expected one of {', '.join(IMPLEMENTATIONS)}")
+    checkpoint.check_device(device)
     folder = checkpoint.find(name)
     checkpoint.shards(folder)
     model = AutoModelForCausalLM.from_pretrained(
@@ -59,6 +60,7 @@ def accelerate(
     """
     from transformers import AutoModelForCausalLM
 
+    checkpoint.check_device(device)
     folder = checkpoint.find(name)
     checkpoint.shards(folder)
     away = "disk" if device == "cpu" else "cpu"

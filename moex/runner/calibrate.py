@@ -19,7 +19,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
-from moex.runner import hf
+from moex.runner import density, hf
 from moex.runner.assemble import offload
 from moex.runner.meter import synchronize
 from moex.runner.workload import generate
@@ -31,6 +31,7 @@ from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from moex.link.base import Link
     from moex.prefetch.base import Observation
@@ -63,8 +64,12 @@ class TimedPrefetcher(Prefetcher):
         return predictions
 
 
-def calibrate(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
+def calibrate(
+    parts: Parts, tokens: int = 64, slots: float = 0.5, folder: Path | None = None
+) -> HardwareProfile:
     """Fit the costs of computing to one offloaded run; time one expert, the head and the copy link.
+
+    At last neurons are moved from memory and from files in `folder` (`break_evens`).
 
     The run decodes with LRU, `slots` of the experts and gate lookahead, behind an emulated link on
     which a load takes as long as a layer with all experts resident. Nothing else should run
@@ -86,7 +91,25 @@ def calibrate(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwarePro
     costs, predict_s = offloaded_costs(parts, Memory(slots), link, prompts, tokens)
     visit_s = costs.visit_s + geometry.top_k * (costs.expert_s - expert_s)
     profile = costs.profile(plain)
-    return replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
+    profile = replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
+    return replace(profile, break_even=break_evens(parts, folder))
+
+
+def break_evens(parts: Parts, folder: Path | None) -> dict[str, float] | None:
+    """From which share of its rows on an expert of this model is moved whole, by store.
+
+    None for experts that cannot be kept neuron by neuron, and for quantized ones. Files are written
+    to `folder`, which should be on the disk that experts are packed to.
+    """
+    if parts.packing is not None:
+        return None
+    try:
+        return {
+            pair.name: density.break_even(density.measure(pair), pair.width)
+            for pair in density.pairs(parts.layers[0].tensors, folder, parts.device)
+        }
+    except ValueError:
+        return None
 
 
 def offloaded_costs(

@@ -43,6 +43,17 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def check_device(device: str) -> None:
+    """Raise a ValueError if torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"model.device={device}: torch finds no such device here; try model.device=cpu, with "
+            "hardware=rtx3060 to emulate a GPU's link"
+        ) from error
+
+
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build a folder's model with all weights on meta; buffers are real."""
     model = build_from(AutoConfig.from_pretrained(folder), dtype)
@@ -57,6 +68,12 @@ def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel
         raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
     kind: Any = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     decoder(config)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"model: transformers makes no text model of a {config.model_type} checkpoint "
+            "(AutoModelForCausalLM); expected one that reads and writes text only, e.g. mixtral; "
+            "models of images and text are not supported"
+        )
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     _keep_wide(model, kind)

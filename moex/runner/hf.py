@@ -6,11 +6,13 @@ the context puts everything back. `checkpoint.py` reads the files; nothing else 
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -20,7 +22,7 @@ from moex.types import DECODE, PREFILL, Geometry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     ExpertsCall = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -73,8 +75,28 @@ def _router(block: nn.Module, experts: Any) -> nn.Module | None:
     for child in block.children():
         shapes = [p.shape for p in child.parameters() if p.dim() == 2 and p.shape[1] == hidden]
         if child is not experts and shapes == [(count, hidden)]:
-            return child
+            return BiasedRouter.of(child, block, count)
     return None
+
+
+class BiasedRouter(nn.Module):
+    """A router that is given a bias of its block with every call, asked as others are."""
+
+    def __init__(self, router: nn.Module, block: nn.Module, bias: str) -> None:
+        super().__init__()
+        self.router, self.bias = router, bias
+        self.block = (block,)  # not as a submodule: its weights are not the router's
+
+    @classmethod
+    def of(cls, router: nn.Module, block: nn.Module, experts: int) -> nn.Module:
+        """The router itself where it takes hidden states only."""
+        held = [n for n, b in block.named_buffers(recurse=False) if b.shape == (experts,)]
+        takes = len(inspect.signature(router.forward).parameters)
+        return cls(router, block, held[0]) if takes == 2 and len(held) == 1 else router
+
+    def forward(self, hidden: Tensor) -> Any:
+        """Ask with the bias as it is now: loading replaces it."""
+        return self.router(hidden, getattr(self.block[0], self.bias))
 
 
 def _check_alike(layers: Sequence[MoeLayer]) -> None:
@@ -98,10 +120,20 @@ def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: i
     return Geometry(
         layers=len(layers),
         experts=down.shape[0],
-        top_k=config.num_experts_per_tok,
+        top_k=_top_k(config),
         hidden=int(sizes[0]),
         intermediate=int(sizes[1]),
         expert_bytes=expert_bytes,
+    )
+
+
+def _top_k(config: Any) -> int:
+    for name in ("num_experts_per_tok", "moe_topk"):
+        if hasattr(config, name):
+            return int(getattr(config, name))
+    raise ValueError(
+        f"model: the configuration of {config.model_type} does not say how many experts a token "
+        "gets; expected num_experts_per_tok"
     )
 
 

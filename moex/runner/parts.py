@@ -114,6 +114,7 @@ def load_parts(
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
+    checkpoint.check_device(device)
     cache, made = Path(cache_dir) if cache_dir else cache_folder(), architecture is not None
     fill: Callable[..., None]
     if architecture is None:

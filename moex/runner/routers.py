@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from moex.runner.hf import BiasedRouter
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -87,7 +89,7 @@ def _kind(router: nn.Module, hidden: int) -> str:
             return "silent"
         parts = sum(1 for _ in router.parameters()) + sum(1 for _ in router.buffers())
         bias = _bias(router, weight)
-        if parts != 1 + (bias is not None):
+        if parts != 1 + (bias is not None) or isinstance(router, BiasedRouter):
             return "asked"
         softmax = functional.linear(probe, weight, bias).softmax(-1, dtype=torch.float32)
         best = softmax.topk(index.shape[1])[1]

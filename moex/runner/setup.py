@@ -65,42 +65,43 @@ def prepare(
     parts: Parts, batches: list[torch.Tensor], workload: Workload, setup: Setup
 ) -> OffloadedModel:
     """Make the offloaded model; parts that know the future get it from a recording pass."""
-    prefetcher, routing = setup.prefetcher, workload.routing
+    prefetcher = setup.prefetcher
     if prefetcher is not None and "recorded" in prefetcher.needs:
         raise ValueError(
             "prefetch=recorded replays what another run predicted: it works with mode=simulate "
             "trace=FILE; live, run that predictor itself"
         )
-    shapes = [batch.shape for batch in batches]
-    widest, longest = (max(sizes) for sizes in zip(*shapes, strict=True))
-    lengths = (longest, workload.new_tokens, widest)
     if setup.foresight and setup.skips:
         raise ValueError(
             "miss: skipping changes what later layers demand, so no recorded future holds; "
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
-    future: Future | None = None
-    if setup.foresight:
-        plain = offload(
-            *(parts, LRU(), setup.memory),
-            seed=setup.seed,
-            selector=setup.selector,
-            lengths=lengths,
-        )
-        if routing is not None:
-            plain.replay(read_routing(routing, parts.geometry))
-        recording = _record(plain, workload, batches, setup.seed)
-        future = recording.future()
-        if prefetcher is not None:
-            prefetcher.foresee(recording)
+    if not setup.foresight:
+        return _make(parts, batches, workload, setup)
+    plain = Setup(LRU(), setup.memory, seed=setup.seed, selector=setup.selector)
+    recording = _record(_make(parts, batches, workload, plain), workload, batches, setup.seed)
+    if prefetcher is not None:
+        prefetcher.foresee(recording)
+    return _make(parts, batches, workload, setup, recording.future())
+
+
+def _make(
+    parts: Parts,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    setup: Setup,
+    future: Future | None = None,
+) -> OffloadedModel:
+    """Make an offloaded model for a workload, with its recorded routing if it has one."""
+    widest, longest = (max(sizes) for sizes in zip(*(b.shape for b in batches), strict=True))
     offloaded = offload(
-        *(parts, setup.policy, setup.memory, prefetcher, setup.hardware, setup.seed, future),
+        *(parts, setup.policy, setup.memory, setup.prefetcher, setup.hardware, setup.seed, future),
         miss=setup.miss,
         selector=setup.selector,
-        lengths=lengths,
+        lengths=(longest, workload.new_tokens, widest),
     )
-    if routing is not None:
-        offloaded.replay(read_routing(routing, parts.geometry))
+    if workload.routing is not None:
+        offloaded.replay(read_routing(workload.routing, parts.geometry))
     return offloaded
 
 
@@ -117,6 +118,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     if setup.selector is not None and offloaded.neurons is not None:
         report.lossy.append("sparsity")
         report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
+        report.break_even = offloaded.neurons.cache.break_even
     report.skeleton_bytes = parts.skeleton_bytes
     report.random_weights = parts.random_weights
     report.replayed_routing = offloaded.routing is not None
@@ -127,7 +129,7 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
     report.emulated = link.emulated or (host is not None and host.emulated)
     if setup.skips:
         report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, store.io, store.files_warm
+    report.store, report.io, report.files_warm = store.name, link.io or store.io, store.files_warm
     return report
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class HardwareProfile:
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         nvme_bytes_per_s: large reads from disk.
         select_s: selecting neurons, once a visit.
+        break_even: by store ("ram", "disk"), the share of an expert's rows from which on moving all
+            of it is faster, for the model that was calibrated; a store not named: 1.
     """
 
     name: str = "auto"
@@ -47,6 +53,7 @@ class HardwareProfile:
     load_s: float = 0.0
     predict_s: float = 0.0
     select_s: float = 0.0
+    break_even: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:
@@ -56,6 +63,9 @@ class HardwareProfile:
             )
         if self.chunk_bytes < 1:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
+        for store, share in (self.break_even or {}).items():
+            if not 0 < share <= 1:
+                raise ValueError(f"hardware.break_even.{store}={share}: expected a share in (0, 1]")
 
     def host_seconds(self, expert_bytes: int) -> float | None:
         """One expert on the host for one token: as given, else its bytes at the memory's speed."""

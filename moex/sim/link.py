@@ -1,8 +1,9 @@
 """A link on a clock: latency, bandwidth, queueing, and demand that overtakes speculation.
 
 One transfer is on the wire at a time, in chunks. At every chunk boundary demand goes first; a
-transfer that has begun is never cut off, only overtaken. The simulator drives it with virtual time
-and the emulated link with the machine's clock, so that both wait for the same moments.
+transfer that has begun is never cut off, only overtaken, and one that is waited for is demand. The
+simulator drives it with virtual time and the emulated link with the machine's clock, so that both
+wait for the same moments.
 """
 
 from __future__ import annotations
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """One load on its way; times in seconds of whatever clock drives the link."""
+    """One load on its way; times in seconds of whatever clock drives the link.
+
+    It is `urgent` from the start if it is demanded, and once somebody waits for it.
+    """
 
     bytes: int
     speculative: bool
     submitted: float
     latency: float
     remaining: int = field(init=False)
+    urgent: bool = field(init=False)
     done: float = inf
     cancelled: bool = False
     label: object = None
 
     def __post_init__(self) -> None:
-        self.remaining = self.bytes
+        self.remaining, self.urgent = self.bytes, not self.speculative
 
     @property
     def started(self) -> bool:
@@ -62,15 +67,18 @@ class LinkTimeline:
         """Queue a transfer of `size` bytes at time `now`."""
         self.advance(now)
         transfer = Transfer(size, speculative, now, self.latency_s, label=label)
-        (self.speculation if speculative else self.demand).append(transfer)
+        self._queue(transfer).append(transfer)
         return transfer
+
+    def _queue(self, transfer: Transfer) -> deque[Transfer]:
+        return self.demand if transfer.urgent else self.speculation
 
     def cancel(self, now: float, transfer: Transfer) -> bool:
         """Take back a transfer that has not begun; return whether it was still waiting."""
         self.advance(now)
         if transfer.started or transfer.cancelled:
             return False
-        (self.speculation if transfer.speculative else self.demand).remove(transfer)
+        self._queue(transfer).remove(transfer)
         transfer.cancelled = True
         return True
 
@@ -101,18 +109,24 @@ class LinkTimeline:
         self.bytes_moved += chunk
         if not transfer.remaining:
             transfer.done = self.free_at
-            (self.speculation if transfer.speculative else self.demand).popleft()
+            self._queue(transfer).popleft()
         if self.on_chunk is not None:
             self.on_chunk(transfer, start, self.free_at, chunk)
 
     def arrival(self, now: float, transfer: Transfer) -> float:
-        """When the transfer is through, if nothing else is submitted before that."""
+        """When the transfer is through, if nothing else is submitted before that.
+
+        Who asks waits for it: a guess is demanded from now on.
+        """
         self.advance(now)
         if transfer.done < inf:
             return transfer.done
+        if not transfer.urgent:
+            self.speculation.remove(transfer)
+            transfer.urgent = True
+            self.demand.append(transfer)
         when = max(self.free_at, now)
-        ahead = list(self.demand) + (list(self.speculation) if transfer.speculative else [])
-        for waiting in ahead:
+        for waiting in self.demand:
             when += waiting.remaining / self.bytes_per_s
             when += 0.0 if waiting.started else waiting.latency
             if waiting is transfer:

@@ -10,15 +10,26 @@ from moex.trace.neurons import hottest, read_counts
 if TYPE_CHECKING:
     from moex.cache.capacity import Memory
     from moex.cache.core import ExpertCache
+    from moex.sim.hardware import HardwareProfile
 
 
-def row_cache(cache: ExpertCache, memory: Memory) -> RowCache:
+def row_cache(
+    cache: ExpertCache,
+    memory: Memory,
+    hardware: HardwareProfile | None = None,
+    store: str = "ram",
+) -> RowCache:
     """Make the books of rows over a cache; half of a thin place is kept for hot rows, if known.
+
+    Where the setting does not say from which share of rows on whole experts are moved, the hardware
+    does, if it was measured for this kind of store.
 
     Raises:
         ValueError: a share outside (0, 1], or counts of another model.
     """
-    books = RowCache(cache, memory.rows, memory.break_even)
+    measured = (hardware.break_even if hardware else None) or {}
+    share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
+    books = RowCache(cache, memory.rows, share)
     if memory.hot is not None and books.thin:
         counts = read_counts(memory.hot, cache.geometry, "memory.hot")
         books.hot = hottest(counts, books.capacity // 2)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
+GAP = 16
+"""Pages between two rows that are read along with them: another read costs as much as 64 KiB."""
 
 
 class DiskStore(ExpertStore):
@@ -86,18 +88,23 @@ class DiskStore(ExpertStore):
             self.read_part(expert, begin, memory)
             out.copy_(memory)
             return
-        rest, at = out.numpy().data, expert.index * self.layout.bytes + begin
+        file, at = self.where(expert)
+        rest, at = out.numpy().data, at + begin
         try:
             while rest:
-                count = os.preadv(self._files[expert.layer], [rest], at)
+                count = os.preadv(file, [rest], at)
                 if not count or count % PAGE:
                     raise self._failure(expert, "the file is too short")
                 rest, at = rest[count:], at + count
         except OSError as error:
             raise self._failure(expert, error.strerror) from error
 
+    def where(self, expert: Expert) -> tuple[int, int]:
+        """The open file that holds the expert's record, and the byte at which it begins."""
+        return self._files[expert.layer], expert.index * self.layout.bytes
+
     def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
-        """Read neurons of the expert; neighbours with one read, pages rounded out.
+        """Read neurons of the expert; those near each other with one read, pages rounded out.
 
         Raises:
             RuntimeError: they cannot be read, or are not what was packed.
@@ -211,10 +218,10 @@ class DiskStore(ExpertStore):
 def _reads(rows: np.ndarray, size: int) -> Iterator[tuple[slice, int, int]]:
     """Reads that bring rows of `size` bytes: (which of them, first byte, bytes), whole pages.
 
-    Rows whose pages touch come with one read.
+    Rows with no more than `GAP` pages between them come with one read.
     """
     begins, ends = rows * size // PAGE, -(-(rows + 1) * size // PAGE)
-    first = np.flatnonzero(np.r_[True, begins[1:] > ends[:-1]])
+    first = np.flatnonzero(np.r_[True, begins[1:] > ends[:-1] + GAP])
     for start, stop in zip(first.tolist(), [*first[1:].tolist(), len(rows)], strict=True):
         begin = int(begins[start])
         yield slice(start, stop), begin * PAGE, (int(ends[stop - 1]) - begin) * PAGE

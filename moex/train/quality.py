@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.sparsity.lowrank import LayerFactors
-    from moex.train.fit import ExpertTrainer
+    from moex.train.experts import ExpertTrainer
 
 Row = dict[str, Any]
 

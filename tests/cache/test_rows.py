@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.held import bitmap, lowest
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
+from moex.sim.hardware import HardwareProfile
+from moex.sim.rows import row_cache
 from moex.testing import GEOMETRY, _guesses, _traces
 from moex.types import DECODE, Access, Expert, Plan, Prediction
 
@@ -154,3 +157,13 @@ def test_the_lowest_members(members, count):
 def test_a_share_outside_its_range_is_refused(field):
     with pytest.raises(ValueError, match=rf"memory.{field}=1.5: expected a share in \(0, 1\]"):
         RowCache(ExpertCache(LRU(), GEOMETRY, 3), **{field: 1.5})
+
+
+def test_the_break_even_is_the_setting_s_else_the_profile_s_for_the_store():
+    measured = HardwareProfile(break_even={"disk": 0.4})
+    cache = ExpertCache(LRU(), GEOMETRY, 3)
+    assert row_cache(cache, Memory(3), measured, "disk").break_even == 0.4
+    assert row_cache(cache, Memory(3), measured, "ram").break_even == 1.0
+    assert row_cache(cache, Memory(3, break_even=0.7), measured, "disk").break_even == 0.7
+    with pytest.raises(ValueError, match=r"hardware.break_even.disk=0: expected a share"):
+        HardwareProfile(break_even={"disk": 0})

@@ -11,6 +11,7 @@ from time import perf_counter, sleep
 import pytest
 from records import EXPERTS, LAYOUT, handles, holds, opened, pack
 
+from moex.cache.capacity import Memory
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.sim.hardware import HardwareProfile
@@ -290,9 +291,9 @@ def test_closing_leaves_no_thread_and_no_handle_also_with_work_queued(folder, sl
     assert handles() == before
 
 
-def test_no_thread_is_refused(store, slots):
+def test_no_thread_is_refused():
     with pytest.raises(ValueError, match=r"memory.reader_threads=0: expected at least 1"):
-        DiskLink(store, slots, threads=0)
+        Memory(reader_threads=0)
 
 
 def test_an_emulated_link_reads_files_too(store, slots):

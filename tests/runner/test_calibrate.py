@@ -9,7 +9,8 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import load_parts, offload
-from moex.runner.calibrate import calibrate
+from moex.runner.calibrate import break_evens, calibrate
+from moex.runner.density import break_even
 from moex.runner.workload import generate
 
 PROMPT = [torch.arange(8)[None]]
@@ -51,3 +52,17 @@ def test_a_calibration_knows_its_machine(parts):
     token_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source
+
+
+def test_a_break_even_lies_where_rows_stop_being_faster():
+    slower_from_half = {0.0: 1.0, 0.2: 0.4, 0.4: 0.8, 0.6: 1.2, 0.8: 0.9}
+    assert break_even(slower_from_half, 100) == pytest.approx(0.5)
+    assert break_even({0.0: 1.0, 0.5: 0.5, 1.0: 0.9}, 100) == 1.0
+    assert break_even({0.0: 1.0, 0.1: 3.0, 0.5: 0.5}, 100) == 0.01
+
+
+def test_break_evens_are_measured_for_both_stores(parts, tmp_path):
+    found = break_evens(parts, tmp_path)
+    assert set(found) == {"ram", "disk"}
+    assert all(0 < share <= 1 for share in found.values())
+    assert not list(tmp_path.iterdir())

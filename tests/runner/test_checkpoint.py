@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moex.runner import checkpoint, hf
+from moex.runner import baselines, checkpoint, hf
 from moex.runner.assemble import load_parts
 from moex.store.pack import Packer
 from moex.store.slots import paged
@@ -51,6 +51,14 @@ def test_a_dtype_is_obeyed(mixtral):
 def test_an_unknown_dtype_is_refused(mixtral):
     with pytest.raises(ValueError, match=r"model.dtype=int3: expected one of auto"):
         load_parts(str(mixtral), "int3")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_a_device_that_is_not_there(mixtral):
+    for start in (load_parts, baselines.stock, baselines.accelerate):
+        refused = pytest.raises(ValueError, match=r"model\.device=cuda: .*try model\.device=cpu")
+        with refused, start(str(mixtral), device="cuda"):
+            pass
 
 
 def test_a_folder_without_config(tmp_path):

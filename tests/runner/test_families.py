@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_models import FAMILIES, random_family
 from test_exactness import run
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
+from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
-from moex.runner import hf
+from moex.runner import checkpoint, hf
 from moex.runner.assemble import Memory, load_parts, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn
@@ -45,9 +46,16 @@ def test_a_family_is_bit_equal_and_its_router_is_understood(family, tmp_path):
 
 
 def test_a_router_that_cannot_be_asked_refuses_the_gate_in_one_line(tmp_path):
-    random_family("minimax_m2").save_pretrained(tmp_path)
+    random_family("qwen2_moe").save_pretrained(tmp_path)
+    parts = load_parts(str(tmp_path))
+    parts.layers[1] = replace(parts.layers[1], router=None)
     with pytest.raises(ValueError, match="cannot be asked; try prefetch=markov"):
-        offload(load_parts(str(tmp_path)), LRU(), None, Gate())
+        offload(parts, LRU(), None, Gate())
+
+
+def test_a_model_of_images_and_text_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"no text model of a aria checkpoint .* not supported"):
+        checkpoint.build_from(AutoConfig.for_model("aria"))
 
 
 def test_biases_of_routers_stay_in_float32(tmp_path):

@@ -45,3 +45,20 @@ def test_demand_waits_its_turn_behind_demand():
     link = LinkTimeline(bytes_per_s=100, chunk_bytes=10)
     transfers = [link.submit(0.0, 100) for _ in range(3)]
     assert [link.arrival(0.0, t) for t in transfers] == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_a_guess_that_is_waited_for_overtakes_other_guesses():
+    link = LinkTimeline(100.0, chunk_bytes=50)
+    wrong = link.submit(0.0, 200, speculative=True)
+    right = link.submit(0.0, 100, speculative=True)
+    assert link.arrival(0.2, right) == pytest.approx(1.5)  # after the chunk under way
+    link.advance(10.0)
+    assert (right.done, wrong.done) == pytest.approx((1.5, 3.0))
+
+
+def test_a_guess_that_is_waited_for_stands_behind_demand():
+    link = LinkTimeline(100.0, chunk_bytes=50)
+    guess = link.submit(0.0, 100, speculative=True)
+    demand = link.submit(0.2, 100)
+    assert link.arrival(0.2, guess) == pytest.approx(2.0)
+    assert link.arrival(0.2, demand) == pytest.approx(1.5)

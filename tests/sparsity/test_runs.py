@@ -17,13 +17,13 @@ from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, load_parts, offload
 from moex.sim.hardware import HardwareProfile
+from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -222,7 +222,7 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
         offloaded.finish()
         path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
         cache = ExpertCache(LRU(), parts.geometry, 3, pool)
-        rows = RowCache(cache, setting.rows, setting.break_even)
+        rows = row_cache(cache, setting)
         report = simulate(
             read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append, neurons=rows
         )

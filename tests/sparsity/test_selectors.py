@@ -128,7 +128,7 @@ def test_the_neurons_selected_most_often_are_hot(tmp_path):
     assert hot[Expert(0, 0)] == 0
     path = tmp_path / "neurons.npy"
     np.save(path, counts)
-    selector = Freq(str(path), fraction=0.2)
+    selector = Freq(counts=str(path), fraction=0.2)
     selector.bind(GEOMETRY, HERE)
     chosen = selector.select(torch.zeros(3, 4), 1, [2])
     assert chosen.shape == (1, 3, 10)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from moex.prefetch import mlp
-from moex.train import fit, quality
+from moex.prefetch import nets
+from moex.train import experts, fit, neurons, quality
 from moex.train.data import Corpus
 from moex.train.recipe import Recipe
 from moex.types import Geometry
@@ -51,9 +51,9 @@ class World:
 
     def trainer(self, kind):
         if kind == "mlp":
-            return fit.ExpertTrainer(SHAPE, self.routers, RECIPE, 0)
+            return experts.ExpertTrainer(SHAPE, self.routers, RECIPE, 0)
         weights = lambda layer: (self.gate_up[layer], self.norms[layer])  # noqa: E731
-        return fit.NeuronTrainer(SHAPE, weights, RECIPE, 0)
+        return neurons.NeuronTrainer(SHAPE, weights, RECIPE, 0)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_past_of_training_is_the_past_of_a_run(world):
         for place in range(9):
             rows = [place, 9 + place]
             assert torch.allclose(past[layer][rows], kept, atol=1e-6)
-            kept = kept * mlp.DECAY + (1 - mlp.DECAY) * chosen[layer][rows]
+            kept = kept * nets.DECAY + (1 - nets.DECAY) * chosen[layer][rows]
 
 
 def test_factors_find_most_of_what_counts_and_beat_habit(world, text, tmp_path):
@@ -172,4 +172,4 @@ def test_wrong_settings_are_refused(fields, message):
 
 def test_a_rank_above_the_hidden_size_is_refused(world):
     with pytest.raises(ValueError, match=r"train\.rank=20: expected at most 16"):
-        fit.NeuronTrainer(SHAPE, lambda layer: None, Recipe(rank=20), 0)
+        neurons.NeuronTrainer(SHAPE, lambda layer: None, Recipe(rank=20), 0)

@@ -24,14 +24,22 @@ class Grid(BasicSweeper):
     """Hydra's basic sweeper; cells that fail raise in their own process and are counted here."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose as many cells as it takes to have tried every word."""
+        """Compose as many cells as it takes to have tried every option, and every field once."""
         tried: set[str] = set()
         fresh = []
         for cell in batch:
-            if not tried.issuperset(cell):
+            words = {self._checked(word) for word in cell}
+            if not tried.issuperset(words):
                 fresh.append(cell)
-                tried.update(cell)
+                tried.update(words)
         super().validate_batch_is_legal(fresh)
+
+    def _checked(self, word: str) -> str:
+        """What composing can find wrong with a word: a group's option, but only a field's name."""
+        assert self.hydra_context is not None
+        key = word.partition("=")[0]
+        group = key.lstrip("+~/").partition("@")[0]
+        return word if self.hydra_context.config_loader.get_group_options(group) else key
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell.

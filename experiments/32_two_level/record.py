@@ -1,0 +1,161 @@
+"""Record which rows decoding text needs, and what predictors say: traces for simulated studies.
+
+    python experiments/32_two_level/record.py --text TOKENS.bin --out FOLDER [--tiny]
+
+The bundled model reads text token by token with `sparsity=corm`, and every visit's rows are kept,
+once for each mode: `late.parquet`, `predicted.parquet`. Their predictions are those of
+`prefetch=corm`; the same visits with other namers of experts (rows of the same selector) stand in
+`MODE-gate.parquet` and `MODE-random.parquet`. At last a few tokens are decoded in thin places, and
+the plans of that run are compared with those of a replay of its trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
+from moex.prefetch.base import Observation, Prefetcher
+from moex.prefetch.corm import Corm as Fetch
+from moex.prefetch.gate import Gate
+from moex.prefetch.mlp import MLP
+from moex.prefetch.random import Random
+from moex.prefetch.recorded import Recorded
+from moex.provenance import provenance
+from moex.runner.assemble import load_parts, offload
+from moex.sim.simulator import simulate
+from moex.sparsity.corm import Corm
+from moex.trace.format import write_trace
+from moex.train.data import corpus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moex.runner.parts import Parts
+    from moex.types import Geometry, Plan, Prediction
+
+
+class Lottery(Fetch):
+    """Experts by lot, their rows by the run's selector."""
+
+    def __post_init__(self) -> None:
+        """Whoever draws lots looks one layer ahead."""
+
+
+class Told(Prefetcher):
+    """Keeps what several prefetchers say at every visit; says what the first one says."""
+
+    needs = frozenset({"lookahead", "hidden", "chosen"})
+
+    def __init__(self, told: dict[str, Prefetcher]) -> None:
+        self.told, self.layers = told, 0
+        self.said: dict[str, list[list[Prediction]]] = {}
+
+    def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
+        """Let all of them meet the model."""
+        for each in self.told.values():
+            each.bind(geometry, model, selector)
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Begin anew."""
+        self.said, self.layers = {name: [] for name in self.told}, geometry.layers
+        for each in self.told.values():
+            each.reset(geometry, seed)
+
+    def predict(self, observation: Observation) -> Sequence[Prediction]:
+        """Ask all."""
+        last = observation.access.layer == self.layers - 1
+        for name, each in self.told.items():
+            each.observe(observation)
+            self.said[name].append([] if last else list(each.predict(observation)))
+        return next(iter(self.said.values()))[-1]
+
+
+def decode(model: Any, ids: torch.Tensor, prompt: int) -> None:
+    """Read a prompt at once, then the rest token by token, as it stands."""
+    out = model(ids[:, :prompt], use_cache=True, logits_to_keep=1)
+    for place in range(prompt, ids.shape[1]):
+        step = ids[:, place : place + 1]
+        out = model(step, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+
+
+def record(parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int, out: Path) -> None:
+    """Write the traces of one mode."""
+    mode = selector.mode
+    told = Told({"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": Lottery(Random())})
+    memory = Memory(parts.geometry.experts)
+    run = offload(parts, LRU(), memory, told, selector=selector)
+    with run as model, torch.inference_mode():
+        for ids in texts:
+            decode(model, ids, prompt)
+    about = {
+        "model": "tiny",
+        "workload": "held-out text, read",
+        "sparsity": {"name": "corm", "mode": mode, "fraction": selector.fraction},
+        "selector_bytes": selector.device_bytes,
+        "coarse_bytes": {"": told.told[""].device_bytes, "-gate": 0, "-random": 0},
+        **provenance(),
+    }
+    trace = run.recorder.trace(about)
+    for name, said in told.said.items():
+        trace.predictions = said
+        write_trace(trace, out / f"{mode}{name}.parquet")
+    decoded = trace.layer == 0
+    decoded &= ~trace.prefill
+    print(f"{mode}: {len(trace)} visits, {int(decoded.sum())} tokens decoded")
+
+
+def equal_plans(parts: Parts, ids: torch.Tensor, prompt: int) -> tuple[int, int]:
+    """Plans of a live run in thin places, and how many of them its replay makes alike."""
+    live: list[Plan] = []
+    replayed: list[Plan] = []
+    run = offload(
+        *(parts, LRU(), Memory(3, rows=0.4), Fetch(MLP())),
+        on_plan=live.append,
+        selector=Corm(mode="predicted"),
+    )
+    with run as model, torch.inference_mode():
+        decode(model, ids, prompt)
+    run.finish()
+    books = RowCache(ExpertCache(LRU(), parts.geometry, 3), 0.4)
+    trace = run.recorder.trace({})
+    simulate(trace, books.cache, Recorded(), on_plan=replayed.append, neurons=books)
+    same = sum(a == b for a, b in zip(live, replayed, strict=False))
+    return max(len(live), len(replayed)), same
+
+
+def main() -> None:
+    """Record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--text", required=True, help="tokens (FILE.bin) or text, held out")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--fraction", type=float, default=0.3, help="of the neurons")
+    parser.add_argument("--texts", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=128, help="decoded of each")
+    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    count, tokens, prompt = (2, 8, 8) if args.tiny else (args.texts, args.tokens, 32)
+    parts = load_parts("tiny", bundles=True, store="ram")
+    with tempfile.TemporaryDirectory(prefix="moex-text-") as work:
+        text = corpus(args.text, parts.tokenizer(), Path(work), prompt + tokens, 10**9, 0)
+        texts = [torch.from_numpy(np.ascontiguousarray(text.batch(n, 1))) for n in range(count)]
+    args.out.mkdir(parents=True, exist_ok=True)
+    for mode in ("late", "predicted"):
+        record(parts, texts, Corm(fraction=args.fraction, mode=mode), prompt, args.out)
+    plans, same = equal_plans(parts, texts[0][:, : prompt + 16], prompt)
+    print(f"live plans in thin places: {plans}; the same in the replay: {same}")
+    if plans != same:
+        raise SystemExit("the replay takes other decisions than the live run")
+
+
+if __name__ == "__main__":
+    main()

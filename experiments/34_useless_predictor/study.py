@@ -1,0 +1,226 @@
+"""Does a useless predictor cost anything? `prefetch=random` against `prefetch=none`.
+
+    python experiments/34_useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
+    python experiments/34_useless_predictor/study.py live --out results/useless.jsonl [--tiny]
+
+`simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
+until an expert takes `r` times as long as a layer; with `--traces` (of
+`experiments/32_two_level/record.py`) also rows: experts by lot, their rows by the selector. It
+draws useless.png beside this file. `live` decodes with the bundled model behind an emulated link,
+both sides open at once and in turns; it means something on a quiet machine only. The bar is .95.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
+from moex.api import read_trace
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.cache.rows import RowCache
+from moex.paired import paired_ratio
+from moex.prefetch.none import NoPrefetch
+from moex.prefetch.random import Random
+from moex.prefetch.recorded import Recorded
+from moex.runner.assemble import load_parts, offload
+from moex.runner.workload import generate
+from moex.sim.hardware import HardwareProfile
+from moex.sim.simulator import simulate
+from moex.types import DECODE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moex.prefetch.base import Prefetcher
+    from moex.runner.model import OffloadedModel
+    from moex.trace.format import Trace
+
+ROOT = Path(__file__).parents[2]
+LOADS, SLOTS, WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0), (2, 3, 4), (1, 2, 4)
+BAR = 0.95
+Row = dict[str, Any]
+
+
+def toy() -> HardwareProfile:
+    """The made-up machine."""
+    fields = yaml.safe_load((ROOT / "conf" / "hardware" / "toy.yaml").read_text())
+    del fields["_target_"]
+    return HardwareProfile(**fields)
+
+
+def slowed(load: float, expert_bytes: int, chunks: int) -> HardwareProfile:
+    """It with a link on which an expert takes `load` layers, and goes in so many chunks."""
+    machine = toy()
+    layer_s = machine.visit_s + 2 * machine.expert_s
+    speed, chunk = expert_bytes / (load * layer_s), expert_bytes // chunks
+    return replace(machine, link_bytes_per_s=speed, chunk_bytes=chunk)
+
+
+def speed(
+    trace: Trace, slots: int, guess: Prefetcher | None, link: HardwareProfile, rows: float
+) -> float:
+    """Simulated tokens/s; `rows` 0: whole experts."""
+    cache = ExpertCache(LRU(), trace.geometry, slots)
+    books = RowCache(cache, rows) if rows else None
+    report = simulate(trace, cache, guess, link, neurons=books)
+    assert report.tokens_per_second is not None
+    return report.tokens_per_second
+
+
+def simulated(args: argparse.Namespace) -> Iterator[Row]:
+    """A row a cell: whole experts at three widths and three sizes of chunks, then rows."""
+    trace = read_trace("tiny")
+    trace = trace.select(slice(0, 240 if args.tiny else 1536))
+    loads, slots = ((4.0,), (3,)) if args.tiny else (LOADS, SLOTS)
+    whole: list[tuple[str, Trace, float, Prefetcher, int]] = [
+        ("whole experts", trace, 0.0, Random(width), 9) for width in WIDTHS
+    ]
+    whole += [("whole experts", trace, 0.0, Random(), chunks) for chunks in (4, 1)]
+    if args.traces:
+        drawn = read_trace(args.traces / "predicted-random.parquet")
+        drawn = drawn.select(slice(0, len(drawn) // 6))
+        for share, chunks in ((1.0, 9), (0.4, 9), (0.4, 36)):
+            whole.append(("rows", drawn, share, Recorded(), chunks))
+    for name, each, rows, guess, chunks in whole:
+        for count in slots:
+            for load in loads:
+                link = slowed(load, each.geometry.expert_bytes, chunks)
+                without = speed(each, count, None, link, rows)
+                ratio = speed(each, count, guess, link, rows) / without
+                yield {
+                    "simulated": name,
+                    "rows": rows or 1.0,
+                    "width": getattr(guess, "width", 0) or 2,
+                    "chunks": chunks,
+                    "slots": count,
+                    "load_over_layer": load,
+                    "against_none": ratio,
+                }
+
+
+def seconds(run: OffloadedModel, model: Any, prompts: list[torch.Tensor], tokens: int) -> float:
+    """Seconds a decoded token, from an empty cache."""
+    run.restart()
+    run.meter.reset()
+    generate(model, prompts, tokens, run.meter)
+    run.finish()
+    return run.meter.phases[DECODE].seconds / run.meter.phases[DECODE].passes
+
+
+def live(args: argparse.Namespace) -> Iterator[Row]:
+    """A row a cell, with the 95 % interval of the paired ratio."""
+    torch.set_num_threads(1)
+    parts = load_parts("tiny", store="ram")
+    tokens, repeats = (4, 2) if args.tiny else (24, args.repeats)
+    texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
+    tokenizer = parts.tokenizer()
+    prompts = [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts[:1]]
+    geometry, whole = parts.geometry, Memory(parts.geometry.experts)
+    run = offload(parts, LRU(), whole)
+    with run as model:  # all experts there: what a layer takes
+        times = [seconds(run, model, prompts, tokens) for _ in range(3)]
+    layer_s = min(times) / geometry.layers
+    for load in (4.0,) if args.tiny else LOADS:
+        chunk = geometry.expert_bytes // 9
+        link = HardwareProfile("emulated", geometry.expert_bytes / (load * layer_s), 0.0, chunk)
+        for count in (3,) if args.tiny else SLOTS:
+            with ExitStack() as stack:
+                sides = []
+                for guess in (NoPrefetch(), Random()):
+                    run = offload(parts, LRU(), Memory(count), guess, link)
+                    sides.append((run, stack.enter_context(run)))
+                kept: list[list[float]] = [[], []]
+                for turn in range(repeats + 1):
+                    for (run, model), times in zip(sides, kept, strict=True):
+                        took = seconds(run, model, prompts, tokens)
+                        if turn:  # the first is warmth
+                            times.append(took)
+            gain = paired_ratio(*kept)
+            yield {
+                "emulated": True,
+                "load_over_layer": load,
+                "slots": count,
+                "layer_s": layer_s,
+                "none_s": median(kept[0]),
+                "random_s": median(kept[1]),
+                "against_none": gain.median,
+                "low": gain.low,
+                "high": gain.high,
+                "pairs": gain.pairs,
+            }
+
+
+def draw(rows: list[Row], out: Path) -> None:
+    """A panel a kind, the least over slots against r."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        plain = "9 chunks an expert" if row["chunks"] == 9 else "2 guesses, other chunks"
+        kind = "rows, 2 guesses" if row["simulated"] == "rows" else plain
+        kinds.setdefault(kind, []).append(row)
+    with styled():
+        figure, axes = new(1, len(kinds), (WIDE, 2.6))
+        for axis, (name, found) in zip(axes[0], kinds.items(), strict=True):
+            keys = list(dict.fromkeys((row["width"], row["chunks"], row["rows"]) for row in found))
+            for number, key in enumerate(keys):
+                mine = [r for r in found if (r["width"], r["chunks"], r["rows"]) == key]
+                loads = sorted({row["load_over_layer"] for row in mine})
+                least = [
+                    min(r["against_none"] for r in mine if r["load_over_layer"] == load)
+                    for load in loads
+                ]
+                width, chunks, share = key
+                label = f"{width} guess{'es'[: 2 * width - 2]}, whole experts"
+                if chunks != 9:
+                    label = f"{chunks} chunk{'s'[: chunks - 1]} an expert"
+                if name.startswith("rows"):
+                    label = f"places of {share:.0%}, {chunks} chunks"
+                look: Row = {"color": COLOURS[number], "marker": MARKERS[number]}
+                axis.plot(loads, least, label=label, **look)
+            axis.axhline(BAR, color="0.45", linestyle=(0, (1, 1.5)), label="bar, .95")
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(LOADS, [f"{load:g}" for load in LOADS])
+            axis.set(title=name, xlabel="r: loading an expert / a layer", ylim=(0.5, 1.15))
+            axis.legend(loc="lower left")
+        axes[0][0].set_ylabel("speed over prefetch=none")
+        text = (
+            "Simulated, bundled model, toy machine; every point is the worst of 2, 3 and 4 slots "
+            "a layer. Guesses are drawn by lot. Chunks: demand overtakes guesses between them."
+        )
+        caption(figure, text).savefig(out, dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run what was asked for; a JSON line a cell, and the worst at last."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["simulated", "live"])
+    parser.add_argument("--traces", type=Path, help="the folder of 32_two_level/record.py")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
+    args = parser.parse_args()
+    rows = []
+    for row in {"simulated": simulated, "live": live}[args.what](args):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if args.what == "simulated" and not args.tiny:
+        draw(rows, Path(__file__).with_name("useless.png"))
+    worst = min(rows, key=lambda row: row["against_none"])
+    print(f"worst of all, against prefetch=none (bar {BAR}): {json.dumps(worst)}")
+
+
+if __name__ == "__main__":
+    main()

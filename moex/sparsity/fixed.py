@@ -1,0 +1,50 @@
+"""Selectors that take the same neurons for every token: an expert becomes a smaller one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moex.sparsity.active import active, check_rule
+from moex.sparsity.base import NeuronSelector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from moex.sparsity.base import Weights
+    from moex.types import Geometry
+
+
+@dataclass
+class Fixed(NeuronSelector):
+    """You score the neurons once; of every expert the best `fraction` counts.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    fraction: float = 0.3
+    mode: str = "late"
+    prefill: str = "dense"
+
+    def __post_init__(self) -> None:
+        self.check()
+        check_rule("top", self.fraction)
+
+    @abstractmethod
+    def scores(self, geometry: Geometry) -> Tensor:
+        """Return a score of every neuron [layers, experts, intermediate]."""
+
+    def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
+        """Choose."""
+        self.masks = active(self.scores(geometry), "top", self.fraction)
+        self.device_bytes = self.masks.nbytes
+
+    def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor:
+        """Return the same neurons for every token."""
+        self.masks = self.masks.to(hidden.device)
+        return self.masks[layer, list(experts)][:, None].expand(-1, len(hidden), -1)

@@ -1,0 +1,115 @@
+"""A trace in memory: the columns of one recorded run. The file's format: `format.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from moex.types import DECODE, PREFILL, Access, Future, Geometry, Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEPTHS = 3
+
+
+@dataclass
+class Trace:
+    """Columns of a recorded run; `format.py` says what they mean.
+
+    `offsets[i]:offsets[i + 1]` delimits visit i's experts in `experts`, and likewise
+    `prediction_offsets` its rows in `predictions` (layer, index, score).
+    """
+
+    geometry: Geometry
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
+    layer: NDArray[np.int16]
+    prefill: NDArray[np.bool_]
+    experts: NDArray[np.uint16]
+    offsets: NDArray[np.int64]
+    scores: NDArray[np.float32] | None = None
+    lookahead: NDArray[np.float32] | None = None
+    predictions: list[list[Prediction]] | None = None
+    rows: list[list[bytes | None]] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tokens: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        count, limit = len(self.layer), self.geometry.experts
+        if len(self.offsets) != count + 1 or self.offsets[-1] != len(self.experts):
+            raise ValueError("trace: the columns disagree about the number of visits")
+        if len(self.experts) and int(self.experts.max()) >= limit:
+            raise ValueError(f"trace: expert {self.experts.max()} named, but a layer has {limit}")
+        if count and not 0 <= self.layer.min() <= self.layer.max() < self.geometry.layers:
+            raise ValueError(
+                f"trace: layers {self.layer.min()} to {self.layer.max()} named, "
+                f"but the geometry has {self.geometry.layers}"
+            )
+
+    def __len__(self) -> int:
+        """Number of layer visits."""
+        return len(self.layer)
+
+    def accesses(self) -> Iterator[Access]:
+        """Yield the visits in order; `clock` is the row number."""
+        experts, offsets = self.experts.tolist(), self.offsets.tolist()
+        rows = self.scores if self.scores is not None else None
+        columns = zip(
+            self.position.tolist(), self.layer.tolist(), self.prefill.tolist(), strict=True
+        )
+        for clock, (position, layer, prefill) in enumerate(columns):
+            yield Access(
+                clock,
+                position,
+                layer,
+                PREFILL if prefill else DECODE,
+                tuple(experts[offsets[clock] : offsets[clock + 1]]),
+                () if rows is None else tuple(rows[clock].tolist()),
+            )
+
+    def lookahead_rows(self, clock: int) -> tuple[tuple[float, ...], ...]:
+        """Scores of the next layers' experts as a live run's observation holds them."""
+        if self.lookahead is None:
+            return ()
+        rows = self.lookahead[clock].reshape(DEPTHS, -1)
+        return tuple(tuple(row) for row in rows.tolist() if row[0] == row[0])  # NaN: no such layer
+
+    def tokens_of(self, prefill: bool) -> int:
+        """Tokens of all prompt passes or of all decoding passes; one a pass where not recorded."""
+        passes = (self.layer == 0) & (self.prefill == prefill)
+        return int(passes.sum() if self.tokens is None else self.tokens[passes].sum())
+
+    def needs(self, clock: int) -> list[int | None]:
+        """The rows that each expert of a visit needed, as integers; None for all."""
+        assert self.rows is not None
+        return [
+            None if each is None else int.from_bytes(each, "little") for each in self.rows[clock]
+        ]
+
+    def future(self) -> Future:
+        """When each expert is demanded, for oracles."""
+        return Future(self.accesses())
+
+    def select(self, visits: slice) -> Trace:
+        """Return the given visits as a trace of their own."""
+        start, stop, _ = visits.indices(len(self))
+        offsets = self.offsets[start : stop + 1]
+        return Trace(
+            self.geometry,
+            self.sequence[start:stop],
+            self.position[start:stop],
+            self.layer[start:stop],
+            self.prefill[start:stop],
+            self.experts[offsets[0] : offsets[-1]],
+            offsets - offsets[0],
+            None if self.scores is None else self.scores[start:stop],
+            None if self.lookahead is None else self.lookahead[start:stop],
+            None if self.predictions is None else self.predictions[start:stop],
+            None if self.rows is None else self.rows[start:stop],
+            self.provenance,
+            None if self.tokens is None else self.tokens[start:stop],
+        )

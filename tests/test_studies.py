@@ -1,0 +1,162 @@
+"""The studies of neurons and predictors: their tiny forms run, and what they compute is right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "experiments"
+
+
+def script(path):
+    """A study's script as a module."""
+    name = path.replace("/", "_").removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, STUDIES / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch, path, *words):
+    module = script(path)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, words), "--tiny"])
+    module.main()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Documents enough to cut windows from."""
+    folder = tmp_path_factory.mktemp("text")
+    prompts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
+    sentences, draw = [s for prompt in prompts for s in prompt.split(". ")], Random(0)
+    for number in range(22):
+        words = " ".join(". ".join(draw.sample(sentences, len(sentences))) for _ in range(3))
+        (folder / f"{number:02d}.txt").write_text(words)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def traces(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("traces")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, "32_two_level/record.py", "--text", text, "--out", folder)
+    return folder
+
+
+def test_activation_statistics_are_drawn(text, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "31_activation_stats/study.py", "--text", text, "--out", tmp_path)
+    assert (tmp_path / "activation_stats.png").is_file()
+    assert capsys.readouterr().out.count("\n| ") == 6
+
+
+def test_a_power_law_is_found_where_there_is_one():
+    study = script("31_activation_stats/study.py")
+    rank = np.arange(1, 301)
+    exponent, power, exponential = study.power_law(0.9 * rank**-0.7)
+    assert exponent == pytest.approx(0.7)
+    assert power == pytest.approx(1)
+    assert exponential < 0.9
+    assert study.power_law(0.9 * np.exp(-0.01 * rank))[2] == pytest.approx(1)
+
+
+def test_neurons_hot_in_one_half_only_are_not_hot():
+    study = script("31_activation_stats/study.py")
+    used = torch.zeros(8, 4, dtype=torch.bool)
+    used[:, 2] = True  # hot in both halves
+    used[0:6:2, 1] = True  # in one
+    assert study.ranked(used)[0] == 1
+    assert study.ranked(used)[1] == 0
+    both = torch.tensor([[1, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 1, 0]]).bool()
+    assert study.jaccard(*both) == pytest.approx(1 / 3)
+
+
+def test_parts_of_the_two_level_cache_are_taken_away(traces, monkeypatch, capsys):
+    run(monkeypatch, "32_two_level/study.py", "--traces", traces)
+    told = capsys.readouterr().out
+    assert "| no coarse" in told
+    assert "ms a token by r" in told
+
+
+def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
+    study = script("32_two_level/study.py")
+    trace = study.read_trace(traces / "predicted.parquet")
+    geometry = trace.geometry
+    for budget in (2, 3, 4):
+        for rows in (1.0, 0.5, 0.3):
+            for spent in (0, 3_000_000):
+                count, share = study.places(trace, budget, rows, spent)
+                places = count * geometry.layers + 2 * geometry.top_k
+                whole = (budget * geometry.layers + 2 * geometry.top_k) * geometry.expert_bytes
+                assert not count or places * share * geometry.expert_bytes + spent <= whole
+                assert share >= rows - 1 / geometry.intermediate
+
+
+def test_true_geometry_is_simulated(traces, monkeypatch, capsys):
+    run(monkeypatch, "33_mixtral_neurons/study.py", "--traces", traces)
+    assert "| rtx3060 | perfect kernels | 2 | 2 |" in capsys.readouterr().out
+
+
+def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
+    from moex.runner.assemble import load_parts
+    from moex.sparsity.corm import Corm
+
+    study, parts = script("33_mixtral_neurons/study.py"), load_parts("tiny")
+    selector = Corm()
+    selector.bind(parts.geometry, parts.folder)
+    layers, experts, _, hidden, neurons, _ = parts.geometry
+    told = study.selector_bytes(hidden, neurons, experts, layers, study.RANK)
+    assert told == pytest.approx(selector.device_bytes, rel=0.01)
+
+
+def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, monkeypatch, capsys):
+    path = "34_useless_predictor/study.py"
+    run(monkeypatch, path, "simulated", "--traces", traces)
+    assert "worst of all" in capsys.readouterr().out
+    run(monkeypatch, path, "live", "--out", tmp_path / "rows.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["emulated"] for row in rows] == [True]
+
+
+def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
+    out = tmp_path / "rows.jsonl"
+    run(monkeypatch, "16_neurons/bench.py", "density", "--out", out, "--folder", tmp_path)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    found = {row["store"]: row["break_even"] for row in rows if "break_even" in row}
+    assert set(found) == {"ram", "disk"}
+    assert all(0 < share <= 1 for share in found.values())
+
+
+def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
+    study = script("35_speed_accuracy/figure.py")
+    accuracy = pd.DataFrame(
+        [
+            {"fraction": fraction, "mode": "predicted", "rank": 0, "apart": -1.0}
+            | {"apart_stderr": 0.2, "items": 400}
+            for fraction in (0.1, 0.3)
+        ]
+    )
+    line = {"case": "surface", "selector": "corm", "mode": "predicted", "rank": None, "slots": 3}
+    line |= {"load_over_layer": 4.0, "speedup": 1.5, "low": 1.4, "high": 1.6}
+    speed = study.speeds([json.dumps(line | {"fraction": f}) for f in (0.3, 0.5)])
+    found = study.join(accuracy, speed)
+    assert list(found["fraction"]) == [0.3]
+    assert len(study.draw(found).axes) == 1
+
+
+def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
+    study = script("11_predictors/shown.py")
+    rows = [{"mb_by_text": [2.0], "coverage_by_text": [0.4]}]
+    rows += [{"mb_by_text": [4.0], "coverage_by_text": [0.6]}]
+    assert study.at_bytes(rows, 0, 1.0) == pytest.approx(0.2)
+    assert study.at_bytes(rows, 0, 3.0) == pytest.approx(0.5)
