@@ -43,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
     for line in noted:
         say(str(line.message))
     paths, failed = draw(table, given.out or given.folder / "figures")
-    for path in [*paths, *(publish(table) if given.publish else ())]:
+    for path in [*paths, *(publish(table, say=say) if given.publish else ())]:
         print(path)
     if failed:
         raise ValueError(f"{failed} of {len(FIGURES)} figures not drawn; lines above say why")

@@ -36,7 +36,8 @@ def guess_rows(table: pd.DataFrame) -> pd.DataFrame:
 def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
     """Gain over no guesses in percent: `load` (of an expert, in layers' time), `precision`, ..."""
     rows = guess_rows(table)
-    need(rows, ["prefetch.recall", "prefetch.precision"], "python run.py experiment=prefetch_value")
+    columns = ["prefetch.recall", "prefetch.precision", "tokens_per_second"]
+    need(rows, columns, "python run.py experiment=prefetch_value")
     layer_s = rows["hardware.visit_s"] + 2 * rows["hardware.expert_s"]  # top-2
     size = (rows["bytes_demand"] / rows["demand_misses"]).median()
     load_s = size / rows["hardware.link_bytes_per_s"].astype(float)

@@ -8,8 +8,6 @@ Names are those of `analysis.catalogue.FIGURES`, and of `ALSO`.
 from __future__ import annotations
 
 import re
-import warnings
-from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import tables
@@ -30,36 +28,53 @@ ALSO: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
 """Second tables of a study."""
 
 
-def publish(table: pd.DataFrame, folder: Path = ROOT / "experiments") -> list[Path]:
+def publish(
+    table: pd.DataFrame, folder: Path = ROOT / "experiments", say: Callable[[str], None] = print
+) -> list[Path]:
     """Renew what the table has rows for; return the files written.
 
-    Rows that were cut short for a smoke test are left out.
+    Rows that were cut short for a smoke test are left out, and what cannot be made of the others is
+    said and stays as it was.
     """
     if table["smoke"].any():
-        warnings.warn("rows of smoke=true are not published", stacklevel=2)
+        say("rows of smoke=true are not published")
         table = table[~table["smoke"]]
     written = []
     for readme in sorted(folder.glob("*/README.md")):
-        text = readme.read_text()
-        renewed = BLOCK.sub(partial(_block, table), text)
-        for name in PICTURE.findall(renewed):
-            if name in FIGURES and len(rows := FIGURES[name].rows(table)):
-                with styled():
-                    path = readme.with_name(f"{name}.png")
-                    FIGURES[name].draw(rows).savefig(path, dpi=120, metadata={"Software": None})
-                written.append(path)
+        text = renewed = readme.read_text()
+        for name in dict.fromkeys(
+            [match[1] for match in BLOCK.findall(text)] + PICTURE.findall(text)
+        ):
+            try:
+                renewed, picture = _renew(table, name, renewed, readme)
+            except (FileNotFoundError, KeyError, ValueError) as error:
+                say(f"{readme.parent.name}: {name} not published: {error}")
+                continue
+            written += [picture] if picture else []
         if renewed != text:
             readme.write_text(renewed)
             written.append(readme)
     return written
 
 
-def _block(table: pd.DataFrame, found: re.Match[str]) -> str:
-    begin, name, end = found.groups()
+def _renew(table: pd.DataFrame, name: str, text: str, readme: Path) -> tuple[str, Path | None]:
+    """Renew one study in a README's text, and its picture where the README shows one."""
     study, second = ALSO.get(name, (name, None))
-    make, rows = second or FIGURES[study].table, FIGURES[study].rows(table)
-    if make is None or not len(rows):
-        return found.group()
-    parts = [begin + make(rows).rstrip()]
-    parts += [] if second else [provenance(rows), f"![{name}]({name}.png)"]
-    return "\n\n".join([*parts, end])
+    entry = FIGURES.get(study)
+    rows = entry.rows(table) if entry else table[:0]
+    if entry is None or not len(rows):
+        return text, None
+    with styled():
+        figure = entry.draw(rows)  # first, because it refuses rows that are not enough
+    make = second or entry.table
+    if make is not None:
+        parts = [make(rows).rstrip()]
+        parts += [] if second else [provenance(rows), f"![{name}]({name}.png)"]
+        body = "\n\n".join(parts)
+        text = BLOCK.sub(lambda m: f"{m[1]}{body}\n\n{m[3]}" if m[2] == name else m[0], text)
+    if second or f"({name}.png)" not in text:
+        return text, None
+    picture = readme.with_name(f"{name}.png")
+    with styled():
+        figure.savefig(picture, dpi=120, metadata={"Software": None})
+    return text, picture

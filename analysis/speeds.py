@@ -142,7 +142,11 @@ def buffers_rows(table: pd.DataFrame) -> pd.DataFrame:
 def buffers(table: pd.DataFrame) -> Figure:
     """Speed against staging places, for several link speeds and depths of lookahead."""
     rows = buffers_rows(table)
-    need(rows, ["memory.staging", "prefetch.depth"], "python run.py experiment=buffers")
+    need(
+        rows,
+        ["memory.staging", "prefetch.depth", "tokens_per_second"],
+        "python run.py experiment=buffers",
+    )
     rows = rows.assign(link=rows["hardware.link_bytes_per_s"], depth=rows["prefetch.depth"])
     rows = rows.assign(places=rows["memory.staging"].astype(int))
     found = cells(rows, ["link", "depth", "places"], "tokens_per_second")

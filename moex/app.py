@@ -37,6 +37,11 @@ def build(node: DictConfig) -> Any:
 def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.objective not in Report.__dataclass_fields__:
+        raise ValueError(
+            f"objective={config.objective}: the row has no such field; expected one of them; "
+            "try objective=tokens_per_second, or hit_rate"
+        )
     tracker = build(config.tracker)
     if in_sweep():
         _enter(folder)

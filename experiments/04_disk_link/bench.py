@@ -15,8 +15,6 @@ import json
 import os
 import random
 import tempfile
-import threading
-from contextlib import ExitStack
 from math import comb
 from pathlib import Path
 from statistics import median
@@ -25,9 +23,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from compare import against_accelerate
+from raw import raw_seconds, synthetic
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
@@ -35,15 +35,15 @@ from moex.provenance import provenance
 from moex.runner.assemble import Parts, load_parts, offload
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
-from moex.store.disk import DIRECT, DiskStore
-from moex.store.layout import Planes
-from moex.store.pack import Packer, cache_folder, layer_file
-from moex.store.slots import Slots, paged
-from moex.types import DECODE, Expert, Geometry, Load, Plan
+from moex.store.disk import DiskStore
+from moex.store.pack import cache_folder
+from moex.store.slots import Slots
+from moex.types import DECODE, Expert, Load, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
 
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
@@ -70,48 +70,16 @@ def summary(ratios: list[float]) -> dict[str, float]:
     return {"ratio": median(ratios), "lower_95": lower_end(ratios), "pairs": len(ratios)}
 
 
-def synthetic(folder: Path, size: int, layers: int, experts: int) -> DiskStore:
-    """A store of records of random bytes."""
-    layout = Planes({"record": ((size,), torch.uint8)})
-    geometry = Geometry(layers, experts, 2, 1, 1, layout.bytes)
-    with Packer(folder, layout, geometry, {"synthetic": size}) as packer:
-        for layer in range(layers):
-            if layer in packer.done:
-                continue
-            for index in range(experts):
-                packer.put(Expert(layer, index), {"record": torch.randint(256, (size,)).byte()})
-    return DiskStore(folder, layout, geometry)
-
-
-def raw_seconds(store: DiskStore, order: list[Expert], threads: int) -> float:
-    """Seconds of plain direct reads of these records by so many threads, nothing else done."""
-    with ExitStack() as stack:
-        files = []
-        for layer in range(store.geometry.layers):
-            files.append(os.open(layer_file(store.folder, layer), os.O_RDONLY | DIRECT))
-            stack.callback(os.close, files[-1])
-        size, todo = store.layout.bytes, iter(order)
-        buffers = [paged(size).fill_(1).numpy().data for _ in range(threads)]
-
-        def read(buffer: memoryview) -> None:
-            for expert in todo:
-                done = os.preadv(files[expert.layer], [buffer], expert.index * size)
-                assert done == size
-
-        readers = [threading.Thread(target=read, args=[buffer]) for buffer in buffers]
-        started = perf_counter()
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
-        return perf_counter() - started
+def made(store: DiskStore, slots: Slots, threads: int) -> Link:
+    """The link that moex makes for such a store."""
+    return AioLink(store, slots) if reads_alone(store) else DiskLink(store, slots, threads)
 
 
 def link_seconds(
     store: DiskStore, order: list[Expert], threads: int, together: int, slots: Slots
 ) -> float:
     """Seconds of demanding these experts through the link, `together` of them a visit."""
-    link = DiskLink(store, slots, threads)
+    link = made(store, slots, threads)
     places = len(slots.tensors)
     started = perf_counter()
     for first in range(0, len(order), together):
@@ -129,6 +97,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
     """Demand reads of whole experts through the link against raw direct reads.
 
     By as many threads, and by one more, because the thread that waits for the link reads, too.
+    Small records the kernel reads by itself (`io` says `aio`): no reader threads, whatever raw has.
     """
     draw = random.Random(0)
     for name in sizes:
@@ -152,7 +121,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
                         speeds.append(len(order) * store.layout.bytes / raw)
                     yield {
                         "case": f"{name}, {together} a visit, {threads} threads",
-                        "io": store.io,
+                        "io": "aio" if reads_alone(store) else store.io,
                         "raw_bytes_per_s": median(speeds),
                         **summary(ratios),
                         "against_one_more_thread": summary(stricter),
@@ -178,14 +147,15 @@ def decoded(
     return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds
 
 
-def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
+def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dict]:
     """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
 
     Compute is the same model with every expert resident and the same computing threads. Link is
     what raw direct reads by as many threads allow if only experts that were not resident when they
-    were demanded crossed it: wasted guesses do not count in its favour.
+    were demanded crossed it: wasted guesses do not count in its favour. With `aio` there is no
+    reader thread, but the core that one would have is left to the kernel all the same.
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
+    torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
     parts = load_parts(name, store="disk")
     store, experts = parts.store, parts.geometry.experts
@@ -203,7 +173,8 @@ def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
         middle = [median(column) for column in zip(*rows, strict=True)]
         yield {
             "case": f"{name}, half the experts, {type(prefetcher).__name__}",
-            "io": store.io,
+            "io": "aio" if reads_alone(store) else store.io,
+            "computing_threads": threads,
             "tokens_per_second": middle[1],
             "compute_tokens_per_second": middle[2],
             "link_tokens_per_second": middle[3],
@@ -213,9 +184,8 @@ def decode(name: str, pairs: int, new_tokens: int) -> Iterator[dict]:
     store.close()
 
 
-def compare(name: str, pairs: int, new_tokens: int, folder: Path) -> Iterator[dict]:
+def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) -> Iterator[dict]:
     """Half the experts in memory and the rest on disk, against accelerate with them all on disk."""
-    cores = len(os.sched_getaffinity(0))
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
     parts = load_parts(name, store="disk")
     assert isinstance(parts.store, DiskStore)
@@ -223,11 +193,12 @@ def compare(name: str, pairs: int, new_tokens: int, folder: Path) -> Iterator[di
     batches = workload.batches(parts.tokenizer(), "cpu")
 
     def mine() -> float:
-        torch.set_num_threads(max(1, cores - 1))
+        torch.set_num_threads(threads)
         return decoded(parts, 0.5, Gate(), workload)[0]
 
     for row in against_accelerate(mine, name, batches, new_tokens, pairs, folder):
-        yield {"io": parts.store.io, **row}
+        io = "aio" if reads_alone(parts.store) else parts.store.io
+        yield {"io": io, "computing_threads": threads, **row}
     parts.store.close()
 
 
@@ -241,15 +212,18 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--new-tokens", type=int, default=64)
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
     parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
     if given.tiny:
         given.pairs, given.new_tokens, given.sizes = 2, 4, ["bundled"]
     given.folder.mkdir(parents=True, exist_ok=True)
+    run = given.model, given.pairs, given.new_tokens, given.threads
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
-        "decode": lambda: decode(given.model, given.pairs, given.new_tokens),
-        "compare": lambda: compare(given.model, given.pairs, given.new_tokens, given.folder),
+        "decode": lambda: decode(*run),
+        "compare": lambda: compare(*run, given.folder),
     }
     for row in rows[given.command]():
         line = json.dumps({"command": given.command, **row, **provenance()})

@@ -157,16 +157,26 @@ def _hub_tasks() -> TaskManager:
     return TaskManager()
 
 
-def _load(tasks: list[str], local: dict[str, list[dict[str, Any]]]) -> Any:
-    hub = [name for name in tasks if name not in local]
-    manager = _hub_tasks() if hub else TaskManager(include_defaults=False)
-    unknown = [name for name in hub if name not in manager.all_tasks]
+def check_tasks(tasks: list[str]) -> None:
+    """Refuse tasks that nobody knows, before anything is run for them.
+
+    Raises:
+        ValueError: neither local nor of lm-eval.
+    """
+    hub = [name for name in tasks if name not in LOCAL]
+    unknown = [name for name in hub if name not in _hub_tasks().all_tasks]
     if unknown:
         raise ValueError(
-            f"no task named {', '.join(map(repr, unknown))}: local tasks are {', '.join(LOCAL)}; "
-            "any task of lm-eval works by its name (`lm-eval ls tasks` lists them) and fetches its "
-            "data from the hub once, after which it runs offline"
+            f"eval.tasks: no task named {', '.join(map(repr, unknown))}: local tasks are "
+            f"{', '.join(LOCAL)}; any task of lm-eval works by its name (`lm-eval ls tasks` lists "
+            "them) and fetches its data from the hub once, after which it runs offline"
         )
+
+
+def _load(tasks: list[str], local: dict[str, list[dict[str, Any]]]) -> Any:
+    check_tasks(tasks)
+    hub = set(tasks) - set(local)
+    manager = _hub_tasks() if hub else TaskManager(include_defaults=False)
     try:
         return manager.load(
             [task_config(name, local[name]) if name in local else name for name in tasks]

@@ -20,6 +20,23 @@ if TYPE_CHECKING:
     Items = dict[str, dict[str, list[tuple[int, float]]]]
 
 
+def check_tasks(config: Any) -> None:
+    """Refuse unknown tasks before a model is loaded or a workload is run.
+
+    Raises:
+        ValueError: no list, or a task that nobody knows.
+    """
+    if isinstance(config.eval.tasks, str):
+        given = config.eval.tasks
+        raise ValueError(f"eval.tasks={given}: expected a list; try eval.tasks=[{given}]")
+    from moex.evals.tasks import LOCAL
+
+    if not set(config.eval.tasks) <= set(LOCAL):  # lm-eval takes seconds to import
+        from moex.evals.lm import check_tasks
+
+        check_tasks(list(config.eval.tasks))
+
+
 def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     """Fill in the accuracy of the configured tasks, measured once per accuracy key.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.accuracy import accuracy
+from moex.modes.accuracy import accuracy, check_tasks
 from moex.modes.common import load, selects, set_threads
 from moex.report import Report
 
@@ -19,6 +19,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Measure accuracy only."""
     if not config.eval.tasks:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
+    check_tasks(config)
     set_threads(config)
     report = Report(source="live", mode="eval")
     if build(config.miss).lossy:

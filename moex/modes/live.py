@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.console import note
 from moex.files import write_lines
-from moex.modes.accuracy import accuracy
+from moex.modes.accuracy import accuracy, check_tasks
 from moex.modes.common import (
     PARTIAL,
     load,
@@ -41,6 +41,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     from moex.runner.live import run_offloaded
 
+    check_tasks(config)
     workload = shrunk(build(config.workload), config)
     torch.manual_seed(config.seed)
     on_stop = partial(_write_series, folder / PARTIAL)

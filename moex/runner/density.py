@@ -144,16 +144,16 @@ def measure(pair: Pair, repeats: int = 9, shares: Sequence[float] = SHARES) -> d
 
 
 def break_even(seconds: dict[float, float], width: int) -> float:
-    """The share below which all measured shares are faster than a whole expert.
+    """The share up to which moving rows saves most over moving whole experts, summed over shares.
 
-    Between the last share that is and the first that is not on the straight line; at least one row
-    of `width`, which moves every expert whole.
+    So one disturbed measurement decides nothing. Between the last share that is and the first that
+    is not on the straight line; at least one row of `width`, which moves every expert whole.
     """
-    whole, below, before = seconds[0.0], 0.0, 0.0
-    for share in sorted(share for share in seconds if share):
-        now = seconds[share]
-        if now >= whole:
-            crossed = below + (share - below) * (whole - before) / (now - before) if below else 0.0
-            return max(crossed, 1 / width)
-        below, before = share, now
-    return 1.0
+    shares, whole = sorted(share for share in seconds if share), seconds[0.0]
+    saved = np.cumsum([0.0, *(whole - seconds[share] for share in shares)])
+    count = int(saved.argmax())
+    if count in (0, len(shares)):
+        return 1.0 if count else 1 / width
+    below, above = shares[count - 1], shares[count]
+    before, after = seconds[below], seconds[above]
+    return below + (above - below) * (whole - before) / (after - before)

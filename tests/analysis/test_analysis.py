@@ -132,8 +132,9 @@ def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies,
         f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in ("buffers", "pareto")
     )
     readme.write_text(f"before\n{blocks}after\n")
-    with pytest.warns(UserWarning, match="not published"):
-        assert not publish(table, tmp_path)
+    said: list[str] = []
+    assert not publish(table, tmp_path, said.append)
+    assert "not published" in said[0]
     written = publish(table.assign(smoke=False), tmp_path)
     assert {path.name for path in written} == {"buffers.png", "README.md"}
     text = readme.read_text()
@@ -141,6 +142,9 @@ def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies,
     assert "commit" in text
     assert text.endswith("<!-- table pareto -->\nold\n<!-- end -->\nafter\n"), "no rows, no change"
     assert not publish(table.assign(smoke=False), tmp_path)[1:], "the same rows, the same text"
+    worse = table.assign(smoke=False, tokens_per_second=None)
+    assert not publish(worse, tmp_path, said.append)
+    assert "buffers not published: table: no tokens_per_second" in said[1]
 
 
 def test_every_table_of_the_write_ups_is_one_that_can_be_made():

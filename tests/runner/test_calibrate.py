@@ -59,6 +59,8 @@ def test_a_break_even_lies_where_rows_stop_being_faster():
     assert break_even(slower_from_half, 100) == pytest.approx(0.5)
     assert break_even({0.0: 1.0, 0.5: 0.5, 1.0: 0.9}, 100) == 1.0
     assert break_even({0.0: 1.0, 0.1: 3.0, 0.5: 0.5}, 100) == 0.01
+    one_disturbed = {0.0: 1.0, 0.1: 1.1, 0.2: 0.3, 0.4: 0.5, 0.8: 1.5}
+    assert break_even(one_disturbed, 100) == pytest.approx(0.6)
 
 
 def test_break_evens_are_measured_for_both_stores(parts, tmp_path):
