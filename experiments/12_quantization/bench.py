@@ -69,7 +69,7 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def resident(args: argparse.Namespace) -> None:
-    """Seconds of one expert, 4 bits against bfloat16, in interleaved pairs; both dense routes."""
+    """Seconds of one expert, 4 bits against bfloat16, in interleaved pairs."""
     hidden, inner = (256, 384) if args.tiny else (4096, 14336)
     rounds, batches = (
         (2, (1, 64)) if args.tiny else (args.pairs, (1, 2, 4, 8, 16, 32, 64, 128, 256))
@@ -124,19 +124,24 @@ def packing(args: argparse.Namespace) -> None:
             print(f"{kind.__name__} {bits} bits g{group}: {median(rates) / 1e6:.1f} M weights/s")
     for kind in ("RTN", "HQQ"):
         with tempfile.TemporaryDirectory() as folder:
-            peaks = {form: _apart(form, folder, args.tiny) for form in ("model", "none", kind)}
+            forms = ("model", "none", kind)
+            peaks = {form: _apart(form, folder, args) for form in forms}
         over = peaks[kind]["peak"] - peaks["none"]["peak"]
-        layer = peaks[kind]["layer"]
+        layer, rate = peaks[kind]["layer"], peaks[kind]["rate"]
+        print(
+            f"{kind} 4 bits g64, from checkpoint to checked files: {rate / 1e6:.1f} M weights/s"
+        )
         print(
             f"{kind}: peak {over / 1e6:.0f} MB over baseline (model read, nothing packed), "
             f"{over / layer:.2f} layers of {layer / 1e6:.0f} MB"
         )
 
 
-def _apart(form: str, folder: str, tiny: bool) -> dict:
+def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
     """What `peak` says in a process of its own."""
     command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
-    done = subprocess.run(command + ["--tiny"] * tiny, check=True, stdout=subprocess.PIPE)
+    command += ["--threads", str(args.threads), *["--tiny"] * args.tiny]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -159,13 +164,15 @@ def peak(args: argparse.Namespace) -> None:
         return
     model = checkpoint.build(folder)
     layer = 8 * 3 * model.config.hidden_size * model.config.intermediate_size * 2
+    started = perf_counter()
     if args.form == "none":
         checkpoint.fill(model, folder, None)
     else:
         quantizer = {"RTN": RTN, "HQQ": HQQ}[args.form](4, 64)
         parts = load_parts(str(folder), store="disk", cache_dir=args.folder, quant=quantizer)
         parts.store.close()
-    print(json.dumps({"peak": peak_host_bytes(), "layer": layer}))
+    rate = layer / (perf_counter() - started)  # two layers, two bytes a weight
+    print(json.dumps({"peak": peak_host_bytes(), "layer": layer, "rate": rate}))
 
 
 def main() -> None:

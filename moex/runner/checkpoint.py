@@ -124,7 +124,7 @@ def fill(
             for index in range(len(tensor)):
                 expert = Expert(layer_of[module], index)
                 sink(expert, {part: values[index] for part, values in stacked.items()})
-            del pending[module]
+            del pending[module], stacked, tensor  # or it lives on while the next layer is read
             done.add(module)
     model.load_state_dict(skeleton, strict=False, assign=True)
     model.tie_weights()
@@ -161,6 +161,7 @@ def _tensors(
         group, dtype = groups[target], known[target].dtype
         for name, value in group.values(target, model, source, None if coded else dtype):
             yield name, value.to(dtype)
+            del value
         for file in group.files(files):
             left[file] -= 1
             if not left[file]:
