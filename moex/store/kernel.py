@@ -14,7 +14,6 @@ import struct
 import sys
 import weakref
 from contextlib import suppress
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ EVENT = struct.Struct("<QQqq")
 """`struct io_event`: data, block, result (bytes, or minus an error number), second result."""
 
 RING_MAGIC = 0xA10A10A1
-
-
-SPIN_S = 500e-6
-"""How long a wait looks before it sleeps: a small record takes about this, and whoever sleeps is
-woken late and comes back to a cold cache."""
 
 
 class Request(NamedTuple):
@@ -106,9 +100,6 @@ class KernelReads:
             wait: until one has, or a signal has come: then there may be none.
         """
         until = 0 if wait else ctypes.addressof(_NO_TIME)
-        limit = perf_counter() + SPIN_S if wait else 0.0
-        while not self.any_ended() and perf_counter() < limit:
-            pass
         try:
             count = self._get(
                 self._context, int(wait), self.depth, ctypes.addressof(self._events), until
