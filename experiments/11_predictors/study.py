@@ -28,7 +28,7 @@ from moex.cache.lru import LRU
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
-from moex.prefetch.mlp import MLP
+from moex.prefetch.mlp import MLP, read_nets
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
@@ -75,11 +75,9 @@ class Listener(Prefetcher):
 
 def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 1."""
-    predictor = MLP()
-    predictor.bind(parts.geometry, parts.folder)
     routers = [layer.router.weight.detach() for layer in parts.layers]
     trainer = ExpertTrainer(parts.geometry, routers, Recipe(), 0)
-    trainer.modules = predictor.nets
+    trainer.modules = read_nets(parts.geometry, parts.folder).half()
     return quality.of_experts(trainer, routers, [(s, 8) for s in reads(parts, text, batches)])
 
 

@@ -128,9 +128,7 @@ def packing(args: argparse.Namespace) -> None:
             peaks = {form: _apart(form, folder, args) for form in forms}
         over = peaks[kind]["peak"] - peaks["none"]["peak"]
         layer, rate = peaks[kind]["layer"], peaks[kind]["rate"]
-        print(
-            f"{kind} 4 bits g64, from checkpoint to checked files: {rate / 1e6:.1f} M weights/s"
-        )
+        print(f"{kind} 4 bits g64, from checkpoint to checked files: {rate / 1e6:.1f} M weights/s")
         print(
             f"{kind}: peak {over / 1e6:.0f} MB over baseline (model read, nothing packed), "
             f"{over / layer:.2f} layers of {layer / 1e6:.0f} MB"

@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.3)
     parser.add_argument("--rank", type=int, help="of the selector; default: the checkpoint's")
     parser.add_argument("--coarse", choices=["mlp", "gate"], default="mlp", help="names experts")
-    parser.add_argument("--rows", type=float, default=0.4, help="least share a thin place holds")
+    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
     parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")
     parser.add_argument("--prompts", type=int, default=1)

@@ -25,7 +25,7 @@ from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
-from moex.prefetch.mlp import nets
+from moex.prefetch.nets import nets
 from moex.prefetch.recorded import Recorded
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate

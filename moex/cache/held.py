@@ -43,16 +43,22 @@ class Held:
 
         Hot rows leave for others only when nothing else is left.
         """
-        missing = wanted & ~self.rows
+        there = self.rows
         kept = [generation & ~wanted for generation in self.recent]
         self.recent = [wanted, *(generation for generation in kept if generation)]
-        over = sum(generation.bit_count() for generation in self.recent) - capacity
-        for spared in (hot, 0):
-            for number in range(len(self.recent) - 1, 0, -1):
-                if over <= 0:
-                    break
-                gone = lowest(self.recent[number] & ~spared, over)
-                self.recent[number] &= ~gone
-                over -= gone.bit_count()
-        self.recent = [generation for generation in self.recent if generation]
-        return missing
+        over = (there | wanted).bit_count() - capacity
+        if over > 0:
+            for spared in (hot, 0) if hot else (0,):
+                over = self._leave(over, spared)
+            self.recent = [generation for generation in self.recent if generation]
+        return wanted & ~there
+
+    def _leave(self, over: int, spared: int) -> int:
+        """Let so many rows go, the oldest, but not the spared; how many are still too many."""
+        for number in range(len(self.recent) - 1, 0, -1):
+            if over <= 0:
+                break
+            gone = lowest(self.recent[number] & ~spared, over)
+            self.recent[number] &= ~gone
+            over -= gone.bit_count()
+        return over

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SPIN_S = 200e-6
 """Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
 
+SMALL = 1 << 20
+"""Handing a copy to a thread costs the computing one as much as copying about so many bytes."""
+
 LOOK_S = 1.0
 """How often a wait for bytes looks whether the thread that brings them lives."""
 
@@ -33,14 +36,21 @@ class _Copy:
 
     def __init__(self, bring: Callable[[], None], place: int, transfer: Transfer) -> None:
         self.bring, self.place, self.transfer = bring, place, transfer
-        self.copied = threading.Event()
+        self.copied: threading.Event | None = None
+        """Of a copy that the thread makes; others are made at once."""
+
+    @property
+    def there(self) -> bool:
+        """Whether its bytes are."""
+        return self.copied is None or self.copied.is_set()
 
 
 class EmulatedLink(Link):
     """Moves bytes with a thread of its own and delays arrival to a profile's link.
 
     Arrival times come from the same `LinkTimeline` that the simulator uses, driven by the machine's
-    clock, so waits are exact to the precision of the clock however busy the copying thread is.
+    clock, so waits are exact to the precision of the clock however busy the copying thread is. What
+    is `SMALL` and in memory the computing thread copies itself, in time that counts as computing.
 
     Args:
         store: where bytes come from.
@@ -54,6 +64,7 @@ class EmulatedLink(Link):
     def __init__(self, store: ExpertStore, slots: Slots, profile: HardwareProfile) -> None:
         assert profile.link_bytes_per_s is not None
         self.store, self.slots = store, slots
+        self._at_once = SMALL if store.io is None else 0
         self.timeline = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -77,27 +88,40 @@ class EmulatedLink(Link):
             for copy in self._expected.pop(slot, ()):
                 self.timeline.cancel(now, copy.transfer)
                 self._forget(copy)
-        copies = []
+        handed: list[_Copy] = []
         for load in transfers:
-            transfer = self.timeline.submit(now, size(load.rows), load.speculative, load.expert)
-            copies.append(_Copy(self.slots.bring(self.store, load), load.slot, transfer))
+            moved = size(load.rows)
+            transfer = self.timeline.submit(now, moved, load.speculative, load.expert)
+            copy = _Copy(self.slots.bring(self.store, load), load.slot, transfer)
+            before = self._expected.setdefault(load.slot, [])
+            if moved <= self._at_once and all(earlier.there for earlier in before):
+                self._bring(copy)
+            else:
+                copy.copied = threading.Event()
+                handed.append(copy)
+            before.append(copy)
+        if handed:
+            self._hand_over(handed)
+
+    def _hand_over(self, copies: list[_Copy]) -> None:
+        """Give copies of one plan to the thread."""
         with self._wake:
             # Bytes of a demanded load are copied before those of guesses still waiting, except for
             # guesses of the same place: what is loaded there later must come later.
-            if copies and not copies[0].transfer.speculative:
-                first = [e for c in copies for e in self._expected.get(c.place, ())]
+            if copies[0].transfer.speculative:
+                self._work.extend(copies)
+            else:
+                first = [e for c in copies for e in self._expected[c.place] if e not in copies]
                 first = [copy for copy in first if copy in self._work]
                 for copy in first:
                     self._work.remove(copy)
                 self._work.extendleft(reversed(first + copies))
-            else:
-                self._work.extend(copies)
-            for copy in copies:
-                self._expected.setdefault(copy.place, []).append(copy)
             self._wake.notify()
 
     def _forget(self, copy: _Copy) -> None:
         """Do not copy what nobody wants; let a copy under way end, for its place is due."""
+        if copy.there:
+            return
         with self._wake:
             if copy in self._work:
                 self._work.remove(copy)
@@ -106,7 +130,7 @@ class EmulatedLink(Link):
 
     def _finish(self, copy: _Copy) -> None:
         """Wait for the real bytes of a copy, which only a living thread brings."""
-        while not copy.copied.wait(LOOK_S):
+        while copy.copied is not None and not copy.copied.wait(LOOK_S):
             if not self._thread.is_alive():
                 raise RuntimeError(
                     f"the link's copying thread died before it read {copy.transfer.label}"
@@ -164,8 +188,12 @@ class EmulatedLink(Link):
                 if self._stopping:
                     return
                 copy = self._work.popleft()
-            try:
-                copy.bring()
-            except BaseException as error:
-                self._error = error
+            self._bring(copy)
+            assert copy.copied is not None
             copy.copied.set()
+
+    def _bring(self, copy: _Copy) -> None:
+        try:
+            copy.bring()
+        except BaseException as error:  # said by the wait, as the thread cannot
+            self._error = error

@@ -72,5 +72,6 @@ class Corm(Prefetcher):
         chosen = self.selector.expect(observation.hidden, layer, experts)
         if chosen is None:
             return named
-        bits = np.packbits(chosen.any(1).cpu().numpy(), axis=-1, bitorder="little")
+        any_token = chosen[:, 0] if chosen.shape[1] == 1 else chosen.any(1)
+        bits = np.packbits(any_token.cpu().numpy(), axis=-1, bitorder="little")
         return [p._replace(rows=row.tobytes()) for p, row in zip(named, bits, strict=True)]

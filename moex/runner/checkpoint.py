@@ -155,7 +155,8 @@ def _tensors(
 
     def order(target: str) -> tuple[Any, ...]:
         module = target.rpartition(".")[0]
-        return last[module], dot_natural_key(module), dot_natural_key(target)
+        size = known[target].numel()  # what takes most memory to fuse comes while nothing waits
+        return last[module], dot_natural_key(module), -size, dot_natural_key(target)
 
     for target in sorted(groups, key=order):
         group, dtype = groups[target], known[target].dtype

@@ -151,16 +151,16 @@ def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor | P
 
 
 def neurons_output(
-    experts: Any, tokens: Tensor, planes: Mapping[str, Tensor], mask: Tensor | None
+    experts: Any, tokens: Tensor, planes: Mapping[str, Tensor], absent: Tensor | None
 ) -> Tensor:
     """Compute some neurons of one expert for tokens [n, hidden].
 
     `planes` are those of `store.bundles`: `gate_up` [2 * rows, hidden] and `down`, transposed,
-    [rows, hidden]; `mask` [n, rows] says which neurons count for which token, None: all.
+    [rows, hidden]; `absent` [n or 1, rows] says which do not count for which token, None: all do.
     """
     inner = experts._apply_gate(functional.linear(tokens, planes["gate_up"]))
-    if mask is not None:  # not a product: what lies in a row that is absent may be anything
-        inner = inner.masked_fill(~mask, 0)
+    if absent is not None:  # not a product: what lies in a row that is absent may be anything
+        inner.masked_fill_(absent, 0)
     return torch.mm(inner, planes["down"])
 
 

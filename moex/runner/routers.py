@@ -49,8 +49,12 @@ class Lookahead:
             biases = [
                 _bias(router, weight) for router, weight in zip(self.routers, weights, strict=True)
             ]
-            self._weight = torch.cat(weights)  # once: what a layer needs are rows of it
-            self._bias = torch.cat(biases) if None not in biases else None  # type: ignore[arg-type]
+            self._experts = len(weights[0])
+            weight = torch.cat(weights)  # once: what a layer needs are rows of it
+            bias = torch.cat(biases) if None not in biases else None  # type: ignore[arg-type]
+            starts = range(0, len(weight), self._experts)
+            spans = [slice(start, start + (1 + depth) * self._experts) for start in starts]
+            self._asked = [(weight[s], None if bias is None else bias[s]) for s in spans]
 
     @property
     def knows(self) -> bool:
@@ -62,11 +66,9 @@ class Lookahead:
         if self.kind == "silent":
             return [()]
         if self.kind == "softmax":
-            count = len(self._weight) // len(self.routers)
-            rows = slice(number * count, (number + 1 + self.depth) * count)
-            bias = None if self._bias is None else self._bias[rows]
-            logits = functional.linear(hidden, self._weight[rows], bias)
-            found = logits.view(len(hidden), -1, count).softmax(-1, dtype=torch.float32).sum(0)
+            logits = functional.linear(hidden, *self._asked[number])
+            each = logits.view(len(hidden), -1, self._experts)
+            found = each.softmax(-1, dtype=torch.float32).sum(0)
             return [tuple(row) for row in found.tolist()]
         ahead = self.routers[number : number + 1 + self.depth]
         return [tuple(_asked(router, hidden).sum(0).tolist()) for router in ahead]

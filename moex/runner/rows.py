@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from moex.runner import hf
-from moex.store.rows import bitmap_of, members
-from moex.types import DECODE, PREFILL, Expert
+from moex.store.rows import bitmaps_of
+from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +38,10 @@ class Neurons:
         """The rows that each expert of the running visit needs; None: all."""
         self._before: Tensor | None = None
         self._masks: dict[Expert, Tensor | None] = {}
-        self._sums: dict[Expert, Tensor] = {}
+        """Of a visit of several tokens: the mask of each expert's, [tokens, intermediate]."""
         self._alone: dict[Expert, int | None] = {}
-        """Where one token is decoded: the rows that it needs."""
+        """Of a visit of one: the bitmap of the rows that it needs."""
+        self._sums: dict[Expert, Tensor] = {}
 
     def request(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> Iterator[Plan]:
         """Select, and yield the visit's plans.
@@ -54,17 +54,14 @@ class Neurons:
         state = self._before if self.selector.ahead(access.layer) else hidden
         self._before, self._sums = hidden, {}
         demanded = [Expert(access.layer, index) for index in access.experts]
-        self._masks = dict.fromkeys(demanded)
+        self._masks, self._alone = {}, {}
+        self.needs = [None] * len(demanded)
         if access.phase == DECODE or self.selector.prefill == "masked":
             assert state is not None
-            self._select(state, demanded, tokens_of)
-        # In prefill whole experts come; a mask is then only computed with.
-        self.needs = [
-            None if mask is None or access.phase == PREFILL else _union(mask)
-            for mask in self._masks.values()
-        ]
-        one = access.phase == DECODE and len(hidden) == 1
-        self._alone = dict(zip(demanded, self.needs, strict=True)) if one else {}
+            if len(state) == 1:
+                self._select_alone(state, access, demanded)
+            else:
+                self._select(state, access, demanded, tokens_of)
         for plan in self.cache.request(access, self.needs):
             self._hold(plan)
             yield plan
@@ -75,48 +72,51 @@ class Neurons:
         self._hold(plan)
         return plan
 
-    def _select(self, state: Tensor, demanded: list[Expert], tokens_of: TokensOf) -> None:
-        if len(state) == 1:
-            chosen = self.selector.select(state, demanded[0].layer, [e.index for e in demanded])
-            if chosen is not None:
-                self._masks = dict(zip(demanded, chosen, strict=True))
+    def _select_alone(self, state: Tensor, access: Access, demanded: list[Expert]) -> None:
+        chosen = self.selector.select(state, access.layer, access.experts)
+        if chosen is None:
             return
-        for expert in demanded:  # one by one: a mask of all tokens for all experts may be too large
+        needs = bitmaps_of(chosen[:, 0])
+        self._alone = dict(zip(demanded, needs, strict=True))
+        if access.phase == DECODE:  # in prefill whole experts come; a mask is only computed with
+            self.needs = list(needs)
+
+    def _select(
+        self, state: Tensor, access: Access, demanded: list[Expert], tokens_of: TokensOf
+    ) -> None:
+        # One by one: a mask of all tokens for all experts may be too large.
+        for place, expert in enumerate(demanded):
             chosen = self.selector.select(state[tokens_of(expert)], expert.layer, [expert.index])
-            self._masks[expert] = None if chosen is None else chosen[0]
+            if chosen is not None:
+                self._masks[expert] = chosen[0]
+                if access.phase == DECODE:
+                    self.needs[place] = bitmaps_of(chosen[0].any(0)[None])[0]
 
     def _hold(self, plan: Plan) -> None:
         for load in plan.transfers:
-            self.slots.hold(load.slot, load.expert, self.cache.held(load.expert))
+            self.slots.hold(load, self.cache.held(load.expert))
 
     def output(self, expert: Expert, place: int) -> Callable[[Any, Tensor], Tensor]:
         """What computes the expert's part that is in the place, added to its parts before."""
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
-            mask = self._masks[expert]
-            if self.slots.thin:
-                mask = self._at_positions(expert, mask, place)
-            part = hf.neurons_output(experts, tokens, *self.slots.computed(place, mask))
+            absent = self._absent(expert, place)
+            part = hf.neurons_output(experts, tokens, *self.slots.computed(place, absent))
             before = self._sums.get(expert)
             self._sums[expert] = part if before is None else before + part
             return self._sums[expert]
 
         return compute
 
-    def _at_positions(self, expert: Expert, mask: Tensor | None, place: int) -> Tensor:
-        """The mask [tokens or 1, capacity] of the positions of a thin place."""
-        slots, part = self.slots, self.cache.parts[expert]
-        device, alone = slots.records.device, self._alone.get(expert)
-        if alone is not None:
-            part, mask = part & alone, None
-        here = np.zeros(slots.capacity, bool)
-        here[slots.positions(place, members(part, slots.width))] = True
+    def _absent(self, expert: Expert, place: int) -> Tensor | None:
+        """Where in the place lies nothing that this part computes: bool [tokens or 1, capacity]."""
+        slots, mask, alone = self.slots, self._masks.get(expert), self._alone.get(expert)
+        if not slots.thin and alone is None:
+            return None if mask is None else ~mask
+        rows = self.cache.parts[expert]
+        absent = slots.without(place, rows if alone is None else rows & alone)[None]
+        found = torch.from_numpy(absent).to(slots.records.device)
         if mask is None:
-            return torch.from_numpy(here)[None].to(device)
-        rows = torch.from_numpy(slots.table(place)).clamp(min=0)
-        return mask[:, rows.to(device)] & torch.from_numpy(here).to(device)
-
-
-def _union(mask: Tensor) -> int:
-    """The bitmap of the rows that any token [tokens, intermediate] needs."""
-    return bitmap_of(mask[0] if len(mask) == 1 else mask.any(0))
+            return found
+        table = torch.from_numpy(slots.tables[place]).clamp(min=0)
+        return found | ~mask[:, table.to(mask.device)]

@@ -33,10 +33,16 @@ class Work:
         self.index = index
         kind = torch.promote_types(hidden.dtype, weights.dtype)
         self.out = torch.empty(*index.shape, hidden.shape[1], dtype=kind, device=hidden.device)
-        if len(chosen) > 1:
+        if len(chosen) == 1:
+            self._split()
+        else:
             order, rows = torch.sort(index.reshape(-1))  # as stock does it, ties included
             counts = torch.bincount(order, minlength=int(order[-1]) + 1).tolist()
             self.rows = rows.split(counts)
+
+    def _split(self) -> None:
+        """Of one token: where each top-k position's result goes, and what it weighs."""
+        self._into = list(zip(self.out.unbind(1), self.weights.split(1, 1), strict=True))
 
     def tokens_of(self, expert: Expert) -> Tensor:
         """The tokens of the visit that chose the expert, in the order in which it is computed."""
@@ -55,8 +61,8 @@ class Work:
     def put(self, expert: Expert, result: Tensor) -> None:
         """Weigh an expert's output for `tokens(expert)` and keep it in its place."""
         if len(self.chosen) == 1:
-            position = self.chosen[0].index(expert[1])
-            torch.mul(result, self.weights[:, position, None], out=self.out[:, position])
+            out, weight = self._into[self.chosen[0].index(expert[1])]
+            torch.mul(result, weight, out=out)
             return
         rows = self.rows[expert[1]]
         self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
@@ -77,6 +83,8 @@ class Work:
         rest = kept.sum(1, keepdim=True)
         self.weights = kept * torch.where(rest > 0, self.weights.sum(1, keepdim=True) / rest, 0.0)
         self.out[gone] = 0.0
+        if len(self.chosen) == 1:
+            self._split()
 
     def result(self) -> Tensor:
         """Sum over the top-k positions."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from moex.sparsity.bits import EightBits, FourBits
+from moex.bits import EightBits, FourBits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Lean:
         # The norm of a down column is a factor of the up row's scale.
         scale = factors.scale.float().clone()
         scale[:, self.neurons :] *= factors.norms.float()
-        self.scale = list(scale.bfloat16())
+        self.scale = list(scale.bfloat16()[:, None])
         self.cuts = factors.cuts.half()
         self.first: EightBits | None = None
         if factors.ahead is not None:
@@ -45,8 +45,8 @@ class Lean:
             both = functional.pad(ahead.linear.weight, more), ahead.inner.weight
             self.first = EightBits(torch.cat(both))
             self.outer = EightBits(functional.pad(ahead.outer.weight, more))
-            biases = ahead.inner.bias, functional.pad(ahead.outer.bias, more[2:])
-            self.inner_bias, self.outer_bias = (bias.half() for bias in biases)
+            biases = functional.pad(ahead.outer.bias, more[2:]), ahead.inner.bias
+            self.bias = torch.cat(biases).half()
         self.rows = self.four.planes
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
@@ -55,17 +55,16 @@ class Lean:
         if not early:
             return self.own(state)
         assert self.first is not None
-        both = self.first(state).double()
-        linear, inner = both.split((self.four.inputs, both.shape[1] - self.four.inputs), 1)
-        correction = self.outer(functional.gelu(inner + self.inner_bias).bfloat16())
-        return (linear + correction + self.outer_bias).bfloat16()
+        both = self.first(state).double().add_(self.bias)
+        codes, inner = both.split((self.four.inputs, both.shape[1] - self.four.inputs), 1)
+        return codes.add_(self.outer(functional.gelu(inner).bfloat16())).bfloat16()
 
     def estimate(self, codes: Tensor, experts: Sequence[int]) -> Tensor:
         """Contributions [experts, tokens, intermediate] for codes; float64."""
-        count = 2 * self.neurons
-        products = [self.four(codes, expert)[:, :count] for expert in experts]
-        both = torch.stack(products).double()
-        both *= torch.stack([self.scale[expert] for expert in experts])[:, None]
+        both = torch.stack([self.four(codes, expert) for expert in experts]).double()
+        if self.four.outputs > 2 * self.neurons:
+            both = both[..., : 2 * self.neurons]
+        both.mul_(torch.stack([self.scale[expert] for expert in experts]))
         gate, up = both.chunk(2, -1)
         return functional.silu(gate).mul_(up).abs_()
 
@@ -73,7 +72,7 @@ class Lean:
         """All that is held, the shared table too."""
         parts = [self.own, self.first, self.outer] if self.first is not None else [self.own]
         held = [tensor for part in parts for tensor in (part.codes, part.scale)]
-        biases = [self.inner_bias, self.outer_bias] if self.first is not None else []
+        biases = [self.bias] if self.first is not None else []
         return [*self.four.planes, self.four.table, *self.scale, self.cuts, *held, *biases]
 
     @property
@@ -90,8 +89,7 @@ class Lean:
         if self.first is not None:
             self.first.to(device)
             self.outer.to(device)
-            biases = self.inner_bias, self.outer_bias
-            self.inner_bias, self.outer_bias = (bias.to(device) for bias in biases)
+            self.bias = self.bias.to(device)
         self.rows = self.four.planes
 
 

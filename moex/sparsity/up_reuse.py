@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional
 
+from moex.bits import FourBits
 from moex.sparsity.active import active, check_rule
 from moex.sparsity.base import NeuronSelector
-from moex.sparsity.bits import FourBits
 from moex.types import Expert
 
 if TYPE_CHECKING:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from moex.store.bundles import Bundles
+from moex.store.bundles import Bundles
+
+if TYPE_CHECKING:
+    import numpy as np
+
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
 
@@ -48,6 +51,11 @@ class ExpertStore(ABC):
             rows: which [rows], ascending; None for all.
         """
         raise NotImplementedError(f"{type(self).__name__} has no neurons to gather")
+
+    def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
+        """What `gather` returns, as runs of bytes [rows, 3]."""
+        assert isinstance(self.layout, Bundles)
+        return self.layout.lines(self.gather(expert, torch.from_numpy(rows))).reshape(-1, 3)
 
     def close(self) -> None:
         """Give back files and memory."""

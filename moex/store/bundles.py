@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Protocol
 
+    import numpy as np
+
     class RowFormat(Protocol):
         """How neurons are packed; see `quant.rows.Neurons`."""
 
@@ -76,6 +78,10 @@ class Bundles:
     def weights(self, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return `gate`, `up` and `down` [rows, hidden] of neurons."""
         return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
+
+    def lines(self, rows: torch.Tensor) -> np.ndarray:
+        """Rows of gate, up or down, contiguous and on the CPU, each as one run of bytes [rows]."""
+        return rows.view(-1).view(torch.uint8).numpy().view(f"V{self.row_bytes // 3}")
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill a record (uint8, `bytes` long)."""

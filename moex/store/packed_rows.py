@@ -25,24 +25,26 @@ class PackedRowSlots(RowSlots):
     neurons: PackedBundles
 
     def computed(
-        self, place: int, mask: torch.Tensor | None
+        self, place: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """Unpack what any token needs [tokens or 1, capacity]; None: all of it."""
+        """Unpack what any token needs, all but what is absent [tokens or 1, capacity]."""
         rows = self.tensors[place]["packed"]
-        if mask is not None:
-            some = (mask[0] if len(mask) == 1 else mask.any(0)).nonzero().squeeze(1)
-            rows, mask = rows.index_select(0, some), None if len(mask) == 1 else mask[:, some]
-        return self.neurons.form.unpack(rows), mask
+        if absent is not None:
+            some = (~absent).any(0).nonzero().squeeze(1)
+            rows = rows.index_select(0, some)
+            absent = None if len(absent) == 1 else absent[:, some]
+        return self.neurons.form.unpack(rows), absent
 
     def _move(
         self,
         store: ExpertStore,
         expert: Expert,
         place: int,
-        rows: torch.Tensor | None,
+        rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
-        found, packed = store.gather(expert, rows), self.tensors[place]["packed"]
+        found = store.gather(expert, None if rows is None else torch.from_numpy(rows))
+        packed = self.tensors[place]["packed"]
         if at is None:
             packed.copy_(found)
         else:

@@ -16,6 +16,8 @@ from moex.types import Expert
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
     from moex.types import Geometry
 
 
@@ -37,6 +39,7 @@ class RamStore(ExpertStore):
             torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
             for _ in range(geometry.layers)
         ]
+        self._lines: dict[Expert, np.ndarray] = {}
         if source is not None:
             with closing(source):
                 for layer, index in product(range(geometry.layers), range(geometry.experts)):
@@ -60,3 +63,12 @@ class RamStore(ExpertStore):
         assert isinstance(self.layout, Bundles)
         neurons = self.layout.views(self.records[expert.layer][expert.index])
         return neurons if rows is None else neurons.index_select(0, rows)
+
+    def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
+        """Neurons of the expert as runs of bytes [rows, 3], a copy."""
+        found = self._lines.get(expert)
+        if found is None:  # once: making a view takes as long as copying a few rows
+            assert isinstance(self.layout, Bundles)
+            views = self.layout.views(self.records[expert.layer][expert.index])
+            found = self._lines[expert] = self.layout.lines(views).reshape(-1, 3)
+        return found.take(rows, 0)

@@ -42,72 +42,80 @@ class RowSlots(Slots):
         self.records.zero_()  # what is not there is multiplied by zero, and must be a number
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
-        self._held: list[tuple[Expert, int] | None] = [None] * places
-        self._rows = np.full((places, capacity), -1)
-        """Of thin places: which row is at each position, -1: none."""
-        self._at = np.full((places, layout.neurons), -1)
-        """The same the other way round."""
-        row = np.dtype(f"V{layout.row_bytes // 3}")
+        self._every = (1 << 8 * (-(-self.width // 8) + 1)) - 1
+        """All rows and a byte more, for positions where none is: they count as row -1."""
+        empty = np.full(capacity, -1) if self.thin else np.arange(capacity)
+        self.tables = np.tile(empty, (places, 1))
+        """Which row is at each position of a place; -1: none."""
+        self._coming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """Of the latest load into a thin place: rows, and where they go."""
         self._lines: list[tuple[np.ndarray, ...]] = []
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
         if self.records.device.type == "cpu" and "gate_up" in self.tensors[0]:
             self._lines = [
-                (lines(place["gate_up"], row), lines(place["down"], row)) for place in self.tensors
+                (layout.lines(place["gate_up"]), layout.lines(place["down"]))
+                for place in self.tensors
             ]
 
-    def hold(self, place: int, expert: Expert, rows: int) -> None:
-        """From now on the place holds these rows (a bitmap); those it lacks get free positions."""
+    def hold(self, load: Load, rows: int) -> None:
+        """Settle where the rows of a load go, in a place that then holds `rows` (a bitmap)."""
         if not self.thin:
             return
-        if self._held[place] == (expert, rows):
-            return
-        before, self._held[place] = self._held[place], (expert, rows)
-        table, at = self._rows[place], self._at[place]
-        if before is None or before[0] != expert:
-            table[:] = at[:] = -1
-        wanted, there = as_mask(rows, self.width), at >= 0
-        gone, new = np.flatnonzero(there & ~wanted), np.flatnonzero(wanted & ~there)
-        table[at[gone]] = at[gone] = -1
-        free = np.flatnonzero(table < 0)[: len(new)]
-        table[free], at[new] = new, free
+        place, table = load.slot, self.tables[load.slot]
+        coming = rows if load.rows is None else int.from_bytes(load.rows, "little")
+        if kept := rows & ~coming:
+            new, gone = self._masks(coming, ~kept)
+            new, free = new.nonzero()[0], gone[table].nonzero()[0]
+            table[free] = -1
+            at = free[: len(new)]
+        else:
+            new = self._masks(coming)[0].nonzero()[0]
+            table[len(new) :] = -1
+            at = np.arange(len(new))
+        table[at] = new
+        self._coming[place] = new, at
 
-    def positions(self, place: int, rows: np.ndarray) -> np.ndarray:
-        """Where rows are in a place."""
-        return self._at[place][rows] if self.thin else rows
+    def without(self, place: int, rows: int) -> np.ndarray:
+        """At which positions of a place lies none of these rows (a bitmap): bool [capacity]."""
+        return self._masks(~rows)[0][self.tables[place]]
 
-    def table(self, place: int) -> np.ndarray:
-        """Which row is at each position of a thin place; -1: none."""
-        return self._rows[place]
+    def _masks(self, *rows: int) -> np.ndarray:
+        """Bitmaps as bool [bitmaps, more than all rows]; the last column is of positions empty."""
+        size = self._every.bit_length() // 8
+        data = b"".join([(each & self._every).to_bytes(size, "little") for each in rows])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        return bits.view(bool).reshape(len(rows), -1)
 
     def computed(
-        self, place: int, mask: torch.Tensor | None
+        self, place: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """What a place's neurons are computed with, and the mask that is left to apply to them."""
-        return self.tensors[place], mask
+        """What a place's neurons are computed with, and which of these are to be left out."""
+        return self.tensors[place], absent
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""
-        if load.rows is None and not self.thin:
+        if self.thin:
+            rows, at = self._coming.pop(load.slot)
+        elif load.rows is None:
             return partial(self._move, store, load.expert, load.slot, None, None)
-        rows = self._rows[load.slot] if load.rows is None else members(load.rows, self.width)
-        rows = rows[rows >= 0]
-        at = self.positions(load.slot, rows)
-        return partial(self._move, store, load.expert, load.slot, torch.from_numpy(rows), at)
+        else:
+            rows = at = members(load.rows)
+        return partial(self._move, store, load.expert, load.slot, rows, at)
 
     def _move(
         self,
         store: ExpertStore,
         expert: Expert,
         place: int,
-        rows: torch.Tensor | None,
+        rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
-        neurons = store.gather(expert, rows)
-        if at is not None and self._lines:  # several times as fast as torch's indexing
+        if rows is not None and at is not None and self._lines:
+            # Several times as fast as torch's indexing.
             first, last = self._lines[place]
-            found = lines(neurons, first.dtype).reshape(-1, 3)
-            first[at], first[at + self.capacity], last[at] = found.T
+            first[at], first[at + self.capacity], last[at] = store.lines(expert, rows).T
             return
+        neurons = store.gather(expert, None if rows is None else torch.from_numpy(rows))
         down = self.tensors[place]["down"]
         both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
         if at is None:
@@ -118,23 +126,12 @@ class RowSlots(Slots):
             down[torch.from_numpy(at)] = neurons[:, 2].to(down.device)
 
 
-def lines(tensor: torch.Tensor, row: np.dtype) -> np.ndarray:
-    """The rows of a contiguous tensor on the CPU as runs of bytes, sharing its memory."""
-    return tensor.view(-1).view(torch.uint8).numpy().view(row)
+def members(rows: bytes) -> np.ndarray:
+    """The members of a bitmap, in order."""
+    return np.unpackbits(np.frombuffer(rows, np.uint8), bitorder="little").nonzero()[0]
 
 
-def members(rows: int | bytes, width: int) -> np.ndarray:
-    """The members of a bitmap of `width` rows, in order."""
-    return np.flatnonzero(as_mask(rows, width))
-
-
-def as_mask(rows: int | bytes, width: int) -> np.ndarray:
-    """A bitmap of `width` rows as bool [width]."""
-    data = rows if isinstance(rows, bytes) else rows.to_bytes(-(-width // 8), "little")
-    return np.unpackbits(np.frombuffer(data, np.uint8), count=width, bitorder="little").view(bool)
-
-
-def bitmap_of(mask: torch.Tensor) -> int:
-    """The bitmap of a mask [intermediate]."""
-    packed = np.packbits(mask.cpu().numpy(), bitorder="little")
-    return int.from_bytes(packed.tobytes(), "little")
+def bitmaps_of(masks: torch.Tensor) -> list[int]:
+    """The bitmap of each of several masks [experts, intermediate]."""
+    packed = np.packbits(masks.cpu().numpy(), axis=-1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in packed]

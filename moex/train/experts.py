@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from moex.prefetch import mlp
+from moex.prefetch import nets
 from moex.train.fit import Trainer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ExpertTrainer(Trainer):
     ) -> None:
         torch.manual_seed(seed)
         self.geometry = geometry
-        self.modules = mlp.nets(geometry, recipe.width, recipe.horizon)
+        self.modules = nets.nets(geometry, recipe.width, recipe.horizon)
         for layer, net in enumerate(self.modules):
             ahead = routers[layer + 1 : layer + 1 + net.horizon]
             net.routers.weight.data.copy_(torch.cat([weight.float() for weight in ahead]))
@@ -40,10 +40,12 @@ class ExpertTrainer(Trainer):
     def examples(self, seen: Sequence[Any], windows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Choices and pasts of every layer [tokens, experts], as a run would have seen them."""
         experts = self.geometry.experts
-        chosen = [mlp.multi_hot(layer.chosen, experts) for layer in seen]
+        chosen = [nets.multi_hot(layer.chosen, experts) for layer in seen]
         length = len(chosen[0]) // windows
         age = torch.arange(length)[:, None] - torch.arange(length) - 1
-        weigh = torch.where(age >= 0, (1 - mlp.DECAY) * mlp.DECAY ** age.clamp(min=0).float(), 0.0)
+        weigh = torch.where(
+            age >= 0, (1 - nets.DECAY) * nets.DECAY ** age.clamp(min=0).float(), 0.0
+        )
         return chosen, [(weigh @ hot.view(windows, length, -1)).flatten(0, 1) for hot in chosen]
 
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float:

@@ -8,6 +8,7 @@ from time import perf_counter
 import pytest
 import torch
 
+from moex.link import emulated
 from moex.link.copy import CopyLink
 from moex.link.emulated import EmulatedLink
 from moex.sim.hardware import HardwareProfile
@@ -27,6 +28,13 @@ def store():
             tensors = {"up": torch.full((3, 5), value), "down": torch.full((5, 3), -value)}
             store.put(Expert(layer, index), tensors)
     return store
+
+
+@pytest.fixture(params=["by the thread", "at once"])
+def copied(request, monkeypatch):
+    """Records of this size are copied at once; those of real experts by the link's thread."""
+    if request.param == "by the thread":
+        monkeypatch.setattr(emulated, "SMALL", 0)
 
 
 def holds(slots: Slots, place: int, value: int) -> bool:
@@ -58,6 +66,7 @@ def test_a_plain_copy_hides_nothing_not_even_a_guess(store):
     assert link.settle() == 0.0
 
 
+@pytest.mark.usefixtures("copied")
 def test_an_emulated_load_arrives_no_sooner_than_the_profile_says(store):
     slots = Slots(store.layout, 2)
     profile = HardwareProfile("slow", link_bytes_per_s=4096 / 0.03)
@@ -74,6 +83,7 @@ def test_an_emulated_load_arrives_no_sooner_than_the_profile_says(store):
     assert link.wait(0) == 0.0
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_place_used_again_holds_what_was_loaded_last(store):
     slots = Slots(store.layout, 1)
     link = EmulatedLink(store, slots, HardwareProfile("fast", link_bytes_per_s=1e9))
@@ -94,6 +104,7 @@ def test_closing_leaves_no_thread(store):
     assert threading.active_count() == before
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_failing_store_is_reported_by_the_wait(store):
     link = EmulatedLink(store, Slots(store.layout, 1), HardwareProfile("x", link_bytes_per_s=1e9))
     link.submit(Plan(0, loads=(Load(Expert(0, 9), 0),)))

@@ -15,7 +15,8 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
-from moex.prefetch.mlp import MLP
+from moex.prefetch.mlp import MLP, read_nets
+from moex.prefetch.nets import Lean
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Memory, load_parts, offload
@@ -78,6 +79,20 @@ def test_the_bundled_networks_beat_the_gate(parts):
         counts = decode(parts, prefetcher)[1].ledger.phases[DECODE]
         coverage.append(counts.guessed_hits / (counts.guessed_hits + counts.demand_misses))
     assert coverage[1] > coverage[0] + 0.05
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_lean_networks_score_as_the_trained_ones_do(parts, depth):
+    for net in read_nets(parts.geometry, parts.folder):
+        draw = torch.Generator().manual_seed(3)
+        hidden = torch.randn(5, parts.geometry.hidden, generator=draw)
+        chosen, past = torch.rand(5, 8, generator=draw), torch.rand(5, net.horizon, 8)
+        wanted = net(hidden, chosen, past)[:, :depth].flatten(1)
+        lean = Lean(net, depth)
+        found = lean(hidden, torch.cat([chosen, past.flatten(1)], 1))
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()
+        assert lean.nbytes < sum(p.nbytes for p in net.parameters()) / 3.5
 
 
 def test_what_the_checkpoint_claims_meets_the_bars(parts, selector):

@@ -12,7 +12,7 @@ from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.pack import Packer
 from moex.store.ram import RamStore
-from moex.store.rows import RowSlots, bitmap_of, members
+from moex.store.rows import RowSlots, bitmaps_of, members
 from moex.types import Expert, Geometry, Load
 
 NEURONS, HIDDEN = 100, 24  # a neuron of 288 bytes: pages cut through neurons
@@ -22,6 +22,7 @@ SHAPES = {
 }
 LAYOUT = Bundles(SHAPES)
 GEOMETRY = Geometry(1, 2, 1, HIDDEN, NEURONS, LAYOUT.bytes)
+ALL = (1 << NEURONS) - 1
 CHOICES = [[0], [99], [3, 4, 5], [0, 13, 14, 15, 60, 99], list(range(0, 100, 7)), list(range(100))]
 
 
@@ -124,9 +125,12 @@ def test_a_whole_place_has_row_j_at_position_j(store):
 def test_a_thin_place_says_which_row_is_where(store):
     slots = RowSlots(LAYOUT, 4, places=2)
     for held, moved in (([5, 9, 70], [5, 9, 70]), ([5, 8, 9, 99], [8, 99]), ([1, 9], None)):
-        slots.hold(0, Expert(0, 1), as_bitmap(held))
+        slots.hold(load(moved), as_bitmap(held))
         slots.bring(store, load(moved))()
-        table = slots.table(0).tolist()
+        table = slots.tables[0].tolist()
+        for rows in ([9], held[:1], []):
+            here = [row in rows for row in table]
+            assert slots.without(0, as_bitmap(rows)).tolist() == [not each for each in here]
         assert sorted(row for row in table if row >= 0) == held
         for position, row in enumerate(table):
             if row >= 0:
@@ -136,17 +140,16 @@ def test_a_thin_place_says_which_row_is_where(store):
                 assert torch.equal(
                     slots.tensors[0]["down"][position], tensors(1)["down_proj"].T[row]
                 )
-    slots.hold(0, Expert(0, 0), as_bitmap([9]))  # another expert's row 9
-    assert slots.table(0).tolist() == [9, -1, -1, -1]
+    slots.hold(load([9]), as_bitmap([9]))  # another expert's row 9
+    assert slots.tables[0].tolist() == [9, -1, -1, -1]
 
 
 @pytest.mark.parametrize("rows", CHOICES, ids=len)
 def test_masks_and_bitmaps_are_the_same_sets(rows):
     mask = torch.zeros(NEURONS, dtype=torch.bool)
     mask[rows] = True
-    assert bitmap_of(mask) == as_bitmap(rows)
-    assert members(as_bitmap(rows), NEURONS).tolist() == rows
-    assert members(as_bitmap(rows).to_bytes(13, "little"), NEURONS).tolist() == rows
+    assert bitmaps_of(torch.stack([mask, ~mask])) == [as_bitmap(rows), ALL ^ as_bitmap(rows)]
+    assert members(as_bitmap(rows).to_bytes(13, "little")).tolist() == rows
 
 
 @pytest.mark.parametrize(

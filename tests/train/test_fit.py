@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moex.prefetch import mlp
+from moex.prefetch import nets
 from moex.train import experts, fit, neurons, quality
 from moex.train.data import Corpus
 from moex.train.recipe import Recipe
@@ -95,7 +95,7 @@ def test_the_past_of_training_is_the_past_of_a_run(world):
         for place in range(9):
             rows = [place, 9 + place]
             assert torch.allclose(past[layer][rows], kept, atol=1e-6)
-            kept = kept * mlp.DECAY + (1 - mlp.DECAY) * chosen[layer][rows]
+            kept = kept * nets.DECAY + (1 - nets.DECAY) * chosen[layer][rows]
 
 
 def test_factors_find_most_of_what_counts_and_beat_habit(world, text, tmp_path):

@@ -46,8 +46,13 @@ class EightBits:
         if self.short:
             x = functional.pad(x, (0, self.short))
         if x.device.type == "cpu":
-            return torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
+            return torch._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
         return ((x.double() @ self.codes.double().T) * self.scale.double()).bfloat16()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        return self.codes.nbytes + self.scale.nbytes
 
     def to(self, device: torch.device) -> None:
         """Move it."""
@@ -93,7 +98,7 @@ class FourBits:
     def __call__(self, x: Tensor, expert: int) -> Tensor:
         """Products [tokens, out] of x [tokens, in], both bfloat16, with one expert's matrix."""
         if self.packed:
-            kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
+            kernel = torch._weight_int4pack_mm_for_cpu
             return kernel(x.contiguous(), self.planes[expert], GROUP, self.table)
         return (x.double() @ (self.levels(expert).double() - 8).T).bfloat16()
 

@@ -1,0 +1,168 @@
+"""Where the computing thread's time goes in a decoded token's layer visit, by stage.
+
+    python experiments/16_neurons/stages.py --out results/stages.jsonl
+
+Both sides of `bench.py surface` at `--slots`, behind an emulated link without load time. One JSON
+line a stage and side: microseconds a layer of the computing thread (its own time, without waiting),
+stages inside others taken off; each costs about a microsecond of clock itself. `--tiny` is a smoke
+test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import thread_time
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import bench
+import torch
+
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.ledger import Ledger
+from moex.cache.rows import RowCache
+from moex.link.emulated import EmulatedLink
+from moex.prefetch.corm import Corm as Fetch
+from moex.prefetch.gate import Gate
+from moex.prefetch.mlp import MLP
+from moex.runner import hf
+from moex.runner.assemble import bind_selector, load_parts
+from moex.runner.routers import Lookahead
+from moex.runner.rows import Neurons
+from moex.runner.work import Work
+from moex.sim.hardware import HardwareProfile
+from moex.sparsity.corm import Corm
+from moex.store.rows import RowSlots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STAGES = {
+    "routers' rows": [(Lookahead, "rows")],
+    "naming experts": [(Gate, "predict"), (MLP, "observe"), (MLP, "predict")],
+    "selecting neurons": [(Corm, "select"), (Corm, "expect"), (Fetch, "predict")],
+    "masks to bitmaps": [(Neurons, "_select_alone")],
+    "books": [(ExpertCache, "prefetch"), (RowCache, "prefetch"), (RowCache, "_waves")],
+    "positions": [(RowSlots, "hold"), (RowSlots, "without")],
+    "link": [(EmulatedLink, "submit"), (EmulatedLink, "wait")],
+    "computing": [(hf, "neurons_output"), (hf, "expert_output")],
+    "weights and sums": [(Work, "__init__"), (Work, "put"), (Work, "result")],
+    "ledgers": [(Ledger, "demand"), (Ledger, "prefetch"), (Ledger, "selected")],
+}
+
+
+class Clock:
+    """Time of the innermost stage that is open."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self.open: list[str] = []
+        self.mark = thread_time()
+
+    def turn(self) -> None:
+        """Give the time since the last turn to the innermost open stage."""
+        now = thread_time()
+        self.spent[self.open[-1] if self.open else "model and the rest"] += now - self.mark
+        self.mark = now
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage, to be entered and left."""
+        self.turn()
+        self.open.append(name)
+        yield
+        self.turn()
+        self.open.pop()
+
+    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, clocked."""
+        if call is RowCache._waves:
+
+            def plans(*given: Any) -> Iterator[Any]:
+                with self.stage(name):
+                    made = iter(call(*given))
+                while True:
+                    with self.stage(name):
+                        plan = next(made, None)
+                    if plan is None:
+                        return
+                    yield plan
+
+            return plans
+
+        def clocked(*given: Any, **named: Any) -> Any:
+            with self.stage(name):
+                return call(*given, **named)
+
+        return clocked
+
+
+def main() -> None:
+    """Clock both sides and write a line a stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--slots", type=int, default=3)
+    parser.add_argument("--rows", type=float, default=0.31)
+    parser.add_argument("--rank", type=int)
+    args = parser.parse_args()
+    args.selector, args.mode, args.fraction, args.coarse = "corm", "predicted", 0.3, "mlp"
+    if args.tiny:
+        args.repeats, args.tokens = 1, 6
+    torch.set_num_threads(1)
+    whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
+    prompt, lines = bench._prompts(whole)[:1], []
+    link = HardwareProfile("emulated", link_bytes_per_s=float("inf"), chunk_bytes=1 << 16)
+    selector, prefetcher = bench._parts(args)
+    bind_selector(neurons, selector)
+    prefetcher.bind(neurons.geometry, neurons.folder, selector)
+    spent = selector.device_bytes + prefetcher.device_bytes
+    thin = bench._equal(neurons, args.slots, args.rows, spent)
+    with ExitStack() as stack:
+        for side in (
+            bench._Side(stack, "whole", whole, Memory(args.slots), Gate(), None, link),
+            bench._Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
+        ):
+            side.seconds(prompt, args.tokens)
+            found = [_clocked(side, prompt, args.tokens) for _ in range(args.repeats)]
+            best = min(found, key=lambda spent: sum(spent.values()))
+            for name, seconds in sorted(best.items(), key=lambda pair: -pair[1]):
+                layers = (args.tokens - 1) * whole.geometry.layers
+                row = {"side": side.name, "stage": name, "us_a_layer": 1e6 * seconds / layers}
+                lines.append(json.dumps({"case": "stages", **row}))
+                print(lines[-1], flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+def _clocked(side: Any, prompt: list[torch.Tensor], tokens: int) -> dict[str, float]:
+    """Seconds of every stage of one decoding; those of the prompt are thrown away."""
+    clock, begin = Clock(), side.run.meter.measure
+
+    def measured(phase: str, *given: Any, **named: Any) -> Any:
+        if phase == "decode" and len(side.run.meter.series) == 1:
+            clock.turn()
+            clock.spent.clear()
+        return begin(phase, *given, **named)
+
+    with ExitStack() as stack:
+        for name, calls in STAGES.items():
+            for owner, call in calls:
+                around = clock.around(name, getattr(owner, call))
+                stack.enter_context(patch.object(owner, call, around))
+        stack.enter_context(patch.object(side.run.meter, "measure", measured))
+        side.seconds(prompt, tokens)
+        clock.turn()
+    return dict(clock.spent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The networks of `prefetch=mlp`: as they are trained, and as a run computes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from moex.bits import EightBits
+from moex.prefetch.scored import DEEPEST
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from moex.types import Geometry
+
+DECAY = 0.8
+"""Of the past, from one token to the next."""
+
+
+class LayerNet(nn.Module):
+    """Scores the experts of the next layers: routers of its own, corrected by a small network.
+
+    Input: a token's router input [hidden], its choice in this layer (one of 0 and 1 an expert) and
+    its past: for each layer ahead, the decayed mean of the sequence's choices there before this
+    token. Output: logits [layers ahead, experts] of being chosen.
+    """
+
+    def __init__(self, hidden: int, experts: int, horizon: int, width: int) -> None:
+        super().__init__()
+        self.horizon, self.experts = horizon, experts
+        self.inner = nn.Linear(hidden + experts * (1 + horizon), width)
+        self.outer = nn.Linear(width, horizon * experts)
+        self.routers = nn.Linear(hidden, horizon * experts, bias=False)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Tensor, chosen: Tensor, past: Tensor) -> Tensor:
+        """Logits [tokens, layers ahead, experts].
+
+        Args:
+            hidden: [tokens, hidden].
+            chosen: 0 or 1 [tokens, experts].
+            past: [tokens, layers ahead, experts].
+        """
+        hidden = hidden.to(self.routers.weight.dtype)
+        features = torch.cat([hidden, chosen.to(hidden.dtype), past.flatten(1).to(hidden.dtype)], 1)
+        logits = self.routers(hidden) + self.outer(nn.functional.gelu(self.inner(features)))
+        return logits.unflatten(1, (self.horizon, self.experts))
+
+
+class Lean:
+    """A `LayerNet` as a run computes it: in eight bits, and of the next `depth` layers alone.
+
+    Its first matrix makes the inner layer and what the routers say, the second the correction.
+    """
+
+    def __init__(self, net: LayerNet, depth: int) -> None:
+        count = min(depth, net.horizon) * net.experts
+        inner, routers = net.inner.weight, net.routers.weight[:count]
+        # Routers see the hidden state alone.
+        routers = nn.functional.pad(routers, (0, inner.shape[1] - routers.shape[1]))
+        self.horizon, self.sizes = net.horizon, (len(inner), count)
+        self.first = EightBits(torch.cat([inner, routers]))
+        self.bias = torch.cat([net.inner.bias, net.outer.bias[:count]]).bfloat16()
+        self.outer = EightBits(net.outer.weight[:count])
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        return self.first.nbytes + self.bias.nbytes + self.outer.nbytes
+
+    def __call__(self, hidden: Tensor, told: Tensor) -> Tensor:
+        """Logits [tokens, layers ahead * experts].
+
+        Args:
+            hidden: [tokens, hidden].
+            told: choices and past, as `LayerNet` takes them [tokens, experts * (1 + horizon)].
+        """
+        if self.bias.device != hidden.device:
+            self.first.to(hidden.device)
+            self.outer.to(hidden.device)
+            self.bias = self.bias.to(hidden.device)
+        features = torch.cat([hidden.bfloat16(), told.to(hidden.device, torch.bfloat16)], 1)
+        both = self.first(features).add_(self.bias)
+        inner, logits = both.split(self.sizes, 1)
+        return logits + self.outer(nn.functional.gelu(inner))
+
+
+def nets(geometry: Geometry, width: int, horizon: int = DEEPEST) -> nn.ModuleList:
+    """One network for each layer but the last."""
+    return nn.ModuleList(
+        LayerNet(
+            geometry.hidden, geometry.experts, min(horizon, geometry.layers - 1 - layer), width
+        )
+        for layer in range(geometry.layers - 1)
+    )
+
+
+def multi_hot(index: Tensor, experts: int) -> Tensor:
+    """Choices [tokens, k] as 0 and 1 [tokens, experts]."""
+    return torch.zeros(len(index), experts, device=index.device).scatter_(1, index.long(), 1.0)
