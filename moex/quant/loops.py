@@ -194,7 +194,7 @@ def _shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads in which torch computes with one thread each."""
-    pool, started = ThreadPoolExecutor(threads, "moex-int4"), Barrier(threads)
+    pool, started = ThreadPoolExecutor(threads, "int4"), Barrier(threads)
 
     def begin() -> None:
         torch.set_num_threads(1)
