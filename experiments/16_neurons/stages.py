@@ -19,8 +19,8 @@ from time import thread_time
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import bench
 import torch
+from sides import Side, equal_bytes, parts_of, prompts_of
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
@@ -118,17 +118,17 @@ def main() -> None:
         args.repeats, args.tokens = 1, 6
     torch.set_num_threads(1)
     whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
-    prompt, lines = bench._prompts(whole)[:1], []
+    prompt, lines = prompts_of(whole)[:1], []
     link = HardwareProfile("emulated", link_bytes_per_s=float("inf"), chunk_bytes=1 << 16)
-    selector, prefetcher = bench._parts(args)
+    selector, prefetcher = parts_of(args)
     bind_selector(neurons, selector)
     prefetcher.bind(neurons.geometry, neurons.folder, selector)
     spent = selector.device_bytes + prefetcher.device_bytes
-    thin = bench._equal(neurons, args.slots, args.rows, spent)
+    thin = equal_bytes(neurons, args.slots, args.rows, spent)
     with ExitStack() as stack:
         for side in (
-            bench._Side(stack, "whole", whole, Memory(args.slots), Gate(), None, link),
-            bench._Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
+            Side(stack, "whole", whole, Memory(args.slots), Gate(), None, link),
+            Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
         ):
             side.seconds(prompt, args.tokens)
             found = [_clocked(side, prompt, args.tokens) for _ in range(args.repeats)]

@@ -1,0 +1,118 @@
+"""The sides of a comparison of whole experts and neurons, at equal device bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.runner.assemble import offload
+from moex.runner.workload import generate
+from moex.sparsity.oracle import Oracle
+from moex.sparsity.random import Random
+from moex.store.bundles import Bundles
+from moex.types import DECODE
+
+if TYPE_CHECKING:
+    import argparse
+    from contextlib import ExitStack
+
+    from moex.prefetch.base import Prefetcher
+    from moex.runner.assemble import Parts
+    from moex.sim.hardware import HardwareProfile
+    from moex.sparsity.base import NeuronSelector
+
+ROOT = Path(__file__).parents[2]
+
+
+class Side:
+    """One side of the comparison, kept open so that turns can be interleaved."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        name: str,
+        parts: Parts,
+        memory: Memory,
+        prefetcher: Prefetcher,
+        selector: NeuronSelector | None,
+        link: HardwareProfile | None,
+    ) -> None:
+        self.name, self.selector = name, selector
+        self.run = offload(parts, LRU(), memory, prefetcher, link, selector=selector)
+        self.model = stack.enter_context(self.run)
+
+    def seconds(self, prompts: list[torch.Tensor], tokens: int, empty: bool = True) -> float:
+        """Seconds a decoded token, from an empty cache or from what is there."""
+        if empty:
+            self.run.restart()
+        self.run.meter.reset()
+        generate(self.model, prompts, tokens, self.run.meter)
+        self.run.finish()
+        decode = self.run.meter.phases[DECODE]
+        return decode.seconds / decode.passes
+
+    def books(self) -> dict[str, Any]:
+        """What the books of the last turn say."""
+        run = self.run
+        decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
+        predictor = sum(each.device_bytes for each in (self.selector, run.prefetcher) if each)
+        found = {
+            "slots_made": run.cache.slots,
+            "device_bytes": run.slots.bytes + predictor,
+            "predictor_bytes": predictor,
+            "bytes_demand": counts.bytes_demand,
+            "bytes_prefetch": counts.bytes_prefetch,
+            "stall_share": decode.stall_s / decode.seconds,
+        }
+        return {f"{self.name}_{name}": value for name, value in found.items()}
+
+
+def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
+    """The selector and the prefetcher that are compared with whole experts."""
+    if args.selector == "corm":
+        from moex.prefetch.corm import Corm as Fetch
+        from moex.prefetch.mlp import MLP
+        from moex.sparsity.corm import Corm
+
+        chosen = Corm(fraction=args.fraction, mode=args.mode, rank=args.rank)
+        return chosen, Fetch(MLP() if args.coarse == "mlp" else Gate())
+    made = {"oracle": Oracle, "random": Random}[args.selector]
+    return made(fraction=args.fraction, mode=args.mode), NoPrefetch()
+
+
+def equal_bytes(parts: Parts, slots: int, rows: float, predictor: int) -> Memory:
+    """Thin places for the bytes of so many whole slots and their staging, less the predictor's.
+
+    As many slots as places of at least `rows` of an expert make; then as many rows as still fit.
+    """
+    geometry, layout = parts.geometry, parts.layout
+    assert isinstance(layout, Bundles)
+    staging = Memory(slots).places_beside(geometry)
+    free = (slots * geometry.layers + staging) * geometry.expert_bytes - predictor
+
+    def made(capacity: int) -> int:
+        return (free // layout.planes(capacity).bytes - staging) // geometry.layers
+
+    capacity = round(rows * geometry.intermediate)
+    if (count := min(made(capacity), geometry.experts)) < geometry.top_k:
+        raise SystemExit(
+            f"--rows {rows}: at {slots} slots the predictor ({predictor} bytes) leaves room for "
+            f"{count} slots a layer; expected {geometry.top_k}: try a smaller --rows or --rank"
+        )
+    while capacity < geometry.intermediate and made(capacity + 1) >= count:
+        capacity += 1
+    return Memory(count, rows=capacity / geometry.intermediate)
+
+
+def prompts_of(parts: Parts) -> list[torch.Tensor]:
+    """The bundled workload's prompts, 16 tokens each."""
+    texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
+    tokenizer = parts.tokenizer()
+    return [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts]
