@@ -182,7 +182,7 @@ def cells(traces: dict[float, Trace], tiny: bool) -> Iterator[Row]:
                     geometry = whole.geometry._replace(expert_bytes=WHOLE[bits])
                     row: Row = {
                         "machine": name,
-                        "software": "perfect kernels" if perfect else "seed 1's",
+                        "software": "perfect kernels" if perfect else "published",
                         "bits": bits,
                         "slots": slots,
                         "GB": (slots * LAYERS + 4) * WHOLE[bits] / 1e9,

@@ -1,8 +1,9 @@
 """The one state machine of residency: who is in which place, who enters, who leaves.
 
 The runner executes its plans, the simulator bills them; neither takes a decision. Every load lands
-in a *place*. Some places are the slots of residents, the others are staging (seed 1's buffers,
-shared by all layers); which are which changes as experts are admitted, and nothing is copied.
+in a *place*. Some places are the slots of residents, the others are staging (the buffers of Eliseev
+& Mazur, shared by all layers); which are which changes as experts are admitted, and nothing is
+copied.
 State changes when a plan is issued, never when bytes arrive.
 
 Replay is event-atomic: the whole demanded set is classified against the state at the start of the
