@@ -42,6 +42,8 @@ def run(config: DictConfig) -> float | None:
             f"objective={config.objective}: the row has no such field; expected one of them; "
             "try objective=tokens_per_second, or hit_rate"
         )
+    if not isinstance(config.seed, int):
+        raise ValueError(f"seed={config.seed}: expected a whole number; try seed=0")
     tracker = build(config.tracker)
     if in_sweep():
         _enter(folder)

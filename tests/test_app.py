@@ -141,7 +141,9 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
         (["eval.tasks=moex_swap"], "expected a list; try eval.tasks=[moex_swap]"),
         (["objective=speed"], "objective=speed: the row has no such field"),
         (["memory.slots=abc"], "memory.slots=abc: expected a number"),
-        (["workload.new_tokens=0"], "workload.new_tokens=0: expected at least 2"),
+        (["workload.new_tokens=0"], "workload.new_tokens=0: expected a number, at least 2"),
+        (["workload.new_tokens=abc"], "workload.new_tokens=abc: expected a number, at least 2"),
+        (["seed=abc"], "seed=abc: expected a whole number"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -145,7 +145,7 @@ def solver_pairs(kept: dict) -> None:
 
 
 def seed_table(kept: dict) -> None:
-    """Table 1 of Eliseev & Mazur beside ours: what quantization adds to the logarithm of the perplexity."""
+    """Table 1 of Eliseev & Mazur beside ours: nats that quantization adds."""
     print(
         "\n| attention | experts | nats more, here | nats more, Mixtral-8x7B, WikiText-2 (paper) |"
     )

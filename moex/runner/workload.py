@@ -65,8 +65,8 @@ class Workload(ABC):
         least = {"prompt_tokens": 1, "new_tokens": 2, "batch_size": 1, "limit": 1}
         for name, low in {**least, "warmup": 0, "repeats": 1}.items():
             given = getattr(self, name)
-            if given is not None and given < low:
-                raise ValueError(f"workload.{name}={given}: expected at least {low}")
+            if given is not None and (not isinstance(given, int) or given < low):
+                raise ValueError(f"workload.{name}={given}: expected a number, at least {low}")
         if self.prompt_tokens is None and self.batch_size > 1:
             raise ValueError(
                 f"workload.batch_size={self.batch_size} with workload.prompt_tokens=null: prompts "
