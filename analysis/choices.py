@@ -14,7 +14,7 @@ from analysis.published import HOBBIT
 from analysis.routing import lookahead_recall
 from analysis.speeds import SPEED, timed
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new
-from analysis.tradeoffs import ACCURACY, accuracy
+from analysis.tradeoffs import ACCURACY, scored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,22 +134,27 @@ def pareto_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of experiment=pareto: live, behind the toy machine's link, with accuracy."""
     rows = table[(table["source"] == "live") & (table["mode"] == "live")]
     rows = rows[(rows["hardware"] == "toy") & (rows["workload"] == "turns")]
-    return rows[rows["tasks"].map(len) > 0]
+    rows = rows[rows["tasks"].map(len) > 0]
+    chosen = rows["sparsity"].map(lambda name: "" if name == "none" else f", {name}")
+    return rows.assign(quant=rows["quant"] + chosen)
 
 
 def pareto_points(table: pd.DataFrame) -> pd.DataFrame:
     """One line a quantizer and capacity: `middle` tokens/s, `held` MB, `acc`, `stderr`, `front`.
 
-    On the front is what no other point beats or equals in memory, speed and accuracy at once.
+    Accuracy is the mean over seeds: each draws its own items, the same for every quantizer and
+    capacity. On the front is what no other point beats or equals in memory, speed and accuracy.
     """
     rows = pareto_rows(table)
     need(rows, ["tokens_per_second", "capacity_bytes"], "python run.py experiment=pareto")
     found = cells(rows, ["quant", "slots"], "tokens_per_second")
     held = (rows["capacity_bytes"] + rows["skeleton_bytes"]) / 1e6
-    scores = [accuracy(tasks)[:2] for tasks in rows["tasks"]]
-    about = rows[["quant", "slots"]].assign(held=held)
-    about[["acc", "stderr"]] = scores
-    found = found.merge(about.drop_duplicates(["quant", "slots"]), on=["quant", "slots"])
+    about = rows[["quant", "slots"]].assign(held=held).drop_duplicates(["quant", "slots"])
+    scores = scored(rows).groupby("quant")
+    acc = scores["acc"].mean()
+    stderr = scores["stderr"].agg(lambda errors: (errors**2).sum() ** 0.5 / len(errors))
+    about = about.join(acc, on="quant").join(stderr, on="quant")
+    found = found.merge(about, on=["quant", "slots"])
     front = []
     for point in found.itertuples():
         as_good = (found["held"] <= point.held) & (found["middle"] >= point.middle)

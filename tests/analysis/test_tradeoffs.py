@@ -80,7 +80,7 @@ def test_the_pareto_table_says_what_is_on_the_front():
     fields = {"mode": "live", "hardware": "toy", "emulated": True, "workload": "turns"}
     table = pd.DataFrame(
         row(
-            {},
+            {"accuracy_key": name},  # the same items whatever the slots
             capacity_bytes=(slots if name == "none" else slots // 2) * 10**6,
             skeleton_bytes=10**6,
             tokens_per_second=float(slots),
