@@ -29,6 +29,7 @@ def script(path):
 
 
 def run(monkeypatch, path, *words):
+    monkeypatch.syspath_prepend((STUDIES / path).parent)  # as python does for a script
     module = script(path)
     monkeypatch.setattr(sys, "argv", [path, *map(str, words), "--tiny"])
     module.main()

@@ -36,8 +36,8 @@ def test_prompts_keep_their_own_lengths():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"prompt_tokens": 0}, "workload.prompt_tokens=0: expected at least 1"),
-        ({"limit": 0}, "workload.limit=0: expected at least 1"),
+        ({"prompt_tokens": 0}, "workload.prompt_tokens=0: expected a number, at least 1"),
+        ({"limit": 0}, "workload.limit=0: expected a number, at least 1"),
         ({"prompt_tokens": None, "batch_size": 2}, "padding would demand experts"),
         ({"sampling": "beam"}, "workload.sampling=beam: expected greedy or sample"),
         ({"top_p": 0.9}, "try workload.sampling=sample"),
