@@ -80,14 +80,11 @@ class OffloadedModel:
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats)
         routers = [layer.router for layer in layers]
+        lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
+        if "lookahead" in self.prefetcher.needs:
+            lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
+        self.lookahead: Lookahead | Routing = lookahead
         self.routing: Routing | None = None
-        self.lookahead: Lookahead | Routing
-        self.lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
-        if "lookahead" in self.prefetcher.needs and not self.lookahead.knows:
-            raise ValueError(
-                f"prefetch: {type(self.prefetcher).__name__} asks the routers of later layers, but "
-                f"those of {type(model).__name__} cannot be asked; try prefetch=markov"
-            )
         self._normed: NormedLookahead | None = None
         if "lookahead_norm" in self.prefetcher.needs:
             self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
@@ -106,10 +103,9 @@ class OffloadedModel:
         self.events = self.link.log = deque(maxlen=limit)
 
     def __enter__(self) -> PreTrainedModel:
-        visit: Callable[..., Tensor]
-        visit = self._visit if self.events is None else self._logged_visit
+        visit: Callable[..., Tensor] = self._visit if self.events is None else self._logged_visit
         if self.routing is not None:
-            visit = partial(self._routed, visit)
+            visit = partial(self.routing.visit, visit)
         calls = [partial(visit, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
         if self._normed:
@@ -129,11 +125,9 @@ class OffloadedModel:
 
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, empty books."""
-        self.finish()
+        self.empty()
         if self.routing is not None:
             self.routing.reset()
-        self.books.reset()
-        self.prefetcher.reset(self.cache.geometry, self.cache.seed)
         self.recorder = TraceRecorder(self.cache.geometry)
         self.ledgers = [Ledger(self.cache.geometry) for _ in self.layers]
         if self.events is not None:
@@ -156,10 +150,8 @@ class OffloadedModel:
         """End a run: guesses whose visit never came are booked as wasted."""
         if self._clock:
             plan = self.books.finish(self._clock - 1)
-            self.link.submit(plan)
+            self._execute(plan)
             self.ledgers[-1].dropped(self._phase, plan)
-            if self.on_plan:
-                self.on_plan(plan)
 
     def _begin(self, phase: str, position: int, tokens: int) -> None:
         self._phase, self._position = phase, position
@@ -203,7 +195,9 @@ class OffloadedModel:
                 waited = self._wait(load.slot) or waited
                 self._compute(work, load.expert, load.slot)
             if self.host and given:
-                waited = self._await(self.host, work, plan.host, given) or waited
+                stall = work.finish(self.host, plan.host, given)
+                self.meter.stall_s += stall
+                waited = stall > 0 or waited
             self.ledgers[number].demand(access.phase, plan)
         self.ledgers[number].waited(access.phase, late, waited)
         needs = self.neurons.needs if self.neurons else ()
@@ -217,12 +211,6 @@ class OffloadedModel:
     def replay(self, routing: Routing) -> None:
         """Let a recorded routing overrule the model's own routers."""
         self.routing = self.lookahead = routing
-
-    def _routed(
-        self, visit: Callable[..., Tensor], number: int, experts: Any, hidden: Tensor, *own: Tensor
-    ) -> Tensor:
-        assert self.routing is not None
-        return visit(number, experts, hidden, *self.routing.route(number, *own))
 
     def _logged_visit(self, number: int, *given: Any) -> Tensor:
         started = perf_counter()
@@ -255,17 +243,6 @@ class OffloadedModel:
         self.ledgers[observation.access.layer].prefetch(observation.access.phase, plan)
         self._execute(plan)
         return predictions
-
-    def _await(
-        self, host: HostLane, work: Work, experts: Sequence[Expert], given: list[Any]
-    ) -> bool:
-        """Wait for the host's results: whether it took any time."""
-        started = perf_counter()
-        late = not host.done(given)
-        for expert, result in zip(experts, host.finish(given, work.hidden.device), strict=True):
-            work.put(expert, result)
-        self.meter.stall_s += perf_counter() - started if late else 0.0
-        return late
 
     def _wait(self, place: int) -> bool:
         stall = self.link.wait(place)

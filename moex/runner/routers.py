@@ -61,6 +61,14 @@ class Lookahead:
         """Whether there are scores at all."""
         return self.kind != "silent"
 
+    def must_know(self, prefetcher: str, model: str) -> None:
+        """Raise a ValueError where there are no scores for a prefetcher that asks for them."""
+        if not self.knows:
+            raise ValueError(
+                f"prefetch: {prefetcher} asks the routers of later layers, but those of {model} "
+                "cannot be asked; try prefetch=markov"
+            )
+
     def rows(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
         """Rows of layers `number` to `number + depth`, summed over the tokens [tokens, hidden]."""
         if self.kind == "silent":

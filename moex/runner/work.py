@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +73,13 @@ class Work:
     def begin(self, host: HostLane, experts: Sequence[Expert]) -> list[Any]:
         """Give experts to the host."""
         return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
+
+    def finish(self, host: HostLane, experts: Sequence[Expert], given: list[Any]) -> float:
+        """Take the host's results: seconds waited for them, 0 if they were there."""
+        started, late = perf_counter(), not host.done(given)
+        for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):
+            self.put(expert, result)
+        return perf_counter() - started if late else 0.0
 
     def skip(self, experts: Sequence[Expert]) -> None:
         """Leave experts out: what the others weigh is scaled up to the same sum."""
