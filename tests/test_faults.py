@@ -14,6 +14,7 @@ from records import LAYOUT, handles
 
 from moex.cache.lru import LRU
 from moex.errors import one_line
+from moex.link import aio
 from moex.link.aio import reads_alone
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
@@ -25,6 +26,7 @@ from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module
 from moex.store.kernel import KernelReads
+from moex.store.polled import PolledReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -64,8 +66,8 @@ def breaks_after(count: int, broken, works):
     """Call `works` so many times, and `broken` from then on."""
     calls = iter(range(count))
 
-    def call(*given):
-        return works(*given) if next(calls, None) is not None else broken(*given)
+    def call(*given, **named):
+        return (works if next(calls, None) is not None else broken)(*given, **named)
 
     return call
 
@@ -85,23 +87,29 @@ def test_a_short_read_while_decoding_ends_the_run(parts, by_threads, monkeypatch
         run(parts)
 
 
+@pytest.mark.parametrize("kind", [KernelReads, PolledReads])
 @pytest.mark.parametrize("result", [-errno.EIO, 0])
-def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result):
+def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result, kind):
     if not reads_alone(parts.store):
         pytest.skip("no asynchronous reads here")
+    try:
+        kind(1, None).close()
+    except OSError:
+        pytest.skip("no such reads here")
 
     def fail(*_):
         if result:
             raise OSError(errno.EIO, "Input/output error")
         return 0
 
-    def broken(*given):
-        return [(tag, result) for tag, _ in ended(*given)]
+    def broken(*given, **named):
+        return [(tag, result) for tag, _ in ended(*given, **named)]
 
-    ended = KernelReads.ended
-    monkeypatch.setattr(KernelReads, "ended", breaks_after(60, broken, ended))
+    ended = kind.ended
+    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: kind(depth, memory))
+    monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
     expected = run(parts).round.texts  # the store reads again what did not come
-    monkeypatch.setattr(KernelReads, "ended", breaks_after(60, broken, ended))
+    monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
     monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(RuntimeError, match=r"cannot read expert .* (Input/output|too short)"):
         run(parts)

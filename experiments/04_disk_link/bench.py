@@ -75,6 +75,13 @@ def made(store: DiskStore, slots: Slots, threads: int) -> Link:
     return AioLink(store, slots) if reads_alone(store) else DiskLink(store, slots, threads)
 
 
+def io(store: DiskStore) -> str | None:
+    """How the link that moex makes reads: `uring`, `aio`, or as the store does."""
+    link = made(store, Slots(store.layout, 1), 1)
+    link.close()
+    return link.io or store.io
+
+
 def link_seconds(
     store: DiskStore, order: list[Expert], threads: int, together: int, slots: Slots
 ) -> float:
@@ -97,7 +104,8 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
     """Demand reads of whole experts through the link against raw direct reads.
 
     By as many threads, and by one more, because the thread that waits for the link reads, too.
-    Small records the kernel reads by itself (`io` says `aio`): no reader threads, whatever raw has.
+    Small records the kernel reads by itself (`io` says `uring` or `aio`): no reader threads, whatever
+    raw has.
     """
     draw = random.Random(0)
     for name in sizes:
@@ -121,7 +129,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
                         speeds.append(len(order) * store.layout.bytes / raw)
                     yield {
                         "case": f"{name}, {together} a visit, {threads} threads",
-                        "io": "aio" if reads_alone(store) else store.io,
+                        "io": io(store),
                         "raw_bytes_per_s": median(speeds),
                         **summary(ratios),
                         "against_one_more_thread": summary(stricter),
@@ -152,8 +160,8 @@ def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dic
 
     Compute is the same model with every expert resident and the same computing threads. Link is
     what raw direct reads by as many threads allow if only experts that were not resident when they
-    were demanded crossed it: wasted guesses do not count in its favour. With `aio` there is no
-    reader thread, but the core that one would have is left to the kernel all the same.
+    were demanded crossed it: wasted guesses do not count in its favour. Where the kernel
+    reads by itself there is no reader thread, but the core that one would have is left to it.
     """
     torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
@@ -173,7 +181,7 @@ def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dic
         middle = [median(column) for column in zip(*rows, strict=True)]
         yield {
             "case": f"{name}, half the experts, {type(prefetcher).__name__}",
-            "io": "aio" if reads_alone(store) else store.io,
+            "io": io(store),
             "computing_threads": threads,
             "tokens_per_second": middle[1],
             "compute_tokens_per_second": middle[2],
@@ -197,8 +205,7 @@ def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) 
         return decoded(parts, 0.5, Gate(), workload)[0]
 
     for row in against_accelerate(mine, name, batches, new_tokens, pairs, folder):
-        io = "aio" if reads_alone(parts.store) else parts.store.io
-        yield {"io": io, "computing_threads": threads, **row}
+        yield {"io": io(parts.store), "computing_threads": threads, **row}
     parts.store.close()
 
 
@@ -219,6 +226,7 @@ def main() -> None:
     if given.tiny:
         given.pairs, given.new_tokens, given.sizes = 2, 4, ["bundled"]
     given.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(given.threads)
     run = given.model, given.pairs, given.new_tokens, given.threads
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),

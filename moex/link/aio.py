@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
 from moex.store.kernel import KernelReads, Request
+from moex.store.polled import fastest_reads
+from moex.types import Expert
 
 if TYPE_CHECKING:
     from moex.link.queue import Read
@@ -69,12 +71,13 @@ class AioLink(Link):
     """
 
     name = "disk"
-    io = "aio"
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
-        depth = min(DEPTH, len(slots.records))
-        self._kernel = KernelReads(depth, slots.records)  # keeps them while it writes there
+        depth, (file, _) = min(DEPTH, len(slots.records)), store.where(Expert(0, 0))
+        self._make = partial(fastest_reads, depth, slots.records, file)
+        self._kernel = self._make()  # keeps the records while it writes there
+        self.io = self._kernel.io
         self._addresses = [record.data_ptr() for record in slots.records]
         self._queue = ReadQueue(store, slots)
         self._flying: dict[int, Read] = {}
@@ -231,7 +234,7 @@ class AioLink(Link):
     def _recover(self) -> None:
         """Let all that the kernel was given end, and read again what nobody knows about."""
         self._kernel.close()
-        self._kernel = KernelReads(self._kernel.depth, self.slots.records)
+        self._kernel = self._make()
         lost = [read for read in self._flying.values() if read not in self._landed]
         for read in lost:
             read.missing = read.size

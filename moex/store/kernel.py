@@ -52,19 +52,21 @@ class KernelReads:
         OSError: there is no such thing here (another system, a container that forbids it).
     """
 
+    io = "aio"
+
     def __init__(self, depth: int, memory: object) -> None:
         numbers = NUMBERS.get(platform.machine()) if sys.platform == "linux" else None
         if numbers is None or ctypes.sizeof(ctypes.c_void_p) != 8:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         setup, destroy, submit, events = numbers
         self.depth, context = depth, ctypes.c_ulong(0)
-        _system_call("io_setup", setup, 2)(depth, ctypes.addressof(context))
+        system_call("io_setup", setup, 2)(depth, ctypes.addressof(context))
         self._context = context.value
         # The kernel waits for the reads under way before it gives a context up.
-        give_up = _system_call("io_destroy", destroy, 1)
+        give_up = system_call("io_destroy", destroy, 1)
         self._give_up = weakref.finalize(self, _quietly, give_up, self._context, memory)
-        self._submit = _system_call("io_submit", submit, 3)
-        self._get = _system_call("io_getevents", events, 5)
+        self._submit = system_call("io_submit", submit, 3)
+        self._get = system_call("io_getevents", events, 5)
         self._blocks = ctypes.create_string_buffer(BLOCK.size * depth)
         first = ctypes.addressof(self._blocks)
         self._pointers = (ctypes.c_void_p * depth)(*range(first, first + len(self._blocks), 64))
@@ -114,7 +116,7 @@ _NO_TIME = (ctypes.c_long * 2)(0, 0)
 """A `struct timespec`: how long to wait for an event that nobody waits for."""
 
 
-def _system_call(name: str, number: int, words: int) -> Callable[..., int]:
+def system_call(name: str, number: int, words: int) -> Callable[..., int]:
     """A system call with so many arguments, each as long as a machine word."""
     # An item, not an attribute: a function of its own, with types of its own.
     call = ctypes.CDLL(None, use_errno=True)["syscall"]

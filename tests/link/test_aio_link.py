@@ -17,15 +17,16 @@ from moex.link import aio
 from moex.link.aio import AHEAD, AioLink, reads_alone
 from moex.store import kernel
 from moex.store.kernel import KernelReads, Request
+from moex.store.polled import PolledReads, fastest_reads, interrupted_core
 from moex.store.slots import Slots, paged
 from moex.types import Expert, Left, Load, Plan
 
 A, B, C, D = Expert(0, 1), Expert(1, 2), Expert(2, 3), Expert(0, 3)
 
 
-def _works() -> bool:
+def _works(kind) -> bool:
     try:
-        KernelReads(1, None).close()
+        kind(1, None).close()
     except OSError:
         return False
     return True
@@ -33,11 +34,19 @@ def _works() -> bool:
 
 pytestmark = [
     pytest.mark.timeout(60),  # a deadlock is a failure
-    pytest.mark.skipif(not _works(), reason="no asynchronous reads here"),
+    pytest.mark.skipif(not _works(KernelReads), reason="no asynchronous reads here"),
 ]
 
 
-class Held(KernelReads):
+@pytest.fixture(params=[KernelReads, PolledReads])
+def kind(request, monkeypatch):
+    if not _works(request.param):
+        pytest.skip("no such reads here")
+    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: request.param(depth, memory))
+    return request.param
+
+
+class Holding:
     """Keeps reads back until they are let go, one after the other; notes the order."""
 
     def __init__(self, depth, memory):
@@ -82,15 +91,16 @@ def slots():
 
 
 @pytest.fixture
-def link(store, slots):
+def link(store, slots, kind):
     link = AioLink(store, slots)
     yield link
     link.close()
 
 
 @pytest.fixture
-def held(store, slots, monkeypatch):
-    monkeypatch.setattr(aio, "KernelReads", Held)
+def held(store, slots, kind, monkeypatch):
+    held = type("Held", (Holding, kind), {})
+    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: held(depth, memory))
     link = AioLink(store, slots)
     yield link
     while link._kernel.held:
@@ -192,7 +202,7 @@ def test_random_plans_leave_every_place_with_what_was_loaded_last(store, slots, 
             assert holds(slots.records[place], guessed.pop(place))
 
 
-def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots):
+def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots, kind):
     folder = pack(tmp_path / "p")
     data = bytearray((folder / "layer-001.records").read_bytes())
     data[2 * LAYOUT.bytes] ^= 128
@@ -217,19 +227,19 @@ def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots):
 
 @pytest.mark.parametrize("result", [-errno.EIO, 0, 4096])
 def test_a_read_that_fails_is_done_again_and_says_what_the_store_says(
-    store, slots, link, monkeypatch, result
+    store, slots, link, kind, monkeypatch, result
 ):
     def fail(file, buffers, offset):
         raise OSError(errno.EIO, "Input/output error")
 
-    ended = KernelReads.ended
+    ended = kind.ended
     with monkeypatch.context() as broken:
-        broken.setattr(KernelReads, "ended", _all_end_with(result, ended))
+        broken.setattr(kind, "ended", _all_end_with(result, ended))
         link.submit(load(A))
         link.wait(0)
         assert holds(slots.records[0], A)
         broken.setattr(os, "preadv", fail)
-        link.submit(load(B, C))
+        link.submit(load(B))
         with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* Input/output error"):
             link.wait(0)
     link.submit(load(D))
@@ -238,11 +248,11 @@ def test_a_read_that_fails_is_done_again_and_says_what_the_store_says(
     assert link.stats().bytes_moved == 2 * LAYOUT.bytes
 
 
-def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, monkeypatch):
-    begin = KernelReads.begin
-    monkeypatch.setattr(KernelReads, "begin", lambda self, requests: begin(self, requests[:1]))
+def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, kind, monkeypatch):
+    begin = kind.begin
+    monkeypatch.setattr(kind, "begin", lambda self, requests: begin(self, requests[:1]))
     link.submit(load(A, B))
-    monkeypatch.setattr(KernelReads, "begin", lambda *_: (_ for _ in ()).throw(OSError(11, "busy")))
+    monkeypatch.setattr(kind, "begin", lambda *_: (_ for _ in ()).throw(OSError(11, "busy")))
     link.submit(load(C, first=2))
     for place, expert in enumerate((A, B, C)):
         link.wait(place)
@@ -250,8 +260,8 @@ def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, monkey
 
 
 @pytest.mark.parametrize("where", ["before", "after", "waiting"])
-def test_an_interruption_leaves_a_link_that_works(store, slots, link, monkeypatch, where):
-    begin, ended = KernelReads.begin, KernelReads.ended
+def test_an_interruption_leaves_a_link_that_works(store, slots, link, kind, monkeypatch, where):
+    begin, ended = kind.begin, kind.ended
 
     def interrupted(self, given=(), wait=None):
         if where == "after":
@@ -260,12 +270,12 @@ def test_an_interruption_leaves_a_link_that_works(store, slots, link, monkeypatc
 
     name = "ended" if where == "waiting" else "begin"
     with monkeypatch.context() as broken:
-        broken.setattr(KernelReads, name, interrupted)
+        broken.setattr(kind, name, interrupted)
         if where == "waiting":
             link.submit(load(A, B))
         with pytest.raises(KeyboardInterrupt):
             link.wait(0) if where == "waiting" else link.submit(load(A, B))
-    assert KernelReads.ended is ended
+    assert kind.ended is ended
     link.submit(load(C))
     link.wait(0)
     link.wait(1)
@@ -273,7 +283,7 @@ def test_an_interruption_leaves_a_link_that_works(store, slots, link, monkeypatc
     assert holds(slots.records[1], B)
 
 
-def test_closing_waits_for_the_kernel_also_when_nobody_closes(store, folder):
+def test_closing_waits_for_the_kernel_also_when_nobody_closes(store, folder, kind):
     before = handles()
     for close in (True, False):
         slots = Slots(LAYOUT, 4)
@@ -379,3 +389,41 @@ def test_requests_into_memory_of_ours(store, tmp_path):
         reads.begin([Request(5, 1 << 20, memory.data_ptr(), 4096, 0)])
     reads.close()
     reads.close()
+
+
+def test_a_polled_queue_goes_round_and_round(store):
+    if not _works(PolledReads):
+        pytest.skip("no such reads here")
+    memory = paged(4 * LAYOUT.bytes)
+    reads = PolledReads(3, memory)
+    for turn in range(50):
+        chosen = EXPERTS[turn % 9 : turn % 9 + 3]
+        requests = [
+            Request(n, *store.where(e)[:1], memory.data_ptr() + n * LAYOUT.bytes, LAYOUT.bytes, at)
+            for n, e in enumerate(chosen)
+            for at in store.where(e)[1:]
+        ]
+        assert reads.begin(requests) == 3
+        found = []
+        while len(found) < 3:
+            found += reads.ended(wait=True)
+        assert sorted(found) == [(n, LAYOUT.bytes) for n in range(3)]
+        for number, expert in enumerate(chosen):
+            assert holds(memory[number * LAYOUT.bytes :][: LAYOUT.bytes], expert)
+    assert reads.begin([Request(7, 1 << 20, memory.data_ptr(), 4096, 0)]) == 1
+    assert reads.ended(wait=True) == [(7, -errno.EBADF)]
+    reads.close()
+    reads.close()
+
+
+def test_the_kernels_thread_is_asked_where_a_core_is_left(store, slots, monkeypatch):
+    if not _works(PolledReads):
+        pytest.skip("no such reads here")
+    file, _ = store.where(A)
+    cores = os.sched_getaffinity(0)
+    assert interrupted_core(file) in {None, *cores}
+    for threads, io in ((len(cores), "aio"), (len(cores) - 1, "uring")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        reads = fastest_reads(2, slots.records, file)
+        assert reads.io == io
+        reads.close()
