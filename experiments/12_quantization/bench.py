@@ -25,7 +25,7 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.quant.hqq import HQQ
 from moex.quant.rtn import RTN
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 
@@ -50,7 +50,7 @@ def decode(args: argparse.Namespace) -> None:
     moved: dict[str, int] = {}
     for turn in range(-1, pairs):
         for name, (parts, memory) in memories.items():
-            offloaded = offload(parts, LRU(), memory, hardware=LINK)
+            offloaded = offload(parts, Setup(LRU(), memory, hardware=LINK))
             with offloaded as model:
                 generate(model, prompt, tokens, offloaded.meter)
             decoded = offloaded.meter.phases["decode"]

@@ -21,7 +21,7 @@ from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
 from moex.quant.rtn import RTN
 from moex.report import Report
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.checkpoint import find
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_a_tied_head_keeps_its_bits():
 @pytest.mark.parametrize("quant", [RTN(8, 64, 16), RTN(4, 64), RTN(2, 16)])
 def test_the_bundled_model_runs_in_few_bits(quant, tmp_path):
     parts = load_parts("tiny", quant=quant, cache_dir=tmp_path)
-    offloaded = offload(parts, LRU(), Memory(4))
+    offloaded = offload(parts, Setup(LRU(), Memory(4)))
     ids = parts.tokenizer()("The cat sat on the", return_tensors="pt")["input_ids"]
     with offloaded as model, torch.no_grad():
         found = model(ids).logits
