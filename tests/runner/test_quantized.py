@@ -87,10 +87,20 @@ def test_files_hold_exactly_what_nbytes_says(mixtral, tmp_path):
 
 def test_other_settings_are_packed_elsewhere(mixtral, tmp_path):
     for quantizer in (RTN(4, 32), RTN(4, 16), HQQ(4, 32), RTN(4, 32, kernel="reference"), None):
-        load_parts(str(mixtral), store="disk", cache_dir=tmp_path, quant=quantizer).store.close()
+        options = {"store": "disk", "cache_dir": tmp_path, "quant": quantizer}
+        load_parts(str(mixtral), "bfloat16", **options).store.close()
     assert len(list(tmp_path.glob("*/manifest.json"))) == 5 - (
         RTN(4, 32).kernel_name((192, 64)) != "int4"
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_row_names_the_kernel_that_suits_the_model_s_dtype(mixtral, tmp_path, dtype):
+    parts = load_parts(str(mixtral), dtype, cache_dir=tmp_path, quant=RTN(4, 32))
+    report = Report()
+    parts.describe(report)
+    fast = RTN(4, 32).kernel_name((192, 64))
+    assert report.kernel == ("reference" if dtype == "float32" else fast)
 
 
 def test_attention_shrinks_and_the_row_says_so(mixtral):
