@@ -107,6 +107,7 @@ def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, re
 
     ended = kind.ended
     monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: kind(depth, memory))
+    monkeypatch.setattr(kind, "starved", False)
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
     expected = run(parts).round.texts  # the store reads again what did not come
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))

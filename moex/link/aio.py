@@ -58,9 +58,8 @@ class AioLink(Link):
     """The computing thread hands reads to the kernel, a plan's together, and computes on.
 
     Every read is a whole record, so this is for small ones: nothing overtakes a read under way, and
-    guesses begin only when the computing thread comes by (to submit, to wait, after an expert). A
-    large record keeps a thread busy for long, and handing it over costs next to nothing: it is for
-    `DiskLink`.
+    guesses begin only when the computing thread comes by (to submit, to wait, after an expert). To
+    hand a large record over costs next to nothing beside its reading: it is for `DiskLink`.
 
     Args:
         store: where records come from; it reads around the page cache.
@@ -77,7 +76,6 @@ class AioLink(Link):
         depth, (file, _) = min(DEPTH, len(slots.records)), store.where(Expert(0, 0))
         self._make = partial(fastest_reads, depth, slots.records, file)
         self._kernel = self._make()  # keeps the records while it writes there
-        self.io = self._kernel.io
         self._addresses = [record.data_ptr() for record in slots.records]
         self._queue = ReadQueue(store, slots)
         self._flying: dict[int, Read] = {}
@@ -86,6 +84,11 @@ class AioLink(Link):
         self._since = self._looked = self._moving = 0.0
         self._watched = [0, 0.0]
         """Bytes and seconds of reads whose end was seen."""
+
+    @property
+    def io(self) -> str:  # type: ignore[override]
+        """Who tells the kernel: this thread (`aio`), or one of its own (`uring`)."""
+        return self._kernel.io
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
@@ -163,6 +166,9 @@ class AioLink(Link):
     def _begin(self) -> None:
         """Give the kernel all that is demanded, and guesses while it has little to do."""
         flying, requests = self._flying, []
+        if self._kernel.starved and not flying:
+            self._kernel.close()
+            self._kernel = KernelReads(self._kernel.depth, self.slots.records)
         for queue, limit in (
             (self._queue.demand, self._kernel.depth),
             (self._queue.speculation, AHEAD),
@@ -171,8 +177,7 @@ class AioLink(Link):
                 flying[read.place] = read
                 queue.remove(read)
                 read.begun = read.size
-                file, offset = self.store.where(read.expert)
-                address = self._addresses[read.place]
+                (file, offset), address = self.store.where(read.expert), self._addresses[read.place]
                 requests.append(Request(read.place, file, address, read.size, offset))
         if not requests:
             return

@@ -29,7 +29,7 @@ class Link(ABC):
     emulated: bool = False
 
     io: str | None = None
-    """How it reads files where not in the store's own way: `aio` or `uring`, direct, by the kernel."""
+    """How it reads files where not in the store's own way: `aio`, `uring`: by the kernel."""
 
     @property
     def pinned(self) -> bool | None:

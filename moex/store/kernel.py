@@ -53,6 +53,7 @@ class KernelReads:
     """
 
     io = "aio"
+    starved = False
 
     def __init__(self, depth: int, memory: object) -> None:
         numbers = NUMBERS.get(platform.machine()) if sys.platform == "linux" else None

@@ -43,6 +43,10 @@ IDLE_MS = 20
 LOOK_S = 5e-4
 """A wait looks so long for an end before it sleeps."""
 
+STARVED = 4
+"""Requests that the kernel's thread did not take while we looked, more than one in sixteen waits:
+then others want its core."""
+
 PROBES = 16
 """Reads that show which core a disk interrupts."""
 
@@ -64,7 +68,7 @@ class _Ring:
         self.memory = mmap.mmap(self.file, size)
         self.entries = mmap.mmap(self.file, 64 * self.requests, offset=0x10000000)
         self.words = memoryview(self.memory).cast("I")
-        self.begun, self.flags = asked[1] // 4, asked[4] // 4
+        self.taken, self.begun, self.flags = asked[0] // 4, asked[1] // 4, asked[4] // 4
         self.seen, self.ended, self.first_end = ended[0] // 4, ended[1] // 4, ended[5]
         for number in range(self.requests):  # a request's number is that of its entry
             self.words[asked[6] // 4 + number] = number
@@ -101,7 +105,7 @@ class PolledReads:
 
     def __init__(self, depth: int, memory: object, core: int | None = None) -> None:
         self.depth, self._owner = depth, os.getpid()
-        self._ring = _Ring(depth, core)
+        self._ring, self._vain = _Ring(depth, core), 0.0
         self._give_up = weakref.finalize(self, self._ring.free, self._owner, memory)
 
     def begin(self, requests: Sequence[Request]) -> int:
@@ -125,6 +129,11 @@ class PolledReads:
         """Wait for the reads under way, and give the queue up."""
         self._give_up()
 
+    @property
+    def starved(self) -> bool:
+        """Whether the kernel's thread gets no core: others are quicker then."""
+        return self._vain >= STARVED
+
     def any_ended(self) -> bool:
         """Whether `ended` has something to tell; costs no system call."""
         ring = self._ring
@@ -145,6 +154,8 @@ class PolledReads:
             until = perf_counter() + LOOK_S
             while words[ring.ended] == seen and perf_counter() < until:
                 pass
+            in_vain = words[ring.taken] != words[ring.begun]
+            self._vain = self._vain + 1 if in_vain else max(0.0, self._vain - 1 / 16)
             if words[ring.ended] == seen:
                 try:
                     ring.wait(1)

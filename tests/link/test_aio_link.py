@@ -43,6 +43,7 @@ def kind(request, monkeypatch):
     if not _works(request.param):
         pytest.skip("no such reads here")
     monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: request.param(depth, memory))
+    monkeypatch.setattr(request.param, "starved", False)
     return request.param
 
 
@@ -427,3 +428,19 @@ def test_the_kernels_thread_is_asked_where_a_core_is_left(store, slots, monkeypa
         reads = fastest_reads(2, slots.records, file)
         assert reads.io == io
         reads.close()
+
+
+def test_a_thread_that_gets_no_core_is_given_up(store, slots, monkeypatch):
+    if not _works(PolledReads):
+        pytest.skip("no such reads here")
+    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: PolledReads(depth, memory))
+    link = AioLink(store, slots)
+    assert link.io == "uring"
+    monkeypatch.setattr(PolledReads, "starved", True)
+    link.submit(load(A, B))
+    assert link.io == "aio"
+    link.wait(0)
+    link.wait(1)
+    assert holds(slots.records[0], A)
+    assert holds(slots.records[1], B)
+    link.close()
