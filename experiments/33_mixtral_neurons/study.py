@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import yaml
 
 from analysis.published import ADAPMOE_MEAN
@@ -25,7 +24,7 @@ from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
-from moex.prefetch.nets import nets
+from moex.prefetch.nets import Lean, nets
 from moex.prefetch.recorded import Recorded
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -80,11 +79,9 @@ def selector_bytes(
 
 
 def namer_bytes(layers: int) -> int:
-    """Networks that name experts one layer ahead, as `prefetch=mlp` holds them: 16 bits."""
-    shape = Geometry(layers + 1, EXPERTS, 2, HIDDEN, NEURONS, 0)
-    with torch.device("meta"):
-        made = nets(shape, WIDTH, horizon=1)
-    return sum(2 * each.numel() for each in made.parameters())
+    """Networks that name experts one layer ahead, as `prefetch=mlp` holds them: in 8 bits."""
+    (net,) = nets(Geometry(2, EXPERTS, 2, HIDDEN, NEURONS, 0), WIDTH, horizon=1)
+    return layers * Lean(net, 1).nbytes
 
 
 def pools(trace: Trace) -> dict[Expert, list[Use]]:
@@ -273,7 +270,7 @@ def main() -> None:
     }
     for rank in (RANK, RANK * HIDDEN // 256):
         size = selector_bytes(HIDDEN, NEURONS, EXPERTS, LAYERS, rank) / 1e9
-        print(f"selector of rank {rank}: {size:.2f} GB; networks: {namer_bytes(LAYERS) / 1e9:.2f}")
+        print(f"selector of rank {rank}: {size:.2f} GB; networks: {namer_bytes(LAYERS - 1) / 1e9:.3f}")
     rows = list(cells(traces, args.tiny))
     show(rows)
     about = (
