@@ -8,7 +8,8 @@ every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
 
-`--only` names the tables to be made; `--ranks` are ranks to which the selector is cut without training (`sparsity.rank`), in table 3.
+`--only` names the tables to be made; `--ranks` are ranks to which the selector is cut without
+training (`sparsity.rank`), in table 3.
 """
 
 from __future__ import annotations

@@ -270,7 +270,9 @@ def main() -> None:
     }
     for rank in (RANK, RANK * HIDDEN // 256):
         size = selector_bytes(HIDDEN, NEURONS, EXPERTS, LAYERS, rank) / 1e9
-        print(f"selector of rank {rank}: {size:.2f} GB; networks: {namer_bytes(LAYERS - 1) / 1e9:.3f}")
+        print(
+            f"selector of rank {rank}: {size:.2f} GB; networks: {namer_bytes(LAYERS - 1) / 1e9:.3f}"
+        )
     rows = list(cells(traces, args.tiny))
     show(rows)
     about = (

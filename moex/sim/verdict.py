@@ -162,7 +162,8 @@ def judge(
     others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
     if hardware is not None and hardware.link_bytes_per_s is not None:
         twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        names = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s", "select_s")
+        computing = ("visit_s", "expert_s", "pass_s", "load_s", "predict_s", "select_s")
+        names = (*computing, "submit_s", "handover_s")
         faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in names})
         others["bandwidth"] = run(own, cache.slots, twice)
         others["compute"] = run(own, cache.slots, faster)
@@ -228,6 +229,7 @@ def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Har
         expert_s=0.0,
         pass_s=0.0,
         submit_s=0.0,
+        handover_s=0.0,
         load_s=0.0,
         predict_s=0.0,
         select_s=0.0,
