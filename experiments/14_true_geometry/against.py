@@ -33,12 +33,11 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import baselines
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.checkpoint import build_from
 from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import peak_host_bytes
 from moex.runner.random_weights import DEVIATION
-from moex.runner.setup import Setup
 from moex.runner.shards import INDEX
 from moex.runner.texts import Prompts
 

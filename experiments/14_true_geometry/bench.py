@@ -39,9 +39,8 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import hf
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.live import run_offloaded
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.store.pack import MANIFEST, cache_folder
 from moex.store.slots import Slots, paged

@@ -17,7 +17,7 @@ import torch
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.runner import density, hf
-from moex.runner.assemble import offload
+from moex.runner.assemble import Setup, offload
 from moex.runner.fitting import offloaded_costs
 from moex.runner.meter import synchronize
 from moex.runner.workload import generate
@@ -92,7 +92,7 @@ def break_evens(parts: Parts, folder: Path | None) -> dict[str, float] | None:
 
 def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
     """A layer visit of decoding with all experts resident, median over passes."""
-    run = offload(parts, LRU(), Memory(parts.geometry.experts))
+    run = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
     with run as model:
         generate(model, [prompt], 48, run.meter)
     # Loads of the cold start are no computing.

@@ -12,7 +12,7 @@ import numpy as np
 from moex.cache.lru import LRU
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import offload
+from moex.runner.assemble import Setup, offload
 from moex.runner.workload import generate
 from moex.sim.costs import fit
 from moex.types import DECODE
@@ -69,7 +69,7 @@ def offloaded_costs(
     """
     plans: list[Plan] = []
     timed = TimedPrefetcher(Gate())
-    run = offload(parts, LRU(), memory, timed, link, on_plan=plans.append)
+    run = offload(parts, Setup(LRU(), memory, timed, link), on_plan=plans.append)
     run.meter.times_visits = True
     spent = _timed_link(run.link)
     with run as model:

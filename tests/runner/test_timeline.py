@@ -10,9 +10,8 @@ import pytest
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.live import run_offloaded
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.runner.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
 from moex.sim.hardware import HardwareProfile
