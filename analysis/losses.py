@@ -95,16 +95,17 @@ def group_sizes(table: pd.DataFrame) -> Figure:
         line = line.sort_values("group")
         if len(line) < 2:  # a single group size is no line
             continue
-        x, y = line["bits_per_weight"], line["more"]
-        axis.errorbar(x, y, 1.96 * line["stderr"], label=f"{bits} bits", **_look(number))
-        for at in zip(x, y, line["group"], strict=True):
-            axis.annotate(f"g{at[2]}", at[:2], (4, 4), textcoords="offset points", fontsize=7)
+        x, y, half = line["bits_per_weight"], line["more"], 1.96 * line["stderr"]
+        axis.errorbar(x, y, half, label=f"{bits} bits", **_look(number))
+        look = {"rotation": 90, "ha": "center", "fontsize": 7}
+        for at, top, size in zip(x, y + half, line["group"], strict=True):
+            axis.annotate(f"g{size}", (at, top), (0, 4), textcoords="offset points", **look)
     if not axis.lines:
         raise ValueError(f"losses: no rows of several group sizes; make them with: {STUDY}")
     axis.set_xlabel("bits a weight of experts, scales and padding included")
     axis.set_ylabel(MORE)
+    axis.margins(x=0.08, y=0.3)
     axis.set_ylim(bottom=0)
-    axis.margins(x=0.08)
     axis.legend()
     text = (
         f"{_model(table)}, experts by HQQ in groups of 16 to 128, 8-bit scales and zeros, all else "
@@ -120,7 +121,7 @@ def _look(number: int) -> dict[str, Any]:
 
 def _model(rows: pd.DataFrame) -> str:
     name = rows["model"].iloc[0]
-    return "bundled model" if name == "tiny" else str(name)
+    return "Bundled model" if name == "tiny" else str(name)
 
 
 def _windows(rows: pd.DataFrame) -> str:
