@@ -32,7 +32,8 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     for what, value, meaning in _rows(report):
         table.add_row(what, value, meaning)
     console = Console(stderr=True)
-    console.print(table)
+    if table.rows:
+        console.print(table)
     console.print(sentence(report), highlight=False)
     if report.verdict:
         console.print(report.verdict, highlight=False)
@@ -108,9 +109,15 @@ def sentence(report: Report) -> str:
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "
-        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident, "
-        f"prefetch={report.prefetcher} raised what was there in time to {100 * effective:.1f} %; "
-        f"{pace}."
+        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident"
+        + (", " if report.prefetcher != "none" else "; ")
+        + (
+            ""
+            if report.prefetcher == "none"
+            else f"prefetch={report.prefetcher} raised what was there in time to "
+            f"{100 * effective:.1f} %; "
+        )
+        + f"{pace}."
     )
 
 

@@ -33,8 +33,10 @@ class Meter:
     and of its decoding only: more would destroy the overlap that is measured.
     """
 
-    def __init__(self, stats: Callable[[], LinkStats] = _no_link) -> None:
-        self._stats = stats
+    def __init__(
+        self, stats: Callable[[], LinkStats] = _no_link, settle: Callable[[], float] = float
+    ) -> None:
+        self._stats, self._settle = stats, settle
         self.times_visits = False
         self.reset()
 
@@ -71,6 +73,7 @@ class Meter:
         yield
         if sync:
             synchronize()
+            self.stall_s += self._settle()  # of the last layer, before the next phase begins
         started, link, stall = self._mark
         self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
         self._visit_mark = now, stalled
@@ -106,6 +109,17 @@ def synchronize() -> None:
     """Wait for the device, where there is one that works on its own."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def begin_peak() -> None:
+    """From now on: a device's peak is this run's, not that of a sweep's largest cell before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_device_bytes() -> int | None:
+    """Most that torch has held on the device since `begin_peak`; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def peak_host_bytes() -> int:

@@ -78,7 +78,7 @@ class OffloadedModel:
         self.books: ExpertCache | RowCache = neurons.cache if neurons else cache
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(link.stats)
+        self.meter = Meter(link.stats, link.settle)
         routers = [layer.router for layer in layers]
         lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
