@@ -108,15 +108,14 @@ def decode4(options: argparse.Namespace) -> list[dict[str, Any]]:
 def decode(
     options: argparse.Namespace, quant: Any = None, folder: str | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of a replayed routing over slots, policies and prefetchers, and shares of the ceiling."""
+    """Rows of a replayed routing over slots, policies, prefetchers; shares of the ceiling."""
     from moex.cache.capacity import Memory
     from moex.cache.lfu import LFU
     from moex.cache.lru import LRU
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
-    from moex.runner.assemble import load_parts
+    from moex.runner.assemble import Setup, load_parts
     from moex.runner.live import run_offloaded
-    from moex.runner.setup import Setup
     from moex.runner.texts import Prompts
 
     shapes = _shapes(options)
@@ -208,7 +207,9 @@ def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
     made = []
     for part in ("decode", "decode4"):
         file = options.out / f"{part}.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        rows = (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        )
         rows = [row for row in rows if "refused" not in row]
         if not rows:
             continue
@@ -217,16 +218,13 @@ def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
             those = [row for row in rows if (row["policy"], row["prefetch"]) == name]
             memory = [row["planned_device_bytes"] / 1e9 for row in those]
             (line,) = axes.plot(memory, [r["tokens_per_second"] for r in those], "o-", label=name)
-            tops = [(m, r["link_ceiling_tokens_per_second"]) for m, r in zip(memory, those)]
-            tops = [(m, top) for m, top in tops if top]
-            axes.plot(*zip(*tops), ":", color=line.get_color()) if tops else None
+            best = [row["link_ceiling_tokens_per_second"] or float("nan") for row in those]
+            axes.plot(memory, best, ":", color=line.get_color())
         first = rows[0]
         axes.set(xlabel="planned memory on the device, GB", ylabel="tokens a second", yscale="log")
-        axes.set_title(
-            f"{first['layers']} layers, {first['bits_per_weight']:.2f} bits, random weights, replayed "
-            f"routing{', tiny: means nothing' if first['tiny'] else ''}; dotted: the link's ceiling",
-            fontsize=8,
-        )
+        about = f"{first['layers']} layers, {first['bits_per_weight']:.2f} bits, random weights"
+        about += ", tiny: means nothing" if first["tiny"] else ", replayed routing"
+        axes.set_title(f"{about}; dotted: the link's ceiling", fontsize=9)
         axes.legend(fontsize=8)
         axes.figure.savefig(options.out / f"{part}.png", dpi=150)
         made.append(f"{part}.png")

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm.auto import tqdm
 
 from moex.report import Clocked, Report
 from moex.runner.meter import Meter, begin_peak, peak_device_bytes, peak_host_bytes, reference_s
-from moex.runner.setup import describe, prepare
+from moex.runner.prepare import describe, prepare
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -19,12 +18,13 @@ from moex.types import DECODE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
     from transformers import PreTrainedModel
 
     from moex.cache.ledger import Ledger
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import Parts, Setup
     from moex.runner.model import OffloadedModel
-    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
     from moex.trace.format import Trace
 

@@ -162,7 +162,7 @@ class OffloadedModel:
     ) -> Tensor:
         scores, *lookahead = self.lookahead.rows(number, hidden)
         chosen = index.tolist()  # the one synchronization with a device a layer
-        self.meter.stall_s += self.link.settle()
+        self.meter.settle()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1
