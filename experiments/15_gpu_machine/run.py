@@ -217,7 +217,9 @@ def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for name in dict.fromkeys((row["policy"], row["prefetch"]) for row in rows):
             those = [row for row in rows if (row["policy"], row["prefetch"]) == name]
             memory = [row["planned_device_bytes"] / 1e9 for row in those]
-            (line,) = axes.plot(memory, [r["tokens_per_second"] for r in those], "o-", label=name)
+            (line,) = axes.plot(
+                memory, [r["tokens_per_second"] for r in those], "o-", label=", ".join(name)
+            )
             best = [row["link_ceiling_tokens_per_second"] or float("nan") for row in those]
             axes.plot(memory, best, ":", color=line.get_color())
         first = rows[0]

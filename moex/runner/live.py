@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
-
     from transformers import PreTrainedModel
 
     from moex.cache.ledger import Ledger

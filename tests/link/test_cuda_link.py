@@ -12,6 +12,7 @@ from moex.cache.lru import LRU
 from moex.link.cuda import LATE, CudaLink
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.meter import begin_peak, peak_device_bytes
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
 from moex.types import Left, Load, Plan
