@@ -23,7 +23,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import offload
+from moex.runner.assemble import Setup, offload
 from moex.runner.calibrate import calibrate
 from moex.runner.parts import Parts, load_parts
 from moex.runner.workload import generate
@@ -45,7 +45,7 @@ def between(before: HardwareProfile, after: HardwareProfile) -> HardwareProfile:
 
 def record(parts: Parts, tokens: int) -> Trace:
     """The routing of the cells' prompts, which no cache changes."""
-    recording = offload(parts, LRU(), Memory(parts.geometry.experts))
+    recording = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
     with recording as model:
         generate(model, PROMPTS, tokens, recording.meter)
     return recording.recorder.trace({})
@@ -54,7 +54,7 @@ def record(parts: Parts, tokens: int) -> Trace:
 def live(parts: Parts, cell: tuple, profile: HardwareProfile, tokens: int) -> tuple[float, float]:
     """Tokens a second and stall share of one cell."""
     policy, slots, prefetcher, _ = cell
-    run = offload(parts, policy, Memory(slots), prefetcher, profile)
+    run = offload(parts, Setup(policy, Memory(slots), prefetcher, profile))
     with run as model:
         generate(model, PROMPTS, tokens, run.meter)
     decode = run.meter.phases["decode"]

@@ -35,7 +35,7 @@ from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.report import ratio
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import bind_selector, offload
+from moex.runner.assemble import Setup, bind_selector, offload
 from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -83,7 +83,7 @@ def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
 
 def reads(parts: Parts, text: Corpus, batches: int) -> list:
     """What the layers see of windows of the text."""
-    with offload(parts, LRU(), Memory(parts.geometry.experts)) as model:
+    with offload(parts, Setup(LRU(), Memory(parts.geometry.experts))) as model:
         return [
             read(model, parts.layers, torch.from_numpy(text.batch(number, 8)))
             for number in range(batches)
@@ -93,7 +93,7 @@ def reads(parts: Parts, text: Corpus, batches: int) -> list:
 def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, list[Observation]]:
     """Decode the text as it stands: a prompt of 32 tokens, then one by one."""
     listener = Listener()
-    offloaded = offload(parts, LRU(), Memory(parts.geometry.experts), listener)
+    offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts), listener))
     with offloaded as model, torch.inference_mode():
         for number in range(windows):
             ids = torch.from_numpy(text.batch(FIRST + number, 1))

@@ -23,7 +23,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.evals.lm import evaluate
 from moex.evals.text import documents, encode
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 
 WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace, scheme, texts: list[list[int]] | None, tas
     """One quantization: bits, bytes, losses by window, items by task."""
     parts = load_parts(args.model, quant=scheme, cache_dir=args.cache)
     with closing(parts.store):
-        offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
+        offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
         tokenizer = parts.tokenizer()
         texts = texts or windows(tokenizer, args.text, args.windows)
         items: dict[str, dict[str, list[tuple[int, float]]]] = {}

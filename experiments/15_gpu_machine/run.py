@@ -109,9 +109,8 @@ def decode(
     from moex.cache.lru import LRU
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
-    from moex.runner.assemble import load_parts
+    from moex.runner.assemble import Setup, load_parts
     from moex.runner.live import run_offloaded
-    from moex.runner.setup import Setup
     from moex.runner.texts import Prompts
 
     shapes = _shapes(options)

@@ -31,7 +31,7 @@ from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner import density as measured
-from moex.runner.assemble import bind_selector, load_parts, offload
+from moex.runner.assemble import Setup, bind_selector, load_parts, offload
 from moex.runner.calibrate import break_evens
 from moex.sim.hardware import HardwareProfile
 from moex.train.data import corpus
@@ -204,7 +204,7 @@ def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, A
         windows = [torch.from_numpy(text.batch(n, 1, held_out=True)) for n in range(args.windows)]
     nats = []
     for parts, chosen in ((whole, None), (neurons, selector)):
-        with offload(parts, LRU(), memory, selector=chosen) as model:
+        with offload(parts, Setup(LRU(), memory, selector=chosen)) as model:
             nats.append([_nats(model, window) for window in windows])
     apart = [masked - dense for dense, masked in zip(*nats, strict=True)]
     return {

@@ -33,7 +33,7 @@ from moex.paired import paired_ratio
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -127,7 +127,7 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
     tokenizer = parts.tokenizer()
     prompts = [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts[:1]]
     geometry, whole = parts.geometry, Memory(parts.geometry.experts)
-    run = offload(parts, LRU(), whole)
+    run = offload(parts, Setup(LRU(), whole))
     with run as model:  # all experts there: what a layer takes
         times = [seconds(run, model, prompts, tokens) for _ in range(3)]
     layer_s = min(times) / geometry.layers
@@ -138,7 +138,7 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
             with ExitStack() as stack:
                 sides = []
                 for guess in (NoPrefetch(), Random()):
-                    run = offload(parts, LRU(), Memory(count), guess, link)
+                    run = offload(parts, Setup(LRU(), Memory(count), guess, link))
                     sides.append((run, stack.enter_context(run)))
                 kept: list[list[float]] = [[], []]
                 for turn in range(repeats + 1):

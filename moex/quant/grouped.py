@@ -46,7 +46,7 @@ class Grouped(Quantizer):
         meta_bits: of scales and zeros: 8, or 16 for half precision.
         scale_group: scales that share a scale of their own, with 8 meta bits.
         kernel: what computes: reference, int4 (CPU), tinygemm (CUDA), or auto: the best that is
-            there and suits the shape.
+            there and suits shape and activations.
 
     Raises:
         ValueError: bits, meta_bits or kernel are none of these.
@@ -134,7 +134,7 @@ class Grouped(Quantizer):
         }
 
     def _chosen(self, shape: tuple[int, int]) -> Kernel:
-        key = (shape, self.device)
+        key = (shape, self.device, self.dtype)
         chosen = self.__dict__.setdefault("_kernels", {})
         if key not in chosen:
             chosen[key] = self._choose(shape)
@@ -149,8 +149,11 @@ class Grouped(Quantizer):
                 f"weight {rows}x{columns}; try quant.group_size={_largest(columns)}"
             )
         refused = ""
-        for name in KERNELS if self.kernel == "auto" else (self.kernel,):
+        auto = self.kernel == "auto"
+        for name in KERNELS if auto else (self.kernel,):
             kernel = _kernel(name)
+            if auto and self.dtype in kernel.slow:
+                continue
             refused = kernel.refusal(self.bits, self.group_size, shape, self.device)
             if not refused:
                 return kernel

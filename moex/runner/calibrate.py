@@ -20,7 +20,7 @@ from moex.cache.lru import LRU
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.runner import density, hf
-from moex.runner.assemble import offload
+from moex.runner.assemble import Setup, offload
 from moex.runner.meter import synchronize
 from moex.runner.workload import generate
 from moex.sim.costs import fit
@@ -127,7 +127,7 @@ def offloaded_costs(
     """
     plans: list[Plan] = []
     timed = TimedPrefetcher(Gate())
-    run = offload(parts, LRU(), memory, timed, link, on_plan=plans.append)
+    run = offload(parts, Setup(LRU(), memory, timed, link), on_plan=plans.append)
     run.meter.times_visits = True
     submitting = _timed_submits(run.link)
     with run as model:
@@ -178,7 +178,7 @@ def _timed_submits(link: Link) -> Counter[int]:
 
 def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
     """A layer visit of decoding with all experts resident, median over passes."""
-    run = offload(parts, LRU(), Memory(parts.geometry.experts))
+    run = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
     with run as model:
         generate(model, [prompt], 48, run.meter)
     # Loads of the cold start are no computing.

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from moex.report import Clocked, Report
 from moex.runner.meter import Meter, peak_host_bytes, reference_s
-from moex.runner.setup import describe, prepare
+from moex.runner.prepare import describe, prepare
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.cache.ledger import Ledger
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import Parts, Setup
     from moex.runner.model import OffloadedModel
-    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
     from moex.trace.format import Trace
 

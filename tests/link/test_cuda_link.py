@@ -9,7 +9,7 @@ from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
 from moex.cache.lru import LRU
 from moex.link.cuda import LATE, CudaLink
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
 from moex.types import Left, Load, Plan
@@ -99,7 +99,7 @@ def test_an_offloaded_model_gives_the_logits_of_a_resident_one(mixtral):
     ids = torch.arange(2, 40, device="cuda")[None]
     outs = []
     for slots, prefetch in ((8, None), (2, None), (2, Gate(depth=2)), (3, Gate())):
-        with offload(parts, LRU(), Memory(slots), prefetch) as model, torch.inference_mode():
+        with offload(parts, Setup(LRU(), Memory(slots), prefetch)) as model, torch.inference_mode():
             out = model(ids, use_cache=True)
             logits = [out.logits]
             for token in range(8):

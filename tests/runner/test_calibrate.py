@@ -8,7 +8,7 @@ import torch
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.calibrate import break_evens, calibrate
 from moex.runner.density import break_even
 from moex.runner.workload import generate
@@ -22,7 +22,7 @@ def parts(mixtral):
 
 
 def decoded(parts, timed):
-    run = offload(parts, LRU(), Memory(3), Gate())
+    run = offload(parts, Setup(LRU(), Memory(3), Gate()))
     run.meter.times_visits = timed
     with run as model:
         generate(model, PROMPT, 6, run.meter)
