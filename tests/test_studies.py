@@ -115,8 +115,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
     study, parts = script("33_mixtral_neurons/study.py"), load_parts("tiny")
     selector = Corm()
     selector.bind(parts.geometry, parts.folder)
-    layers, experts, _, hidden, neurons, _ = parts.geometry
-    told = study.selector_bytes(hidden, neurons, experts, layers, study.RANK)
+    told = study.selector_bytes(parts.geometry, study.RANK)
     assert told == pytest.approx(selector.device_bytes, rel=0.01)
 
 
