@@ -3,12 +3,13 @@
 Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, networks beside
 gate; (2) replay of recorded decodings under every predictor, by horizon and width: coverage,
 bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and the megabytes of
-every decoding; (3) neurons, by layer and way: recall, energy, memory. With `--time` also
-microseconds a visit, which mean something on a quiet machine only. `shown.py` draws them.
+every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py` draws them. With
+`--time` instead microseconds a visit, which mean something on a quiet machine only (half a minute).
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
 
-`--ranks` are ranks to which the selector is cut without training (`sparsity.rank`), in table 3.
+`--only` names the tables to be made; `--ranks` are ranks to which the selector is cut without
+training (`sparsity.rank`), in table 3.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP, read_nets
+from moex.prefetch.nets import Lean
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
@@ -54,6 +56,8 @@ LINK = HardwareProfile(
     "r=1", link_bytes_per_s=589824 / 1e-3, chunk_bytes=1 << 16, visit_s=7e-4, expert_s=1.5e-4
 )
 
+TABLES = ("experts", "neurons", "up_reuse", "replays")
+
 FIRST = 100
 """Windows before this one are those of tables 1 and 3."""
 
@@ -73,11 +77,24 @@ class Listener(Prefetcher):
         return []
 
 
+class AsRun(torch.nn.Module):
+    """A network as a run computes it, in eight bits; called like the one that was trained."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.lean, self.horizon = Lean(net, net.horizon), net.horizon
+
+    def forward(self, hidden: Any, chosen: Any, past: Any) -> Any:
+        """Logits [tokens, layers ahead, experts]."""
+        logits = self.lean(hidden, torch.cat([chosen, past.flatten(1)], 1))
+        return logits.float().unflatten(1, (self.horizon, -1))
+
+
 def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 1."""
     routers = [layer.router.weight.detach() for layer in parts.layers]
     trainer = ExpertTrainer(parts.geometry, routers, Recipe(), 0)
-    trainer.modules = read_nets(parts.geometry, parts.folder).half()
+    trainer.modules = torch.nn.ModuleList(map(AsRun, read_nets(parts.geometry, parts.folder)))
     return quality.of_experts(trainer, routers, [(s, 8) for s in reads(parts, text, batches)])
 
 
@@ -186,7 +203,7 @@ def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
         selector = UpReuse(weigh=weigh)
         bind_selector(whole, selector)
         for layer in range(parts.geometry.layers):
-            sums = {name: quality._Sums() for name in ("late", "predicted")}
+            sums = {name: quality.Sums() for name in ("late", "predicted")}
             for expert in range(parts.geometry.experts):
                 own, before = quality.states(held_out, layer, expert)
                 truth = contributions(parts, layer, expert, own)
@@ -206,7 +223,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=3)
     parser.add_argument("--ranks", type=int, nargs="*", default=[160, 128, 96, 64, 32])
-    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=TABLES, default=TABLES)
+    parser.add_argument("--time", action="store_true", help="how long predictors take, and no more")
     parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,15 +232,14 @@ def main() -> None:
     parts = load_parts("tiny")
     batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
-    tables = {
-        "experts": experts(parts, text, batches),
-        "neurons": neurons(parts, text, batches, args.ranks),
-        "up_reuse": reused(parts, text, batches),
+    makers = {
+        "experts": lambda: experts(parts, text, batches),
+        "neurons": lambda: neurons(parts, text, batches, args.ranks),
+        "up_reuse": lambda: reused(parts, text, batches),
+        "replays": lambda: replays(*decode(parts, text, windows, tokens), parts, args.slots),
+        "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
     }
-    trace, seen = decode(parts, text, windows, tokens)
-    tables["replays"] = replays(trace, seen, parts, args.slots)
-    if args.time:
-        tables["microseconds"] = [timed(parts, seen)]
+    tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
     (args.out / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
     for name, rows in tables.items():
         print(f"\n{name}")

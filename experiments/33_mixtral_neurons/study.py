@@ -16,8 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from analysis.published import ADAPMOE_MEAN, CORM_SPEEDUP
 from analysis.studies import machine, show
 from analysis.style import COLOURS, WIDE, caption, new, styled
@@ -25,7 +23,7 @@ from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
-from moex.prefetch.nets import nets
+from moex.prefetch.nets import Lean, nets
 from moex.prefetch.recorded import Recorded
 from moex.sim.roofline import READ_SHARE
 from moex.sim.simulator import simulate
@@ -73,9 +71,9 @@ def selector_bytes(shape: Geometry, rank: int, width: int = WIDTH) -> int:
 
 
 def namer_bytes(shape: Geometry) -> int:
-    """Networks that name experts one layer ahead, as `prefetch=mlp` holds them: 16 bits."""
-    with torch.device("meta"):
-        return sum(2 * each.numel() for each in nets(shape, WIDTH, horizon=1).parameters())
+    """Networks that name experts one layer ahead, as `prefetch=mlp` holds them: in 8 bits."""
+    (net,) = nets(shape._replace(layers=2), WIDTH, horizon=1)
+    return (shape.layers - 1) * Lean(net, 1).nbytes
 
 
 def pools(trace: Trace) -> dict[Expert, list[Use]]:
@@ -232,7 +230,7 @@ def main() -> None:
     }
     for rank in (RANK, RANK * SHAPE.hidden // 256):
         size = selector_bytes(SHAPE, rank) / 1e9
-        print(f"selector of rank {rank}: {size:.2f} GB; networks: {namer_bytes(SHAPE) / 1e9:.2f}")
+        print(f"selector of rank {rank}: {size:.2f} GB; names: {namer_bytes(SHAPE) / 1e9:.3f}")
     show(rows := list(cells(traces, args.tiny)))
     about = (
         "Simulated at Mixtral-8x7B's geometry, 3 slots a layer's bytes on both sides, predictor "

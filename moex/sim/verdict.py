@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.trace.format import Trace
 
-COSTS = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s", "select_s")
+COSTS = (
+    "visit_s",
+    "expert_s",
+    "pass_s",
+    "submit_s",
+    "handover_s",
+    "load_s",
+    "predict_s",
+    "select_s",
+)
 """Of a profile: all that computing takes."""
 
 LONGEST = 10_000

@@ -89,11 +89,10 @@ def test_loads_hold_their_experts(folder, slots, direct, threads, chunk):
 
 
 def test_a_wait_returns_how_long_it_waited_and_0_for_what_is_there(store, slots, gate):
-    link = DiskLink(store, slots)
+    link, started = DiskLink(store, slots), perf_counter()
     link.submit(Plan(0, loads=(Load(A, 0),)))
     gate.until_begun(1)
     timer = threading.Timer(0.05, gate.open, [1])
-    started = perf_counter()
     timer.start()
     stall = link.wait(0)
     assert 0 < stall <= perf_counter() - started
