@@ -9,7 +9,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +27,9 @@ from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL
 from moex.provenance import provenance
 from moex.report import Report
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
 
 
 def build(node: DictConfig) -> Any:
@@ -106,6 +109,10 @@ class Sweep(Callback):
         self.before = 0 if config.force else self._done()
         if self.before:
             console.note(f"{self.before} of {self.total} cells were finished before")
+
+    def on_job_end(self, job_return: JobReturn, **_: Any) -> None:
+        """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""
+        job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Count again: the folders know, whichever process ran a cell."""
