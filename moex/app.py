@@ -110,7 +110,7 @@ class Sweep(Callback):
         if self.before:
             console.note(f"{self.before} of {self.total} cells were finished before")
 
-    def on_job_end(self, job_return: JobReturn, **_: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""
         job_return.cfg = job_return.hydra_cfg = None
 
