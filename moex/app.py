@@ -51,7 +51,7 @@ def run(config: DictConfig) -> float | None:
     if in_sweep():
         _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
-        report, why = (None, "") if config.force else _finished(folder)
+        report, why = (None, "") if config.force else _finished(folder, _name(config))
         if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
@@ -122,7 +122,7 @@ class Sweep(Callback):
     def _done(self) -> int:
         begun = _begun(self.folder)
         names = set(begun.read_text().split()) if self.total and begun.is_file() else ()
-        return sum(_finished(self.folder / name)[0] is not None for name in names)
+        return sum(_finished(self.folder / name, name)[0] is not None for name in names)
 
 
 def _begun(folder: Path) -> Path:
@@ -158,7 +158,12 @@ def _group() -> str | None:
     return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
 
 
-def _finished(folder: Path) -> tuple[Report | None, str]:
+def _name(config: DictConfig) -> str:
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return run_id(settings)
+
+
+def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
     """The report of an earlier run of the same configuration by the same code, and what to say."""
     path = folder / "result.json"
     if not path.is_file():
@@ -168,6 +173,8 @@ def _finished(folder: Path) -> tuple[Report | None, str]:
         row = json.loads(path.read_text())
     except ValueError:
         return None, f"{path} is damaged: running it again"
+    if row.get("run_id") != name:  # a folder of the user's own choice: hydra.run.dir=
+        return None, f"{folder} held another run, whose row is result.previous.json now"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
         return None, "moex itself has changed since this was run: running it again"
     return Report(**row), "this very run was finished before; force=true runs it again"
