@@ -9,7 +9,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +27,9 @@ from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL
 from moex.provenance import provenance
 from moex.report import Report
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
 
 
 def build(node: DictConfig) -> Any:
@@ -48,7 +51,7 @@ def run(config: DictConfig) -> float | None:
     if in_sweep():
         _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
-        report, why = (None, "") if config.force else _finished(folder)
+        report, why = (None, "") if config.force else _finished(folder, _name(config))
         if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
@@ -107,6 +110,10 @@ class Sweep(Callback):
         if self.before:
             console.note(f"{self.before} of {self.total} cells were finished before")
 
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""
+        job_return.cfg = job_return.hydra_cfg = None
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Count again: the folders know, whichever process ran a cell."""
         if self.before:
@@ -115,7 +122,7 @@ class Sweep(Callback):
     def _done(self) -> int:
         begun = _begun(self.folder)
         names = set(begun.read_text().split()) if self.total and begun.is_file() else ()
-        return sum(_finished(self.folder / name)[0] is not None for name in names)
+        return sum(_finished(self.folder / name, name)[0] is not None for name in names)
 
 
 def _begun(folder: Path) -> Path:
@@ -151,7 +158,12 @@ def _group() -> str | None:
     return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
 
 
-def _finished(folder: Path) -> tuple[Report | None, str]:
+def _name(config: DictConfig) -> str:
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return run_id(settings)
+
+
+def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
     """The report of an earlier run of the same configuration by the same code, and what to say."""
     path = folder / "result.json"
     if not path.is_file():
@@ -161,6 +173,8 @@ def _finished(folder: Path) -> tuple[Report | None, str]:
         row = json.loads(path.read_text())
     except ValueError:
         return None, f"{path} is damaged: running it again"
+    if row.get("run_id") != name:  # a folder of the user's own choice: hydra.run.dir=
+        return None, f"{folder} held another run, whose row is result.previous.json now"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
         return None, "moex itself has changed since this was run: running it again"
     return Report(**row), "this very run was finished before; force=true runs it again"

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.base import CachePolicy
 from moex.cache.belady import Belady
 from moex.cache.core import POOLS, ExpertCache
-from moex.quant.check import check_quantizer as check_quantizer
-from moex.testing_prefetch import check_prefetcher as check_prefetcher
-from moex.testing_prefetch import global_streams
+from moex.quant.check import check_quantizer
+from moex.testing_prefetch import check_prefetcher, global_streams
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Plan, Prediction
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from moex.types import Now, Scope
 
-__all__ = ["check_policy", "check_quantizer"]
+__all__ = ["check_policy", "check_prefetcher", "check_quantizer"]
 
 GEOMETRY = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=8, expert_bytes=384)
 SLOTS = (3, 7)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from timed import timed
 
+from analysis.studies import show
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -141,10 +142,10 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
                     layer = (observation.access.layer + horizon) % parts.geometry.layers
                     said = [p for p in predictor.predict(observation) if p.expert.layer == layer]
                     trace.predictions.append(said)
-                rows.append({"predictor": name, "horizon": horizon, "width": width})
-                rows[-1] |= replay(trace, parts, slots, Recorded())
-        rows.append({"predictor": "oracle", "horizon": horizon, "width": 0})
-        rows[-1] |= replay(trace, parts, slots, Oracle(horizon=horizon))
+                about = {"predictor": name, "horizon": horizon, "width": width}
+                rows.append(about | replay(trace, parts, slots, Recorded()))
+        about = {"predictor": "oracle", "horizon": horizon, "width": 0}
+        rows.append(about | replay(trace, parts, slots, Oracle(horizon=horizon)))
     for row in rows:  # what no guess had to push out, a resident would still be
         row["pollution_per_token"] = row["loads_used_per_token"] - rows[0]["loads_used_per_token"]
     return rows
@@ -179,7 +180,7 @@ def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -
 def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[dict[str, Any]]:
     """Table 3; the ranks below the checkpoint's at the default fraction only."""
     held_out, rows = reads(parts, text, batches), []
-    cases = [(None, "top", 0.1), (None, "top", 0.2), (None, "top", 0.3), (None, "top", 0.5)]
+    cases = [(None, "top", fraction) for fraction in (0.1, 0.2, 0.3, 0.5)]
     cases += [(None, "energy", 0.9), *((rank, "top", 0.3) for rank in ranks)]
     for rank, rule, fraction in cases:
         selector = Corm(rank=rank)
@@ -188,9 +189,9 @@ def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[
             selector.factors, lambda *w: contributions(parts, *w), held_out, fraction, rule
         )
         for row in table:
-            row["held_bytes"] = held_bytes([selector.factors[row["layer"]]])
             named = {"rank": rank or "all", "rule": rule, "fraction": fraction}
-            rows.append(named | row)
+            held = {"held_bytes": held_bytes([selector.factors[row["layer"]]])}
+            rows.append(named | row | held)
     return rows
 
 
@@ -202,7 +203,7 @@ def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
         selector = UpReuse(weigh=weigh)
         bind_selector(whole, selector)
         for layer in range(parts.geometry.layers):
-            sums = {name: quality._Sums() for name in ("late", "predicted")}
+            sums = {name: quality.Sums() for name in ("late", "predicted")}
             for expert in range(parts.geometry.experts):
                 own, before = quality.states(held_out, layer, expert)
                 truth = contributions(parts, layer, expert, own)
@@ -213,42 +214,6 @@ def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
             about = {"weigh": weigh, "held_bytes": selector.device_bytes, "layer": layer}
             rows += [each.row(**about, way=name) for name, each in sums.items() if each.tokens]
     return rows
-
-
-def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
-    """Median microseconds a decoding visit."""
-    selector, found = Corm(), {}
-    selector.bind(parts.geometry, parts.folder)
-    steps = [o for o in seen if o.access.phase == "decode" and o.access.layer > 0][:600]
-    for name, predictor in {"gate": Gate(), "mlp": MLP(), "mlp depth 3": MLP(3)}.items():
-        predictor.bind(parts.geometry, parts.folder)
-        predictor.reset(parts.geometry, 0)
-        found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)
-    for mode in ("late", "predicted"):
-        selector.mode = mode
-        # Another state a call: a repeated one is not computed again.
-        found[f"corm {mode}"] = _median(
-            lambda o: selector.select(o.hidden, o.access.layer, o.access.experts), steps
-        )
-    return found
-
-
-def _median(call: Any, steps: list[Observation]) -> float:
-    times = []
-    for step in steps:
-        started = perf_counter()
-        call(step)
-        times.append(perf_counter() - started)
-    return 1e6 * sorted(times)[len(times) // 2]
-
-
-def show(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print a table."""
-    print(f"\n{name}")
-    print(" | ".join(rows[0]))
-    for row in rows:
-        cells = [value for value in row.values() if not isinstance(value, list)]
-        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in cells))
 
 
 def main() -> None:
@@ -267,22 +232,18 @@ def main() -> None:
     parts = load_parts("tiny")
     batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
-    tables: dict[str, list[dict[str, Any]]] = {}
-    if args.time:
-        tables["microseconds"] = [timed(parts, decode(parts, text, 1, tokens)[1])]
-        args.only = ()
-    if "experts" in args.only:
-        tables["experts"] = experts(parts, text, batches)
-    if "neurons" in args.only:
-        tables["neurons"] = neurons(parts, text, batches, args.ranks)
-    if "up_reuse" in args.only:
-        tables["up_reuse"] = reused(parts, text, batches)
-    if "replays" in args.only:
-        trace, seen = decode(parts, text, windows, tokens)
-        tables["replays"] = replays(trace, seen, parts, args.slots)
+    makers = {
+        "experts": lambda: experts(parts, text, batches),
+        "neurons": lambda: neurons(parts, text, batches, args.ranks),
+        "up_reuse": lambda: reused(parts, text, batches),
+        "replays": lambda: replays(*decode(parts, text, windows, tokens), parts, args.slots),
+        "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
+    }
+    tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
     (args.out / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
     for name, rows in tables.items():
-        show(name, rows)
+        print(f"\n{name}")
+        show([{n: v for n, v in row.items() if not isinstance(v, list)} for row in rows])
 
 
 if __name__ == "__main__":

@@ -100,8 +100,7 @@ def composed(recorded: Trace, visits: int, seed: int = 0) -> Trace:
     """
     trace = read_trace("synthetic_mixtral").select(slice(0, visits))
     used, draw = pools(recorded), random.Random(seed)
-    last = recorded.geometry.layers - 1
-    usual = {expert.layer: pool for expert, pool in used.items()}
+    last, usual = recorded.geometry.layers - 1, {e.layer: pool for e, pool in used.items()}
     place = {Expert(layer, i): draw.randrange(10**6) for layer in range(LAYERS) for i in range(8)}
 
     def uses(expert: Expert) -> Use:

@@ -174,7 +174,8 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -
     groups, rows = scale.shape
     grouped = (rows, groups, codes.shape[1] // groups)
     parts = (codes.view(grouped), scale.t()[..., None], zero.t()[..., None], out.view(grouped))
-    height = max(1, (1 << 18) // codes.shape[1])
+    block = 1 << (18 if codes.device.type == "cpu" else 24)  # what a cache holds; few launches
+    height = max(1, block // codes.shape[1])
     for q, s, z, o in zip(*(part.split(height) for part in parts), strict=True):
         o.copy_(q.float().sub_(z).mul_(s))
     return out

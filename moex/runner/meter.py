@@ -117,6 +117,17 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def begin_peak() -> None:
+    """From now on: a device's peak is this run's, not that of a sweep's largest cell before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_device_bytes() -> int | None:
+    """Most that torch has held on the device since `begin_peak`; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def peak_host_bytes() -> int:
     """Largest resident set of this process so far."""
     return _status("VmHWM")
