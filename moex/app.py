@@ -68,9 +68,11 @@ def _execute(config: DictConfig, folder: Path) -> Report:
         left_over.unlink()
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    name = run_id(settings)  # of what it reads now, whatever anybody writes meanwhile
     report: Report = get_method(config.mode.run)(config, folder, build)
     _names(report, config)
-    report.run_id = run_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    report.run_id = name
     report.mode, report.seed, report.smoke = config.mode.name, config.seed, config.smoke
     for field, value in provenance().items():
         setattr(report, field, value)
