@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from moex import console
+from moex import console, settings
 from moex.errors import CONF, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
@@ -31,29 +31,31 @@ from moex.report import Report
 
 def build(node: DictConfig) -> Any:
     """Make the object that a group's `_target_` names: the only caller of `instantiate`."""
+    settings.check(OmegaConf.to_container(node, resolve=True), node._get_full_key(None))
     return instantiate(node, _convert_="object")
 
 
 def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    settings.check_all(given, HydraConfig.get().runtime.choices)
     if config.objective not in Report.__dataclass_fields__:
         raise ValueError(
             f"objective={config.objective}: the row has no such field; expected one of them; "
             "try objective=tokens_per_second, or hit_rate"
         )
-    if not isinstance(config.seed, int):
-        raise ValueError(f"seed={config.seed}: expected a whole number; try seed=0")
     tracker = build(config.tracker)
+    name = run_id(given)
     if in_sweep():
         _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
-        report, why = (None, "") if config.force else _finished(folder)
+        report, why = (None, "") if config.force else _finished(folder, name)
         if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
         if report is None:
-            report = _execute(config, folder)
+            report = _execute(config, folder, name)
     console.show(report, folder, brief=in_sweep())
     try:
         tracker.publish(folder, _group(), fresh)
@@ -62,14 +64,12 @@ def run(config: DictConfig) -> float | None:
     return getattr(report, config.objective, None)
 
 
-def _execute(config: DictConfig, folder: Path) -> Report:
+def _execute(config: DictConfig, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
     for left_over in folder.glob(".*.part"):
         left_over.unlink()
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    name = run_id(settings)  # of what it reads now, whatever anybody writes meanwhile
     report: Report = get_method(config.mode.run)(config, folder, build)
     _names(report, config)
     report.run_id = name
@@ -117,7 +117,7 @@ class Sweep(Callback):
     def _done(self) -> int:
         begun = _begun(self.folder)
         names = set(begun.read_text().split()) if self.total and begun.is_file() else ()
-        return sum(_finished(self.folder / name)[0] is not None for name in names)
+        return sum(_finished(self.folder / name, name)[0] is not None for name in names)
 
 
 def _begun(folder: Path) -> Path:
@@ -153,8 +153,12 @@ def _group() -> str | None:
     return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
 
 
-def _finished(folder: Path) -> tuple[Report | None, str]:
-    """The report of an earlier run of the same configuration by the same code, and what to say."""
+def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
+    """The report of an earlier run of the same configuration by the same code, and what to say.
+
+    Raises:
+        ValueError: the folder, which the user has named, holds another run.
+    """
     path = folder / "result.json"
     if not path.is_file():
         stopped = (folder / PARTIAL).is_file()
@@ -165,6 +169,11 @@ def _finished(folder: Path) -> tuple[Report | None, str]:
         return None, f"{path} is damaged: running it again"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
         return None, "moex itself has changed since this was run: running it again"
+    if row["run_id"] != name:
+        raise ValueError(
+            f"{folder}: holds another run ({row['run_id']}) than this one ({name}); expected a "
+            "folder of its own, which it gets without hydra.run.dir=; force=true replaces the other"
+        )
     return Report(**row), "this very run was finished before; force=true runs it again"
 
 

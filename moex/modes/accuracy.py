@@ -24,11 +24,8 @@ def check_tasks(config: Any) -> None:
     """Refuse unknown tasks before a model is loaded or a workload is run.
 
     Raises:
-        ValueError: no list, or a task that nobody knows.
+        ValueError: a task that nobody knows.
     """
-    if isinstance(config.eval.tasks, str):
-        given = config.eval.tasks
-        raise ValueError(f"eval.tasks={given}: expected a list; try eval.tasks=[{given}]")
     from moex.evals.tasks import LOCAL
 
     if not set(config.eval.tasks) <= set(LOCAL):  # lm-eval takes seconds to import
