@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import choices, figures, live, patterns, speeds, tables, tradeoffs
+from analysis import choices, figures, live, patterns, scores, speeds, tables, tradeoffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,8 +67,12 @@ FIGURES = {
     "host_fetch_live": Entry(
         "host_fetch_live", choices.live_host_rows, choices.host_fetch, tables.host_fetch
     ),
-    "corm_sparsity": Entry("corm_sparsity", tradeoffs.sparsity_rows, tradeoffs.sparsity),
-    "quant_table": Entry("quant_table", tradeoffs.quant_rows, tradeoffs.quant_table),
+    "corm_sparsity": Entry(
+        "corm_sparsity", tradeoffs.sparsity_rows, tradeoffs.sparsity, scores.corm_sparsity
+    ),
+    "quant_table": Entry(
+        "quant_table", tradeoffs.quant_rows, tradeoffs.quant_table, scores.quant_table
+    ),
     "pareto": Entry("pareto", choices.pareto_rows, choices.pareto, tables.pareto),
 }
 

@@ -166,12 +166,15 @@ def pareto_points(table: pd.DataFrame) -> pd.DataFrame:
 def pareto(table: pd.DataFrame) -> Figure:
     """Speed and accuracy against the bytes held on the device, a line for each quantizer."""
     found = pareto_points(table)
-    figure, axes = new(1, 2, (WIDE, 2.8))
+    figure, axes = new(1, 2, (WIDE, 3.0))
     memory, scores = axes[0]
-    for number, (name, group) in enumerate(found.groupby("quant", sort=False)):
-        line = group.sort_values("held")
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
-        look |= {"marker": MARKERS[number % len(MARKERS)], "capsize": 2}
+    quants = list(dict.fromkeys(name.partition(",")[0] for name in found["quant"]))
+    for name, group in found.groupby("quant", sort=False):
+        line, (quant, _, selector) = group.sort_values("held"), name.partition(", ")
+        number = quants.index(quant)
+        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "capsize": 2}
+        look |= {"marker": MARKERS[number % len(MARKERS)]}
+        look |= {"linestyle": "--", "markerfacecolor": "white"} if selector else {}
         memory.errorbar(line["held"], line["middle"], spread(line), label=f"quant={name}", **look)
         best = line.sort_values("middle").iloc[-1:]
         scores.errorbar(best["middle"], best["acc"], 1.96 * best["stderr"], spread(best), **look)
@@ -179,12 +182,13 @@ def pareto(table: pd.DataFrame) -> Figure:
     memory.set_xlabel("model, slots and staging on the device (MB)")
     memory.set_ylabel(SPEED)
     memory.set_ylim(bottom=0)
-    memory.legend()
+    figure.legend(*memory.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     scores.set_xlabel("tokens per second, fastest capacity")
     scores.set_ylabel(ACCURACY)
     text = (
         "A point is a capacity, medians of repeats taken in turns, 95 % interval of the mean; "
-        "right: the fastest of each line, upright bars: 95 % intervals of the items. The link is "
+        "right: the fastest of each line, upright bars: 95 % intervals of the items. Dashed and "
+        "hollow: with a neuron selector, whose predictor's bytes are counted. The link is "
         "the toy machine's, emulated; computing is this machine's, with its kernels."
     )
     return caption(figure, text, pareto_rows(table))

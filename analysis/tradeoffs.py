@@ -120,32 +120,36 @@ def quant_table(table: pd.DataFrame) -> Figure:
         "bundled model (here): accuracy (%)",
         "Mixtral-8x7B (printed): nats a token over 16 bits",
     )
-    for axis, column, title in zip(axes[0], ("acc", "paper"), titles, strict=True):
-        grid = found.pivot_table(index="attention", columns="experts", values=column)
-        grid = grid.reindex(index=BITS, columns=BITS)
-        errors = found.pivot_table(index="attention", columns="experts", values="stderr")
-        errors = errors.reindex(index=BITS, columns=BITS)
-        ours = column == "acc"
-        lost = np.nanmax(grid.to_numpy()) - grid if ours else grid
-        most = LOST if ours else lost.to_numpy()[-1, -1]
-        axis.imshow(lost, cmap="Blues", aspect="auto", vmin=0, vmax=most)
-        for (y, x), value in np.ndenumerate(grid.to_numpy()):
-            if np.isnan(value):
-                continue
-            dark = lost.iloc[y, x] > 0.6 * most
-            note = f"{value:.1f}\n± {errors.iloc[y, x]:.1f}" if ours else f"{value:.3f}"
-            axis.text(
-                x, y, note, ha="center", va="center", fontsize=7, color="white" if dark else "black"
-            )
-        axis.set_xticks(range(len(BITS)), BITS)
-        axis.set_yticks(range(len(BITS)), BITS)
-        axis.set_xlabel("bits of experts")
-        axis.set_ylabel("bits of attention")
-        axis.set_title(title)
-        axis.grid(visible=False)
+    grids = {
+        name: found.pivot_table(index="attention", columns="experts", values=name).reindex(
+            index=BITS, columns=BITS
+        )
+        for name in ("acc", "stderr", "paper")
+    }
+    acc, errors, paper = (grid.to_numpy() for grid in grids.values())
+    notes = np.array([f"{v:.1f}\n± {e:.1f}" for v, e in zip(acc.flat, errors.flat, strict=True)])
+    lost = np.nanmax(acc) - grids["acc"]
+    heat(axes[0][0], lost, notes.reshape(acc.shape), titles[0], LOST)
+    notes = np.array([f"{nats:.3f}" for nats in paper.flat])
+    heat(axes[0][1], grids["paper"], notes.reshape(paper.shape), titles[1], paper[-1, -1])
     text = (
         f"Left: HQQ, mean of the tasks ± standard error. Right: {TABLE_1_SOURCE}, logarithm of the "
         f"perplexities' ratio. Darkest: {LOST} points below the best; the worst cell. Two "
         "measures of two models: never compare their sizes."
     )
     return caption(figure, text, found)
+
+
+def heat(axis: Any, lost: pd.DataFrame, notes: np.ndarray, title: str, most: float) -> None:
+    """A grid of attention bits by expert bits, darkest where `most` is lost, with notes."""
+    axis.imshow(lost, cmap="Blues", aspect="auto", vmin=0, vmax=most)
+    for (y, x), value in np.ndenumerate(lost.to_numpy()):
+        if not np.isnan(value):
+            colour = "white" if value > 0.6 * most else "black"
+            axis.text(x, y, notes[y, x], ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(BITS)), BITS)
+    axis.set_yticks(range(len(BITS)), BITS)
+    axis.set_xlabel("bits of experts")
+    axis.set_ylabel("bits of attention")
+    axis.set_title(title)
+    axis.grid(visible=False)

@@ -92,7 +92,7 @@ def load(
         break_even: with it, the share from which on whole experts are moved; default: what the
             hardware profile says of the store, else 1.
     """
-    from moex.runner.assemble import load_parts, offload
+    from moex.runner.assemble import Setup, load_parts, offload
 
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
@@ -100,12 +100,8 @@ def load(
     parts = load_parts(name, dtype, device, store, cache_dir, quant=quant, bundles=bundles)
     with ExitStack() as stack:
         stack.callback(parts.store.close)
-        policy = cache or LRU()
-        offloaded = offload(
-            *(parts, policy, memory, prefetch, hardware, seed, future, on_plan),
-            miss=miss,
-            selector=selector,
-        )
+        setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector)
+        offloaded = offload(parts, setup, future, on_plan=on_plan)
         offloaded.closing = stack.pop_all()
     return offloaded
 

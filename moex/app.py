@@ -9,7 +9,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +27,9 @@ from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL
 from moex.provenance import provenance
 from moex.report import Report
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
 
 
 def build(node: DictConfig) -> Any:
@@ -109,6 +112,10 @@ class Sweep(Callback):
         if self.before:
             console.note(f"{self.before} of {self.total} cells were finished before")
 
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""
+        job_return.cfg = job_return.hydra_cfg = None
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Count again: the folders know, whichever process ran a cell."""
         if self.before:
@@ -154,11 +161,7 @@ def _group() -> str | None:
 
 
 def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
-    """The report of an earlier run of the same configuration by the same code, and what to say.
-
-    Raises:
-        ValueError: the folder, which the user has named, holds another run.
-    """
+    """The report of an earlier run of the same configuration by the same code, and what to say."""
     path = folder / "result.json"
     if not path.is_file():
         stopped = (folder / PARTIAL).is_file()
@@ -167,13 +170,10 @@ def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
         row = json.loads(path.read_text())
     except ValueError:
         return None, f"{path} is damaged: running it again"
+    if row.get("run_id") != name:  # a folder of the user's own choice: hydra.run.dir=
+        return None, f"{folder} held another run, whose row is result.previous.json now"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
         return None, "moex itself has changed since this was run: running it again"
-    if row["run_id"] != name:
-        raise ValueError(
-            f"{folder}: holds another run ({row['run_id']}) than this one ({name}); expected a "
-            "folder of its own, which it gets without hydra.run.dir=; force=true replaces the other"
-        )
     return Report(**row), "this very run was finished before; force=true runs it again"
 
 

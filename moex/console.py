@@ -32,7 +32,8 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     for what, value, meaning in _rows(report):
         table.add_row(what, value, meaning)
     console = Console(stderr=True)
-    console.print(table)
+    if table.rows:
+        console.print(table)
     console.print(sentence(report), highlight=False)
     if report.verdict:
         console.print(report.verdict, highlight=False)
@@ -104,12 +105,14 @@ def sentence(report: Report) -> str:
     pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
     if report.requests is None or report.hit_rate is None:
         return f"{report.model} with runner={report.runner}: {pace}."
-    effective = report.effective_hit_rate or 0.0
+    guessed = ""
+    if report.prefetcher != "none":
+        there = 100 * (report.effective_hit_rate or 0.0)
+        guessed = f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "
-        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident, "
-        f"prefetch={report.prefetcher} raised what was there in time to {100 * effective:.1f} %; "
+        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident{guessed}; "
         f"{pace}."
     )
 

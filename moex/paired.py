@@ -7,7 +7,7 @@ from statistics import median, stdev
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond them the normal's.
 T95 = (
@@ -46,3 +46,17 @@ def paired_ratio(mine: Sequence[float], other: Sequence[float]) -> Ratio:
     t = T95[freedom - 1] if freedom <= len(T95) else 1.96
     half = t * stdev(logs) / sqrt(len(logs))
     return Ratio(exp(median(logs)), exp(mean - half), exp(mean + half), len(logs))
+
+
+def in_turns(repeats: int, *ways: Callable[[], float]) -> list[list[float]]:
+    """Measure every way `repeats` times, in turns; what comes before them is warmth and not kept.
+
+    Args:
+        repeats: turns that count.
+        ways: measure once, and return e.g. seconds.
+
+    Returns:
+        The measurements of each way, in order.
+    """
+    turns = [[way() for way in ways] for _ in range(repeats + 1)]
+    return [list(measured) for measured in zip(*turns[1:], strict=True)]

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from moex.cache.ledger import Counts
 
 SCHEMA = 1
+AS_COUNTED = (
+    "requests", "resident_hits", "late_hits", "partial_hits", "demand_misses", "host_computed",
+    "skipped", "substituted", "prefetch_issued", "prefetch_wasted",
+    "bytes_demand", "bytes_prefetch", "bytes_wasted",
+)  # fmt: skip
+"""Fields of `Counts` that a row has under the same name."""
 
 
 @dataclass
@@ -170,11 +176,7 @@ class Report:
     def _book_counts(
         self, counts: Counts, expert_bytes: int, clocked: dict[str, Clocked] | None
     ) -> None:
-        for name in ("requests", "resident_hits", "late_hits", "demand_misses"):
-            setattr(self, name, getattr(counts, name))
-        for name in ("partial_hits", "host_computed", "skipped", "substituted", "prefetch_issued"):
-            setattr(self, name, getattr(counts, name))
-        for name in ("prefetch_wasted", "bytes_demand", "bytes_prefetch", "bytes_wasted"):
+        for name in AS_COUNTED:
             setattr(self, name, getattr(counts, name))
         self.prefetch_hits = counts.guessed_hits - counts.late_hits
         self.prefetch_used = counts.guesses_used

@@ -14,13 +14,11 @@ import random
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moex.cache.base import CachePolicy
 from moex.cache.belady import Belady
 from moex.cache.core import POOLS, ExpertCache
-from moex.quant.check import check_quantizer as check_quantizer
-from moex.testing_prefetch import check_prefetcher as check_prefetcher
+from moex.quant.check import check_quantizer
+from moex.testing_prefetch import check_prefetcher, global_streams
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Plan, Prediction
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from moex.types import Now, Scope
 
-__all__ = ["check_policy", "check_quantizer"]
+__all__ = ["check_policy", "check_prefetcher", "check_quantizer"]
 
 GEOMETRY = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=8, expert_bytes=384)
 SLOTS = (3, 7)
@@ -84,10 +82,10 @@ class _Check:
 
     def replays(self, pool: str, slots: int) -> None:
         """Same calls, same plans: again, on a used instance, in a copy, after pickling."""
-        streams = _global_streams()
+        streams = global_streams()
         cache = self.cache(self.factory(), pool, slots)
         plans = self.replay(cache)
-        if streams != _global_streams():
+        if streams != global_streams():
             raise self.broken("it drew from a global random stream; draw from scope.seed")
         self.same(plans, self.replay(self.cache(self.factory(), pool, slots)), "a second instance")
         cache.reset()
@@ -193,10 +191,6 @@ class _Watched(CachePolicy):
         if list(candidates) != before:
             raise self.broken("it changed the list of candidates")
         return choice
-
-
-def _global_streams() -> tuple[Any, bytes]:
-    return random.getstate(), pickle.dumps(np.random.get_state())
 
 
 def _guesses(access: Access) -> Iterator[Prediction]:

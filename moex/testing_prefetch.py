@@ -64,9 +64,9 @@ def check_prefetcher(
         fresh.reset(geometry, 7)
         return fresh
 
-    streams = _streams()
+    streams = global_streams()
     said = _listen(start(prefetcher), observations)
-    if streams != _streams():
+    if streams != global_streams():
         raise check.broken("it drew from a global random stream; draw from the seed")
     check.answers(observations, said)
     check.same(said, _listen(start(factory()), observations), "a second instance")
@@ -185,5 +185,6 @@ def _trace(geometry: Geometry, observations: Sequence[Observation]) -> Trace:
     return recorder.trace({})
 
 
-def _streams() -> tuple[object, bytes]:
+def global_streams() -> tuple[object, bytes]:
+    """The state of the random streams that nobody may draw from."""
     return random.getstate(), pickle.dumps(np.random.get_state())

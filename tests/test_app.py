@@ -96,6 +96,15 @@ def test_the_same_command_again_shows_the_row_without_running(results, model, li
     assert "finished before" in again.stderr
 
 
+def test_a_folder_of_the_users_own_choice_does_not_answer_for_another_run(tmp_path):
+    words = ["mode=simulate", "prefetch=none", f"hydra.run.dir={tmp_path}"]
+    first = row(start(tmp_path, *words, "cache=lru"))
+    other = start(tmp_path, *words, "cache=fifo")
+    assert row(other)["policy"] == "fifo"
+    assert "held another run" in other.stderr
+    assert json.loads((tmp_path / "result.previous.json").read_text()) == first
+
+
 def test_an_oracle_records_its_future_first(results, model):
     oracle = row(start(results, *model, "workload.repeats=1", "cache=belady", "memory.slots=3"))
     assert oracle["oracle"] is True

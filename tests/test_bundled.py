@@ -12,7 +12,7 @@ from moex.evals.lm import evaluate
 from moex.identity import trace_path
 from moex.prefetch.gate import Gate
 from moex.runner import checkpoint
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 
 TASKS = ["moex_replace", "moex_swap"]
 
@@ -41,14 +41,17 @@ def test_files_are_standard_and_small():
 def test_stock_transformers_and_moex_generate_the_same_text_from_the_same_logits(stock, tokenizer):
     prompt = tokenizer("The old house stood at the end of the lane, and", return_tensors="pt")
     expected = stock.generate(**prompt, max_new_tokens=24, do_sample=False)
-    with offload(load_parts("tiny"), LRU(), Memory(3), Gate()) as model, torch.inference_mode():
+    with (
+        offload(load_parts("tiny"), Setup(LRU(), Memory(3), Gate())) as model,
+        torch.inference_mode(),
+    ):
         assert torch.equal(model.generate(**prompt, max_new_tokens=24, do_sample=False), expected)
         assert torch.equal(model(expected).logits, stock(expected).logits)
 
 
 def test_fifty_items_score_the_same_on_the_offloaded_path(stock, tokenizer):
     expected = evaluate(stock, tokenizer, TASKS, limit=25, batch_size=8)
-    with offload(load_parts("tiny"), LRU(), Memory(2), Gate()) as model:
+    with offload(load_parts("tiny"), Setup(LRU(), Memory(2), Gate())) as model:
         assert evaluate(model, tokenizer, TASKS, limit=25, batch_size=8) == expected
 
 

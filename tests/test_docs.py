@@ -16,15 +16,50 @@ from moex.report import Report
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python run\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+STUDIES = sorted(ROOT.glob("experiments/*/README.md"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_composes(command):
-    words = [word for word in command.split() if word != "-m"]
-    words = [word.partition(",")[0] for word in words]
+    _compose(command.split())
+
+
+def _compose(words):
+    words = [word.partition(",")[0] for word in words if word != "-m"]
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose("config", overrides=words)
+
+
+def commands(text):
+    """What follows `python` in blocks, indented lines and inline code."""
+    block = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    lines = [line for found in block.findall(text) for line in found.splitlines()]
+    rest = block.sub("", text)
+    lines += re.findall(r"^ {4}.*$", rest, re.MULTILINE)
+    lines += [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", rest)]
+    found = [re.search(r"(?:^|\s)python (\S+\.py.*?)(?:;|\s#|$)", line) for line in lines]
+    return [match[1].split() for match in found if match]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
+def test_a_study_is_written_up_and_its_commands_exist(study):
+    text = study.read_text()
+    assert all(f"**{part}" in text for part in ("Question", "Command", "Verdict"))
+    for picture in study.parent.glob("*.png"):
+        assert f"({picture.name})" in text, picture
+    given = commands(text)
+    assert given, "no command"
+    for script, *words in given:
+        if script == "run.py":
+            _compose([word for word in words if word != "WITH"])  # a placeholder for words
+            continue
+        path = next(
+            folder / script for folder in (ROOT, study.parent) if (folder / script).exists()
+        )
+        source = path.read_text()
+        for flag in re.findall(r"--[a-z-]+", " ".join(words)):
+            assert f'"{flag}"' in source, f"{script} has no {flag}"
 
 
 def test_the_fields_of_the_metrics_table_are_the_row_s():

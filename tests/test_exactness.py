@@ -16,7 +16,7 @@ from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.store.disk import DiskStore
 
@@ -50,7 +50,7 @@ def case(request, checkpoints):
     ).eval()
     expected = run(stock, seed=3)
     parts = load_parts(str(folder))
-    recording = offload(parts, LRU())
+    recording = offload(parts, Setup(LRU()))
     with recording as model:
         run(model, seed=3)
     return parts, expected, recording.recorder.trace({}).future()
@@ -63,7 +63,7 @@ def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, p
     slot_counts = (geometry.top_k, geometry.top_k + 1, geometry.experts)
     for policy, prefetcher, slots in itertools.product(POLICIES, PREFETCHERS, slot_counts):
         memory = Memory(slots, pool=pool)
-        offloaded = offload(parts, policy, memory, prefetcher, future=future)
+        offloaded = offload(parts, Setup(policy, memory, prefetcher), future=future)
         with offloaded as model:
             logits = run(model, seed=3)
         for mine, stock in zip(logits, expected, strict=True):
@@ -73,7 +73,9 @@ def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, p
 def test_logits_are_bit_equal_behind_an_emulated_link(case):
     parts, expected, _ = case
     for prefetcher in PREFETCHERS:
-        offloaded = offload(parts, LRU(), Memory(parts.geometry.top_k), prefetcher, SLOW_LINK)
+        offloaded = offload(
+            parts, Setup(LRU(), Memory(parts.geometry.top_k), prefetcher, SLOW_LINK)
+        )
         with offloaded as model:
             logits = run(model, seed=3)
         offloaded.close()
@@ -91,10 +93,10 @@ def test_logits_are_bit_equal_from_disk(case, direct):
     ways = (1, small_chunks), (2, small_chunks), (1, None)  # the last: by the kernel, if it can
     for prefetcher, (threads, chunks) in itertools.product(PREFETCHERS, ways):
         memory = Memory(parts.geometry.top_k, reader_threads=threads)
-        with offload(parts, LRU(), memory, prefetcher, chunks) as model:
+        with offload(parts, Setup(LRU(), memory, prefetcher, chunks)) as model:
             logits = run(model, seed=3)
         assert all(map(torch.equal, logits, expected)), (prefetcher, threads)
-    with offload(parts, LRU(), Memory(parts.geometry.top_k), Gate(), SLOW_LINK) as model:
+    with offload(parts, Setup(LRU(), Memory(parts.geometry.top_k), Gate(), SLOW_LINK)) as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
     parts.store.close()
 
@@ -103,7 +105,7 @@ def test_generate_gives_the_same_tokens(mixtral):
     stock = AutoModelForCausalLM.from_pretrained(mixtral, dtype=torch.float32)
     prompt = torch.arange(2, 12)[None]
     expected = stock.generate(prompt, max_new_tokens=12, do_sample=False)
-    with offload(load_parts(str(mixtral)), LRU(), Memory(3), Gate()) as model:
+    with offload(load_parts(str(mixtral)), Setup(LRU(), Memory(3), Gate())) as model:
         assert torch.equal(model.generate(prompt, max_new_tokens=12, do_sample=False), expected)
 
 
@@ -112,7 +114,7 @@ def test_leaving_the_context_restores_the_model_also_after_an_exception(mixtral)
     before = parts.model.config._experts_implementation
 
     def fail():
-        with offload(parts, LRU()) as model:
+        with offload(parts, Setup(LRU())) as model:
             assert model.config._experts_implementation == "moex"
             raise KeyError("mine")
 

@@ -19,9 +19,8 @@ from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
-from moex.runner.assemble import Memory, load_parts
+from moex.runner.assemble import Memory, Setup, load_parts
 from moex.runner.live import run_offloaded
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module

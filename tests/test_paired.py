@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moex.paired import paired_ratio
+from moex.paired import in_turns, paired_ratio
 
 
 def test_a_constant_ratio_has_no_width():
@@ -21,3 +21,8 @@ def test_the_interval_is_student_s():
 def test_one_pair_is_no_measurement():
     with pytest.raises(ValueError, match="at least 2"):
         paired_ratio([1], [1])
+
+
+def test_ways_take_turns_and_the_first_turn_is_not_kept():
+    clock = iter(range(8))
+    assert in_turns(3, lambda: next(clock), lambda: next(clock)) == [[2, 4, 6], [3, 5, 7]]

@@ -11,7 +11,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
@@ -49,7 +49,7 @@ def parts(checkpoints):
 def test_plans_are_identical(parts, tmp_path, policy, prefetcher, pool, hardware):
     live = []
     memory = Memory(6, pool=pool)
-    offloaded = offload(parts, policy, memory, prefetcher, hardware, 5, on_plan=live.append)
+    offloaded = offload(parts, Setup(policy, memory, prefetcher, hardware, 5), on_plan=live.append)
     with offloaded as model:
         run(model, seed=11)
     offloaded.finish()
@@ -66,7 +66,7 @@ def test_plans_are_identical(parts, tmp_path, policy, prefetcher, pool, hardware
 
 def test_emptying_the_cache_between_prompts_is_replayed_too(parts):
     live = []
-    offloaded = offload(parts, LRU(), Memory(5), Gate(), on_plan=live.append)
+    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate()), on_plan=live.append)
     with offloaded as model:
         for seed in (1, 2):
             offloaded.empty()
@@ -85,7 +85,7 @@ def test_emptying_the_cache_between_prompts_is_replayed_too(parts):
 
 
 def test_decoding_books_add_up(parts):
-    offloaded = offload(parts, LRU(), Memory(5), Gate(depth=2), LINK)
+    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate(depth=2), LINK))
     with offloaded as model:
         run(model, seed=4)
     offloaded.finish()

@@ -89,17 +89,6 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(tmp_path):
-    run(tmp_path, "mode=simulate", "cache=lru")
-    row = (tmp_path / "result.json").read_text()
-    run(tmp_path, "mode=simulate", "cache=lru")
-    with pytest.raises(ValueError, match=r"holds another run .* force=true replaces"):
-        run(tmp_path, "mode=simulate", "cache=lfu")
-    assert (tmp_path / "result.json").read_text() == row
-    run(tmp_path, "mode=simulate", "cache=lfu", "force=true")
-    assert '"policy": "lfu"' in (tmp_path / "result.json").read_text()
-
-
 def test_what_is_given_twice_is_noticed():
     assert given_twice(["-m", "cache=lru", "seed=1", "cache=lfu"]) == ["cache"]
     assert given_twice(["cache=lru,lfu", "--config-dir=a", "--config-dir=b"]) == []

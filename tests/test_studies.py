@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import lzma
 import sys
 from pathlib import Path
 from random import Random
@@ -115,8 +116,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
     study, parts = script("33_mixtral_neurons/study.py"), load_parts("tiny")
     selector = Corm()
     selector.bind(parts.geometry, parts.folder)
-    layers, experts, _, hidden, neurons, _ = parts.geometry
-    told = study.selector_bytes(hidden, neurons, experts, layers, study.RANK)
+    told = study.selector_bytes(parts.geometry, study.RANK)
     assert told == pytest.approx(selector.device_bytes, rel=0.01)
 
 
@@ -161,3 +161,23 @@ def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
     rows += [{"mb_by_text": [4.0], "coverage_by_text": [0.6]}]
     assert study.at_bytes(rows, 0, 1.0) == pytest.approx(0.2)
     assert study.at_bytes(rows, 0, 3.0) == pytest.approx(0.5)
+
+
+def test_losses_of_group_sizes_are_measured_on_held_out_documents_and_drawn(
+    text, tmp_path, monkeypatch, capsys
+):
+    body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
+    for source in ("novels/novels", "wikipedia-articles/articles"):
+        path = tmp_path / f"{source}.jsonl.xz"
+        path.parent.mkdir()
+        documents = ({"split": split, "text": body} for split in ("train", "test"))
+        with lzma.open(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(document) + "\n" for document in documents)
+    out = tmp_path / "rows.jsonl"
+    words = ("--text", tmp_path, "--out", out, "--cache", tmp_path)
+    run(monkeypatch, "12_quantization/accuracy.py", *words)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["unquantized", "experts 3 g16", "experts 3 g32"]
+    assert all(len(row["nats"]) == 2 for row in rows), "a window of each source's test split"
+    assert (tmp_path / "quant_groups.png").is_file()
+    assert "| experts 3 g16 | 4.111 |" in capsys.readouterr().out

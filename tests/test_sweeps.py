@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 import slurm
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ("-m", "mode=simulate", "verdict=false", "smoke=true", "prefetch=none")
@@ -25,7 +29,14 @@ ELSEWHERE = ("started", "machine", "git", "dirty")
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "run.py", *SWEEP, f"hydra.sweep.dir={folder}", *words]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=os.environ, check=False
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ,
+        check=False,
+        start_new_session=True,
     )
 
 
@@ -39,6 +50,48 @@ def rows(folder: Path) -> dict[str, dict]:
     }
 
 
+DEADLY = """
+import os, signal, threading, time
+from pathlib import Path
+from moex.cache.lru import LRU
+
+class Deadly(LRU):
+    def reset(self, scope):
+        while not list(Path(os.environ["SWEPT"]).glob("*/result.json")):
+            time.sleep(0.05)
+        self.end()
+
+class Killed(Deadly):
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Stopped(Deadly):
+    def end(self):
+        os.killpg(0, signal.SIGINT)
+        time.sleep(60)
+
+class Unsendable(Deadly):
+    def end(self):
+        raise ValueError("no hope", threading.Lock())
+"""
+
+
+@pytest.fixture
+def deadly(tmp_path, monkeypatch):
+    """Sweeps whose second cell ends badly, once the first has ended well."""
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SWEPT", str(tmp_path / "swept"))
+
+    def run(end: str) -> subprocess.CompletedProcess[str]:
+        targets = f"cache._target_=moex.cache.lru.LRU,deadly.{end}"
+        return sweep(
+            tmp_path / "swept", targets, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
+        )
+
+    return run
+
+
 def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
 
@@ -50,6 +103,30 @@ def serial(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert len(rows(folder)) == 4
     return rows(folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache=lfu", "memory.slots=3", "+cache.extra={a: 1}", "seed=5"],
+        ["seed=2", "~workload.prompts", "hydra.job.chdir=true", "prefetch=corm", "memory.rows=0.5"],
+        ["experiment=policy_zoo", "trace='a, b'", "memory.slots=${seed}"],
+    ],
+)
+def test_cells_are_composed_as_hydra_composes_them(words, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "moex" / "sweeps")
+    from hydra_plugins.moex._composing import Composer
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="test"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["seed=0"], RunMode.MULTIRUN)
+        quick = Composer(loader)
+        for cell in (words, [*words, "seed=7"], words):
+            found = quick.load_sweep_config(master, list(cell))
+            expected = loader.load_sweep_config(master, list(cell))
+            assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
+            assert OmegaConf.is_struct(found)
+        assert len(quick.composed) == 1
 
 
 def test_a_word_that_is_none_stops_a_sweep_before_its_first_cell(tmp_path):
@@ -73,6 +150,25 @@ def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
     assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
     assert len(rows(tmp_path)) == 1
+
+
+@needs("joblib")
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("Killed", "a process of the sweep was killed, most likely because memory ran out"),
+        ("Stopped", "moex: stopped; type the command again"),
+        ("Unsendable", "1 of 2 cells of the sweep failed"),
+    ],
+)
+def test_a_sweep_that_ends_badly_says_so_in_a_line_and_keeps_what_finished(
+    deadly, tmp_path, end, told
+):
+    done = deadly(end)
+    assert done.returncode != 0
+    assert told in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(rows(tmp_path / "swept")) == 1
 
 
 @needs("submitit")

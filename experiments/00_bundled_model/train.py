@@ -104,9 +104,8 @@ class Muon:
         for parameter, buffer in zip(self.parameters, self.buffers, strict=True):
             buffer.lerp_(parameter.grad, 1 - self.momentum)
             direction = torch.lerp(parameter.grad, buffer, self.momentum)
-            if (
-                parameter.ndim == 3 and parameter.shape[1] > parameter.shape[2]
-            ):  # gate and up are two matrices
+            # Gate and up are two matrices.
+            if parameter.ndim == 3 and parameter.shape[1] > parameter.shape[2]:
                 direction = direction.unflatten(1, (2, -1)).flatten(0, 1)
             scale = 0.2 * math.sqrt(max(direction.shape[-2:]))
             change = self.orthogonalise(direction).reshape(parameter.shape)
@@ -177,9 +176,8 @@ def main() -> None:
     valid = np.memmap(args.data / "valid.bin", dtype=np.uint16, mode="r")
     meta = json.loads((args.data / "meta.json").read_text())
     parts = [counts for name, counts in meta.items() if name.startswith("valid/")]
-    bits = (
-        sum(c["tokens"] for c in parts) / sum(c["bytes"] for c in parts) / math.log(2)
-    )  # nats a token -> bits a byte
+    tokens_a_byte = sum(c["tokens"] for c in parts) / sum(c["bytes"] for c in parts)
+    bits = tokens_a_byte / math.log(2)  # nats a token -> bits a byte
     vocab = len(json.loads((args.data / "tokenizer.json").read_text())["model"]["vocab"])
 
     ALL_EXPERTS_FUNCTIONS.register("sorted_experts", sorted_experts)
@@ -187,12 +185,9 @@ def main() -> None:
     model = MixtralForCausalLM(config).to(device)
     model.set_experts_implementation("sorted_experts")
     model.set_attn_implementation("sdpa")
-    matrices = [
-        p
-        for n, p in model.named_parameters()
-        if p.ndim >= 2 and "embed" not in n and ".gate." not in n
-    ]
-    others = [p for n, p in model.named_parameters() if not any(p is m for m in matrices)]
+    named = {n: p for n, p in model.named_parameters() if "embed" not in n and ".gate." not in n}
+    matrices = [p for p in named.values() if p.ndim >= 2]
+    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=args.lr_adam, betas=(0.9, 0.95), weight_decay=0.0)
     checkpoint, step = args.out / "checkpoint.pt", 0

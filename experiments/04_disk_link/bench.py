@@ -32,7 +32,7 @@ from moex.link.disk import DiskLink
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
-from moex.runner.assemble import Parts, load_parts, offload
+from moex.runner.assemble import Parts, Setup, load_parts, offload
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
 from moex.store.disk import DiskStore
@@ -134,7 +134,7 @@ def decoded(
 ) -> tuple[float, float, float]:
     """Tokens a second, bytes that were absent when demanded a token, stall share; once warm."""
     batches = workload.batches(parts.tokenizer(), "cpu")
-    offloaded = offload(parts, LRU(), Memory(slots), prefetcher)
+    offloaded = offload(parts, Setup(LRU(), Memory(slots), prefetcher))
     with offloaded as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
         cold = offloaded.ledger.phases[DECODE]

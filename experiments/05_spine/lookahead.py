@@ -16,7 +16,7 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Parts, load_parts, offload
+from moex.runner.assemble import Memory, Parts, Setup, load_parts, offload
 from moex.runner.calibrate import calibrate
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
@@ -27,7 +27,7 @@ PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]
 
 def measure(parts: Parts, slots: int, prefetcher: object, profile: HardwareProfile, tokens: int):
     """Seconds a token of one run, and its trace."""
-    offloaded = offload(parts, LRU(), Memory(slots), prefetcher, profile)
+    offloaded = offload(parts, Setup(LRU(), Memory(slots), prefetcher, profile))
     with offloaded as model:
         generate(model, PROMPTS, tokens, offloaded.meter)
     offloaded.finish()

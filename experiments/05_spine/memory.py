@@ -24,10 +24,10 @@ from transformers import MixtralForCausalLM
 torch.set_num_threads(1)
 """
 RUN = """
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.workload import generate
 parts = load_parts({folder!r}, store="disk", cache_dir={cache!r})
-run = offload(parts, moex.cache.lru.LRU(), Memory({slots}), moex.prefetch.gate.Gate())
+run = offload(parts, Setup(moex.cache.lru.LRU(), Memory({slots}), moex.prefetch.gate.Gate()))
 with run as model:
     generate(model, [torch.arange(2, 34)[None]], 16, run.meter)
 print(parts.skeleton_bytes, run.slots.bytes, parts.geometry.expert_bytes * 128)

@@ -10,7 +10,7 @@ import torch
 from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.runner import baselines
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.meter import Meter
 from moex.runner.workload import generate
 
@@ -35,7 +35,7 @@ def main() -> None:
 
     times: dict[str, list[float]] = {"moex": []}
     with baselines.stock(args.model, args.dtype) as stock:
-        offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
+        offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
         for turn in range(-2, args.pairs):
             with offloaded as model:
                 took = {"moex": tpot(model)}

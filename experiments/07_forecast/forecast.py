@@ -1,11 +1,12 @@
 """Calibrate on one offloaded run, forecast other runs live, and say how wrong that was.
 
-Every turn runs the cells of policies x slots x prefetch x link speed in an order of its own, live
-behind the emulated link, with a calibration before and after every few of them: a machine's own
-speed drifts by more than what is looked for. A cell's forecast replays a recorded trace with the
-mean of the two calibrations around it; nothing of the cell itself goes into it.
+Every turn runs the cells of policies x slots x prefetch x link in an order of its own, live behind
+the emulated link at two speeds and from disk on the disk's own link, with a calibration of that
+store before and after every few of them: a machine's own speed drifts by more than what is looked
+for. A cell's forecast replays a recorded trace with the mean of the two calibrations around it;
+nothing of the cell itself goes into it.
 
-python experiments/07_forecast/forecast.py [--turns 7] [--tokens 24] [--threads 1] [--tiny]
+python experiments/07_forecast/forecast.py [--turns 5] [--tokens 24] [--threads 1] [--tiny]
 """
 
 import argparse
@@ -23,8 +24,8 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import offload
-from moex.runner.calibrate import calibrate
+from moex.runner.assemble import Setup, offload
+from moex.runner.calibrate import costs_of
 from moex.runner.parts import Parts, load_parts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
@@ -32,98 +33,121 @@ from moex.sim.simulator import simulate
 from moex.trace.format import Trace
 
 PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]
-CELLS = list(itertools.product((LRU(), LFU(), FIFO()), (2, 4), (NoPrefetch(), Gate()), (1.0, 4.0)))
-HELD_OUT = [cell for cell in CELLS if cell[:2] != (CELLS[0][0], 4) or cell[2:] != (Gate(), 1.0)]
-COSTS = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s")
+LINKS = {"ram": (1.0, 4.0), "disk": ("disk",)}
+"""By store: layers' times that a load takes on the emulated link, or the store's own link."""
+CELLS = {
+    store: [
+        cell
+        for cell in itertools.product((LRU(), LFU(), FIFO()), (2, 4), (NoPrefetch(), Gate()), links)
+        if cell != (LRU(), 4, Gate(), links[0])  # the calibration's own
+    ]
+    for store, links in LINKS.items()
+}
+COSTS = ("visit_s", "expert_s", "pass_s", "submit_s", "handover_s", "load_s", "predict_s")
 
 
 def between(before: HardwareProfile, after: HardwareProfile) -> HardwareProfile:
     """The mean of two calibrations."""
-    means = {name: mean((getattr(before, name), getattr(after, name))) for name in COSTS}
+    names = (*COSTS, "link_bytes_per_s")
+    means = {name: mean((getattr(before, name), getattr(after, name))) for name in names}
     return replace(before, **means)
 
 
 def record(parts: Parts, tokens: int) -> Trace:
     """The routing of the cells' prompts, which no cache changes."""
-    recording = offload(parts, LRU(), Memory(parts.geometry.experts))
+    recording = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
     with recording as model:
         generate(model, PROMPTS, tokens, recording.meter)
     return recording.recorder.trace({})
 
 
-def live(parts: Parts, cell: tuple, profile: HardwareProfile, tokens: int) -> tuple[float, float]:
-    """Tokens a second and stall share of one cell."""
+def live(
+    parts: Parts, cell: tuple, profile: HardwareProfile | None, tokens: int
+) -> tuple[float, float]:
+    """Tokens a second and stall share of one cell; without a profile on the store's own link."""
     policy, slots, prefetcher, _ = cell
-    run = offload(parts, policy, Memory(slots), prefetcher, profile)
+    run = offload(parts, Setup(policy, Memory(slots), prefetcher, profile))
     with run as model:
         generate(model, PROMPTS, tokens, run.meter)
     decode = run.meter.phases["decode"]
     return decode.tokens / decode.seconds, decode.stall_s / decode.seconds
 
 
-def main() -> None:
-    """Print every cell, and the mean absolute error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--every", type=int, default=4, help="cells between two calibrations")
-    parser.add_argument("--tiny", action="store_true", help="see that it runs; says nothing")
-    args = parser.parse_args()
-    cells = HELD_OUT
-    if args.tiny:
-        args.turns, args.tokens, cells = 2, 4, HELD_OUT[:3]
-    torch.set_num_threads(args.threads)
-    parts = load_parts("tiny")
-    geometry, here, trace = (
-        parts.geometry,
-        calibrate(parts, args.tokens),
-        record(parts, args.tokens),
-    )
-    layer_s = here.visit_s + geometry.top_k * here.expert_s
+def turns(
+    parts: Parts, cells: list[tuple], trace: Trace, args: argparse.Namespace
+) -> tuple[list[list[tuple[float, float]]], list[list[tuple[float, float]]]]:
+    """What every cell did, and what was told of it: tokens a second and stall share, by turn."""
+    here, size = costs_of(parts, args.tokens), parts.geometry.expert_bytes
+    layer_s = here.visit_s + parts.geometry.top_k * here.expert_s
     names = ", ".join(f"{name} {1e6 * getattr(here, name):.0f} us" for name in COSTS)
-    print(f"calibrated: {names}", flush=True)
-    measured: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(cells))}
-    forecasts: dict[int, list[tuple[float, float]]] = {n: [] for n in range(len(cells))}
+    print(f"calibrated on {parts.store.name} ({parts.store.io}): {names}", flush=True)
+    measured, told = ([[] for _ in cells] for _ in range(2))
     for turn in range(args.turns):
         order = random.Random(turn).sample(range(len(cells)), len(cells))
-        before = calibrate(parts, args.tokens)
+        before = costs_of(parts, args.tokens)
         for begin in range(0, len(order), args.every):
             batch, links = order[begin : begin + args.every], {}
             for number in batch:
-                links[number] = geometry.expert_bytes / (cells[number][3] * layer_s)
-                profile = replace(here, link_bytes_per_s=links[number], chunk_bytes=1 << 16)
+                slow = cells[number][-1]
+                if slow != "disk":
+                    links[number] = {"link_bytes_per_s": size / (slow * layer_s)}
+                    links[number]["chunk_bytes"] = 1 << 16
+                profile = replace(here, **links[number]) if number in links else None
                 measured[number].append(live(parts, cells[number], profile, args.tokens))
-            after = calibrate(parts, args.tokens)
+            after = costs_of(parts, args.tokens)
             for number in batch:
                 policy, slots, prefetcher, _ = cells[number]
-                profile = replace(
-                    between(before, after), link_bytes_per_s=links[number], chunk_bytes=1 << 16
-                )
-                cache = ExpertCache(policy, geometry, slots)
-                told = simulate(trace, cache, prefetcher, profile)
-                forecasts[number].append((told.tokens_per_second or 0, told.stall_share or 0))
+                profile = replace(between(before, after), **links.get(number, {}))
+                cache = ExpertCache(policy, parts.geometry, slots)
+                report = simulate(trace, cache, prefetcher, profile)
+                told[number].append((report.tokens_per_second or 0, report.stall_share or 0))
             before = after
-    errors, spreads = [], []
-    print("policy  slots prefetch   load/layer | live tok/s (IQR) stall | forecast stall  error")
-    for number, (policy, slots, prefetcher, load) in enumerate(cells):
-        speeds, stalls = zip(*measured[number], strict=True)
-        told, told_stalls = zip(*forecasts[number], strict=True)
-        low, _, high = quantiles(speeds, n=4, method="inclusive")
-        error = median(t / s - 1 for t, s in zip(told, speeds, strict=True))
-        errors.append(abs(error))
-        spreads.append((high - low) / median(speeds))
-        print(
-            f"{type(policy).__name__:7} {slots:5} {type(prefetcher).__name__:10} {load:10} | "
-            f"{median(speeds):9.1f} ({high - low:4.1f}) {median(stalls):5.0%} | "
-            f"{median(told):8.1f} {median(told_stalls):5.0%}  {100 * error:+5.1f} %"
-        )
-    bar = max(0.10, 2 * mean(spreads))
+    return measured, told
+
+
+def show(cell: tuple, measured: list, told: list) -> tuple[float, float]:
+    """Print one cell; return the absolute error and the runs' own spread."""
+    policy, slots, prefetcher, load = cell
+    speeds, stalls = zip(*measured, strict=True)
+    forecasts, told_stalls = zip(*told, strict=True)
+    low, _, high = quantiles(speeds, n=4, method="inclusive")
+    error = median(t / s - 1 for t, s in zip(forecasts, speeds, strict=True))
     print(
-        f"mean absolute error {100 * mean(errors):.1f} % over {len(errors)} held-out runs, each "
-        f"the median of {args.turns} turns; their own spread (IQR) is {100 * mean(spreads):.1f} %; "
-        f"bar {100 * bar:.0f} %: {'met' if mean(errors) <= bar else 'missed'}"
+        f"{type(policy).__name__:7} {slots:5} {type(prefetcher).__name__:10} {load:>10} | "
+        f"{median(speeds):9.1f} ({high - low:4.1f}) {median(stalls):5.0%} | "
+        f"{median(forecasts):8.1f} {median(told_stalls):5.0%}  {100 * error:+5.1f} %"
     )
+    return abs(error), (high - low) / median(speeds)
+
+
+def main() -> None:
+    """Print every cell, and the mean absolute error of every store's."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--every", type=int, default=4, help="cells between two calibrations")
+    parser.add_argument("--stores", nargs="*", choices=LINKS, default=list(LINKS))
+    parser.add_argument("--tiny", action="store_true", help="see that it runs; says nothing")
+    args = parser.parse_args()
+    if args.tiny:
+        args.turns, args.tokens = 2, 4
+    torch.set_num_threads(args.threads)
+    trace = record(load_parts("tiny"), args.tokens)
+    for store in args.stores:
+        cells = CELLS[store][:3] if args.tiny else CELLS[store]
+        measured, told = turns(load_parts("tiny", store=store), cells, trace, args)
+        print(
+            "policy  slots prefetch   load/layer | live tok/s (IQR) stall | forecast stall  error"
+        )
+        shown = [show(*row) for row in zip(cells, measured, told, strict=True)]
+        error, spread = (mean(values) for values in zip(*shown, strict=True))
+        bar = max(0.10, 2 * spread)
+        print(
+            f"{store}: mean absolute error {100 * error:.1f} % over {len(cells)} held-out runs, "
+            f"each the median of {args.turns} turns; their own spread (IQR) is {100 * spread:.1f} "
+            f"%; bar {100 * bar:.0f} %: {'met' if error <= bar else 'missed'}\n"
+        )
 
 
 if __name__ == "__main__":

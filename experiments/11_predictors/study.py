@@ -3,12 +3,13 @@
 Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, networks beside
 gate; (2) replay of recorded decodings under every predictor, by horizon and width: coverage,
 bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and the megabytes of
-every decoding; (3) neurons, by layer and way: recall, energy, memory. With `--time` also
-microseconds a visit, which mean something on a quiet machine only. `shown.py` draws them.
+every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py` draws them. With
+`--time` instead microseconds a visit, which mean something on a quiet machine only (half a minute).
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
 
-`--ranks` are ranks to which the selector is cut without training (`sparsity.rank`), in table 3.
+`--only` names the tables to be made; `--ranks` are ranks to which the selector is cut without
+training (`sparsity.rank`), in table 3.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from timed import timed
 
+from analysis.studies import show
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -29,13 +31,14 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP, read_nets
+from moex.prefetch.nets import Lean
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.report import ratio
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import bind_selector, offload
+from moex.runner.assemble import Setup, bind_selector, offload
 from moex.runner.parts import Parts, load_parts
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -53,6 +56,7 @@ LINK = HardwareProfile(
     "r=1", link_bytes_per_s=589824 / 1e-3, chunk_bytes=1 << 16, visit_s=7e-4, expert_s=1.5e-4
 )
 
+TABLES = ("experts", "neurons", "up_reuse", "replays")
 
 FIRST = 100
 """Windows before this one are those of tables 1 and 3."""
@@ -73,17 +77,30 @@ class Listener(Prefetcher):
         return []
 
 
+class AsRun(torch.nn.Module):
+    """A network as a run computes it, in eight bits; called like the one that was trained."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.lean, self.horizon = Lean(net, net.horizon), net.horizon
+
+    def forward(self, hidden: Any, chosen: Any, past: Any) -> Any:
+        """Logits [tokens, layers ahead, experts]."""
+        logits = self.lean(hidden, torch.cat([chosen, past.flatten(1)], 1))
+        return logits.float().unflatten(1, (self.horizon, -1))
+
+
 def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 1."""
     routers = [layer.router.weight.detach() for layer in parts.layers]
     trainer = ExpertTrainer(parts.geometry, routers, Recipe(), 0)
-    trainer.modules = read_nets(parts.geometry, parts.folder).half()
+    trainer.modules = torch.nn.ModuleList(map(AsRun, read_nets(parts.geometry, parts.folder)))
     return quality.of_experts(trainer, routers, [(s, 8) for s in reads(parts, text, batches)])
 
 
 def reads(parts: Parts, text: Corpus, batches: int) -> list:
     """What the layers see of windows of the text."""
-    with offload(parts, LRU(), Memory(parts.geometry.experts)) as model:
+    with offload(parts, Setup(LRU(), Memory(parts.geometry.experts))) as model:
         return [
             read(model, parts.layers, torch.from_numpy(text.batch(number, 8)))
             for number in range(batches)
@@ -93,7 +110,7 @@ def reads(parts: Parts, text: Corpus, batches: int) -> list:
 def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, list[Observation]]:
     """Decode the text as it stands: a prompt of 32 tokens, then one by one."""
     listener = Listener()
-    offloaded = offload(parts, LRU(), Memory(parts.geometry.experts), listener)
+    offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts), listener))
     with offloaded as model, torch.inference_mode():
         for number in range(windows):
             ids = torch.from_numpy(text.batch(FIRST + number, 1))
@@ -125,10 +142,10 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
                     layer = (observation.access.layer + horizon) % parts.geometry.layers
                     said = [p for p in predictor.predict(observation) if p.expert.layer == layer]
                     trace.predictions.append(said)
-                rows.append({"predictor": name, "horizon": horizon, "width": width})
-                rows[-1] |= replay(trace, parts, slots, Recorded())
-        rows.append({"predictor": "oracle", "horizon": horizon, "width": 0})
-        rows[-1] |= replay(trace, parts, slots, Oracle(horizon=horizon))
+                about = {"predictor": name, "horizon": horizon, "width": width}
+                rows.append(about | replay(trace, parts, slots, Recorded()))
+        about = {"predictor": "oracle", "horizon": horizon, "width": 0}
+        rows.append(about | replay(trace, parts, slots, Oracle(horizon=horizon)))
     for row in rows:  # what no guess had to push out, a resident would still be
         row["pollution_per_token"] = row["loads_used_per_token"] - rows[0]["loads_used_per_token"]
     return rows
@@ -163,7 +180,7 @@ def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -
 def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[dict[str, Any]]:
     """Table 3; the ranks below the checkpoint's at the default fraction only."""
     held_out, rows = reads(parts, text, batches), []
-    cases = [(None, "top", 0.1), (None, "top", 0.2), (None, "top", 0.3), (None, "top", 0.5)]
+    cases = [(None, "top", fraction) for fraction in (0.1, 0.2, 0.3, 0.5)]
     cases += [(None, "energy", 0.9), *((rank, "top", 0.3) for rank in ranks)]
     for rank, rule, fraction in cases:
         selector = Corm(rank=rank)
@@ -172,9 +189,9 @@ def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[
             selector.factors, lambda *w: contributions(parts, *w), held_out, fraction, rule
         )
         for row in table:
-            row["held_bytes"] = held_bytes([selector.factors[row["layer"]]])
             named = {"rank": rank or "all", "rule": rule, "fraction": fraction}
-            rows.append(named | row)
+            held = {"held_bytes": held_bytes([selector.factors[row["layer"]]])}
+            rows.append(named | row | held)
     return rows
 
 
@@ -186,7 +203,7 @@ def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
         selector = UpReuse(weigh=weigh)
         bind_selector(whole, selector)
         for layer in range(parts.geometry.layers):
-            sums = {name: quality._Sums() for name in ("late", "predicted")}
+            sums = {name: quality.Sums() for name in ("late", "predicted")}
             for expert in range(parts.geometry.experts):
                 own, before = quality.states(held_out, layer, expert)
                 truth = contributions(parts, layer, expert, own)
@@ -199,42 +216,6 @@ def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     return rows
 
 
-def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
-    """Median microseconds a decoding visit."""
-    selector, found = Corm(), {}
-    selector.bind(parts.geometry, parts.folder)
-    steps = [o for o in seen if o.access.phase == "decode" and o.access.layer > 0][:600]
-    for name, predictor in {"gate": Gate(), "mlp": MLP(), "mlp depth 3": MLP(3)}.items():
-        predictor.bind(parts.geometry, parts.folder)
-        predictor.reset(parts.geometry, 0)
-        found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)
-    for mode in ("late", "predicted"):
-        selector.mode = mode
-        # Another state a call: a repeated one is not computed again.
-        found[f"corm {mode}"] = _median(
-            lambda o: selector.select(o.hidden, o.access.layer, o.access.experts), steps
-        )
-    return found
-
-
-def _median(call: Any, steps: list[Observation]) -> float:
-    times = []
-    for step in steps:
-        started = perf_counter()
-        call(step)
-        times.append(perf_counter() - started)
-    return 1e6 * sorted(times)[len(times) // 2]
-
-
-def show(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print a table."""
-    print(f"\n{name}")
-    print(" | ".join(rows[0]))
-    for row in rows:
-        cells = [value for value in row.values() if not isinstance(value, list)]
-        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in cells))
-
-
 def main() -> None:
     """Make the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -242,7 +223,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=3)
     parser.add_argument("--ranks", type=int, nargs="*", default=[160, 128, 96, 64, 32])
-    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=TABLES, default=TABLES)
+    parser.add_argument("--time", action="store_true", help="how long predictors take, and no more")
     parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -250,18 +232,18 @@ def main() -> None:
     parts = load_parts("tiny")
     batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
-    tables = {
-        "experts": experts(parts, text, batches),
-        "neurons": neurons(parts, text, batches, args.ranks),
-        "up_reuse": reused(parts, text, batches),
+    makers = {
+        "experts": lambda: experts(parts, text, batches),
+        "neurons": lambda: neurons(parts, text, batches, args.ranks),
+        "up_reuse": lambda: reused(parts, text, batches),
+        "replays": lambda: replays(*decode(parts, text, windows, tokens), parts, args.slots),
+        "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
     }
-    trace, seen = decode(parts, text, windows, tokens)
-    tables["replays"] = replays(trace, seen, parts, args.slots)
-    if args.time:
-        tables["microseconds"] = [timed(parts, seen)]
+    tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
     (args.out / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
     for name, rows in tables.items():
-        show(name, rows)
+        print(f"\n{name}")
+        show([{n: v for n, v in row.items() if not isinstance(v, list)} for row in rows])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Accuracy of the bundled model over quantizations, paired with the unquantized model.
 
 Held-out loss on the same windows of text, tasks on the same items; errors are of the differences.
-Results are kept, so an interrupted study goes on where it stopped.
+Results are kept, so an interrupted study goes on where it stopped. Prints the tables, and draws
+what it has all rows for beside them: quant_losses.png, quant_sensitivity.png, quant_groups.png.
 
 python experiments/12_quantization/accuracy.py --text FOLDER [--tiny]
 """
@@ -14,16 +15,19 @@ from math import exp, log, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
+import pandas as pd
 import torch
-from schemes import STUDIES
+from schemes import STUDIES, bits_of
 from torch.nn.functional import cross_entropy
 
+from analysis import losses
 from analysis.published import TABLE_1
+from analysis.style import styled
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.evals.lm import evaluate
-from moex.evals.text import documents, encode
-from moex.runner.assemble import load_parts, offload
+from moex.evals.text import HELD_OUT, documents, encode
+from moex.runner.assemble import Setup, load_parts, offload
 
 WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
@@ -32,7 +36,7 @@ TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
 def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
     """The first window of `count` held-out documents, novels and articles in turn."""
     found: dict[str, list[list[int]]] = {}
-    for source, _, body in documents(text):
+    for source, _, body in documents(text, HELD_OUT):
         ids = encode(tokenizer, body[: 20 * WINDOW])[: WINDOW + 1]
         if len(ids) > WINDOW:
             found.setdefault(source, []).append(ids)
@@ -41,7 +45,7 @@ def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def losses(model, texts: list[list[int]]) -> list[float]:
+def nats_of(model, texts: list[list[int]]) -> list[float]:
     """Nats a token of every window."""
     found = []
     for ids in texts:
@@ -55,13 +59,13 @@ def measure(args: argparse.Namespace, scheme, texts: list[list[int]] | None, tas
     """One quantization: bits, bytes, losses by window, items by task."""
     parts = load_parts(args.model, quant=scheme, cache_dir=args.cache)
     with closing(parts.store):
-        offloaded = offload(parts, LRU(), Memory(parts.geometry.experts))
+        offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
         tokenizer = parts.tokenizer()
         texts = texts or windows(tokenizer, args.text, args.windows)
         items: dict[str, dict[str, list[tuple[int, float]]]] = {}
         try:
             with offloaded as model:
-                nats = losses(model, texts)
+                nats = nats_of(model, texts)
                 if tasks:
                     evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
         finally:
@@ -93,8 +97,52 @@ def line(name: str, done: dict, base: dict) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def frame(kept: dict, studies: dict[str, dict], model: str) -> pd.DataFrame:
+    """Rows as `analysis.losses` draws them: HQQ's, and the unquantized model's."""
+    drawn = [schemes for study, schemes in studies.items() if study != "solvers"]
+    lines = []
+    for name, scheme in chain([("unquantized", None)], *(schemes.items() for schemes in drawn)):
+        change, error = paired(kept[name]["nats"], kept["unquantized"]["nats"])
+        about = {"model": model, "windows": len(kept[name]["nats"]), "more": change}
+        about |= {"stderr": error, "bits_per_weight": kept[name]["bits"]}
+        lines.append(bits_of(scheme) | about)
+    return pd.DataFrame(lines)
+
+
+FIGURES = {
+    "quant_losses": ("table", losses.bits_table),
+    "quant_sensitivity": ("sensitivity", losses.sensitivity),
+    "quant_groups": ("groups", losses.group_sizes),
+}
+
+
+def draw(table: pd.DataFrame, studies: dict[str, dict], folder: Path) -> None:
+    """Draw the figures of the studies that were made."""
+    for name, (study, figure) in FIGURES.items():
+        if study in studies:
+            with styled():
+                path = folder / f"{name}.png"
+                figure(table).savefig(path, dpi=120, metadata={"Software": None})
+            print(path)
+
+
 HEAD = """| weights | bits | MB | kernel | perplexity | nats a token more | tasks, % | points more |
 |---|---|---|---|---|---|---|---|"""
+
+
+def measure_all(args: argparse.Namespace, studies: dict[str, dict], kept: dict) -> None:
+    """Measure what is not kept, and keep it."""
+    texts = None
+    with args.out.open("a") as file:
+        for study, schemes in studies.items():
+            for name, scheme in {"unquantized": None, **schemes}.items():
+                if name not in kept:
+                    tokenizer = load_parts("tiny").tokenizer()
+                    texts = texts or windows(tokenizer, args.text, args.windows)
+                    measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
+                    kept[name] = {"name": name, **measured}
+                    file.write(json.dumps(kept[name]) + "\n")
+                    file.flush()
 
 
 def main() -> None:
@@ -110,31 +158,24 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.tiny:
-        args.windows, args.items, args.studies = 2, 4, ["solvers"]
+        args.windows, args.items, args.studies = 2, 4, ["groups"]
+    studies = {study: STUDIES[study]() for study in args.studies}
+    if args.tiny:
+        studies = {study: dict(islice(schemes.items(), 2)) for study, schemes in studies.items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kept = {}
     if args.out.is_file():
         kept = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
-    texts = None
-    with args.out.open("a") as file:
-        for study in args.studies:
-            for name, scheme in {"unquantized": None, **STUDIES[study]()}.items():
-                if name not in kept:
-                    texts = texts or windows(
-                        load_parts("tiny").tokenizer(), args.text, args.windows
-                    )
-                    measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
-                    kept[name] = {"name": name, **measured}
-                    file.write(json.dumps(kept[name]) + "\n")
-                    file.flush()
-    for study in args.studies:
+    measure_all(args, studies, kept)
+    for study, schemes in studies.items():
         print(f"\n{study}: {args.model}, {len(kept['unquantized']['nats'])} windows\n\n{HEAD}")
-        for name in ("unquantized", *STUDIES[study]()):
+        for name in ("unquantized", *schemes):
             print(line(name, kept[name], kept["unquantized"]))
-    if "table" in args.studies:
+    if "table" in studies:
         seed_table(kept)
-    if "solvers" in args.studies:
+    if "solvers" in studies:
         solver_pairs(kept)
+    draw(frame(kept, studies, args.model), studies, args.out.parent)
 
 
 def solver_pairs(kept: dict) -> None:

@@ -2,8 +2,10 @@
 
     python experiments/12_quantization/bench.py decode      link-bound decoding, 4 bits against 16
     python experiments/12_quantization/bench.py resident    an expert of Mixtral's, batch 1 to 256
-    python experiments/12_quantization/bench.py packing     weights a second, and peak memory
-Each with [--threads 2] and, for a smoke run, [--tiny].
+    python experiments/12_quantization/bench.py packing     weights a second of the solvers, minutes
+    python experiments/12_quantization/bench.py memory      peak memory and rate of a whole packing
+Each with [--threads 2] and, for a smoke run, [--tiny]. The last two leave HQQ, which takes a
+hundred times as long as rounding, one small matrix and nothing, unless it is asked for: [--hqq].
 """
 
 import argparse
@@ -23,7 +25,7 @@ from moex.cache.lru import LRU
 from moex.paired import paired_ratio
 from moex.quant.hqq import HQQ
 from moex.quant.rtn import RTN
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 
@@ -48,7 +50,7 @@ def decode(args: argparse.Namespace) -> None:
     moved: dict[str, int] = {}
     for turn in range(-1, pairs):
         for name, (parts, memory) in memories.items():
-            offloaded = offload(parts, LRU(), memory, hardware=LINK)
+            offloaded = offload(parts, Setup(LRU(), memory, hardware=LINK))
             with offloaded as model:
                 generate(model, prompt, tokens, offloaded.meter)
             decoded = offloaded.meter.phases["decode"]
@@ -109,37 +111,49 @@ def resident(args: argparse.Namespace) -> None:
 
 
 def packing(args: argparse.Namespace) -> None:
-    """Weights a second of both solvers; peak memory of packing, in a process of its own."""
+    """Weights a second of both solvers, one weight of an expert of Mixtral's."""
     shape = (512, 512) if args.tiny else (14336, 4096)
     weight = torch.randn(shape).bfloat16() / 50
     for kind in (RTN, HQQ):
+        whole = kind is RTN or args.hqq
+        part = weight if whole else weight[: shape[0] // 16]
         for bits, group in ((8, 64), (4, 64), (3, 64), (2, 16)):
             quantizer = kind(bits, group)
             quantizer.pack(weight[:64])
             rates = []
-            for _ in range(1 if kind is HQQ or args.tiny else 3):
+            for _ in range(1 if kind is HQQ or args.tiny else args.pairs):
                 started = perf_counter()
-                quantizer.pack(weight)
-                rates.append(weight.numel() / (perf_counter() - started))
-            print(f"{kind.__name__} {bits} bits g{group}: {median(rates) / 1e6:.1f} M weights/s")
-    for kind in ("RTN", "HQQ"):
-        with tempfile.TemporaryDirectory() as folder:
-            forms = ("model", "none", kind)
-            peaks = {form: _apart(form, folder, args) for form in forms}
-        over = peaks[kind]["peak"] - peaks["none"]["peak"]
-        layer, rate = peaks[kind]["layer"], peaks[kind]["rate"]
-        print(f"{kind} 4 bits g64, from checkpoint to checked files: {rate / 1e6:.1f} M weights/s")
-        print(
-            f"{kind}: peak {over / 1e6:.0f} MB over baseline (model read, nothing packed), "
-            f"{over / layer:.2f} layers of {layer / 1e6:.0f} MB"
-        )
+                quantizer.pack(part)
+                rates.append(part.numel() / (perf_counter() - started) / 1e6)
+            rates.sort()
+            print(
+                f"{kind.__name__} {bits} bits g{group}, {'x'.join(map(str, part.shape))}: "
+                f"{median(rates):.1f} M weights/s [{rates[0]:.1f}, {rates[-1]:.1f}]"
+            )
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Peak memory of packing a checkpoint of two layers, in processes of their own; its rate."""
+    with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
+        _apart("model", folder, args)
+        bare = median(_apart("baseline", folder, args)["peak"] for _ in range(args.runs))
+        for form in ("none", "RTN", *["HQQ"] * args.hqq):
+            found = [_apart(form, folder, args) for _ in range(args.runs)]
+            peaks, layer = [(run["peak"] - bare) / 1e6 for run in found], found[0]["layer"] / 1e6
+            print(
+                f"{form}: peak {median(peaks):.0f} MB [{min(peaks):.0f}, {max(peaks):.0f}] over "
+                f"baseline (skeleton read, nothing packed), {median(peaks) / layer:.2f} layers of "
+                f"{layer:.0f} MB; {median(run['rate'] for run in found) / 1e6:.1f} M weights/s, "
+                "from checkpoint to checked files"
+            )
 
 
 def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
     """What `peak` says in a process of its own."""
-    command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
-    command += ["--threads", str(args.threads), *["--tiny"] * args.tiny]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
+        command += ["--cache", cache, "--threads", str(args.threads), *["--tiny"] * args.tiny]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -163,11 +177,11 @@ def peak(args: argparse.Namespace) -> None:
     model = checkpoint.build(folder)
     layer = 8 * 3 * model.config.hidden_size * model.config.intermediate_size * 2
     started = perf_counter()
-    if args.form == "none":
+    if args.form == "baseline":
         checkpoint.fill(model, folder, None)
     else:
-        quantizer = {"RTN": RTN, "HQQ": HQQ}[args.form](4, 64)
-        parts = load_parts(str(folder), store="disk", cache_dir=args.folder, quant=quantizer)
+        quantizer = {"none": None, "RTN": RTN(4, 64), "HQQ": HQQ(4, 64)}[args.form]
+        parts = load_parts(str(folder), store="disk", cache_dir=args.cache, quant=quantizer)
         parts.store.close()
     rate = layer / (perf_counter() - started)  # two layers, two bytes a weight
     print(json.dumps({"peak": peak_host_bytes(), "layer": layer, "rate": rate}))
@@ -178,14 +192,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = {"decode": decode, "resident": resident, "packing": packing, "peak": peak}
+    parts = {"decode": decode, "resident": resident, "packing": packing, "memory": memory}
+    parts["peak"] = peak
     parser.add_argument("part", choices=parts)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--form", default="none", help="of peak: model, none, RTN or HQQ")
-    parser.add_argument("--folder", default="", help="of peak")
+    parser.add_argument("--runs", type=int, default=3, help="of memory")
+    parser.add_argument("--hqq", action="store_true", help="of packing and memory: HQQ in full")
+    parser.add_argument("--folder", default="", help="of memory: with room for 3 GB")
+    parser.add_argument("--form", default="none", help="of peak: model, baseline, none, RTN, HQQ")
+    parser.add_argument("--cache", default="", help="of peak")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

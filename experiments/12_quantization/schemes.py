@@ -57,4 +57,12 @@ def groups() -> dict[str, Scheme | None]:
     return found
 
 
+def bits_of(scheme: Scheme | None) -> dict[str, int]:
+    """Bits of `gate_up`, `down` and `attention`, 16 if left alone, and `group` of the experts."""
+    names = {"gate_up": "experts.gate_up_proj", "down": "experts.down_proj", "attention": "q_proj"}
+    found = {kind: scheme.of(name) if scheme else None for kind, name in names.items()}
+    group = {"group": found["down"].group_size if found["down"] else 0}
+    return {kind: each.bits if each else 16 for kind, each in found.items()} | group
+
+
 STUDIES = {"table": table, "sensitivity": sensitivity, "solvers": solvers, "groups": groups}

@@ -110,7 +110,7 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
     import torch
 
     from moex.cache.capacity import Memory
-    from moex.runner.assemble import load_parts, offload
+    from moex.runner.assemble import Setup, load_parts, offload
     from moex.runner.workload import generate
     from moex.types import DECODE
 
@@ -128,7 +128,7 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
         counts = {}
         for _ in range(rounds):
             for name, miss in ways.items():
-                run = offload(parts, LRU(), Memory(slots), None, profile, miss=miss)
+                run = offload(parts, Setup(LRU(), Memory(slots), hardware=profile, miss=miss))
                 with run as model:
                     generate(model, prompts, 8 if tiny else 48, run.meter)
                 decode = run.meter.phases[DECODE]

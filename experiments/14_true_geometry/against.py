@@ -5,7 +5,9 @@
 
 Writes a checkpoint of random weights once (bf16, 2.8 GB a layer and 0.5 GB; moex packs as much
 again). Pairs in turns, each run in a process of its own; `--warm` reads the files into the page
-cache before every run, else they are dropped from it. `--tiny` is a smoke test.
+cache before every run, else they are dropped from it. The page cache is memory, too: begin this in
+a control group that limits both, e.g. `systemd-run --scope -p MemoryMax=9G python ...`; the row
+says the limit. `--tiny` is a smoke test.
 """
 
 from __future__ import annotations
@@ -31,12 +33,11 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import baselines
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.checkpoint import build_from
 from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import peak_host_bytes
 from moex.runner.random_weights import DEVIATION
-from moex.runner.setup import Setup
 from moex.runner.shards import INDEX
 from moex.runner.texts import Prompts
 
@@ -109,6 +110,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
         "layers": options.layers,
         "files_warm": options.warm,
         "budget": options.budget,
+        "memory_limit_bytes": memory_limit(),
         "tokens_per_second": speeds,
         "peak_host_bytes": peaks,
         "ratio": median(ratios),
@@ -134,6 +136,18 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
         report = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
     return {"tokens_per_second": report.tokens_per_second, "peak_host_bytes": peak_host_bytes()}
+
+
+def memory_limit() -> int | None:
+    """Bytes that a control group grants us, page cache included; None where none is limited."""
+    limits = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        path = line.split(":", 2)[2]
+        for name in (f"memory{path}/memory.limit_in_bytes", f"{path.lstrip('/')}/memory.max"):
+            file = Path("/sys/fs/cgroup", name)
+            if file.is_file() and (text := file.read_text().strip()) != "max":
+                limits.append(int(text))
+    return min((limit for limit in limits if limit < 1 << 60), default=None)
 
 
 def forget(file: Path) -> None:

@@ -1,28 +1,32 @@
 """A large model at its true sizes on this machine: random weights, a recorded routing, the disk.
 
     python experiments/14_true_geometry/bench.py pack   --layers 4 --out results/pack.jsonl
-    python experiments/14_true_geometry/bench.py decode --layers 4 --budget 8GiB \
-        --out results/true_geometry.jsonl
+    python experiments/14_true_geometry/bench.py decode --layers 4 --out results/true_geometry.jsonl
     python experiments/14_true_geometry/bench.py clean  --layers 4
 
 `--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the
 records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a plain file of as many
-bytes; `decode`, in a process of its own so that its peak of memory is its
-own, decodes within the budget and shows both shares of the ceiling. `--tiny` is a smoke test of
-either. All layers of a model are taken without `--layers`; look at `mode=plan` first.
+bytes; `--kills 3` kills it first at three random moments: the checksum must be that of a packing
+left alone. `decode`, in a process of its own so that its peak of memory is its own, decodes within
+the budget and shows both shares of the ceiling. `--tiny` is a smoke test of either. All layers of a
+model are taken without `--layers`; look at `mode=plan` first.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,11 +39,10 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import hf
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.live import run_offloaded
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
-from moex.store.pack import cache_folder
+from moex.store.pack import MANIFEST, cache_folder
 from moex.store.slots import Slots, paged
 from moex.types import Expert
 
@@ -81,17 +84,44 @@ def folder(options: argparse.Namespace) -> Path:
     return options.folder or cache_folder().expanduser() / "true_geometry"
 
 
+def kill(options: argparse.Namespace) -> list[int]:
+    """Begin packing and kill it, again and again: whole layers at each of those moments."""
+    draw, found, again = random.Random(0), [], [sys.executable, *sys.argv, "--kills", "0"]
+    layers = range(architecture(options)["num_hidden_layers"])
+    for layer in sorted(draw.choices(layers, k=options.kills)):
+        child = subprocess.Popen(again, stdout=subprocess.DEVNULL)
+        while child.poll() is None and not list(folder(options).glob(f"*/*layer-{layer:03d}.*")):
+            sleep(1e-3)
+        sleep(draw.random())
+        child.kill()
+        child.wait()
+        if not list(folder(options).glob(f"*/{MANIFEST}")):  # else it was too late
+            found.append(len(list(folder(options).glob("*/layer-*.records"))))
+    return found
+
+
+def checksum(options: argparse.Namespace) -> str:
+    """A hash of the checksums of all records."""
+    (manifest,) = folder(options).glob(f"*/{MANIFEST}")
+    return hashlib.sha256(str(json.loads(manifest.read_text())["checksums"]).encode()).hexdigest()
+
+
 def pack(options: argparse.Namespace) -> dict[str, Any]:
     """Pack, and write as many bytes plainly, both down to the disk."""
+    if list(folder(options).glob(f"*/{MANIFEST}")):
+        sys.exit(f"pack: {folder(options)} is packed already; begin with the part: clean")
+    killed = kill(options)
     started = perf_counter()
     parts = load(options)
-    took = perf_counter() - started
+    took, geometry = perf_counter() - started, parts.geometry
     parts.store.verify()  # type: ignore[attr-defined]
-    geometry = parts.geometry
     size = geometry.layers * geometry.experts * geometry.expert_bytes
     parts.store.close()
+    row = {"what": "pack", "quant": options.quant, "bytes": size, "checksum": checksum(options)}
+    if options.kills:
+        return row | {"killed": killed}  # and no speed: a part of it was packed before
     plain = min(size, 4 << 30)
-    block = torch.randint(0, 256, (64 << 20,), dtype=torch.uint8).numpy().data
+    block = random.randbytes(64 << 20)
     with tempfile.NamedTemporaryFile(dir=folder(options)) as file:
         began = perf_counter()
         for start in range(0, plain, len(block)):
@@ -99,9 +129,7 @@ def pack(options: argparse.Namespace) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
         plain_s = perf_counter() - began
-    return {
-        "what": "pack",
-        "bytes": size,
+    return row | {
         "pack_bytes_per_s": size / took,
         "plain_bytes_per_s": plain / plain_s,
         "times_slower": (plain / plain_s) / (size / took),
@@ -110,10 +138,9 @@ def pack(options: argparse.Namespace) -> dict[str, Any]:
 
 def link_speed(parts: Parts, count: int) -> float:
     """Bytes a second of reading records in no order, into memory that was read into before."""
-    out, times = paged(parts.layout.bytes), []
-    geometry = parts.geometry
+    out, times, (layers, experts, *_) = paged(parts.layout.bytes), [], parts.geometry
     for number in range(count):
-        expert = Expert(number % geometry.layers, (5 * number + 1) % geometry.experts)
+        expert = Expert(number % layers, (5 * number + 1) % experts)
         started = perf_counter()
         parts.store.read(expert, out)
         times.append(perf_counter() - started)
@@ -153,15 +180,14 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     )
     batches = workload.batches(parts.tokenizer(), "cpu")
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
-    prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
-    row = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
+    setup = Setup(LRU(), memory, Gate() if options.prefetch == "gate" else NoPrefetch())
+    row = run_offloaded(parts, batches, workload, setup).report
     # Measured afterwards: the peak of memory above is the run's own.
     link, reads = link_speed(parts, count), memory_speed(parts, count)
     geometry = parts.geometry
-    demanded = geometry.layers * geometry.top_k * geometry.expert_bytes
     moved = (row.bytes_moved or 0) / row.tokens_decode
     by_link = link / moved if moved else float("inf")
-    by_memory = reads / demanded
+    by_memory = reads / (geometry.layers * geometry.top_k * geometry.expert_bytes)
     speed = row.tokens_per_second or 0.0
     parts.store.close()
     return {
@@ -197,7 +223,8 @@ def clean(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run one part and print its line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=["pack", "decode", "clean"])
+    parts = {"pack": pack, "decode": decode, "clean": clean}
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
@@ -207,16 +234,15 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    row = {"pack": pack, "decode": decode, "clean": clean}[options.part](options)
-    text = json.dumps({**row, **provenance()}) + "\n"
-    print(text, end="")
+    print(text := json.dumps({**parts[options.part](options), **provenance()}))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with options.out.open("a") as file:
-            file.write(text)
+            print(text, file=file)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ each in a process of its own, so that one that fails does not stop the others:
 
     tests    the tests marked `gpu`
     link     pinned and pageable copies of experts of several sizes, against the best of large ones
-    decode   Mixtral-8x7B's sizes, a few layers, a recorded routing: budgets x prefetchers, with
-             the share of the ceiling and of transfer time that was hidden
+    decode   Mixtral-8x7B's sizes, a few layers, a recorded routing: slots x policies and
+             prefetchers, with the share of the ceiling and of transfer time that was hidden
     decode4  the same, all 32 layers in 4 bits: 24 GB of disk and of host memory
+    figure   tokens a second against memory on the device, if matplotlib is there
 
 `--tiny` shrinks every part, and runs what does not need CUDA on the CPU: it shows that the script
 is whole, nothing else. What it writes then says so.
@@ -54,19 +55,24 @@ def tests(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def link(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of single copies by events; median of 30, after 5."""
+    """Seconds of single copies by events, memory locked as the link does it; median of 30."""
     import torch
+
+    from moex.link.cuda import pin, unpin
+    from moex.store.slots import paged
 
     rows = []
     for size in SIZES[:2] if options.tiny else SIZES:
         for pinned in (True, False):
-            source = torch.empty(size, dtype=torch.uint8, pin_memory=pinned and not options.tiny)
+            source = paged(size)
+            locked = pin([source]) if pinned and not options.tiny else []
             place = torch.empty(size, dtype=torch.uint8, device=options.device)
             times = [_copy_seconds(place, source) for _ in range(35)][5:]
+            unpin(locked)
             rows.append(
                 {
                     "bytes": size,
-                    "pinned": source.is_pinned() if not options.tiny else None,
+                    "pinned": None if options.tiny else bool(locked),
                     "bytes_per_s": size / median(times),
                 }
             )
@@ -102,16 +108,14 @@ def decode4(options: argparse.Namespace) -> list[dict[str, Any]]:
 def decode(
     options: argparse.Namespace, quant: Any = None, folder: str | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of a replayed routing over slots and prefetchers, and shares of the ceiling."""
-    import torch
-
+    """Rows of a replayed routing over slots, policies, prefetchers; shares of the ceiling."""
     from moex.cache.capacity import Memory
+    from moex.cache.lfu import LFU
     from moex.cache.lru import LRU
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
-    from moex.runner.assemble import load_parts
+    from moex.runner.assemble import Setup, load_parts
     from moex.runner.live import run_offloaded
-    from moex.runner.setup import Setup
     from moex.runner.texts import Prompts
 
     shapes = _shapes(options)
@@ -133,12 +137,10 @@ def decode(
     if found.is_file():
         best = max(json.loads(line)["bytes_per_s"] for line in found.read_text().splitlines())
     for slots in SLOTS[:2] if options.tiny else SLOTS:
-        for prefetcher in (NoPrefetch(), Gate()):
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
+        for policy, prefetcher in ((LRU(), NoPrefetch()), (LRU(), Gate()), (LFU(), Gate())):
             try:
                 result = run_offloaded(
-                    parts, batches, workload, Setup(LRU(), Memory(slots), prefetcher)
+                    parts, batches, workload, Setup(policy, Memory(slots), prefetcher)
                 )
             except (RuntimeError, ValueError) as error:
                 rows.append({"what": "decode", "slots": slots, "refused": str(error)})
@@ -158,6 +160,7 @@ def decode(
                     "kernel": row.kernel,
                     "expert_bytes": geometry.expert_bytes,
                     "slots": slots,
+                    "policy": type(policy).__name__,
                     "prefetch": type(prefetcher).__name__,
                     "pinned": row.pinned,
                     "link": row.link,
@@ -192,7 +195,45 @@ def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-PARTS = {"tests": tests, "link": link, "decode": decode, "decode4": decode4}
+def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Speed against memory, measured and at the link's ceiling, from the parts before."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError:
+        return [{"what": "figure", "skipped": "no matplotlib here"}]
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    made = []
+    for part in ("decode", "decode4"):
+        file = options.out / f"{part}.jsonl"
+        rows = (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        )
+        rows = [row for row in rows if "refused" not in row]
+        if not rows:
+            continue
+        axes = pyplot.figure(figsize=(6, 4), layout="constrained").gca()
+        for name in dict.fromkeys((row["policy"], row["prefetch"]) for row in rows):
+            those = [row for row in rows if (row["policy"], row["prefetch"]) == name]
+            memory = [row["planned_device_bytes"] / 1e9 for row in those]
+            (line,) = axes.plot(
+                memory, [r["tokens_per_second"] for r in those], "o-", label=", ".join(name)
+            )
+            best = [row["link_ceiling_tokens_per_second"] or float("nan") for row in those]
+            axes.plot(memory, best, ":", color=line.get_color())
+        first = rows[0]
+        axes.set(xlabel="planned memory on the device, GB", ylabel="tokens a second", yscale="log")
+        about = f"{first['layers']} layers, {first['bits_per_weight']:.2f} bits, random weights"
+        about += ", tiny: means nothing" if first["tiny"] else ", replayed routing"
+        axes.set_title(f"{about}; dotted: the link's ceiling", fontsize=9)
+        axes.legend(fontsize=8)
+        axes.figure.savefig(options.out / f"{part}.png", dpi=150)
+        made.append(f"{part}.png")
+    return [{"what": "figure", "files": made}]
+
+
+PARTS = {"tests": tests, "link": link, "decode": decode, "decode4": decode4, "figure": figure}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import argparse
 import json
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,11 @@ from sides import Side, equal_bytes, parts_of, prompts_of
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
+from moex.paired import in_turns, paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner import density as measured
-from moex.runner.assemble import bind_selector, load_parts, offload
+from moex.runner.assemble import Setup, bind_selector, load_parts, offload
 from moex.runner.calibrate import break_evens
 from moex.sim.hardware import HardwareProfile
 from moex.train.data import corpus
@@ -85,9 +86,9 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     prompts = prompts_of(whole)[: args.prompts]
     if args.tiny:
         prompts, args.tokens, args.repeats = prompts[:1], 4, 2
-    found = break_evens(whole, args.folder)
-    assert found is not None
-    crossing = found["disk"]
+    shares = break_evens(whole, args.folder)
+    assert shares is not None
+    crossing = shares["disk"]
     for count in (3,) if args.tiny else args.slots:
         for share in (crossing, 1.0):  # with the fallback, and without
             selector, prefetcher = parts_of(args)
@@ -98,25 +99,13 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     Side(stack, "whole", whole, Memory(count), Gate(), None, None),
                     Side(stack, "neurons", neurons, memory, prefetcher, selector, None),
                 ]
-                times: list[list[float]] = [[], []]
-                for turn in range(args.repeats + 1):
-                    for side, kept in zip(sides, times, strict=True):
-                        took = side.seconds(prompts, args.tokens)
-                        if turn:
-                            kept.append(took)
-                gain, books = paired_ratio(*times), [side.books() for side in sides]
+                found = compared(sides, prompts, args)
             yield {
                 "case": "disk",
                 "slots": count,
                 "break_even": share,
                 "measured": share != 1.0,
-                "whole_s": median(times[0]),
-                "neurons_s": median(times[1]),
-                "speedup": gain.median,
-                "low": gain.low,
-                "high": gain.high,
-                **books[0],
-                **books[1],
+                **found,
             }
 
 
@@ -146,18 +135,12 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         Side(stack, "whole", whole, Memory(count), Gate(), None, link),
                         Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
                     ]
-                    times = [[], []]  # type: list[list[float]]
-                    for turn in range(args.repeats + 1):
-                        for side, kept in zip(sides, times, strict=True):
-                            took = side.seconds(prompts, args.tokens)
-                            if turn:  # the first is warmth
-                                kept.append(took)
-                    gain, books = paired_ratio(*times), [side.books() for side in sides]
+                    found = compared(sides, prompts, args)
                 after = _layer_s(whole, prompts, args)
                 drift = max(layer_s, after) / min(layer_s, after) - 1
                 if drift <= DRIFT:
                     break
-            assert books[1]["neurons_device_bytes"] <= books[0]["whole_device_bytes"]
+            assert found["neurons_device_bytes"] <= found["whole_device_bytes"]
             yield {
                 "case": "surface",
                 "emulated": True,
@@ -170,17 +153,24 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "rank": args.rank,
                 "fraction": args.fraction,
                 "rows": thin.rows,
-                "whole_s": median(times[0]),
-                "neurons_s": median(times[1]),
-                "speedup": gain.median,
-                "low": gain.low,
-                "high": gain.high,
-                "pairs": gain.pairs,
-                **books[0],
-                **books[1],
-                "predictor_share": spent / books[1]["neurons_device_bytes"],
+                **found,
+                "predictor_share": spent / found["neurons_device_bytes"],
                 **lost,
             }
+
+
+def compared(
+    sides: list[Side], prompts: list[torch.Tensor], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Seconds of both sides, measured in turns; their ratio, and what their books say."""
+    times = in_turns(args.repeats, *(partial(side.seconds, prompts, args.tokens) for side in sides))
+    gain = paired_ratio(*times)
+    return {
+        **{f"{side.name}_s": median(took) for side, took in zip(sides, times, strict=True)},
+        **{"speedup": gain.median, "low": gain.low, "high": gain.high, "pairs": gain.pairs},
+        **sides[0].books(),
+        **sides[1].books(),
+    }
 
 
 def _layer_s(parts: Parts, prompts: list[torch.Tensor], args: argparse.Namespace) -> float:
@@ -204,7 +194,7 @@ def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, A
         windows = [torch.from_numpy(text.batch(n, 1, held_out=True)) for n in range(args.windows)]
     nats = []
     for parts, chosen in ((whole, None), (neurons, selector)):
-        with offload(parts, LRU(), memory, selector=chosen) as model:
+        with offload(parts, Setup(LRU(), memory, selector=chosen)) as model:
             nats.append([_nats(model, window) for window in windows])
     apart = [masked - dense for dense, masked in zip(*nats, strict=True)]
     return {

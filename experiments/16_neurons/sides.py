@@ -12,7 +12,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import offload
+from moex.runner.assemble import Setup, offload
 from moex.runner.workload import generate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -45,7 +45,7 @@ class Side:
         link: HardwareProfile | None,
     ) -> None:
         self.name, self.selector = name, selector
-        self.run = offload(parts, LRU(), memory, prefetcher, link, selector=selector)
+        self.run = offload(parts, Setup(LRU(), memory, prefetcher, link, selector=selector))
         self.model = stack.enter_context(self.run)
 
     def seconds(self, prompts: list[torch.Tensor], tokens: int, empty: bool = True) -> float:

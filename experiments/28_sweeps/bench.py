@@ -1,54 +1,94 @@
 """500 simulated cells serially and with joblib on all cores, and what a cell costs beside replay.
 
-python experiments/28_sweeps/bench.py [--tiny]
+python experiments/28_sweeps/bench.py [--tiny]           # serial and joblib take turns, three times
+python experiments/28_sweeps/bench.py ceiling [--tiny]   # what two cores of this machine can give
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import perf_counter, thread_time
 
 import moex
 from moex.cache.lru import LRU
 
 ROOT = Path(__file__).parents[2]
+TINY = "--tiny" in sys.argv
+TURNS = 1 if TINY else 3
 
 
-def sweep(seeds: int, *words: str) -> float:
-    """Seconds of a sweep into a fresh folder: 5 policies x 5 capacities x seeds."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "run.py", "-m", "mode=simulate", "verdict=false", *words]
-        command += ["prefetch=none", f"hydra.sweep.dir={folder}", f"seed=range(0,{seeds})"]
-        command += ["cache=lru,lfu,fifo,sieve,arc", "memory.slots=3,4,5,6,7"]
+def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
+    """Seconds of a sweep into a fresh folder: 5 policies x 5 capacities x seeds.
+
+    With `cpus`, one sweep on each of them, all at once and none knowing of the others.
+    """
+    command = [sys.executable, "run.py", "-m", "mode=simulate", "verdict=false", *words]
+    command += ["prefetch=none", f"seed=range(0,{seeds})"]
+    command += ["cache=lru,lfu,fifo,sieve,arc", "memory.slots=3,4,5,6,7"]
+    with ExitStack() as stack:
+        places = cpus or (None,)
+        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in places]
         started = perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        running = []
+        for cpu, folder in zip(places, folders, strict=True):
+            pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
+            words_here = [*pinned, *command, f"hydra.sweep.dir={folder}"]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            running.append(subprocess.Popen(words_here, cwd=ROOT, **quiet))
+        assert not any([process.wait() for process in running])
         seconds = perf_counter() - started
-        assert len(list(Path(folder).glob("*/result.json"))) == 25 * seeds
+        assert all(len(list(Path(f).glob("*/result.json"))) == 25 * seeds for f in folders)
     return seconds
 
 
-def main() -> None:
-    """Measure and print."""
-    seeds = 1 if "--tiny" in sys.argv else 20
-    trace = moex.read_trace("tiny")
-    started = perf_counter()
+def replaying() -> float:
+    """Seconds of the simulations themselves, a cell, by LRU."""
+    trace, taken = moex.read_trace("tiny"), []
     for slots in (3, 4, 5, 6, 7):
+        started = thread_time()
         moex.simulate(trace, LRU(), slots)
-    replay = (perf_counter() - started) / 5
-    serial = sweep(seeds)
-    parallel = sweep(seeds, "hydra/launcher=joblib")
-    cells = 25 * seeds
-    print(
-        f"{cells} cells: serial {serial:.1f} s, joblib {parallel:.1f} s: {serial / parallel:.2f}x"
-    )
-    cell = serial / cells
-    print(
-        f"a cell, serial: {cell:.3f} s; replay (lru) {replay:.3f} s, the rest {cell - replay:.3f} s"
-    )
+        taken.append(thread_time() - started)
+    return sum(taken) / len(taken)
+
+
+def speed(seeds: int) -> None:
+    """Serial against joblib."""
+    cells, ratios = 25 * seeds, []
+    for _ in range(TURNS):
+        serial, parallel, replay = sweep(seeds), sweep(seeds, "hydra/launcher=joblib"), replaying()
+        ratios.append(serial / parallel)
+        cell = serial / cells
+        print(f"{cells} cells: serial {serial:.1f} s, joblib {parallel:.1f} s, {ratios[-1]:.2f}x")
+        print(
+            f"a cell, serial: {cell:.3f} s; replay (lru) {replay:.3f} s, the rest "
+            f"{cell - replay:.3f} s",
+            flush=True,
+        )
+    print(f"joblib: {median(ratios):.2f}x, median of {TURNS}; {os.cpu_count()} CPUs")
+
+
+def ceiling(seeds: int) -> None:
+    """The same work by independent serial sweeps, each on a CPU of its own: nothing to share."""
+    cpus, ratios = tuple(sorted(os.sched_getaffinity(0))), []
+    for _ in range(TURNS):
+        alone, together = sweep(seeds, cpus=cpus[:1]), sweep(seeds, cpus=cpus)
+        ratios.append(len(cpus) * alone / together)
+        print(
+            f"{25 * seeds} cells: alone {alone:.1f} s, {len(cpus)} sweeps of as many at once "
+            f"{together:.1f} s: {ratios[-1]:.2f}x",
+            flush=True,
+        )
+    print(f"ceiling: {median(ratios):.2f}x, median of {TURNS}; {len(cpus)} CPUs")
 
 
 if __name__ == "__main__":
-    main()
+    if "ceiling" in sys.argv:
+        ceiling(1 if TINY else 10)
+    else:
+        speed(1 if TINY else 20)

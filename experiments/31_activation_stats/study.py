@@ -22,7 +22,7 @@ from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.runner.activations import contributions, read
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.sparsity.active import active
 from moex.train.data import corpus
 
@@ -117,7 +117,7 @@ def measure(parts: Parts, text: str, windows: int, context: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="moex-text-") as work:
         found = corpus(text, parts.tokenizer(), Path(work), context, 10**9, 0)
         batches = [torch.from_numpy(found.batch(n, 1)) for n in range(windows)]
-    with offload(parts, LRU(), Memory(parts.geometry.experts)) as model:
+    with offload(parts, Setup(LRU(), Memory(parts.geometry.experts))) as model:
         seen = [read(model, parts.layers, batch) for batch in batches]
     rows = []
     for layer in range(parts.geometry.layers):

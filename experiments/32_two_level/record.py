@@ -30,7 +30,7 @@ from moex.prefetch.mlp import MLP
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.provenance import provenance
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm
 from moex.trace.format import write_trace
@@ -92,7 +92,7 @@ def record(parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int,
     mode = selector.mode
     told = Told({"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": Lottery(Random())})
     memory = Memory(parts.geometry.experts)
-    run = offload(parts, LRU(), memory, told, selector=selector)
+    run = offload(parts, Setup(LRU(), memory, told, selector=selector))
     with run as model, torch.inference_mode():
         for ids in texts:
             decode(model, ids, prompt)
@@ -118,9 +118,9 @@ def equal_plans(parts: Parts, ids: torch.Tensor, prompt: int) -> tuple[int, int]
     live: list[Plan] = []
     replayed: list[Plan] = []
     run = offload(
-        *(parts, LRU(), Memory(3, rows=0.4), Fetch(MLP())),
+        parts,
+        Setup(LRU(), Memory(3, rows=0.4), Fetch(MLP()), selector=Corm(mode="predicted")),
         on_plan=live.append,
-        selector=Corm(mode="predicted"),
     )
     with run as model, torch.inference_mode():
         decode(model, ids, prompt)

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
+from analysis.studies import machine, show
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
 from moex.prefetch.gate import Gate
 from moex.prefetch.recorded import Recorded
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import Trace, read_trace
 from moex.trace.neurons import hottest, neuron_counts
@@ -32,7 +31,8 @@ from moex.trace.neurons import hottest, neuron_counts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[2]
+    from moex.sim.hardware import HardwareProfile
+
 SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3)
 BUDGETS = (2, 3, 4)
 """Device bytes: those of so many whole slots a layer, and of the staging places."""
@@ -70,11 +70,9 @@ CASES = (
 
 def link(load: float, expert_bytes: int, select_s: float) -> HardwareProfile:
     """The toy machine with a link on which an expert takes `load` layers."""
-    toy = yaml.safe_load((ROOT / "conf" / "hardware" / "toy.yaml").read_text())
-    del toy["_target_"]
-    machine = HardwareProfile(**toy)
-    layer_s = machine.visit_s + 2 * machine.expert_s
-    return replace(machine, link_bytes_per_s=expert_bytes / (load * layer_s), select_s=select_s)
+    toy = machine("toy")
+    layer_s = toy.visit_s + 2 * toy.expert_s
+    return replace(toy, link_bytes_per_s=expert_bytes / (load * layer_s), select_s=select_s)
 
 
 def places(trace: Trace, budget: int, rows: float, spent: int) -> tuple[int, float]:
@@ -107,7 +105,7 @@ def run(
     traces: dict[str, Trace],
     case: Case,
     budget: int,
-    machine: HardwareProfile,
+    at: HardwareProfile,
     charged: bool,
 ) -> dict[str, Any] | None:
     """A row; None where the budget does not hold the least. Baselines keep all their slots."""
@@ -130,7 +128,7 @@ def run(
     if prefetcher is not None and not case.rows:  # whole experts: names without rows
         said = [[p._replace(rows=None) for p in each] for each in trace.predictions or ()]
         trace = replace(trace, predictions=said)
-    report = simulate(trace, cache, prefetcher, machine, cold=True, neurons=books)
+    report = simulate(trace, cache, prefetcher, at, cold=True, neurons=books)
     tokens = report.tokens_decode
     device = (report.capacity_bytes or 0) + (spent if charged else 0)
     return {
@@ -147,14 +145,6 @@ def run(
         "stall": report.stall_share,
         "ms": 1e3 * (report.tpot_s or 0.0),
     }
-
-
-def show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print a table."""
-    print(f"\n{title}\n| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()]
-        print("| " + " | ".join(cells) + " |")
 
 
 def draw(levels: list[dict[str, Any]], parts: list[dict[str, Any]], about: str) -> Figure:
@@ -203,19 +193,22 @@ def main() -> None:
         if (row := run(traces, Case("", rows=share), budget, at, charged=False))
     ]
     levels = [row for number, row in enumerate(levels) if row not in levels[:number]]
-    show("one level (rows 1) and two, predictor's bytes on neither side", levels)
+    print("\none level (rows 1) and two, predictor's bytes on neither side")
+    show(levels)
     found = [run(traces, case, args.budget, at, charged=True) for case in CASES]
     parts = [row for row in found if row]
-    show(f"parts taken away, r = {args.load:g}, predictor's bytes counted", parts)
+    print(f"\nparts taken away, r = {args.load:g}, predictor's bytes counted")
+    show(parts)
     speed = []
     for load in loads:
-        machine, row = link(load, size, args.select_s), {"r": load}
+        slowed, row = link(load, size, args.select_s), {"r": load}
         for case in (CASES[0], CASES[1], CASES[6]):
-            got = run(traces, case, args.budget, machine, charged=True)
+            got = run(traces, case, args.budget, slowed, charged=True)
             row[case.name] = got["ms"] if got else float("nan")
         row["speedup"] = row[CASES[0].name] / row[CASES[1].name]
         speed.append(row)
-    show("ms a token by r", speed)
+    print("\nms a token by r")
+    show(speed)
     tokens = halves(traces["predicted"])[1].tokens_of(prefill=False)
     about = (
         f"Simulated: {tokens} recorded tokens of the bundled model, 30 % of the neurons "

@@ -16,6 +16,7 @@ import argparse
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from analysis.studies import machine
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.api import read_trace
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
-from moex.paired import paired_ratio
+from moex.paired import in_turns, paired_ratio
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
@@ -52,19 +54,12 @@ BAR = 0.95
 Row = dict[str, Any]
 
 
-def toy() -> HardwareProfile:
-    """The made-up machine."""
-    fields = yaml.safe_load((ROOT / "conf" / "hardware" / "toy.yaml").read_text())
-    del fields["_target_"]
-    return HardwareProfile(**fields)
-
-
 def slowed(load: float, expert_bytes: int, chunks: int) -> HardwareProfile:
-    """It with a link on which an expert takes `load` layers, and goes in so many chunks."""
-    machine = toy()
-    layer_s = machine.visit_s + 2 * machine.expert_s
+    """The toy machine; an expert takes `load` layers on its link, and goes in so many chunks."""
+    toy = machine("toy")
+    layer_s = toy.visit_s + 2 * toy.expert_s
     speed, chunk = expert_bytes / (load * layer_s), expert_bytes // chunks
-    return replace(machine, link_bytes_per_s=speed, chunk_bytes=chunk)
+    return replace(toy, link_bytes_per_s=speed, chunk_bytes=chunk)
 
 
 def speed(
@@ -127,7 +122,7 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
     tokenizer = parts.tokenizer()
     prompts = [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts[:1]]
     geometry, whole = parts.geometry, Memory(parts.geometry.experts)
-    run = offload(parts, LRU(), whole)
+    run = offload(parts, Setup(LRU(), whole))
     with run as model:  # all experts there: what a layer takes
         times = [seconds(run, model, prompts, tokens) for _ in range(3)]
     layer_s = min(times) / geometry.layers
@@ -138,14 +133,10 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
             with ExitStack() as stack:
                 sides = []
                 for guess in (NoPrefetch(), Random()):
-                    run = offload(parts, LRU(), Memory(count), guess, link)
-                    sides.append((run, stack.enter_context(run)))
-                kept: list[list[float]] = [[], []]
-                for turn in range(repeats + 1):
-                    for (run, model), times in zip(sides, kept, strict=True):
-                        took = seconds(run, model, prompts, tokens)
-                        if turn:  # the first is warmth
-                            times.append(took)
+                    run = offload(parts, Setup(LRU(), Memory(count), guess, link))
+                    model = stack.enter_context(run)
+                    sides.append(partial(seconds, run, model, prompts, tokens))
+                kept = in_turns(repeats, *sides)
             gain = paired_ratio(*kept)
             yield {
                 "emulated": True,

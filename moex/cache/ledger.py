@@ -1,6 +1,8 @@
 """Counts of what plans asked for: the same book for live and simulated runs.
 
-Definitions stand in README.md#metrics. What depends on the clock (late hits, waits, bytes that
+Definitions stand in README.md#metrics. A guess counts in the phase in which it ends, used or
+dropped, so that none is used that was not issued: one of a prompt's last layer may be used by the
+first token decoded. What depends on the clock (late hits, waits, bytes that
 really moved) is reported by whoever has a clock; everything else is decided by logical time.
 """
 
@@ -72,6 +74,7 @@ class Ledger:
         partly_guessed = sum(expert in guessed for expert in partial)
         counts.partial_hits += len(partial)
         counts.guesses_used += len(guessed)
+        counts.prefetch_issued += len(guessed)
         counts.guessed_hits += len(guessed) - partly_guessed
         counts.resident_hits += len(hits) - len(guessed) - len(partial) + partly_guessed
         counts.demand_misses += len(loads)
@@ -90,15 +93,15 @@ class Ledger:
         self.phases[phase].bytes_selected += rows * geometry.expert_bytes // width
 
     def prefetch(self, phase: str, plan: Plan) -> None:
-        """Book speculative loads."""
+        """Book the bytes of speculative loads; they are counted where they end."""
         counts = self.phases[phase]
-        counts.prefetch_issued += len(plan.loads)
         counts.bytes_prefetch += self._size(plan.transfers)
 
     def dropped(self, phase: str, plan: Plan) -> None:
         """Book guesses that left unused, and rows that came early in vain."""
         counts = self.phases[phase]
         counts.prefetch_wasted += len(plan.dropped)
+        counts.prefetch_issued += len(plan.dropped)
         counts.bytes_wasted += self._size(plan.dropped) + self._size(plan.unused)
 
     def waited(self, phase: str, late: int, any_wait: bool) -> None:

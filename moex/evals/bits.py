@@ -47,7 +47,6 @@ def bits_per_byte(
     context: int = 512,
     stride: int | None = None,
     batch_size: int = 8,
-    scores: list[Score] | None = None,
 ) -> list[dict[str, Any]]:
     """Score whole held-out documents and return rows like those of `moex.evals.lm.evaluate`.
 
@@ -65,7 +64,6 @@ def bits_per_byte(
         context: tokens a window.
         stride: tokens from one window to the next.
         batch_size: windows in a batch.
-        scores: is filled with every document's score, for `loss_difference`.
     """
     counts = Counter[str]()
     texts = []
@@ -73,7 +71,7 @@ def bits_per_byte(
         if limit is None or counts[source] < limit:
             counts[source] += 1
             texts.append((source, text))
-    scores = [] if scores is None else scores
+    scores: list[Score] = []
 
     def windows() -> Iterator[Window]:
         for number, (source, text) in enumerate(tqdm(texts, desc="held-out text", disable=None)):
@@ -91,24 +89,6 @@ def bits_per_byte(
         rows += _rows(f"heldout_text/{name}", [score for score in scores if score.source == name])
     digest = checksum(texts)
     return [row | {"checksum": digest} for row in rows]
-
-
-def loss_difference(mine: list[Score], other: list[Score]) -> dict[str, Any]:
-    """How much more a token of the same documents costs one model than another, in nats.
-
-    The standard error takes the differences of documents as the sample.
-
-    Raises:
-        ValueError: the two scored different documents.
-    """
-    sizes = [(score.source, score.tokens, score.bytes) for score in mine]
-    if sizes != [(score.source, score.tokens, score.bytes) for score in other]:
-        raise ValueError(
-            f"held-out text: {len(mine)} and {len(other)} documents that are not the same ones; "
-            "expected two evaluations with equal text, splits and limit"
-        )
-    apart = [a.nats - b.nats for a, b in zip(mine, other, strict=True)]
-    return _row("heldout_text", "nats_per_token_apart", apart, [score.tokens for score in mine])
 
 
 def cut(tokens: list[int], context: int, stride: int) -> Iterator[tuple[list[int], int]]:

@@ -81,6 +81,8 @@ class AioLink(Link):
         self._landed: deque[Read] = deque()
         self._bytes, self._busy = 0, 0.0
         self._since = self._looked = self._moving = 0.0
+        self._watched = [0, 0.0]
+        """Bytes and seconds of reads whose end was seen."""
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
@@ -112,14 +114,17 @@ class AioLink(Link):
 
     def used(self, place: int) -> None:
         """Look what has come meanwhile, and begin what may: there is nobody else who does."""
-        if self._flying and self._kernel.any_ended():
+        if self._ended():
             self._look()
 
     def stats(self) -> LinkStats:
         """Bytes that were read, and seconds in which the kernel was reading.
 
-        A read that ended between two looks is taken to have ended midway.
+        A read that ended between two looks is taken to have been as fast as those that were waited
+        for, whose end is seen; before there were any, to have ended midway.
         """
+        if self._ended():
+            self._look()
         running = perf_counter() - self._since if self._flying else 0.0
         return LinkStats(self._bytes, self._busy + running)
 
@@ -131,7 +136,7 @@ class AioLink(Link):
     def _look(self, wait: bool = False) -> None:
         """Book what has come (if asked to wait: one read at least), and begin what may begin."""
         try:
-            if self._flying and (wait or self._kernel.any_ended()):
+            if self._ended() or (wait and self._flying):
                 self._collect(wait and not self._landed)
             while self._landed:
                 self._settle(self._landed[0])
@@ -142,6 +147,15 @@ class AioLink(Link):
         except BaseException:
             self._recover()
             raise
+
+    def _ended(self) -> bool:
+        """Whether a read under way has ended; if not, this was the last look."""
+        if not self._flying:
+            return False
+        if self._kernel.any_ended():
+            return True
+        self._looked = perf_counter()
+        return False
 
     def _begin(self) -> None:
         """Give the kernel all that is demanded, and guesses while it has little to do."""
@@ -170,8 +184,14 @@ class AioLink(Link):
 
     def _collect(self, wait: bool) -> None:
         """Take what has ended out of the kernel's hands."""
-        results, now = self._kernel.ended(wait), perf_counter()
-        ended = now if wait else (self._looked + now) / 2
+        results = self._kernel.ended(wait=False) if self._kernel.any_ended() else []
+        if seen := wait and not results:
+            results = self._kernel.ended(wait=True)
+        now, moved = perf_counter(), sum(max(result, 0) for _, result in results)
+        ended = now if seen else self._estimated(moved, now)
+        if seen:
+            self._watched[0] += moved
+            self._watched[1] += now - self._moving
         self._looked = now
         for place, result in results:
             read = self._flying[place]
@@ -185,6 +205,13 @@ class AioLink(Link):
             self._moving = ended
         if results and not self._flying:
             self._busy += ended - self._since
+
+    def _estimated(self, moved: int, now: float) -> float:
+        """When reads of so many bytes ended, between the last look and now."""
+        size, seconds = self._watched
+        if not size:
+            return (self._looked + now) / 2
+        return min(max(self._moving + moved * seconds / size, self._looked), now)
 
     def _settle(self, read: Read) -> None:
         """Compare a record with its checksum; what did not come whole the store reads again.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -14,7 +15,7 @@ from moex.link.base import Link, LinkStats
 if TYPE_CHECKING:
     from moex.store.ram import RamStore
     from moex.store.slots import Slots
-    from moex.types import Expert, Plan
+    from moex.types import Expert, Load, Plan
 
 AHEAD = 2
 """Chunks of guesses under way at once: what a demanded load may find before it on the stream."""
@@ -26,14 +27,24 @@ log = logging.getLogger(__name__)
 
 
 class _Copy:
-    """One load: how much of it has been given to the stream, and events around it."""
+    """One load: how much of it has been given to the stream, and the event of its last byte."""
 
-    __slots__ = ("begun", "done", "expert", "place", "sent")
+    __slots__ = ("done", "expert", "place", "queued", "sent", "speculative")
 
-    def __init__(self, expert: Expert, place: int) -> None:
-        self.expert, self.place, self.sent = expert, place, 0
-        self.begun = torch.cuda.Event(enable_timing=True)
-        self.done = torch.cuda.Event(enable_timing=True)
+    def __init__(self, load: Load) -> None:
+        self.expert, self.place, self.speculative = load.expert, load.slot, load.speculative
+        self.queued, self.sent = perf_counter(), 0
+        self.done: torch.cuda.Event | None = None
+
+
+class _Piece(NamedTuple):
+    """What one call gave to the stream, between two events."""
+
+    copy: _Copy
+    bytes: int
+    last: bool
+    begun: torch.cuda.Event
+    ended: torch.cuda.Event
 
 
 class CudaLink(Link):
@@ -43,7 +54,8 @@ class CudaLink(Link):
     the last kernel that read it. Demand is given to the stream at once; guesses are given in
     chunks, a few at a time, whenever the link is called, so that demand overtakes what has not been
     given and a dropped guess is not sent on. Seconds are taken from events once these are over: the
-    runner reads the routing back once a layer, and nothing else waits for the device.
+    runner reads the routing back once a layer, and nothing else waits for the device. The same
+    events give the timeline, on the host's clock.
 
     Args:
         store: experts in host memory; pinned here where the driver allows it.
@@ -63,11 +75,14 @@ class CudaLink(Link):
         self._expected: dict[int, _Copy] = {}
         self._guesses: deque[_Copy] = deque()
         self._under_way: deque[torch.cuda.Event] = deque()
-        self._copies: deque[_Copy] = deque()
-        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._pieces: deque[_Piece] = deque()
+        self._waits: deque[tuple[Expert, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._bytes, self._busy = 0, 0.0
         # What was computed or written into places before the link existed is over.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._zero = self._event(self._stream)
+        self._zero.synchronize()
+        self._zero_s = perf_counter()
 
     @property
     def pinned(self) -> bool:
@@ -76,12 +91,13 @@ class CudaLink(Link):
 
     def submit(self, plan: Plan) -> None:
         """Stop sending dropped guesses; send demand; queue guesses."""
-        for gone in plan.dropped:
-            copy = self._expected.pop(gone.slot, None)
+        # What was still to come into a place that another expert takes, nobody wants.
+        for place in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+            copy = self._expected.pop(place, None)
             if copy is not None and copy in self._guesses:
                 self._guesses.remove(copy)
         for load in plan.loads:
-            copy = self._expected[load.slot] = _Copy(load.expert, load.slot)
+            copy = self._expected[load.slot] = _Copy(load)
             if load.speculative:
                 self._guesses.append(copy)
             else:
@@ -93,18 +109,18 @@ class CudaLink(Link):
         copy = self._expected.pop(place, None)
         if copy is None:
             return 0.0
-        if copy.sent < self._size:
+        if copy.done is None:
             self._guesses.remove(copy)
             self._send(copy, self._size - copy.sent)
+        assert copy.done is not None
         stream = torch.cuda.current_stream(self._device)
         late = not copy.done.query()
         if late:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            before.record(stream)
-        stream.wait_event(copy.done)
-        if late:
-            after.record(stream)
-            self._waits.append((before, after))
+            before = self._event(stream)
+            stream.wait_event(copy.done)
+            self._waits.append((copy.expert, before, self._event(stream)))
+        else:
+            stream.wait_event(copy.done)
         self._feed()
         return LATE if late else 0.0
 
@@ -119,16 +135,24 @@ class CudaLink(Link):
     def settle(self) -> float:
         """Seconds that the compute stream has waited, of waits that ended since the last call."""
         seconds = 0.0
-        while self._waits and self._waits[0][1].query():
-            before, after = self._waits.popleft()
-            seconds += before.elapsed_time(after) / 1000
+        while self._waits and self._waits[0][2].query():
+            expert, before, after = self._waits.popleft()
+            took = before.elapsed_time(after) / 1000
+            seconds += took
+            if self.log is not None:
+                self.log.append(("stall", expert, self._when(before), took))
         return seconds
 
     def stats(self) -> LinkStats:
-        """Bytes given to the stream, and seconds of copies that are through."""
-        while self._copies and self._copies[0].done.query():
-            copy = self._copies.popleft()
-            self._busy += copy.begun.elapsed_time(copy.done) / 1000
+        """Bytes given to the stream, and seconds of what is through."""
+        while self._pieces and self._pieces[0].ended.query():
+            copy, size, last, begun, ended = self._pieces.popleft()
+            self._busy += begun.elapsed_time(ended) / 1000
+            if self.log is not None:
+                till = self._when(ended)
+                self.log.append(("move", copy.expert, self._when(begun), till, size, self.name))
+                if last:
+                    self.log.append(("load", copy.expert, copy.queued, till, copy.speculative))
         return LinkStats(self._bytes, self._busy)
 
     def close(self) -> None:
@@ -145,29 +169,41 @@ class CudaLink(Link):
         while self._guesses and len(self._under_way) < AHEAD:
             copy = self._guesses[0]
             self._send(copy, min(self.chunk_bytes, self._size - copy.sent))
-            if copy.sent == self._size:
+            self._under_way.append(self._pieces[-1].ended)
+            if copy.done is not None:
                 self._guesses.popleft()
-                self._under_way.append(copy.done)
-            else:
-                event = torch.cuda.Event()
-                event.record(self._stream)
-                self._under_way.append(event)
 
     def _send(self, copy: _Copy, size: int) -> None:
+        """Give the next bytes of a load to the stream."""
         span = slice(copy.sent, copy.sent + size)
+        source = self.store.records[copy.expert.layer][copy.expert.index]
         with torch.cuda.stream(self._stream):
-            if not copy.sent:
-                fence = self._fences.get(copy.place)
-                if fence is not None:
-                    self._stream.wait_event(fence)
-                copy.begun.record(self._stream)
-            source = self.store.records[copy.expert.layer][copy.expert.index]
-            self.slots.records[copy.place][span].copy_(source[span], non_blocking=True)
-            copy.sent += size
-            self._bytes += size
-            if copy.sent == self._size:
-                copy.done.record(self._stream)
-                self._copies.append(copy)
+            fence = None if copy.sent else self._fences.get(copy.place)
+            if fence is not None:
+                self._stream.wait_event(fence)
+            begun = self._event(self._stream)
+            give(self.slots.records[copy.place][span], source[span])
+            ended = self._event(self._stream)
+        copy.sent += size
+        copy.done = ended if copy.sent == self._size else None
+        self._bytes += size
+        self._pieces.append(_Piece(copy, size, copy.done is not None, begun, ended))
+
+    @staticmethod
+    def _event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+        """A new event, recorded on the stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
+        return event
+
+    def _when(self, event: torch.cuda.Event) -> float:
+        """When a past event was, on the clock of `perf_counter`."""
+        return self._zero_s + self._zero.elapsed_time(event) / 1000
+
+
+def give(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Let the current stream copy; the host goes on."""
+    target.copy_(source, non_blocking=True)
 
 
 def pin(records: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -190,8 +226,7 @@ def pin(records: list[torch.Tensor]) -> list[torch.Tensor]:
                 len(records),
             )
             unpin(locked)
-            with suppress(RuntimeError):  # or the next kernel's launch reports this as its own
-                torch.ones(1, device="cuda").add_(1)
+            forget_error()
             return []
         locked.append(record)
     return locked
@@ -201,3 +236,9 @@ def unpin(records: list[torch.Tensor]) -> None:
     """Unlock what `pin` locked."""
     for record in records:
         torch.cuda.cudart().cudaHostUnregister(record.data_ptr())
+
+
+def forget_error() -> None:
+    """Let a launch report the last error, or the next kernel's would report it as its own."""
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda").add_(1)

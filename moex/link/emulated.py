@@ -72,6 +72,7 @@ class EmulatedLink(Link):
         self._expected: dict[int, list[_Copy]] = {}
         self._work: deque[_Copy] = deque()
         self._wake = threading.Condition()
+        self._forgetting = 0.0
         self._error: BaseException | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="moex-link", daemon=True)
@@ -126,7 +127,12 @@ class EmulatedLink(Link):
             if copy in self._work:
                 self._work.remove(copy)
                 return
+        started = perf_counter()
         self._finish(copy)
+        stall = perf_counter() - started
+        self._forgetting += stall
+        if self.log is not None:
+            self.log.append(("stall", copy.transfer.label, started, stall))
 
     def _finish(self, copy: _Copy) -> None:
         """Wait for the real bytes of a copy, which only a living thread brings."""
@@ -145,7 +151,10 @@ class EmulatedLink(Link):
             self.log.append(("load", transfer.label, transfer.submitted, end, guess))
 
     def wait(self, place: int) -> float:
-        """Return when the modelled transfer is through and the real bytes are there."""
+        """Return when the modelled transfer is through and the real bytes are there.
+
+        Whatever of the two it waits for is stall.
+        """
         copies = self._expected.pop(place, None)
         if copies is None:
             return 0.0
@@ -155,16 +164,22 @@ class EmulatedLink(Link):
             if arrival - now > SPIN_S:
                 sleep(arrival - now - SPIN_S)
             now = perf_counter()
+        late = arrival > started or not all(copy.there for copy in copies)
         for copy in copies:
             self._finish(copy)
         if self._error is not None:
             raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
-        if arrival <= started:
+        if not late:
             return 0.0
         stall = perf_counter() - started
         if self.log is not None:
             self.log.append(("stall", copies[-1].transfer.label, started, stall))
         return stall
+
+    def settle(self) -> float:
+        """Return how long copies that nobody wants held `submit` up since the last call."""
+        seconds, self._forgetting = self._forgetting, 0.0
+        return seconds
 
     def stats(self) -> LinkStats:
         """Bytes and seconds of the modelled link."""

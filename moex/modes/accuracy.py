@@ -79,11 +79,12 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     items: Items = {}
     from moex.cache.lru import LRU
     from moex.evals.stepwise import stepwise
-    from moex.runner.assemble import fits, offload
+    from moex.runner.assemble import Setup, offload
+    from moex.runner.budget import fits
 
     if miss.lossy:
         policy, memory = build(config.cache), Memory(**config.memory)
-        skipping = offload(parts, policy, memory, seed=config.seed, miss=miss)
+        skipping = offload(parts, Setup(policy, memory, seed=config.seed, miss=miss))
         with skipping as model, stepwise(model, skipping.empty):
             report.tasks = _evaluate(model, config, parts, limit, 1, items)
         _keep(kept, settings, report, items)
@@ -91,7 +92,7 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     geometry = parts.geometry
     whole = geometry.layers * geometry.experts * geometry.expert_bytes
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
-    with offload(parts, LRU(), memory, selector=selector) as model:
+    with offload(parts, Setup(LRU(), memory, selector=selector)) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
     exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
     if exact != kept:

@@ -22,7 +22,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.runner.calibrate import calibrate as measure
 
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
-    parts = load(config, build, whole=True)
+    # On that store's own link only where it is asked for: profiles are for emulated ones, too.
+    store = "disk" if config.memory.store == "disk" else "ram"
+    parts = load(config, build, store, whole=True)
     cache = Path(config.cache_dir) if config.cache_dir else cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     profile = measure(parts, tokens=8 if config.smoke else 64, folder=cache)

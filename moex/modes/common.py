@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moex.runner.assemble import Parts
-    from moex.runner.setup import Setup
+    from moex.runner.assemble import Parts, Setup
     from moex.runner.workload import Workload
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
@@ -91,7 +90,7 @@ def _random(model: Any) -> Any:
 
 def make_setup(config: Any, build: Build, workload: Workload) -> Setup:
     """How experts are offloaded, as configured."""
-    from moex.runner.setup import Setup
+    from moex.runner.assemble import Setup
 
     setup = Setup(
         policy=build(config.cache),

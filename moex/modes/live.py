@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from moex.modes.common import Build
     from moex.report import Report
+    from moex.runner.assemble import Setup
     from moex.runner.live import OnStop, Result, Round
-    from moex.runner.setup import Setup
 
 
 DRIFT = 0.1

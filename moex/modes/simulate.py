@@ -133,7 +133,7 @@ def _packed(trace: Trace, config: Any, build: Build) -> Trace:
             "or a trace recorded with that quantization"
         )
     scheme = build(config.quant)
-    scheme.bind(config.model.device)
+    scheme.bind(config.model.device, dtype)
     packing = ExpertPacking(spec, scheme, transposed=False)
     layout = NeuronPacking(spec, scheme).layout if selects(config) else Planes(packing.tensors)
     return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))

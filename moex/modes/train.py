@@ -81,7 +81,8 @@ def _train(
     from moex.cache.capacity import Memory
     from moex.cache.lru import LRU
     from moex.runner.activations import contributions, factors_of, read
-    from moex.runner.assemble import fits, offload
+    from moex.runner.assemble import Setup, offload
+    from moex.runner.budget import fits
     from moex.train import experts, fit, neurons, quality
 
     geometry = parts.geometry
@@ -97,7 +98,7 @@ def _train(
     memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory()
     named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})
     valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
-    with offload(parts, LRU(), memory) as model:
+    with offload(parts, Setup(LRU(), memory)) as model:
 
         def see(windows: Tensor) -> Any:
             return read(model, parts.layers, windows)

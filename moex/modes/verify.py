@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Grade the configured parts on the workload; stock first, and only then they are loaded."""
     from moex.runner import baselines, checkpoint, equality
-    from moex.runner.setup import describe, prepare
+    from moex.runner.prepare import describe, prepare
     from moex.runner.tokenizer import load_tokenizer
 
     if config.runner.name != "moex":

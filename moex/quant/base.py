@@ -37,8 +37,8 @@ class Scheme(ABC):
         """
 
     @abstractmethod
-    def bind(self, device: str) -> None:
-        """Hear where products will be computed, before anything else."""
+    def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
+        """Hear where products will be computed, and in what if that is known; before all else."""
 
 
 class Quantizer(Scheme):
@@ -46,10 +46,12 @@ class Quantizer(Scheme):
 
     device: str = "cpu"
     """Where products are computed."""
+    dtype: torch.dtype | None = None
+    """Of the activations, None: as most models have them, bfloat16."""
 
-    def bind(self, device: str) -> None:
-        """Hear where products will be computed."""
-        self.device = device
+    def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
+        """Hear where products will be computed, and in what."""
+        self.device, self.dtype = device, dtype
 
     def of(self, name: str) -> Quantizer | None:
         """Take every weight but the head's."""

@@ -46,7 +46,7 @@ class Grouped(Quantizer):
         meta_bits: of scales and zeros: 8, or 16 for half precision.
         scale_group: scales that share a scale of their own, with 8 meta bits.
         kernel: what computes: reference, int4 (CPU), tinygemm (CUDA), or auto: the best that is
-            there and suits the shape.
+            there and suits shape and activations.
 
     Raises:
         ValueError: bits, meta_bits or kernel are none of these.
@@ -134,7 +134,7 @@ class Grouped(Quantizer):
         }
 
     def _chosen(self, shape: tuple[int, int]) -> Kernel:
-        key = (shape, self.device)
+        key = (shape, self.device, self.dtype)
         chosen = self.__dict__.setdefault("_kernels", {})
         if key not in chosen:
             chosen[key] = self._choose(shape)
@@ -149,8 +149,11 @@ class Grouped(Quantizer):
                 f"weight {rows}x{columns}; try quant.group_size={_largest(columns)}"
             )
         refused = ""
-        for name in KERNELS if self.kernel == "auto" else (self.kernel,):
+        auto = self.kernel == "auto"
+        for name in KERNELS if auto else (self.kernel,):
             kernel = _kernel(name)
+            if auto and self.dtype in kernel.slow:
+                continue
             refused = kernel.refusal(self.bits, self.group_size, shape, self.device)
             if not refused:
                 return kernel
@@ -171,7 +174,8 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -
     groups, rows = scale.shape
     grouped = (rows, groups, codes.shape[1] // groups)
     parts = (codes.view(grouped), scale.t()[..., None], zero.t()[..., None], out.view(grouped))
-    height = max(1, (1 << 18) // codes.shape[1])
+    block = 1 << (18 if codes.device.type == "cpu" else 24)  # what a cache holds; few launches
+    height = max(1, block // codes.shape[1])
     for q, s, z, o in zip(*(part.split(height) for part in parts), strict=True):
         o.copy_(q.float().sub_(z).mul_(s))
     return out

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from moex.quant.base import EXPERTS, HEAD, Scheme
 
 if TYPE_CHECKING:
+    import torch
+
     from moex.quant.base import Quantizer
 
 
@@ -36,8 +38,8 @@ class Mixed(Scheme):
             return self.down if "down" in name else self.gate_up
         return self.head if name == HEAD else self.attention
 
-    def bind(self, device: str) -> None:
-        """Tell all of them where products will be computed."""
+    def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
+        """Tell all of them where products will be computed, and in what."""
         for quantizer in (self.gate_up, self.down, self.attention, self.head):
             if quantizer is not None:
-                quantizer.bind(device)
+                quantizer.bind(device, dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,50 +45,88 @@ if TYPE_CHECKING:
     from moex.types import Expert, Future, Plan
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How experts are offloaded: everything that can be chosen about it.
+
+    Args:
+        policy: who leaves.
+        memory: how much of the model is on the device.
+        prefetcher: who comes; default nobody.
+        hardware: a timed profile emulates its link.
+        seed: for everything that draws.
+        miss: what is done about absent experts; default: they are fetched.
+        selector: which neurons count for a token; default all.
+    """
+
+    policy: CachePolicy
+    memory: Memory = field(default_factory=Memory)
+    prefetcher: Prefetcher | None = None
+    hardware: HardwareProfile | None = None
+    seed: int = 0
+    miss: MissHandler | None = None
+    selector: NeuronSelector | None = None
+
+    @property
+    def foresight(self) -> bool:
+        """Whether the policy or the prefetcher must know the future."""
+        needs = self.policy.needs | (self.prefetcher.needs if self.prefetcher else set())
+        return "future" in needs
+
+    @property
+    def skips(self) -> bool:
+        """Whether misses may change logits."""
+        return self.miss is not None and self.miss.lossy
+
+    @property
+    def predictor_bytes(self) -> int:
+        """What selector and prefetcher, once bound, keep on the device."""
+        return sum(each.device_bytes for each in (self.selector, self.prefetcher) if each)
+
+
 def offload(
     parts: Parts,
-    policy: CachePolicy,
-    memory: Memory | None = None,
-    prefetcher: Prefetcher | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
+    setup: Setup,
     future: Future | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
-    miss: MissHandler | None = None,
-    selector: NeuronSelector | None = None,
     lengths: tuple[int, int, int] = (0, 0, 1),
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts; a timed hardware profile emulates its link.
+    """Make an offloaded model of loaded parts.
 
-    With a neuron selector the parts must have been loaded with `bundles`. `lengths` (prompt tokens,
-    new tokens, batch size) are what a budget reserves a KV cache for.
+    Args:
+        parts: loaded with `bundles` where the setup has a neuron selector.
+        setup: what was chosen.
+        future: recorded visits, for what must know them.
+        lengths: prompt tokens, new tokens and batch size that a budget reserves a KV cache for.
+        on_plan: called with every plan that is executed.
 
     Raises:
         ValueError: parts that do not go together.
     """
-    memory, miss = memory or Memory(), (miss or Fetch()).bound(parts.geometry, hardware)
+    memory, hardware, selector = setup.memory, setup.hardware, setup.selector
+    miss = (setup.miss or Fetch()).bound(parts.geometry, hardware)
     bind_selector(parts, selector)
     if selector is not None and (miss.on_host or miss.lossy):
         raise ValueError(
             f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
             "absent rows are fetched; try miss=fetch, or sparsity=none"
         )
-    if prefetcher is not None:
-        prefetcher.bind(parts.geometry, parts.folder, selector)
-    predictors = sum(each.device_bytes for each in (selector, prefetcher) if each)
+    if setup.prefetcher is not None:
+        setup.prefetcher.bind(parts.geometry, parts.folder, selector)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
     pool = parts.geometry.layers * parts.geometry.experts * parts.layout.bytes
     held = skeleton + (pool if parts.store.in_memory else 0)
     process = process_bytes(parts.device, hardware, held)
-    wanted = needs(parts.model, parts.geometry, *lengths, predictors, skeleton, process)
+    beside = (setup.predictor_bytes, skeleton, process)
+    wanted = needs(parts.model, parts.geometry, *lengths, *beside)
     cache = ExpertCache(
-        policy,
+        setup.policy,
         parts.geometry,
         memory.resolve(parts.geometry, wanted),
         memory.pool,
         memory.staging,
-        seed,
+        setup.seed,
         future,
         miss.split,
     )
@@ -116,7 +154,8 @@ def offload(
         stack.callback(link.close)
         host = _host_lane(parts, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            *(parts.model, parts.layers, cache, slots, link, prefetcher, neurons, on_plan, host)
+            *(parts.model, parts.layers, cache, slots, link, setup.prefetcher),
+            *(neurons, on_plan, host),
         )
         stack.pop_all()
     offloaded.planned_bytes = wanted.total + slots.bytes
@@ -177,12 +216,3 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)
-
-
-def fits(size: int, device: str) -> bool:
-    """Whether so many bytes fit on the device with as much to spare again."""
-    if torch.device(device).type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 2 * size < free

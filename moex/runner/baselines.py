@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moex.runner import checkpoint, hf
-from moex.runner.assemble import fits
+from moex.runner.budget import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

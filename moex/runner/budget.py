@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,3 +129,12 @@ def kv_bytes_per_token(config: Any, itemsize: int) -> int:
         head = settings.get("head_dim") or settings["hidden_size"] // heads
         width = 2 * (settings.get("num_key_value_heads") or heads) * head
     return config.num_hidden_layers * width * itemsize
+
+
+def fits(size: int, device: str) -> bool:
+    """Whether so many bytes fit on the device with as much to spare again."""
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2 * size < free

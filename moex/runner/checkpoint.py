@@ -1,30 +1,23 @@
 """Reads a checkpoint folder: the skeleton into memory, the experts one layer at a time to a sink.
 
 Renaming and fusing follow transformers' own conversion tables, so every architecture that it loads
-through them is read the same way here. Never more than the skeleton and one layer is in memory.
+through them is read the same way here. Experts that lie one by one in the files are fused one by
+one; where files hold them as a stack, a layer is in memory, and another while it is converted.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from copy import deepcopy
-from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
 
 from moex.runner.decode import decoder
+from moex.runner.fusing import groups, in_order
 from moex.runner.hf import moe_layers
 from moex.runner.hub import find as find
 from moex.runner.shards import Folder, Shards
@@ -37,6 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from moex.runner.fusing import Group
 
     Sink = Callable[[Expert, Mapping[str, Tensor]], None]
 
@@ -112,7 +107,7 @@ def fill(
     done: set[str] = set()
     wanted = set(layer_of) if sink is not None else set()
     wanted -= {layers[number].name for number in skip}
-    for name, tensor in _tensors(model, source, layer_of, wanted):
+    for name, first, tensor in _tensors(model, source, layer_of, wanted):
         module, _, parameter = name.rpartition(".")
         if module not in layer_of:
             skeleton[name] = tensor.to(device)
@@ -122,9 +117,9 @@ def fill(
         if stacked.keys() == layers[layer_of[module]].tensors.keys():
             assert sink is not None
             for index in range(len(tensor)):
-                expert = Expert(layer_of[module], index)
+                expert = Expert(layer_of[module], first + index)
                 sink(expert, {part: values[index] for part, values in stacked.items()})
-            del pending[module], stacked, tensor  # or it lives on while the next layer is read
+            del pending[module], stacked, tensor  # or it lives on while the next is read
             done.add(module)
     model.load_state_dict(skeleton, strict=False, assign=True)
     model.tie_weights()
@@ -134,85 +129,33 @@ def fill(
 
 def _tensors(
     model: PreTrainedModel, source: Shards, layer_of: Mapping[str, int], wanted: Collection[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield (parameter name, tensor), fused as the model wants it: whole modules, file by file.
+) -> Iterator[tuple[str, int, Tensor]]:
+    """Yield (parameter name, first expert, tensor), fused as the model wants it, file by file.
 
-    Of the MoE layers' modules `layer_of`, only those in `wanted`.
+    Modules come whole, but experts one after the other where the files have them so. Of the MoE
+    layers' modules `layer_of`, only those in `wanted`.
     """
     coded, known, files = decoder(model.config), model.state_dict(), source.files
-    groups = _groups(model, files, coded)
+    made: dict[str, Group] = {}
     kept: dict[str, list[str]] = {file: [] for file in files.values()}
-    last: dict[str, str] = {}  # of every module, the last file with a part of it
-    for target, group in list(groups.items()):
+    for target, group in groups(model, files, coded).items():
         module = target.rpartition(".")[0]
-        if module in layer_of and module not in wanted:
-            del groups[target]
-            continue
-        last[module] = max(last.get(module, ""), *group.files(files))
-        for key, _ in group.keys if module not in layer_of else ():
-            kept[files[key]].append(key)
-    left = Counter(file for group in groups.values() for file in group.files(files))
-
-    def order(target: str) -> tuple[Any, ...]:
-        module = target.rpartition(".")[0]
-        size = known[target].numel()  # what takes most memory to fuse comes while nothing waits
-        return last[module], dot_natural_key(module), -size, dot_natural_key(target)
-
-    for target in sorted(groups, key=order):
-        group, dtype = groups[target], known[target].dtype
-        for name, value in group.values(target, model, source, None if coded else dtype):
-            yield name, value.to(dtype)
+        if module not in layer_of:
+            for key, _ in group.keys:
+                kept[files[key]].append(key)
+        if module not in layer_of or module in wanted:
+            made[target] = group
+    pieces = in_order(made, known, files, layer_of)
+    left = Counter(file for *_, piece in pieces for file in piece.files(files))
+    for target, first, piece in pieces:
+        dtype = known[target].dtype
+        for name, value in piece.values(target, model, source, None if coded else dtype):
+            yield name, first, value.to(dtype)
             del value
-        for file in group.files(files):
+        for file in piece.files(files):
             left[file] -= 1
             if not left[file]:
                 source.finish(file, kept[file])
-
-
-def _groups(model: PreTrainedModel, files: Collection[str], coded: Any) -> dict[str, _Group]:
-    """What every parameter of the model is made of."""
-    mapping = get_model_conversion_mapping(model, hf_quantizer=coded)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
-    known = model.state_dict()
-    groups: dict[str, _Group] = {}
-    for key in sorted(files, key=dot_natural_key):
-        target, pattern = rename_source_key(
-            key, renamings, converters, model.base_model_prefix, known
-        )
-        if target in known:
-            converter = deepcopy(by_pattern[pattern]) if pattern is not None else None
-            groups.setdefault(target, _Group(converter, [])).keys.append((key, pattern))
-    return groups
-
-
-class _Group(NamedTuple):
-    """What one parameter is made of: how, and of which tensors."""
-
-    converter: Any
-    keys: list[tuple[str, str | None]]
-
-    def files(self, file_of: Mapping[str, str]) -> set[str]:
-        """Where these tensors are."""
-        return {file_of[key] for key, _ in self.keys}
-
-    def values(
-        self, target: str, model: PreTrainedModel, source: Shards, dtype: torch.dtype | None
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Read them, in `dtype` where one is given, and make the parameter."""
-
-        def read(key: str) -> Tensor:
-            return source.read(key).to(dtype)
-
-        if self.converter is None:
-            yield target, read(self.keys[0][0])
-            return
-        for key, pattern in self.keys:
-            self.converter.add_tensor(target, key, pattern, partial(read, key))
-        found = self.converter.convert(target, model=model, config=model.config)
-        for name, value in found.items():
-            yield name, value[0] if isinstance(value, list) else value
 
 
 def _check_complete(

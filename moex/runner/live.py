@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm.auto import tqdm
 
 from moex.report import Clocked, Report
-from moex.runner.meter import Meter, peak_host_bytes, reference_s
-from moex.runner.setup import describe, prepare
+from moex.runner.meter import Meter, begin_peak, peak_device_bytes, peak_host_bytes, reference_s
+from moex.runner.prepare import describe, prepare
 from moex.runner.timeline import EVENTS
 from moex.runner.workload import generate
 from moex.types import DECODE
@@ -19,12 +18,12 @@ from moex.types import DECODE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from transformers import PreTrainedModel
 
     from moex.cache.ledger import Ledger
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import Parts, Setup
     from moex.runner.model import OffloadedModel
-    from moex.runner.setup import Setup
     from moex.runner.workload import Workload
     from moex.trace.format import Trace
 
@@ -111,6 +110,7 @@ def _rounds(
     seed: int,
     on_stop: OnStop | None,
 ) -> list[Round]:
+    begin_peak()
     rounds: list[Round] = []
     choose = workload.sampler(seed)
     before: Callable[[], None] | None = None
@@ -154,6 +154,5 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
         low, _, high = quantiles(speeds, n=4, method="inclusive")
         report.tokens_per_second_iqr = high - low
     report.peak_host_bytes = peak_host_bytes()
-    if torch.cuda.is_available():
-        report.peak_device_bytes = torch.cuda.max_memory_allocated()
+    report.peak_device_bytes = peak_device_bytes()
     return Result(report, middle, rounds)

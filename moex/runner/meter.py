@@ -33,8 +33,10 @@ class Meter:
     and of its decoding only: more would destroy the overlap that is measured.
     """
 
-    def __init__(self, stats: Callable[[], LinkStats] = _no_link) -> None:
-        self._stats = stats
+    def __init__(
+        self, stats: Callable[[], LinkStats] = _no_link, settle: Callable[[], float] = float
+    ) -> None:
+        self._stats, self._settle = stats, settle
         self.times_visits = False
         self.reset()
 
@@ -50,8 +52,13 @@ class Meter:
     def start(self) -> None:
         """Begin to measure now: what lies before belongs to nobody."""
         synchronize()
+        self.settle()
         self._mark = (perf_counter(), self._stats(), self.stall_s)
         self._visit_mark = self._mark[0], self.stall_s
+
+    def settle(self) -> None:
+        """Book what the link's `wait` could not tell: before a visit, and where a pass ends."""
+        self.stall_s += self._settle()
 
     def visit(self) -> None:
         """End a layer visit; its seconds without stall are kept while calibrating only.
@@ -61,6 +68,7 @@ class Meter:
         """
         if self.times_visits:
             synchronize()
+            self.settle()
             before, stall = self._visit_mark
             self._visit_mark = now, stalled = perf_counter(), self.stall_s
             self.visits.append((now - before) - (stalled - stall))
@@ -71,6 +79,7 @@ class Meter:
         yield
         if sync:
             synchronize()
+        self.settle()
         started, link, stall = self._mark
         self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
         self._visit_mark = now, stalled
@@ -106,6 +115,17 @@ def synchronize() -> None:
     """Wait for the device, where there is one that works on its own."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def begin_peak() -> None:
+    """From now on: a device's peak is this run's, not that of a sweep's largest cell before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_device_bytes() -> int | None:
+    """Most that torch has held on the device since `begin_peak`; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def peak_host_bytes() -> int:

@@ -78,7 +78,7 @@ class OffloadedModel:
         self.books: ExpertCache | RowCache = neurons.cache if neurons else cache
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(link.stats)
+        self.meter = Meter(link.stats, link.settle)
         routers = [layer.router for layer in layers]
         lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
@@ -162,7 +162,7 @@ class OffloadedModel:
     ) -> Tensor:
         scores, *lookahead = self.lookahead.rows(number, hidden)
         chosen = index.tolist()  # the one synchronization with a device a layer
-        self.meter.stall_s += self.link.settle()
+        self.meter.settle()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
         self._clock += 1

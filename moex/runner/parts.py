@@ -129,7 +129,7 @@ def load_parts(
     layers = hf.moe_layers(model)
     tensors, packing, settings = layers[0].tensors, None, None
     if quant is not None:
-        quant.bind(device)
+        quant.bind(device, next(iter(tensors.values()))[1])
         packing = (
             NeuronPacking(tensors, quant)
             if bundles

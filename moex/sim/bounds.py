@@ -62,7 +62,7 @@ def floors(
     counts = np.diff(trace.offsets)
     geometry = trace.geometry
     scale, pools = (1, geometry.layers) if pool == "layer" else (geometry.layers, 1)
-    names = np.repeat(trace.layer.astype(np.int64), counts) * geometry.experts + trace.experts
+    names = trace.names()
     mine = np.repeat(counted, counts)
     # A use is a first one if the expert was not used before in the run, or in its sequence.
     keys = names if not cold else names + np.repeat(trace.sequence, counts) * (names.max() + 1)

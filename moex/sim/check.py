@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.trace.format import Trace
 
+RECORDED = frozenset({"lookahead", "future", "recorded"})
+"""What a trace can give of what a prefetcher needs."""
+
 
 def check(
     trace: Trace, cache: ExpertCache, prefetcher: Prefetcher, neurons: RowCache | None = None
@@ -35,7 +38,7 @@ def check(
             f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
             "record them with: python run.py mode=live prefetch=gate (or any other)"
         )
-    lacking = prefetcher.needs - {"lookahead", "future", "recorded"}
+    lacking = prefetcher.needs - RECORDED
     if lacking:
         raise ValueError(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "

@@ -42,7 +42,7 @@ class Clock:
             transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
             self.waiting.setdefault(load.slot, []).append(transfer)
         if plan.transfers:  # it has begun while the computing lane is still busy with it
-            self.now += self.profile.submit_s
+            self.now += self.profile.submit_s + len(plan.transfers) * self.profile.handover_s
 
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""

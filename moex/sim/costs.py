@@ -24,6 +24,7 @@ class Costs:
         does not say how many tokens a visit had).
     pass_s: a forward pass beside its layers.
     submit_s: every plan that hands loads to the link.
+    handover_s: every load of such a plan.
     load_s: every expert computed for the first time after its load, demanded or guessed.
     host_expert_s: an expert computed on the host; None where none was.
     error: mean absolute error of the fit over the visits, as a share of their mean time.
@@ -39,6 +40,7 @@ class Costs:
     separated: bool
     submit_s: float = 0.0
     load_s: float = 0.0
+    handover_s: float = 0.0
 
     def seconds(
         self,
@@ -64,6 +66,7 @@ class Costs:
             expert_s=self.expert_s,
             pass_s=self.pass_s,
             submit_s=self.submit_s,
+            handover_s=self.handover_s,
             load_s=self.load_s,
             host_expert_s=self.host_expert_s,
             source=f"{hardware.source}; costs fitted to a live run, {self.error:.1%} off",

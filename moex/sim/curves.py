@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moex.sim.kernels import BELADY, BYPASS, FIFO, LFU, LRU, replay, stack
+from moex.trace.trace import following
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -119,22 +120,17 @@ def missed(
 
 
 def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
-    counts = np.diff(trace.offsets)
-    clocks = np.repeat(np.arange(len(trace)), counts)
-    layer = trace.layer.astype(np.int64)
-    experts = np.repeat(layer, counts) * trace.geometry.experts + trace.experts
-    following = np.full(len(experts), np.iinfo(np.int64).max, np.int64)
-    order = np.argsort(experts, kind="stable")
-    same = experts[order[1:]] == experts[order[:-1]]
-    following[order[:-1][same]] = clocks[order[1:][same]]
+    experts = trace.names()
+    clocks = np.repeat(np.arange(len(trace)), np.diff(trace.offsets))
+    never = np.iinfo(np.int64).max
     fresh = np.zeros(len(trace), np.bool_)
     if cold:
         fresh[1:] = trace.sequence[1:] != trace.sequence[:-1]
     return _Visits(
-        pool=layer if pool == "layer" else np.zeros(len(trace), np.int64),
+        pool=(trace.layer if pool == "layer" else np.zeros(len(trace))).astype(np.int64),
         offsets=np.ascontiguousarray(trace.offsets, np.int64),
         experts=experts,
-        following=following,
+        following=np.append(clocks, never)[following(experts)],
         fresh=fresh,
         phase=trace.prefill.astype(np.int64),
     )

@@ -24,6 +24,8 @@ class HardwareProfile:
         source: where the numbers come from.
         submit_s: what handing loads to the link costs the computing lane, once a plan that moves
             anything, however many (a thread is woken, a queue locked).
+        handover_s: what each load of such a plan costs it beside that, also when nobody waits: a
+            read given to the kernel and taken back, a small copy made at once.
         load_s: what an expert costs more when it is computed for the first time after a load: its
             weights are cold, and so is a lane that has waited.
         predict_s: asking the prefetcher, once a visit.
@@ -50,6 +52,7 @@ class HardwareProfile:
     host_bytes_per_s: float | None = None
     nvme_bytes_per_s: float | None = None
     submit_s: float = 0.0
+    handover_s: float = 0.0
     load_s: float = 0.0
     predict_s: float = 0.0
     select_s: float = 0.0

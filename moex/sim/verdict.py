@@ -16,6 +16,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.recorded import Recorded
+from moex.sim.check import RECORDED
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from moex.report import Report
     from moex.trace.format import Trace
 
+COSTS = (
+    "visit_s",
+    "expert_s",
+    "pass_s",
+    "submit_s",
+    "handover_s",
+    "load_s",
+    "predict_s",
+    "select_s",
+)
+"""Of a profile: all that computing takes."""
 
 LONGEST = 10_000
 """Visits that are replayed at most for a live run's verdict: a second or two in all."""
@@ -162,8 +174,7 @@ def judge(
     others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
     if hardware is not None and hardware.link_bytes_per_s is not None:
         twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        names = ("visit_s", "expert_s", "pass_s", "submit_s", "load_s", "predict_s", "select_s")
-        faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in names})
+        faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in COSTS})
         others["bandwidth"] = run(own, cache.slots, twice)
         others["compute"] = run(own, cache.slots, faster)
     gains = {unit: _gain(report, other) for unit, other in others.items()}
@@ -192,8 +203,8 @@ def judge_live(
     """Return the one-line verdict of a live run, by replaying its trace on hardware like its own.
 
     What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
-    or one with the latency-free bandwidth that the run reached. A prefetcher that needs tensors is
-    replayed as `recorded`. The first `LONGEST` visits speak for a longer trace.
+    or one with the latency-free bandwidth that the run reached. A prefetcher that needs what no
+    trace holds is replayed as `recorded`. The first `LONGEST` visits speak for a longer trace.
 
     Args:
         trace: of the run's reported round.
@@ -208,7 +219,7 @@ def judge_live(
         ValueError: the host computed experts, and nobody says how fast.
     """
     profile = _like(report, trace, hardware)
-    if prefetcher.needs & {"hidden", "router_logits", "tokens"}:
+    if prefetcher.needs - RECORDED:
         prefetcher = Recorded()
     part = trace.select(slice(0, LONGEST))
     judged = judge(part, cache, prefetcher, profile, cold, neurons)
@@ -222,16 +233,9 @@ def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Har
     """A profile fitted to a live run's row; None if it tells no times."""
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
         return None
-    machine = replace(
-        HardwareProfile() if hardware is None else hardware,
-        visit_s=(report.decode_s - report.stall_s) / int((~trace.prefill).sum()),
-        expert_s=0.0,
-        pass_s=0.0,
-        submit_s=0.0,
-        load_s=0.0,
-        predict_s=0.0,
-        select_s=0.0,
-    )
+    visit_s = (report.decode_s - report.stall_s) / int((~trace.prefill).sum())
+    costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
+    machine = replace(hardware or HardwareProfile(), **costs)  # type: ignore[arg-type]
     # Where nothing crossed while decoding, no link can be told from another.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
     return replace(machine, link_bytes_per_s=link)

@@ -15,20 +15,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-RULES = ("top", "quantile", "energy")
-
-
-def check_rule(rule: str, fraction: float) -> None:
-    """Refuse a rule or a fraction that selects nothing.
-
-    Raises:
-        ValueError: a rule of another name, or a fraction outside (0, 1].
-    """
-    if rule not in RULES:
-        raise ValueError(f"sparsity.rule={rule}: expected one of {', '.join(RULES)}")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"sparsity.fraction={fraction}: expected a share in (0, 1], e.g. 0.3")
-
 
 def active(
     scores: Tensor, rule: str = "top", fraction: float = 0.3, cuts: Tensor | None = None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODES = ("predicted", "late", "exact")
 PREFILL = ("dense", "masked")
+RULES = ("top", "quantile", "energy")
+"""How scores decide; see `sparsity/active.py`."""
 
 
 class NeuronSelector(ABC):
@@ -28,11 +30,19 @@ class NeuronSelector(ABC):
     `mode` says whose state selects: "predicted" the router input of the MoE layer before (so that
     all selected rows can be fetched early; layer 0 uses its own), "late" the layer's own, "exact"
     selects everything. `prefill` says whether masks apply in prefill: "dense" or "masked".
+
+    Raises:
+        ValueError: a mode, way of prefill or rule of another name, or no share in (0, 1].
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of `weights`: the expert's own weights (an upper bound that saves nothing)."""
 
+    rules: ClassVar[tuple[str, ...]] = ("top", "energy")
+    """Of `RULES`, those that it knows."""
+
+    rule: str = "top"
+    fraction: float = 0.3
     mode: str = "late"
     prefill: str = "dense"
 
@@ -42,15 +52,14 @@ class NeuronSelector(ABC):
     device_bytes: int = 0
     """Device memory that it holds once bound; charged to the run's capacity."""
 
-    def check(self) -> None:
-        """Refuse unknown words.
-
-        Raises:
-            ValueError: a mode or a way of prefill of another name.
-        """
-        for name, value, known in (("mode", self.mode, MODES), ("prefill", self.prefill, PREFILL)):
-            if value not in known:
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("prefill", PREFILL), ("rule", self.rules)):
+            if (value := getattr(self, name)) not in known:
                 raise ValueError(f"sparsity.{name}={value}: expected one of {', '.join(known)}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"sparsity.fraction={self.fraction}: expected a share in (0, 1], e.g. 0.3"
+            )
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Meet the model: its geometry, its folder (checkpoints lie there or name it), its weights.

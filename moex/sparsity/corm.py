@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from moex import trained
 from moex.sparsity import lean, lowrank
-from moex.sparsity.active import active, check_rule
-from moex.sparsity.base import NeuronSelector
+from moex.sparsity.active import active
+from moex.sparsity.base import RULES, NeuronSelector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,8 @@ class Corm(NeuronSelector):
         ValueError: a field outside its range.
     """
 
+    rules: ClassVar[tuple[str, ...]] = RULES
+
     rule: str = "top"
     fraction: float = 0.3
     mode: str = "late"
@@ -54,8 +56,7 @@ class Corm(NeuronSelector):
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        self.check()
-        check_rule(self.rule, self.fraction)
+        super().__post_init__()
         if self.rank is not None and self.rule == "quantile":
             raise ValueError(
                 "sparsity.rank: the thresholds of rule=quantile are those of the full rank; "

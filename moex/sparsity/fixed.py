@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.sparsity.active import active, check_rule
+from moex.sparsity.active import active
 from moex.sparsity.base import NeuronSelector
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ class Fixed(NeuronSelector):
     fraction: float = 0.3
     mode: str = "late"
     prefill: str = "dense"
-
-    def __post_init__(self) -> None:
-        self.check()
-        check_rule("top", self.fraction)
 
     @abstractmethod
     def scores(self, geometry: Geometry) -> Tensor:

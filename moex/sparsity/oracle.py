@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from moex.sparsity.active import active, check_rule, contributions
+from moex.sparsity.active import active, contributions
 from moex.sparsity.base import NeuronSelector
 from moex.types import Expert
 
@@ -36,12 +36,6 @@ class Oracle(NeuronSelector):
     fraction: float = 0.3
     mode: str = "late"
     prefill: str = "dense"
-
-    def __post_init__(self) -> None:
-        self.check()
-        check_rule(self.rule, self.fraction)
-        if self.rule == "quantile":
-            raise ValueError("sparsity.rule=quantile: the oracle has no thresholds; try top")
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Take the weights."""

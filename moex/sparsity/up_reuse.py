@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from moex.bits import FourBits
-from moex.sparsity.active import active, check_rule
+from moex.sparsity.active import active
 from moex.sparsity.base import NeuronSelector
 from moex.types import Expert
 
@@ -48,12 +48,6 @@ class UpReuse(NeuronSelector):
     weigh: bool = True
     mode: str = "late"
     prefill: str = "dense"
-
-    def __post_init__(self) -> None:
-        self.check()
-        check_rule(self.rule, self.fraction)
-        if self.rule == "quantile":
-            raise ValueError("sparsity.rule=quantile: up_reuse has no thresholds; try top")
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Copy the up matrices."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from moex.store.rows import RowSlots
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
-    from moex.store.base import ExpertStore
     from moex.store.bundles import PackedBundles
-    from moex.types import Expert
 
 
 class PackedRowSlots(RowSlots):
@@ -35,17 +31,5 @@ class PackedRowSlots(RowSlots):
             absent = None if len(absent) == 1 else absent[:, some]
         return self.neurons.form.unpack(rows), absent
 
-    def _move(
-        self,
-        store: ExpertStore,
-        expert: Expert,
-        place: int,
-        rows: np.ndarray | None,
-        at: np.ndarray | None,
-    ) -> None:
-        found = store.gather(expert, None if rows is None else torch.from_numpy(rows))
-        packed = self.tensors[place]["packed"]
-        if at is None:
-            packed.copy_(found)
-        else:
-            packed[torch.from_numpy(at).to(packed.device)] = found.to(packed.device)
+    def _put(self, place: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
+        self.tensors[place]["packed"][where] = neurons

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from contextlib import closing
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
-
-import torch
 
 from moex.store.base import ExpertStore
 from moex.store.bundles import Bundles
 from moex.store.layout import Planes
+from moex.store.slots import paged
 from moex.types import Expert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+    import torch
 
     from moex.types import Geometry
 
@@ -35,10 +36,9 @@ class RamStore(ExpertStore):
         self, layout: Planes | Bundles, geometry: Geometry, source: ExpertStore | None = None
     ) -> None:
         self.layout, self.geometry = layout, geometry
-        self.records = [
-            torch.empty(geometry.experts, layout.bytes, dtype=torch.uint8)
-            for _ in range(geometry.layers)
-        ]
+        # Whole pages, none of them shared: page-locking is by pages.
+        shape = (geometry.experts, layout.bytes)
+        self.records = [paged(prod(shape)).view(shape) for _ in range(geometry.layers)]
         self._lines: dict[Expert, np.ndarray] = {}
         if source is not None:
             with closing(source):

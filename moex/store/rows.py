@@ -116,14 +116,14 @@ class RowSlots(Slots):
             first[at], first[at + self.capacity], last[at] = store.lines(expert, rows).T
             return
         neurons = store.gather(expert, None if rows is None else torch.from_numpy(rows))
-        down = self.tensors[place]["down"]
+        where = slice(None) if at is None else torch.from_numpy(at)
+        self._put(place, neurons.to(self.records.device), where)
+
+    def _put(self, place: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
+        """Lay neurons, as the store has them, at these positions of a place."""
         both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
-        if at is None:
-            both.copy_(neurons[:, :2].transpose(0, 1))
-            down.copy_(neurons[:, 2])
-        else:
-            both[:, torch.from_numpy(at)] = neurons[:, :2].transpose(0, 1).to(both.device)
-            down[torch.from_numpy(at)] = neurons[:, 2].to(down.device)
+        both[:, where] = neurons[:, :2].transpose(0, 1)
+        self.tensors[place]["down"][where] = neurons[:, 2]
 
 
 def members(rows: bytes) -> np.ndarray:

@@ -94,9 +94,7 @@ def usage(layers: Sequence[Decoded]) -> NDArray[np.float64]:
 def counts(trace: Trace) -> list[list[int]]:
     """Uses of every expert, prompts included [layers][experts]: what `cache=static` is given."""
     geometry = trace.geometry
-    layers = np.repeat(trace.layer.astype(np.int64), np.diff(trace.offsets))
-    names = layers * geometry.experts + trace.experts
-    uses = np.bincount(names, minlength=geometry.layers * geometry.experts)
+    uses = np.bincount(trace.names(), minlength=geometry.layers * geometry.experts)
     table: list[list[int]] = uses.reshape(geometry.layers, geometry.experts).tolist()
     return table
 

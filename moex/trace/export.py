@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from moex.files import whole
+from moex.trace.trace import following
 
 if TYPE_CHECKING:
     from moex.trace.format import Trace
@@ -26,23 +28,12 @@ def oracle_general(trace: Trace, path: str | Path) -> Path:
 
     Source: libCacheSim, traceReader/customizedReader/oracle/oracleGeneral.h.
     """
-    path = Path(path)
-    counts = np.diff(trace.offsets)
-    requests = np.zeros(len(trace.experts), _RECORD)
-    layer = np.repeat(trace.layer.astype(np.int64), counts)
-    objects = layer * trace.geometry.experts + trace.experts
-    requests["clock"] = np.repeat(np.arange(len(trace)), counts)
-    requests["object"] = objects
+    path, names = Path(path), trace.names()
+    requests = np.zeros(len(names), _RECORD)
+    requests["clock"] = np.repeat(np.arange(len(trace)), np.diff(trace.offsets))
+    requests["object"] = names
     requests["size"] = 1
-    order = np.argsort(objects, kind="stable")
-    following = np.full(len(order), -1, np.int64)
-    same = objects[order[1:]] == objects[order[:-1]]
-    following[order[:-1][same]] = order[1:][same]
-    requests["next"] = following
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    requests["next"] = following(names)
+    with whole(path) as partial:
         requests.tofile(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

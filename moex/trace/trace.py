@@ -5,23 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moex.types import DECODE, PREFILL, Access, Future, Geometry, Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
 DEPTHS = 3
+
+
+def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where every name stands next in the row, -1 where never again [names]."""
+    after = np.full(len(names), -1, np.int64)
+    order = np.argsort(names, kind="stable")
+    same = names[order[1:]] == names[order[:-1]]
+    after[order[:-1][same]] = order[1:][same]
+    return after
 
 
 @dataclass
 class Trace:
     """Columns of a recorded run; `format.py` says what they mean.
 
-    `offsets[i]:offsets[i + 1]` delimits visit i's experts in `experts`, and likewise
-    `prediction_offsets` its rows in `predictions` (layer, index, score).
+    `offsets[i]:offsets[i + 1]` delimits visit i's experts in `experts`.
     """
 
     geometry: Geometry
@@ -57,7 +66,7 @@ class Trace:
     def accesses(self) -> Iterator[Access]:
         """Yield the visits in order; `clock` is the row number."""
         experts, offsets = self.experts.tolist(), self.offsets.tolist()
-        rows = self.scores if self.scores is not None else None
+        rows = self.scores
         columns = zip(
             self.position.tolist(), self.layer.tolist(), self.prefill.tolist(), strict=True
         )
@@ -70,6 +79,11 @@ class Trace:
                 tuple(experts[offsets[clock] : offsets[clock + 1]]),
                 () if rows is None else tuple(rows[clock].tolist()),
             )
+
+    def names(self) -> NDArray[np.int64]:
+        """The expert of every access as a number, `layer * experts + index` [accesses]."""
+        layers = np.repeat(self.layer.astype(np.int64), np.diff(self.offsets))
+        return layers * self.geometry.experts + self.experts
 
     def lookahead_rows(self, clock: int) -> tuple[tuple[float, ...], ...]:
         """Scores of the next layers' experts as a live run's observation holds them."""

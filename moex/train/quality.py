@@ -57,13 +57,14 @@ def of_experts(
     return rows
 
 
-class _Sums:
+class Sums:
     """Sums over tokens of what a way of selecting got right."""
 
     def __init__(self) -> None:
         self.tokens = self.recall = self.precision = self.energy = 0.0
 
     def add(self, chosen: Tensor, true: Tensor, contribution: Tensor) -> None:
+        """Count tokens; all [tokens, intermediate], the first two are masks."""
         both, squares = (chosen & true).sum(1), contribution.double().square()
         self.tokens += len(chosen)
         self.recall += float((both / true.sum(1)).sum())
@@ -100,7 +101,7 @@ def of_neurons(
     """
     rows = []
     for layer, factors in enumerate(modules):
-        sums = {name: _Sums() for name in ("late", "predicted", "freq", "oracle")}
+        sums = {name: Sums() for name in ("late", "predicted", "freq", "oracle")}
         for expert in range(len(factors.rows)):
             own, before = states(batches, layer, expert)
             if not len(own):

@@ -8,7 +8,7 @@ from math import log
 import pandas as pd
 import pytest
 
-from analysis import choices, live, tables, tradeoffs
+from analysis import choices, live, scores, tables, tradeoffs
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -53,6 +53,13 @@ def test_accuracy_over_neurons_has_a_line_for_every_selector():
         "sparsity=corm",
         "sparsity=oracle",
     ]
+    text = scores.corm_sparsity(table)
+    assert text.startswith("| neurons computed | 10 % | 50 % |\n")
+    assert "| corm | 70.0 ± 2.1 % | 70.0 ± 2.1 % |" in text
+    apart = [task(name, 0.7, difference=-0.01, difference_stderr=0.02) for name in "ab"]
+    half = table["sparsity.fraction"] == 0.5
+    table["tasks"] = [apart if half[n] else tasks for n, tasks in enumerate(table["tasks"])]
+    assert "| oracle | 70.0 ± 2.1 % | -1.00 ± 1.41 |" in scores.corm_sparsity(table)
 
 
 def test_the_grid_of_bits_stands_beside_the_paper_s():
@@ -63,6 +70,7 @@ def test_the_grid_of_bits_stands_beside_the_paper_s():
         row(
             {"quant.attention": words(one), "quant.gate_up": words(two), "quant.down": words(two)},
             quant="mixed",
+            bits_per_weight=4.333,
         )
         for one in (None, 2)
         for two in (None, 4)
@@ -74,6 +82,9 @@ def test_the_grid_of_bits_stands_beside_the_paper_s():
     assert found == [(16, 16), (16, 4), (2, 16), (2, 4)]
     assert grid["paper"].tolist()[-1] == pytest.approx(log(5.08 / 3.59))
     assert len(tradeoffs.quant_table(table).axes) == 2
+    text = scores.quant_table(table)
+    assert "| 2 | 4 | 4.333 | 70.0 ± 2.1 |  | +0.347 |" in text
+    assert text.count("\n") == 2 + len(grid)
 
 
 def test_the_pareto_table_says_what_is_on_the_front():

@@ -6,7 +6,6 @@ from math import sqrt
 
 import pytest
 
-from moex.evals.bits import Score, loss_difference
 from moex.evals.paired import differences
 
 
@@ -48,13 +47,3 @@ def test_other_items_are_refused():
     with pytest.raises(ValueError, match="task: 2 and 3 items that are not the same ones"):
         differences(items([1.0, 0.0]), items([1.0, 0.0, 1.0]))
     assert differences(items([1.0]), {"other": {}}) == []
-
-
-def test_losses_are_compared_document_by_document():
-    dense = [Score("novel", 100, 400, 250.0), Score("novel", 300, 1200, 600.0)]
-    sparse = [Score("novel", 100, 400, 254.0), Score("novel", 300, 1200, 612.0)]
-    row = loss_difference(sparse, dense)
-    assert (row["value"], row["n"]) == (0.04, 400)
-    assert row["stderr"] == pytest.approx(0.0, abs=1e-12)  # 0.04 nats a token in both
-    with pytest.raises(ValueError, match="1 and 2 documents"):
-        loss_difference(sparse[:1], dense)

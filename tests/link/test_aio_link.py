@@ -98,6 +98,10 @@ def held(store, slots, monkeypatch):
     link.close()
 
 
+def _all_end_with(result, ended):
+    return lambda self, wait: [(tag, result) for tag, _ in ended(self, wait)]
+
+
 def begun(link) -> list[Expert]:
     names = {link.store.where(expert): expert for expert in EXPERTS}
     return [names[where] for where in link._kernel.begun]
@@ -220,7 +224,7 @@ def test_a_read_that_fails_is_done_again_and_says_what_the_store_says(
 
     ended = KernelReads.ended
     with monkeypatch.context() as broken:
-        broken.setattr(KernelReads, "ended", lambda *g: [(tag, result) for tag, _ in ended(*g)])
+        broken.setattr(KernelReads, "ended", _all_end_with(result, ended))
         link.submit(load(A))
         link.wait(0)
         assert holds(slots.records[0], A)
@@ -249,7 +253,7 @@ def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, monkey
 def test_an_interruption_leaves_a_link_that_works(store, slots, link, monkeypatch, where):
     begin, ended = KernelReads.begin, KernelReads.ended
 
-    def interrupted(self, given):
+    def interrupted(self, given=(), wait=None):
         if where == "after":
             begin(self, given)
         raise KeyboardInterrupt
@@ -314,6 +318,32 @@ def test_events_are_logged_and_moves_do_not_overlap(store, slots, link):
     assert all(first[3] <= then[2] for first, then in pairwise(moves))
     assert all(begin <= end for _, _, begin, end, *_ in moves)
     assert {event[0] for event in link.log} == {"move", "load", "stall"}
+
+
+@pytest.mark.parametrize(("pace", "expected"), [(0.0, "looked"), (1e3, "now"), (None, "midway")])
+def test_a_read_that_nobody_watched_took_as_long_as_those_that_were(held, pace, expected):
+    held.log = aio.deque()
+    held.submit(load(A))
+    held.used(3)
+    looked = held._looked
+    held._kernel.let_go()
+    while not held._kernel.any_ended():
+        pass
+    if pace is not None:
+        held._watched = [1, pace]
+    busy = held.stats().busy_s
+    at = {"looked": looked, "now": held._looked, "midway": (looked + held._looked) / 2}
+    (move,) = (event for event in held.log if event[0] == "move")
+    assert move[3] == at[expected]
+    assert busy == held.stats().busy_s == at[expected] - move[2]
+    assert held.wait(0) == 0.0
+
+
+def test_the_pace_is_that_of_reads_whose_end_is_seen(held):
+    held.submit(load(A, B))
+    held.wait(1)
+    assert held._watched[0] == held.stats().bytes_moved == 2 * LAYOUT.bytes
+    assert held._watched[1] == pytest.approx(held.stats().busy_s)
 
 
 def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import pytest
 import torch
 from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
@@ -9,7 +11,8 @@ from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
 from moex.cache.lru import LRU
 from moex.link.cuda import LATE, CudaLink
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.meter import begin_peak, peak_device_bytes
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
 from moex.types import Left, Load, Plan
@@ -99,7 +102,7 @@ def test_an_offloaded_model_gives_the_logits_of_a_resident_one(mixtral):
     ids = torch.arange(2, 40, device="cuda")[None]
     outs = []
     for slots, prefetch in ((8, None), (2, None), (2, Gate(depth=2)), (3, Gate())):
-        with offload(parts, LRU(), Memory(slots), prefetch) as model, torch.inference_mode():
+        with offload(parts, Setup(LRU(), Memory(slots), prefetch)) as model, torch.inference_mode():
             out = model(ids, use_cache=True)
             logits = [out.logits]
             for token in range(8):
@@ -108,3 +111,26 @@ def test_an_offloaded_model_gives_the_logits_of_a_resident_one(mixtral):
                 logits.append(out.logits)
         outs.append(torch.cat(logits, dim=1))
     assert all(torch.equal(outs[0], other) for other in outs[1:])
+
+
+def test_a_peak_is_that_of_its_own_run():
+    large = torch.ones(64 << 20, dtype=torch.uint8, device="cuda")
+    begin_peak()
+    assert peak_device_bytes() >= large.nbytes
+    del large
+    begin_peak()
+    assert peak_device_bytes() < 64 << 20
+
+
+def test_the_timeline_of_a_run_has_moves_and_loads(link):
+    link.log = []
+    began = perf_counter()
+    link.submit(Plan(0, loads=(Load(EXPERTS[0], 0), Load(EXPERTS[1], 1, speculative=True))))
+    for place in (0, 1):
+        assert arrived(link, EXPERTS[place], place)
+    link.stats()
+    kinds = [event[0] for event in link.log]
+    assert kinds.count("load") == 2
+    assert sum(event[4] for event in link.log if event[0] == "move") == 2 * LAYOUT.bytes
+    moves = [event for event in link.log if event[0] == "move"]
+    assert all(began - 1e-3 < move[2] <= move[3] < perf_counter() + 1e-3 for move in moves)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from time import perf_counter
+from time import perf_counter, sleep
 
 import pytest
 import torch
@@ -95,6 +95,60 @@ def test_a_place_used_again_holds_what_was_loaded_last(store):
         link.wait(0)
         assert holds(slots, 0, 10 + (turn + 1) % 4)
     link.close()
+
+
+class Blocked(Slots):
+    """Copies when it is allowed to."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.allowed, self.copying = threading.Event(), threading.Event()
+
+    def bring(self, store, load):
+        copy = super().bring(store, load)
+
+        def blocked():
+            self.copying.set()
+            assert self.allowed.wait(10)
+            copy()
+
+        return blocked
+
+
+@pytest.fixture
+def blocked(store, monkeypatch):
+    monkeypatch.setattr(emulated, "SMALL", 0)
+    slots = Blocked(store.layout, 2)
+    link = EmulatedLink(store, slots, HardwareProfile("fast", link_bytes_per_s=1e12))
+    yield link
+    slots.allowed.set()
+    link.close()
+
+
+def test_waiting_for_bytes_that_come_later_than_they_would_there_is_stall(blocked):
+    blocked.submit(Plan(0, loads=(Load(Expert(0, 1), 0),)))
+    sleep(0.001)  # on the modelled link they are through
+    threading.Timer(0.02, blocked.slots.allowed.set).start()
+    assert blocked.wait(0) > 0
+    assert holds(blocked.slots, 0, 1)
+    blocked.submit(Plan(1, loads=(Load(Expert(0, 2), 1),)))
+    while not all(copy.there for copy in blocked._expected[1]):
+        sleep(0.001)
+    sleep(0.001)
+    assert blocked.wait(1) == 0.0
+    assert blocked.settle() == 0.0
+
+
+def test_waiting_for_the_end_of_a_copy_that_nobody_wants_is_stall(blocked):
+    guess = Load(Expert(0, 1), 0, speculative=True)
+    blocked.submit(Plan(0, loads=(guess,)))
+    assert blocked.slots.copying.wait(10)
+    threading.Timer(0.02, blocked.slots.allowed.set).start()
+    blocked.submit(Plan(1, loads=(Load(Expert(1, 2), 0),), dropped=(Left(guess.expert, 0),)))
+    assert blocked.settle() > 0
+    assert blocked.settle() == 0.0
+    blocked.wait(0)
+    assert holds(blocked.slots, 0, 12)
 
 
 def test_closing_leaves_no_thread(store):

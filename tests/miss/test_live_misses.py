@@ -14,7 +14,7 @@ from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
@@ -46,7 +46,9 @@ def test_computing_on_the_host_changes_no_bit_and_replays_alike(
     parts, expected, tmp_path, miss, prefetcher
 ):
     live, memory = [], Memory(5)
-    offloaded = offload(parts, LRU(), memory, prefetcher, LINK, on_plan=live.append, miss=miss)
+    offloaded = offload(
+        parts, Setup(LRU(), memory, prefetcher, LINK, miss=miss), on_plan=live.append
+    )
     with offloaded as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
         offloaded.finish()
@@ -68,7 +70,7 @@ def test_computing_on_the_host_changes_no_bit_and_replays_alike(
 
 def test_skipping_replays_alike_and_changes_logits(parts, expected, tmp_path):
     live, miss = [], Skip(0.23)
-    offloaded = offload(parts, LRU(), Memory(5), Gate(), on_plan=live.append, miss=miss)
+    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate(), miss=miss), on_plan=live.append)
     with offloaded as model:
         logits = run(model, seed=3)
         offloaded.finish()
@@ -100,7 +102,7 @@ def test_weights_of_what_is_left_are_scaled_to_the_same_sum():
 
 def test_a_text_fed_token_by_token_scores_as_a_whole(parts):
     ids = torch.arange(2, 12)[None]
-    with offload(parts, LRU()) as model, torch.inference_mode():
+    with offload(parts, Setup(LRU())) as model, torch.inference_mode():
         whole, kind = model(ids).logits, type(model)
         cold = []
         with stepwise(model, lambda: cold.append(1)):
@@ -115,11 +117,11 @@ def test_a_text_fed_token_by_token_scores_as_a_whole(parts):
 def test_the_host_needs_experts_in_memory_and_a_speed(parts, checkpoints, tmp_path):
     disk = load_parts(str(checkpoints["olmoe"]), store="disk", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"memory.store=disk: .* expected memory.store=ram"):
-        offload(disk, LRU(), Memory(5), miss=Host())
+        offload(disk, Setup(LRU(), Memory(5), miss=Host()))
     disk.store.close()
     silent = HardwareProfile("silent", link_bytes_per_s=1e9)
     with pytest.raises(ValueError, match=r"hardware=silent: .* try hardware.host_expert_s"):
-        offload(parts, LRU(), Memory(5), hardware=silent, miss=Host())
+        offload(parts, Setup(LRU(), Memory(5), hardware=silent, miss=Host()))
 
 
 def test_the_simulated_host_works_beside_the_computing_lane():

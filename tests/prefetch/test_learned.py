@@ -19,7 +19,7 @@ from moex.prefetch.mlp import MLP, read_nets
 from moex.prefetch.nets import Lean
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm as Selector
 from moex.testing import check_prefetcher
@@ -45,7 +45,7 @@ def selector(parts):
 def decode(parts, prefetcher, slots=3, count=24):
     """Logits of decoding a sentence token by token, and the offloaded model."""
     ids = parts.tokenizer()(SENTENCE * 3, return_tensors="pt")["input_ids"][:, : count + 4]
-    offloaded, logits = offload(parts, LRU(), Memory(slots), prefetcher), []
+    offloaded, logits = offload(parts, Setup(LRU(), Memory(slots), prefetcher)), []
     with offloaded as model, torch.inference_mode():
         out = model(ids[:, :4], use_cache=True)
         for place in range(4, ids.shape[1]):

@@ -111,6 +111,18 @@ def test_a_perfect_oracle_leaves_no_demand_misses_but_the_first_visit():
     assert report.oracle
 
 
+def test_a_guess_counts_in_the_phase_in_which_it_ends():
+    visits = [(0, (0, 1), "prefill"), (1, (2, 3), "prefill"), (0, (4, 5)), (1, (6, 7))]
+    trace = literal(visits, layers=2)
+    report = simulate(trace, ExpertCache(LRU(), trace.geometry, 2), Oracle())
+    # The prompt's last layer names 4 and 5, which the first token uses.
+    assert (report.prefetch_issued, report.prefetch_used, report.prefetch_wasted) == (4, 4, 0)
+    assert report.prefetch_precision == 1
+    trace = random_trace(3, layers=3, tokens=40)
+    report = simulate(trace, ExpertCache(LRU(), trace.geometry, 3), Random())
+    assert report.prefetch_issued == report.prefetch_used + report.prefetch_wasted > 0
+
+
 def test_recorded_predictions_replay_the_run_that_made_them():
     trace = random_trace(5, layers=3, tokens=40)
     cache, plans, replayed = ExpertCache(LRU(), trace.geometry, 3), [], []

@@ -221,8 +221,21 @@ def test_mixed_gives_every_weight_its_own():
     )
     assert [mixed.of(name) for name in names] == [two, four, None, four]
     assert HQQ(4).of("lm_head") is None
-    mixed.bind("meta")
-    assert (two.device, four.device) == ("meta", "meta")
+    mixed.bind("meta", torch.float32)
+    assert [(each.device, each.dtype) for each in (two, four)] == [("meta", torch.float32)] * 2
+
+
+@pytest.mark.skipif(not block(), reason="torch has no int4 kernel here")
+def test_a_kernel_that_is_slow_with_the_activations_is_passed_over_unless_it_is_asked_for():
+    names = {}
+    for dtype in (torch.bfloat16, torch.float32, torch.float16):
+        for kernel in ("auto", "int4"):
+            quantizer = RTN(4, 64, kernel=kernel)
+            quantizer.bind("cpu", dtype)
+            names[dtype, kernel] = quantizer.kernel_name((64, 64))
+    assert set(names.values()) == {"int4", "reference"}
+    slow = [pair for pair, name in names.items() if name == "reference"]
+    assert slow == [(torch.float32, "auto"), (torch.float16, "auto")]
 
 
 def test_equal_settings_are_equal_quantizers():

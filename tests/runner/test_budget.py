@@ -10,7 +10,7 @@ from test_configs import CONF
 
 from moex.cache.lru import LRU
 from moex.runner import budget, checkpoint, hf, hub
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.store.layout import Planes
 
@@ -32,7 +32,7 @@ def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path)
     parts = load_parts(str(tmp_path))
     buffers = sum(buffer.nbytes for buffer in parts.model.buffers())
     assert budget.skeleton_bytes(planned) == parts.skeleton_bytes + buffers
-    with offload(parts, LRU()) as model, torch.inference_mode():
+    with offload(parts, Setup(LRU())) as model, torch.inference_mode():
         cache = model(torch.arange(2, 13)[None], use_cache=True).past_key_values
     kept = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
     real = sum(tensor.nbytes for tensor in kept)
@@ -68,15 +68,15 @@ def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
     assert wanted.predictor == 4 * parts.layers[0].router.weight.nbytes
     places = 4 * 3 + 4
     enough = wanted.total + places * parts.layout.bytes
-    offloaded = offload(parts, LRU(), Memory(None, enough), lengths=lengths)
+    offloaded = offload(parts, Setup(LRU(), Memory(None, enough)), lengths=lengths)
     assert offloaded.cache.slots == 3
     assert offloaded.planned_bytes == enough
     offloaded.close()
-    offloaded = offload(parts, LRU(), Memory(None, enough - 1), lengths=lengths)
+    offloaded = offload(parts, Setup(LRU(), Memory(None, enough - 1)), lengths=lengths)
     assert offloaded.cache.slots == 2
     offloaded.close()
     with pytest.raises(ValueError, match=r"at least .*kv_cache .*predictor .*process .*try memory"):
-        offload(parts, LRU(), Memory(None, "1MB"), lengths=(1 << 20, 0, 1))
+        offload(parts, Setup(LRU(), Memory(None, "1MB")), lengths=(1 << 20, 0, 1))
 
 
 def test_a_process_counts_only_where_its_memory_is_the_device():

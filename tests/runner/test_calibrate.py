@@ -7,11 +7,14 @@ import torch
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import load_parts, offload
-from moex.runner.calibrate import break_evens, calibrate
+from moex.runner import fitting
+from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.calibrate import break_evens, calibrate, costs_of
 from moex.runner.density import break_even
 from moex.runner.workload import generate
+from moex.types import Plan
 
 PROMPT = [torch.arange(8)[None]]
 
@@ -22,7 +25,7 @@ def parts(mixtral):
 
 
 def decoded(parts, timed):
-    run = offload(parts, LRU(), Memory(3), Gate())
+    run = offload(parts, Setup(LRU(), Memory(3), Gate()))
     run.meter.times_visits = timed
     with run as model:
         generate(model, PROMPT, 6, run.meter)
@@ -47,11 +50,59 @@ def test_a_calibration_knows_its_machine(parts):
     profile = calibrate(parts, tokens=5)
     assert profile.timed
     assert profile.expert_s > 0
-    assert min(profile.predict_s, profile.submit_s) > 0
+    assert min(profile.predict_s, profile.submit_s + profile.handover_s) > 0
+    assert min(profile.submit_s, profile.handover_s) >= 0
     assert min(profile.visit_s, profile.load_s, profile.pass_s) >= 0
     token_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source
+
+
+def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_path, monkeypatch):
+    made = []
+
+    def offloaded(*given, **named):
+        made.append(offload(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(fitting, "offload", offloaded)
+    parts = load_parts(str(mixtral), store="disk", cache_dir=tmp_path)
+    profile = costs_of(parts, tokens=5)
+    (run,) = made
+    assert not run.link.emulated
+    assert profile.submit_s + profile.handover_s > 0
+    crossed = run.link.stats()
+    assert profile.link_bytes_per_s == crossed.bytes_moved / crossed.busy_s
+
+
+class Ticking(Link):
+    """Every call takes so many seconds of a made-up clock."""
+
+    now = 0.0
+
+    def submit(self, plan):
+        self.now += 1.0
+
+    def used(self, place):
+        self.now += 0.25
+
+    def wait(self, place):
+        self.now += 8.5
+        return 8.0
+
+    def stats(self):
+        return LinkStats(0, 0.0)
+
+
+def test_a_timed_link_keeps_what_is_spent_in_its_calls_but_for_waiting(monkeypatch):
+    link = Ticking()
+    monkeypatch.setattr(fitting, "perf_counter", lambda: link.now)
+    seconds = fitting._timed_link(link)
+    link.submit(Plan(3))
+    link.used(0)
+    assert link.wait(0) == 8.0
+    link.submit(Plan(4))
+    assert seconds == {3: 1.75, 4: 1.0}
 
 
 def test_a_break_even_lies_where_rows_stop_being_faster():

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from moex.runner import baselines, checkpoint, hf
 from moex.runner.assemble import load_parts
+from moex.runner.shards import Folder
 from moex.store.pack import Packer
 from moex.store.slots import paged
 from moex.types import Expert
@@ -179,3 +180,27 @@ def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkey
 def test_an_unknown_store_is_refused(mixtral):
     with pytest.raises(ValueError, match=r"memory.store=tape: expected one of auto, ram, disk"):
         load_parts(str(mixtral), store="tape")
+
+
+def test_no_more_than_an_expert_is_in_memory_where_files_have_them_one_by_one(
+    mixtral, tmp_path, monkeypatch
+):
+    put, read, seen = Packer.put, Folder.read, []
+
+    def note_put(packer, expert, tensors):
+        seen.append(None)
+        put(packer, expert, tensors)
+
+    def note_read(source, key):
+        if ".experts." in key:
+            seen.append(key)
+        return read(source, key)
+
+    monkeypatch.setattr(Packer, "put", note_put)
+    monkeypatch.setattr(Folder, "read", note_read)
+    load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store.close()
+    assert len(seen) == 4 * 8 * (3 + 1)  # layers, experts, weights and a put
+    for start in range(0, len(seen), 4):
+        three, end = seen[start : start + 3], seen[start + 3]
+        assert end is None
+        assert len({key.partition(".w")[0] for key in three}) == 1

@@ -10,7 +10,7 @@ from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.equality import Equality, compare, observe
 from moex.runner.texts import Prompts
 
@@ -40,7 +40,7 @@ def graded(parts, stock, workload, mine=None, **settings):
     expected = observe(stock, batches, workload.new_tokens, choose)
     if mine is not None:
         return compare(mine, batches, expected, choose)
-    with offload(parts, **settings) as model:
+    with offload(parts, Setup(**settings)) as model:
         return compare(model, batches, expected, choose)
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config,
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner import checkpoint, hf
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn
 
@@ -33,7 +33,7 @@ def test_a_family_is_bit_equal_and_its_router_is_understood(family, tmp_path):
     parts = load_parts(str(tmp_path), store="disk", cache_dir=tmp_path / "cache")
     kind = FAMILIES[family][1]
     prefetcher = Gate(depth=2) if kind != "silent" else None
-    offloaded = offload(parts, LRU(), Memory(parts.geometry.top_k), prefetcher)
+    offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.top_k), prefetcher))
     with offloaded as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
     assert offloaded.lookahead.kind == kind
@@ -50,7 +50,7 @@ def test_a_router_that_cannot_be_asked_refuses_the_gate_in_one_line(tmp_path):
     parts = load_parts(str(tmp_path))
     parts.layers[1] = replace(parts.layers[1], router=None)
     with pytest.raises(ValueError, match="cannot be asked; try prefetch=markov"):
-        offload(parts, LRU(), None, Gate())
+        offload(parts, Setup(LRU(), prefetcher=Gate()))
 
 
 def test_a_model_of_images_and_text_is_refused_in_one_line():
@@ -62,7 +62,7 @@ def test_biases_of_routers_stay_in_float32(tmp_path):
     random_family("deepseek_v3").save_pretrained(tmp_path)
     theirs = stock(tmp_path, torch.bfloat16)
     parts = load_parts(str(tmp_path), "bfloat16")
-    with offload(parts, LRU()) as model:
+    with offload(parts, Setup(LRU())) as model:
         assert all(map(torch.equal, run(model, seed=3), run(theirs, seed=3)))
 
 
@@ -108,7 +108,7 @@ def test_a_coded_checkpoint_is_decoded_as_transformers_does(family, store, setti
     random_family(family).save_pretrained(tmp_path)
     write_quantization(tmp_path, store(tmp_path))
     expected = run(stock(tmp_path, quantization_config=settings), seed=3)
-    with offload(load_parts(str(tmp_path)), LRU()) as model:
+    with offload(load_parts(str(tmp_path)), Setup(LRU())) as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
 
 

@@ -11,10 +11,9 @@ from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.runner import baselines
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import Meter
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
@@ -64,7 +63,7 @@ def test_a_batched_run_is_replayed_plan_for_plan(parts, batch_size, cold):
         prompts=BATCHED.prompts, prompt_tokens=7, new_tokens=5, batch_size=batch_size
     )
     batches = workload.batches(parts.tokenizer(), "cpu")
-    offloaded = offload(parts, LRU(), Memory(3), Gate(), on_plan=live.append)
+    offloaded = offload(parts, Setup(LRU(), Memory(3), Gate()), on_plan=live.append)
     with offloaded as model:
         before = offloaded.empty if cold else None
         generate(model, batches, workload.new_tokens, offloaded.meter, before)

@@ -21,7 +21,7 @@ from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
 from moex.quant.rtn import RTN
 from moex.report import Report
-from moex.runner.assemble import load_parts, offload
+from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.checkpoint import find
 
 if TYPE_CHECKING:
@@ -87,10 +87,20 @@ def test_files_hold_exactly_what_nbytes_says(mixtral, tmp_path):
 
 def test_other_settings_are_packed_elsewhere(mixtral, tmp_path):
     for quantizer in (RTN(4, 32), RTN(4, 16), HQQ(4, 32), RTN(4, 32, kernel="reference"), None):
-        load_parts(str(mixtral), store="disk", cache_dir=tmp_path, quant=quantizer).store.close()
+        options = {"store": "disk", "cache_dir": tmp_path, "quant": quantizer}
+        load_parts(str(mixtral), "bfloat16", **options).store.close()
     assert len(list(tmp_path.glob("*/manifest.json"))) == 5 - (
         RTN(4, 32).kernel_name((192, 64)) != "int4"
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_row_names_the_kernel_that_suits_the_model_s_dtype(mixtral, tmp_path, dtype):
+    parts = load_parts(str(mixtral), dtype, cache_dir=tmp_path, quant=RTN(4, 32))
+    report = Report()
+    parts.describe(report)
+    fast = RTN(4, 32).kernel_name((192, 64))
+    assert report.kernel == ("reference" if dtype == "float32" else fast)
 
 
 def test_attention_shrinks_and_the_row_says_so(mixtral):
@@ -171,7 +181,7 @@ def test_a_tied_head_keeps_its_bits():
 @pytest.mark.parametrize("quant", [RTN(8, 64, 16), RTN(4, 64), RTN(2, 16)])
 def test_the_bundled_model_runs_in_few_bits(quant, tmp_path):
     parts = load_parts("tiny", quant=quant, cache_dir=tmp_path)
-    offloaded = offload(parts, LRU(), Memory(4))
+    offloaded = offload(parts, Setup(LRU(), Memory(4)))
     ids = parts.tokenizer()("The cat sat on the", return_tensors="pt")["input_ids"]
     with offloaded as model, torch.no_grad():
         found = model(ids).logits

@@ -10,9 +10,8 @@ import pytest
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import Setup, load_parts
 from moex.runner.live import run_offloaded
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.runner.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
 from moex.sim.hardware import HardwareProfile
@@ -96,6 +95,8 @@ def test_passes_and_stalls_add_up_to_the_row(timed):
     assert computed + seconds(stalls) == pytest.approx(seconds(passes), abs=EXACT)
     if report.link == "copy":
         assert report.hidden_transfer_s == pytest.approx(0.0, abs=EXACT)
+        for line in result.round.series:  # guesses of its last layer too
+            assert line["stall_s"] == pytest.approx(line["link_busy_s"], abs=1e-9)
 
 
 def test_moved_bytes_and_loads_add_up_to_the_books(timed):

@@ -13,11 +13,10 @@ from moex.cache.lru import LRU
 from moex.identity import trace_path
 from moex.prefetch.gate import Gate
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.live import run_offloaded
 from moex.runner.random_weights import DEVIATION
 from moex.runner.routing import Routing, read_routing
-from moex.runner.setup import Setup
 from moex.runner.texts import Prompts
 from moex.store.pack import MANIFEST, PROGRESS, layer_file
 from moex.store.slots import paged
@@ -104,7 +103,7 @@ def test_quantized_experts_are_drawn_as_codes_and_resumed_byte_for_byte(tmp_path
     assert resumed.store.folder == again
     assert _checksums(again) == _checksums(packed)
     resumed.store.verify()
-    with offload(whole, LRU(), Memory(3)) as model, torch.inference_mode():
+    with offload(whole, Setup(LRU(), Memory(3))) as model, torch.inference_mode():
         logits = model(torch.arange(2, 9)[None]).logits
     assert logits.isfinite().all()
     assert logits.std() > 0.01

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from moex.sim.clock import Clock
+from moex.sim.hardware import HardwareProfile
 from moex.sim.link import LinkTimeline
+from moex.types import Expert, Geometry, Load, Plan
 
 
 def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
@@ -62,3 +65,13 @@ def test_a_guess_that_is_waited_for_stands_behind_demand():
     demand = link.submit(0.2, 100)
     assert link.arrival(0.2, guess) == pytest.approx(2.0)
     assert link.arrival(0.2, demand) == pytest.approx(1.5)
+
+
+def test_every_load_of_a_plan_costs_the_computing_lane_its_handing_over():
+    profile = HardwareProfile("test", link_bytes_per_s=1e12, submit_s=1.0, handover_s=0.25)
+    clock = Clock(profile, Geometry(1, 4, 2, 5, 3, 100), 1.0)
+    clock.submit(Plan(0))
+    assert clock.now == 0
+    clock.submit(Plan(0, loads=tuple(Load(Expert(0, n), n) for n in range(3))))
+    assert clock.now == 1.75
+    assert clock.wait(2) == 0  # it has crossed meanwhile

@@ -7,6 +7,8 @@ from traces import literal, random_trace
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.prefetch.gate_norm import GateNorm
+from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.sim.hardware import HardwareProfile
@@ -79,6 +81,15 @@ def test_a_live_row_is_judged_by_a_machine_like_its_own():
     assert fitted.startswith(f"bandwidth-limited at {lived.tokens_per_second:.3g} tokens/s")
     assert emulated == fitted
     assert fitted.endswith(f"measured: {lived.tokens_per_second:.3g} tokens/s)")
+
+
+def test_a_prefetcher_that_asks_for_more_than_a_trace_holds_is_judged_by_what_it_said():
+    trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
+    trace.predictions = [[] for _ in range(len(trace))]
+    cache = ExpertCache(LRU(), trace.geometry, 4)
+    lived = simulate(trace, cache)
+    for prefetcher in (GateNorm(), MLP()):
+        assert judge_live(trace, cache, prefetcher, None, lived).endswith("(simulated)")
 
 
 def test_a_live_row_without_times_is_judged_by_counts():

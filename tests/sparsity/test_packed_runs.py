@@ -18,7 +18,7 @@ from moex.quant.mixed import Mixed
 from moex.quant.rows import Neurons, pack_rows, unpack_rows
 from moex.quant.rtn import RTN
 from moex.report import Report
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.quantized_rows import NeuronPacking
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -56,14 +56,14 @@ def dequantized(exact):
 
 def test_all_rows_are_the_dequantized_model(parts, dequantized):
     selector = Oracle(fraction=1.0, prefill="masked")
-    with offload(parts, LRU(), Memory(3), selector=selector) as model:
+    with offload(parts, Setup(LRU(), Memory(3), selector=selector)) as model:
         assert (decode(model, text(1, 9)) - dequantized(text(1, 9))).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("mode", ["late", "predicted"])
 def test_masked_prefill_is_decoding(parts, dequantized, mode):
     chosen, tokens = Watched(Oracle(mode=mode, prefill="masked")), text(2, 12)
-    with offload(parts, LRU(), Memory(3), selector=chosen) as model:
+    with offload(parts, Setup(LRU(), Memory(3), selector=chosen)) as model:
         whole = model(tokens).logits
         prefill = chosen.taken()
         one_by_one = decode(model, tokens)
@@ -75,7 +75,7 @@ def test_masked_prefill_is_decoding(parts, dequantized, mode):
 
 def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(exact, parts):
     tokens = text(1, 9)
-    offloaded = offload(parts, LRU(), Memory(8), selector=Oracle(mode="predicted"))
+    offloaded = offload(parts, Setup(LRU(), Memory(8), selector=Oracle(mode="predicted")))
     with offloaded as model:
         expected = decode(model, tokens)
     future = offloaded.recorder.trace({}).future()
@@ -85,10 +85,8 @@ def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(
         (parts, Belady(bypass=True), Memory(2, rows=0.4), None, NoPrefetch()),
         (on_disk, LRU(), Memory(3, rows=0.21, break_even=0.5), None, Told()),
     ]:
-        offloaded = offload(
-            loaded, policy, memory, prefetcher, link,
-            future=future, selector=Oracle(mode="predicted"),
-        )  # fmt: skip
+        chosen = Setup(policy, memory, prefetcher, link, selector=Oracle(mode="predicted"))
+        offloaded = offload(loaded, chosen, future=future)
         with offloaded as model:
             assert (decode(model, tokens) - expected).abs().max() < 1e-9
         offloaded.finish()
@@ -111,7 +109,7 @@ def test_bytes_are_those_of_the_packed_rows(exact, parts):
     ).shape[1]  # fmt: skip
     assert 0 <= parts.geometry.expert_bytes - 96 * form.row_bytes < 4096
     assert parts.geometry.expert_bytes < plain.geometry.expert_bytes / 8
-    offloaded = offload(parts, LRU(), Memory(3), selector=Oracle())
+    offloaded = offload(parts, Setup(LRU(), Memory(3), selector=Oracle()))
     assert offloaded.slots.bytes == offloaded.cache.places * parts.layout.planes(96).bytes
     offloaded.close()
     report = Report()

@@ -21,7 +21,7 @@ from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import Memory, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.sim.hardware import HardwareProfile
 from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate
@@ -121,7 +121,7 @@ class Told(Prefetcher):
 
 def test_all_rows_are_the_dense_model(parts, dense):
     selector = Oracle(fraction=1.0, prefill="masked")
-    with offload(parts, LRU(), Memory(3), selector=selector) as model:
+    with offload(parts, Setup(LRU(), Memory(3), selector=selector)) as model:
         assert (decode(model, text(1, 9)) - dense(text(1, 9))).abs().max() < 1e-9
 
 
@@ -130,7 +130,7 @@ def test_all_rows_are_the_dense_model(parts, dense):
 def test_masked_prefill_is_decoding(parts, dense, mode, selector):
     chosen = Watched(selector(mode=mode, prefill="masked"))
     tokens = text(2, 12)
-    with offload(parts, LRU(), Memory(3), selector=chosen) as model:
+    with offload(parts, Setup(LRU(), Memory(3), selector=chosen)) as model:
         whole = model(tokens).logits
         prefill = chosen.taken()
         with torch.inference_mode():
@@ -146,7 +146,7 @@ def references(parts):
     """Logits with everything on the device, and the future, by mode and batch size."""
     found = {}
     for mode, batch in itertools.product(["late", "predicted"], [1, 2]):
-        offloaded = offload(parts, LRU(), Memory(8), selector=Oracle(mode=mode))
+        offloaded = offload(parts, Setup(LRU(), Memory(8), selector=Oracle(mode=mode)))
         with offloaded as model:
             logits = decode(model, text(batch, 9))
         found[mode, batch] = logits, offloaded.recorder.trace({}).future()
@@ -176,10 +176,10 @@ def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mo
     tokens = text(batch, 9)
     expected, future = references[mode, batch]
     for (policy, slots), (link, prefetcher) in itertools.product(CACHES, WAYS):
-        offloaded = offload(
-            parts, policy, Memory(slots, **memory), prefetcher, link,
-            future=future, selector=Oracle(mode=mode),
-        )  # fmt: skip
+        chosen = Setup(
+            policy, Memory(slots, **memory), prefetcher, link, selector=Oracle(mode=mode)
+        )
+        offloaded = offload(parts, chosen, future=future)
         with offloaded as model:
             logits = decode(model, tokens)
         assert (logits - expected).abs().max() < 1e-9, (policy, link, prefetcher)
@@ -196,7 +196,7 @@ def test_neurons_are_read_from_files(exact, references, memory, threads):
     setting = Memory(3, reader_threads=threads, **memory)
     selector = Oracle(mode="predicted")
     for prefetcher in (NoPrefetch(), Told()):
-        with offload(parts, LRU(), setting, prefetcher, selector=selector) as model:
+        with offload(parts, Setup(LRU(), setting, prefetcher, selector=selector)) as model:
             assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
     parts.store.close()
 
@@ -212,10 +212,8 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
     ]:
         live, replayed = [], []
         setting = Memory(3, pool=pool, **memory)
-        offloaded = offload(
-            parts, LRU(), setting, prefetcher, LINK,
-            on_plan=live.append, selector=Oracle(mode="predicted"),
-        )  # fmt: skip
+        chosen = Setup(LRU(), setting, prefetcher, LINK, selector=Oracle(mode="predicted"))
+        offloaded = offload(parts, chosen, on_plan=live.append)
         with offloaded as model:
             for row in tokens:
                 decode(model, row[None])

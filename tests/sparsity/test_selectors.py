@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moex.sparsity.active import active, check_rule, contributions, rows_of
+from moex.sparsity.active import active, contributions, rows_of
 from moex.sparsity.freq import Freq
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -56,12 +56,12 @@ def test_a_fraction_outside_its_range_is_refused(fraction):
 
 def test_other_words_are_refused():
     with pytest.raises(ValueError, match=r"sparsity\.rule=best: expected one of top"):
-        check_rule("best", 0.5)
+        Oracle(rule="best")
     with pytest.raises(ValueError, match=r"sparsity\.mode=early: expected one of predicted, late"):
         Oracle(mode="early")
     with pytest.raises(ValueError, match=r"sparsity\.prefill=no: expected one of dense, masked"):
         Random(prefill="no")
-    with pytest.raises(ValueError, match="the oracle has no thresholds"):
+    with pytest.raises(ValueError, match="rule=quantile: expected one of top, energy"):
         Oracle(rule="quantile")
 
 

@@ -168,10 +168,10 @@ def test_other_experts_are_refused(shapes):
 
 def test_without_a_selector_bundles_are_not_computed_with(mixtral):
     from moex.cache.lru import LRU
-    from moex.runner.assemble import offload
+    from moex.runner.assemble import Setup, offload
     from moex.sparsity.random import Random
 
     with pytest.raises(ValueError, match="expected bundles=True for a selector"):
-        offload(load_parts(str(mixtral), bundles=True), LRU())
+        offload(load_parts(str(mixtral), bundles=True), Setup(LRU()))
     with pytest.raises(ValueError, match="expected bundles=True for a selector"):
-        offload(load_parts(str(mixtral)), LRU(), selector=Random())
+        offload(load_parts(str(mixtral)), Setup(LRU(), selector=Random()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
 
     from moex.quant.grouped import Grouped
@@ -17,6 +18,8 @@ class Kernel(ABC):
     """Codes [out, in] are stored as the kernel's own plane of bytes, and computed with as such."""
 
     name: str
+    slow: frozenset[torch.dtype] = frozenset()
+    """Activations that the reference is faster with: chosen for them only if it is asked for."""
 
     @property
     def layout(self) -> str:

@@ -75,7 +75,7 @@ class TinyGemm(Kernel):
         """Multiply with the kernel."""
         scale, zero = scales.read(packed)
         table = torch.stack((scale, (8 - zero) * scale), -1).bfloat16()
-        tokens = x.reshape(-1, x.shape[-1]).bfloat16()
+        tokens = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
         out = _multiply(tokens, packed["codes"], quantizer.group_size, table)
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 

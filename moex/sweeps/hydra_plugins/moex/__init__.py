@@ -1,1 +1,1 @@
-"""What moex adds to Hydra: the sweeper of every grid, and a launcher for Ray clusters."""
+"""What moex adds to Hydra: the sweeper of every grid, launchers for cores and Ray clusters."""

@@ -13,15 +13,27 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.moex._composing import Composer
 
 from moex.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from omegaconf import DictConfig
+
 
 class Grid(BasicSweeper):
     """Hydra's basic sweeper; cells that fail raise in their own process and are counted here."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Have cells composed the quick way, by whichever launcher."""
+        self.composer = Composer(hydra_context.config_loader)
+        context = HydraContext(self.composer, hydra_context.callbacks)
+        super().setup(hydra_context=context, task_function=task_function, config=config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose as many cells as it takes to have tried every option, and every field once."""
@@ -36,10 +48,8 @@ class Grid(BasicSweeper):
 
     def _checked(self, word: str) -> str:
         """What composing can find wrong with a word: a group's option, but only a field's name."""
-        assert self.hydra_context is not None
         key = word.partition("=")[0]
-        group = key.lstrip("+~/").partition("@")[0]
-        return word if self.hydra_context.config_loader.get_group_options(group) else key
+        return word if self.composer.is_group(key.lstrip("+~/").partition("@")[0]) else key
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell.
@@ -47,10 +57,9 @@ class Grid(BasicSweeper):
         Raises:
             RuntimeError: some failed; why, is said of each: on a cluster nobody saw it fail.
         """
-        assert self.hydra_context is not None
         assert self.launcher is not None
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parser = OverridesParser.create(config_loader=self.composer)
         done: list[Any] = []
         for batch in self.split_arguments(parser.parse_overrides(words), self.max_batch_size):
             self.validate_batch_is_legal(batch)
