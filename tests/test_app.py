@@ -135,7 +135,7 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
     [
         (["cache=lur"], "cache=lur: there is no such option; expected one of"),
         (["memory.slot=3"], "memory.slot: there is no such key; expected one of break_even, "),
-        (["memry.slots=3"], "try memory.slots=..."),
+        (["memry.slots=3"], "try memory.slots=3"),
         (["memory.slots"], "expected key=value, e.g. cache=lru"),
         (
             ["mode=simulate", "trace=null"],
