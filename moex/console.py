@@ -19,7 +19,8 @@ def note(text: str) -> None:
 def show(report: Report, folder: Path, brief: bool = False) -> None:
     """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
     if brief:
-        print(f"{report.run_id}: {sentence(report)}", file=sys.stderr)
+        # One write: cells of several processes share the terminal.
+        print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
         print(report.json(), flush=True)
         return
     from rich.console import Console

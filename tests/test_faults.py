@@ -64,8 +64,8 @@ def breaks_after(count: int, broken, works):
     """Call `works` so many times, and `broken` from then on."""
     calls = iter(range(count))
 
-    def call(*given):
-        return works(*given) if next(calls, None) is not None else broken(*given)
+    def call(*given, **named):
+        return (works if next(calls, None) is not None else broken)(*given, **named)
 
     return call
 
@@ -95,8 +95,8 @@ def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, re
             raise OSError(errno.EIO, "Input/output error")
         return 0
 
-    def broken(*given):
-        return [(tag, result) for tag, _ in ended(*given)]
+    def broken(*given, **named):
+        return [(tag, result) for tag, _ in ended(*given, **named)]
 
     ended = KernelReads.ended
     monkeypatch.setattr(KernelReads, "ended", breaks_after(60, broken, ended))

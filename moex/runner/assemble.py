@@ -154,8 +154,15 @@ def offload(
         stack.callback(link.close)
         host = _host_lane(parts, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            *(parts.model, parts.layers, cache, slots, link, setup.prefetcher),
-            *(neurons, on_plan, host),
+            parts.model,
+            parts.layers,
+            cache,
+            slots,
+            link,
+            setup.prefetcher,
+            neurons,
+            on_plan,
+            host,
         )
         stack.pop_all()
     offloaded.planned_bytes = wanted.total + slots.bytes

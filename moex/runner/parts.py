@@ -163,7 +163,17 @@ def load_parts(
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
     size = linears + sum(skeleton.values())
     return Parts(
-        *(folder, model, layers, geometry, layout, experts, size, device, made, packing, settings)
+        folder=folder,
+        model=model,
+        layers=layers,
+        geometry=geometry,
+        layout=layout,
+        store=experts,
+        skeleton_bytes=size,
+        device=device,
+        random_weights=made,
+        packing=packing,
+        quantized=settings,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,12 @@ class Slots:
         self.bytes = places * layout.bytes
         try:
             memory = paged(self.bytes, device)
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        except (
+            RuntimeError,
+            MemoryError,
+            OSError,
+            OverflowError,
+        ) as error:  # torch.OutOfMemoryError is a RuntimeError
             raise RuntimeError(
                 f"memory: {places} places for experts take {self.bytes / 1e9:.2f} GB, which "
                 f"{device} does not give; expected less: try a smaller memory.slots, or "
@@ -56,14 +61,24 @@ def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return `size` bytes of memory that begin at a page, as direct reads want it.
 
     On a CPU much memory comes in huge pages where the kernel has them: there is less to look up,
-    for direct reads and for computing.
+    for direct reads and for computing. It is new memory: what a heap hands out again may lie in
+    small pages.
+
+    Raises:
+        RuntimeError, MemoryError: there is not so much memory.
     """
     huge = size >= HUGE and torch.device(device).type == "cpu"
     page = HUGE if huge else PAGE
-    memory = torch.empty(size + page, dtype=torch.uint8, device=device)
-    skipped = -memory.data_ptr() % page
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-        begin, length = memory.data_ptr() + skipped, size // PAGE * PAGE
-        advise = ctypes.CDLL(None).madvise  # a kernel that will not is no worse than before
-        advise(ctypes.c_void_p(begin), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            mapped = mmap.mmap(-1, -(-size // page) * page + page, flags=flags)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(str(error)) from error
+        with suppress(OSError):  # a kernel that will not is no worse than before
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+        memory = torch.frombuffer(mapped, dtype=torch.uint8)
+    else:
+        memory = torch.empty(size + page, dtype=torch.uint8, device=device)
+    skipped = -memory.data_ptr() % page
     return memory[skipped : skipped + size]
