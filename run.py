@@ -29,9 +29,11 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    from moex.errors import leave, register_resolvers
+    from moex.errors import given_twice, leave, register_resolvers
 
     register_resolvers()
+    for key in given_twice(sys.argv[1:]):
+        print(f"moex: {key}= is given twice: the last one counts", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely: as by Ctrl-C
     try:
         main()

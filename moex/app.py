@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from moex import console
+from moex import console, settings
 from moex.errors import CONF, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
@@ -34,29 +34,31 @@ if TYPE_CHECKING:
 
 def build(node: DictConfig) -> Any:
     """Make the object that a group's `_target_` names: the only caller of `instantiate`."""
+    settings.check(OmegaConf.to_container(node, resolve=True), node._get_full_key(None))
     return instantiate(node, _convert_="object")
 
 
 def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    settings.check_all(given, HydraConfig.get().runtime.choices)
     if config.objective not in Report.__dataclass_fields__:
         raise ValueError(
             f"objective={config.objective}: the row has no such field; expected one of them; "
             "try objective=tokens_per_second, or hit_rate"
         )
-    if not isinstance(config.seed, int):
-        raise ValueError(f"seed={config.seed}: expected a whole number; try seed=0")
     tracker = build(config.tracker)
+    name = run_id(given)
     if in_sweep():
         _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
-        report, why = (None, "") if config.force else _finished(folder, _name(config))
+        report, why = (None, "") if config.force else _finished(folder, name)
         if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
         if report is None:
-            report = _execute(config, folder)
+            report = _execute(config, folder, name)
     console.show(report, folder, brief=in_sweep())
     try:
         tracker.publish(folder, _group(), fresh)
@@ -65,7 +67,7 @@ def run(config: DictConfig) -> float | None:
     return getattr(report, config.objective, None)
 
 
-def _execute(config: DictConfig, folder: Path) -> Report:
+def _execute(config: DictConfig, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
     for left_over in folder.glob(".*.part"):
         left_over.unlink()
@@ -73,7 +75,7 @@ def _execute(config: DictConfig, folder: Path) -> Report:
         os.replace(folder / "result.json", folder / "result.previous.json")
     report: Report = get_method(config.mode.run)(config, folder, build)
     _names(report, config)
-    report.run_id = run_id(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    report.run_id = name
     report.mode, report.seed, report.smoke = config.mode.name, config.seed, config.smoke
     for field, value in provenance().items():
         setattr(report, field, value)
@@ -156,11 +158,6 @@ def _group() -> str | None:
     study = HydraConfig.get().runtime.choices.get("experiment")
     sweep = os.environ.get("MOEX_SWEEP")
     return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
-
-
-def _name(config: DictConfig) -> str:
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    return run_id(settings)
 
 
 def _finished(folder: Path, name: str) -> tuple[Report | None, str]:

@@ -44,6 +44,12 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_id", resolve, use_cache=False, replace=True)
 
 
+def given_twice(words: list[str]) -> list[str]:
+    """Keys and groups that are given more than once: the last one counts, as Hydra has it."""
+    keys = [word.partition("=")[0] for word in words if "=" in word and word[0] not in "-~"]
+    return sorted({key for key in keys if keys.count(key) > 1})
+
+
 def one_line(error: BaseException) -> str:
     """Return the error in one line that helps."""
     kind = type(error).__name__
@@ -87,39 +93,58 @@ def _unknown_option(error: BaseException, text: str) -> str:
     group, _, given = missing.rpartition("/")
     if not options:
         return text
+    usual = re.search(rf"- {group}: (\w+)", (CONF / "config.yaml").read_text())
     near = difflib.get_close_matches(given, options, n=1)
-    hint = near[0] if near else options[0]
+    near += [usual[1]] if usual and usual[1] in options else options
     return (
         f"{group}={given}: there is no such option; expected one of {', '.join(sorted(options))}; "
-        f"try {group}={hint}"
+        f"try {group}={near[0]}"
     )
 
 
 def _unknown_key(text: str) -> str:
-    match = re.search(r"Could not override '([^']+)'", text)
+    match = re.search(r"Could not override '([^']+)'(?:.*use \+\S+?=(\S*))?", text, re.DOTALL)
     if not match:
         return " ".join(text.split())
-    key = match[1]
-    group, _, last = key.rpartition(".")
-    known = _keys(group) if (CONF / group).is_dir() and group else _keys("")
-    wrong = last if (CONF / group).is_dir() and group else key.partition(".")[0]
-    near = difflib.get_close_matches(wrong, known, n=1)
-    hint = f"; try {key.replace(wrong, near[0], 1)}=..." if near else ""
+    key, value = match[1], match[2] or "..."
+    group, _, name = key.partition(".")
+    if not (CONF / group).is_dir() or "." in name:
+        return _unknown_top(key, value)
+    keys = _keys(group)
+    having = [option for option, known in keys.items() if name in known]
+    if having:
+        return (
+            f"{key}: the chosen {group} has no such key; {group}={'|'.join(having)} has it; "
+            f"try {group}={having[0]} {key}={value}"
+        )
+    known = sorted(set().union(*keys.values()))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; try {group}.{near[0]}={value}" if near else ""
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
 
 
-def _keys(group: str) -> list[str]:
-    """Keys of the files of a group, or of the main file and the names of all groups."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    found = {
-        line.partition(":")[0]
-        for path in files
-        for line in path.read_text().splitlines()
-        if re.match(r"[a-z]\w*:", line)
+def _unknown_top(key: str, value: str) -> str:
+    """A key beside the groups, or deep in one."""
+    first = key.partition(".")[0]
+    groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
+    if first in groups:
+        return f"{key}: there is no such key; python run.py --cfg job shows those that there are"
+    known = sorted({*groups, *_keys("")["config"]} - {"hydra"})
+    inside = [f"{group}.{key}" for group in groups if any(key in k for k in _keys(group).values())]
+    near = difflib.get_close_matches(first, known, n=1)
+    hints = [key.replace(first, each, 1) for each in near] or inside
+    hint = f"; try {hints[0]}={value}" if hints else ""
+    return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
+
+
+def _keys(group: str) -> dict[str, set[str]]:
+    """By option of a group ("": of the main file), the keys of its file."""
+    texts = {path.stem: path.read_text() for path in sorted((CONF / group).glob("*.yaml"))}
+    return {
+        option: set(re.findall(r"^([a-z]\w*):", text, re.MULTILINE)) - {"defaults"}
+        for option, text in texts.items()
+        if "@package _global_" not in text
     }
-    if not group:
-        found |= {path.name for path in CONF.iterdir() if path.is_dir()}
-    return sorted(found - {"defaults", "hydra"})
 
 
 def _constructor(error: BaseException, cause: BaseException) -> str:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ASSETS = Path(__file__).parent / "assets"
+BUNDLED = ("tiny",)
+
 SEMANTIC = (
     "mode",
     "runner",
@@ -29,50 +32,131 @@ SEMANTIC = (
     "eval",
     "seed",
     "smoke",
+    "cache_dir",
 )
-"""The groups that touch a result. Trackers, folders and verbosity do not."""
+"""What touches a result: groups, and the disk that experts are read from. Trackers, folders of
+results and verbosity do not."""
 
 SAMPLED = 1 << 16
-"""Bytes at either end of a file that its digest is of."""
+"""Bytes at either end of a large file that its digest is of."""
+
+WHOLE = 1 << 26
+"""A file of up to so many bytes is read whole, unless it holds weights."""
 
 SILENT = {"runner": ("timeline",)}
 """Keys of these groups that touch no result either."""
+
+FOLDERS = ("train.text", "eval.text_dir", "eval.data_dir", "workload.dataset")
+"""Settings that may name a folder to read; other words are names of folders by chance."""
+
+WRITTEN = ("train.out",)
+"""Settings that name a file to write: what is in it decides nothing."""
 
 
 def run_id(config: dict[str, Any]) -> str:
     """Ten hex digits of everything that decides the result.
 
-    That is the semantic groups, the content of the trace and of every file that they name (prompts,
-    counts, checkpoints), and the source text of every class that a `_target_` names: an edited
-    policy is another run.
+    That is the semantic groups, the content of the trace and of all that they read (see
+    `contents`), and the source text of every class that a `_target_` names: an edited policy is
+    another run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
     for name, keys in SILENT.items():
         parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
-    parts["sources"] = {target: _source(target) for target in sorted(set(_targets(parts)))}
-    named = {text: os.path.expanduser(text) for text in _texts(parts)}
-    parts["files"] = {
-        text: _digest(Path(path).read_bytes())
-        for text, path in named.items()
-        if os.path.isfile(path)  # False, too, for what can be no file's name
-    }
+    read = contents(parts)
+    parts["sources"] = {node["_target_"]: _source(node["_target_"]) for node in _built(parts)}
+    parts["contents"] = read
     if config.get("trace"):
-        path = trace_path(config["trace"])
-        parts["trace"] = _digest(path.read_bytes()) if path.is_file() else str(path)
+        path = trace_path(str(config["trace"]))
+        parts["trace"] = _file_digest(path) if path.is_file() else str(path)
     return key_of(parts)
+
+
+def contents(groups: dict[str, Any]) -> dict[str, str]:
+    """Digests of what groups of a configuration read, by the words that name it.
+
+    Of files (prompts, counts, checkpoints, traces) and folders of text that they name; of the
+    model, where it lies in a folder; of the checkpoints that trained parts find by themselves.
+    Training reads no checkpoint: it writes one.
+    """
+    found = {}
+    for name, text in _texts(groups):
+        path = Path(os.path.expanduser(text))
+        if name == "workload.routing":
+            path = trace_path(text)
+        if os.path.isfile(path) and name not in WRITTEN:  # False for what can be no file's name
+            found[text] = _file_digest(path)
+        elif name in FOLDERS and os.path.isdir(path):
+            files = (file for file in sorted(path.rglob("*")) if file.is_file())
+            found[text] = key_of({str(f.relative_to(path)): _file_digest(f) for f in files})
+    model = groups.get("model") or {}
+    folder = model_folder(str(model.get("name", "")))
+    if folder is not None:
+        found["model"] = folder_digest(folder)
+    if (groups.get("mode") or {}).get("name") != "train":
+        found |= _checkpoints(groups, folder or _downloaded(str(model.get("name", ""))))
+    return found
+
+
+def _checkpoints(groups: dict[str, Any], model: Path | None) -> dict[str, str]:
+    """Of every part that names no checkpoint, the one that it would find: its kind is its file."""
+    found: dict[str, str] = {}
+    if model is None:
+        return found
+    for node in _built(groups):
+        kind = node["_target_"].rpartition(".")[0].rpartition(".")[2]
+        there = [path for path in checkpoint_places(kind, model) if path.is_file()]
+        if there and not node.get("checkpoint"):
+            found[f"{kind} checkpoint"] = _file_digest(there[0])
+    return found
+
+
+def checkpoint_places(kind: str, model: Path) -> tuple[Path, Path]:
+    """Where a trained part looks for its checkpoint: beside the model, then in the cache folder.
+
+    There it is under the digest of the model's weights, which is the same wherever these lie.
+    """
+    name, weights = f"{kind}.safetensors", folder_digest(model, (".safetensors",))
+    cached = cache_folder().expanduser() / "predictors" / weights / name
+    return model / "predictors" / name, cached
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder of a bundled or local model; None where the name is no folder."""
+    folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
+    return folder if name and folder.is_dir() else None
+
+
+def _downloaded(name: str) -> Path | None:
+    """The folder of a model of the hub, if it is in the hub's cache.
+
+    Its content is no part of a run's name: before the first download nobody knows it, and the same
+    command after that is to find its row.
+    """
+    if name.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def trace_path(name: str) -> Path:
     """The file of a trace: a bundled one by its name, or a path."""
-    bundled = Path(__file__).parent / "assets" / "traces" / f"{name}.parquet"
+    bundled = ASSETS / "traces" / f"{name}.parquet"
     return bundled if bundled.is_file() else Path(name)
 
 
 @cache
 def code_version(package: str = "") -> str:
-    """Ten hex digits of the source text of moex, or of one of its packages."""
+    """Ten hex digits of the text of moex, or of one of its packages: code and word lists."""
     folder = Path(__file__).parent / package
-    texts = (path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".txt"))
+    texts = (path.read_bytes() for path in files)
     return _digest(b"\0".join(texts))[:10]
 
 
@@ -97,33 +181,55 @@ def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors
     parts: list[Any] = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and (path.suffix in which or path.name in which):
-            size = path.stat().st_size
-            with path.open("rb", buffering=0) as file:
-                seen = [file.read(SAMPLED)]
-                for number in range(1, 17):
-                    file.seek(size * number // 17)
-                    seen.append(file.read(4096))
-                file.seek(max(0, size - SAMPLED))
-                seen.append(file.read(SAMPLED))
-            parts.append((path.name, size, _digest(b"".join(seen))))
+            state = _state(path)
+            parts.append((path.name, state[0], _sampled(path, *state)))
     return key_of({"files": parts})
 
 
-def _texts(node: Any) -> Iterator[str]:
+def _file_digest(path: Path) -> str:
+    """Of all of a file; of one that holds weights, or is large, as `folder_digest` samples it."""
+    state = _state(path)
+    if state[0] > WHOLE or path.suffix == ".safetensors":
+        return f"{state[0]} {_sampled(path, *state)}"
+    return _digest(path.read_bytes())
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Size, time of the last change and inode: the same as long as nobody wrote the file."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+@cache
+def _sampled(path: Path, size: int, changed: int, inode: int) -> str:
+    """Digest of head, tail and pages between; asked again, it is read again only if it changed."""
+    with path.open("rb", buffering=0) as file:
+        seen = [file.read(SAMPLED)]
+        for number in range(1, 17):
+            file.seek(size * number // 17)
+            seen.append(file.read(4096))
+        file.seek(max(0, size - SAMPLED))
+        seen.append(file.read(SAMPLED))
+    return _digest(b"".join(seen))
+
+
+def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in plain settings, and its dotted name."""
     if isinstance(node, str):
+        yield name, node
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from _texts(value, f"{name}.{key}".lstrip("."))
+    for value in node if isinstance(node, list) else ():
+        yield from _texts(value, name)
+
+
+def _built(node: Any) -> Iterator[dict[str, Any]]:
+    """Every node of plain settings that names a class."""
+    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         yield node
-    elif isinstance(node, dict | list):
+    if isinstance(node, dict | list):
         for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)
-
-
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, dict):
-        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
-        return own + [target for value in node.values() for target in _targets(value)]
-    if isinstance(node, list):
-        return [target for value in node for target in _targets(value)]
-    return []
+            yield from _built(value)
 
 
 def _source(target: str) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from moex.files import whole
-from moex.identity import cache_folder, folder_digest
+from moex.identity import checkpoint_places, folder_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def model_digest(folder: Path) -> str:
 
 def own_path(kind: str, model: Path) -> Path:
     """Where a newly trained predictor goes: the cache folder, under the model's digest."""
-    return cache_folder().expanduser() / "predictors" / model_digest(model) / f"{kind}.safetensors"
+    return checkpoint_places(kind, model)[1]
 
 
 def write(
@@ -117,9 +117,7 @@ def command(kind: str, model: Path) -> str:
 
 
 def _find(kind: str, model: Path, given: str | None) -> Path:
-    places = [Path(given).expanduser()] if given else []
-    if not given:
-        places = [model / "predictors" / f"{kind}.safetensors", own_path(kind, model)]
+    places = (Path(given).expanduser(),) if given else checkpoint_places(kind, model)
     for path in places:
         if path.is_file():
             return path

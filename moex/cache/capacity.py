@@ -64,7 +64,7 @@ class Memory:
             stay in half of every place.
 
     Raises:
-        ValueError: what should be a number is none, or no thread would read.
+        ValueError: what should be a number is none, a share is none, or no thread would read.
     """
 
     slots: int | float | None = 0.5
@@ -82,6 +82,13 @@ class Memory:
             given = getattr(self, name)
             if given is not None and not isinstance(given, int | float):
                 raise ValueError(f"memory.{name}={given}: expected a number")
+        for name in ("rows", "break_even"):
+            given = getattr(self, name)
+            if given is not None and not 0 < given <= 1:
+                raise ValueError(
+                    f"memory.{name}={given}: expected a share of an expert's neurons in (0, 1]; "
+                    f"try memory.{name}=1.0"
+                )
         if self.reader_threads < 1:
             raise ValueError(f"memory.reader_threads={self.reader_threads}: expected at least 1")
 

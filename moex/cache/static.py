@@ -60,7 +60,13 @@ class Static(CachePolicy):
                 raise FileNotFoundError(
                     f"cache.counts={table}: no such file; runs write results/RUN_ID/counts.json"
                 )
-            table = json.loads(Path(table).read_text(encoding="utf-8"))
+            try:
+                table = json.loads(Path(table).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(
+                    f"cache.counts={table}: not JSON ({error}); expected counts, layers x experts, "
+                    "as runs write them: results/RUN_ID/counts.json"
+                ) from error
         assert table is not None
         scope = self.scope
         if len(table) <= max(scope.layers) or any(len(row) != scope.experts for row in table):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.files import write_atomically
-from moex.identity import code_version, folder_digest, key_of
-from moex.modes.common import make_selector
+from moex.identity import code_version, contents, folder_digest, key_of
+from moex.modes.common import make_selector, plain
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -24,11 +24,8 @@ def check_tasks(config: Any) -> None:
     """Refuse unknown tasks before a model is loaded or a workload is run.
 
     Raises:
-        ValueError: no list, or a task that nobody knows.
+        ValueError: a task that nobody knows.
     """
-    if isinstance(config.eval.tasks, str):
-        given = config.eval.tasks
-        raise ValueError(f"eval.tasks={given}: expected a list; try eval.tasks=[{given}]")
     from moex.evals.tasks import LOCAL
 
     if not set(config.eval.tasks) <= set(LOCAL):  # lm-eval takes seconds to import
@@ -59,18 +56,20 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
         selector.prefill = "masked"
         report.prefill_masks = report.prefill_masks or "masked"
     dense = {"name": "none"}
+    lossy = {group: plain(config[group]) for group in ("miss", "cache", "memory") if miss.lossy}
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.dtype),
         "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
-        "miss": [dict(config[g]) for g in ("miss", "cache", "memory")] if miss.lossy else [],
+        "miss": lossy,
         "tasks": tasks,
         "limit": limit,
         "seed": config.seed,
-        "items": code_version("evals"),
+        "items": [code_version("evals"), code_version("assets")],
         "text_dir": config.eval.text_dir,
         "data_dir": config.eval.data_dir,
+        "contents": contents({"eval": plain(config.eval), **lossy}),
     }
     report.accuracy_key = key_of(settings)
     kept = Path("results") / "accuracy" / f"{report.accuracy_key}.json"
@@ -85,8 +84,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
 
     if miss.lossy:
         policy, memory = build(config.cache), Memory(**config.memory)
-        lossy = offload(parts, Setup(policy, memory, seed=config.seed, miss=miss))
-        with lossy as model, stepwise(model, lossy.empty):
+        skipping = offload(parts, Setup(policy, memory, seed=config.seed, miss=miss))
+        with skipping as model, stepwise(model, skipping.empty):
             report.tasks = _evaluate(model, config, parts, limit, 1, items)
         _keep(kept, settings, report, items)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -57,8 +57,11 @@ def selects(config: Any) -> bool:
 
 
 def plain(node: Any) -> Any:
-    """A configured group as plain dictionaries, for files and comparisons."""
-    return {k: plain(v) for k, v in node.items()} if isinstance(node, Mapping) else node
+    """A configured group as plain dictionaries and lists, for files and comparisons."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    listed = isinstance(node, Sequence) and not isinstance(node, str)
+    return [plain(value) for value in node] if listed else node
 
 
 def make_selector(config: Any, build: Build) -> NeuronSelector | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.files import write_atomically
-from moex.identity import code_version, folder_digest, key_of
-from moex.modes.common import load, make_setup, set_threads, shrunk
+from moex.identity import code_version, contents, folder_digest, key_of
+from moex.modes.common import load, make_setup, plain, set_threads, shrunk
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -91,13 +91,14 @@ def _kept(
 ) -> Path:
     """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
 
-    And by a selector's checkpoint, and by moex's own code. Who leaves and who comes is part of it
-    only where a miss may be lossy: otherwise neither touches a logit.
+    And by checkpoints and files that the parts read, and by moex's own code. Who leaves and who
+    comes is part of it only where a miss may be lossy: otherwise neither touches a logit.
     """
     drawn = workload.sampling == "sample"
     parts_of_it = ["quant", "sparsity", "miss", "hardware"]
     if "miss" in report.lossy:
         parts_of_it += ["cache", "prefetch", "memory"]
+    groups = {name: plain(config[name]) for name in parts_of_it}
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.dtype),
@@ -107,7 +108,8 @@ def _kept(
         "prompts": [batch.tolist() for batch in batches],
         "masks": selector.identity if selector else "",
         "code": code_version(),
-        **{name: dict(config[name]) for name in parts_of_it},
+        **groups,
+        "contents": contents({"model": plain(config.model), **groups}),
         "new_tokens": workload.new_tokens,
         "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
     }

@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
+from moex.identity import model_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from transformers import PreTrainedConfig
 
-ASSETS = Path(__file__).parents[1] / "assets"
-BUNDLED = ("tiny",)
 SMALL = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.safetensors",)
-
-
-def local(name: str) -> Path | None:
-    """The folder of a bundled or local model; None where the name is no folder."""
-    folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
-    return folder if folder.is_dir() else None
 
 
 def find(name: str, weights: bool = True) -> Path:
@@ -35,7 +29,7 @@ def find(name: str, weights: bool = True) -> Path:
     Raises:
         FileNotFoundError: neither is there, or the folder lacks its config.
     """
-    folder = local(name)
+    folder = model_folder(name)
     if folder is None:
         from huggingface_hub import snapshot_download
 
@@ -55,7 +49,7 @@ def configuration(name: str, architecture: Mapping[str, Any] | None = None) -> P
     Where the name is no local folder, `architecture` (the settings that decide shapes, as the
     yamls of known models have them) answers without a network; else the hub's config.json does.
     """
-    folder = local(name)
+    folder = model_folder(name)
     if folder is None and architecture:
         return AutoConfig.for_model(**architecture)
     if folder is not None:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from moex.cache.capacity import STORES
+from moex.identity import model_folder
 from moex.runner import checkpoint, hf, hub
 from moex.runner.meter import trim
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
@@ -194,7 +195,7 @@ def _fill(
 
 def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
     """Where the checkpoint's tensors are read from."""
-    if keep_shards or hub.local(name) is not None:
+    if keep_shards or model_folder(name) is not None:
         return Folder(checkpoint.find(name))
     if store == "ram":
         raise ValueError(

@@ -64,6 +64,10 @@ class HardwareProfile:
                 f"hardware.link_bytes_per_s={self.link_bytes_per_s}: expected a positive number "
                 "of bytes a second, e.g. 12e9 for PCIe 3.0 x16"
             )
+        for name in ("link_latency_s", "visit_s", "expert_s", "pass_s", "host_expert_s"):
+            given = getattr(self, name)
+            if given is not None and given < 0:
+                raise ValueError(f"hardware.{name}={given}: expected seconds, 0 or more")
         if self.chunk_bytes < 1:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
         for store, share in (self.break_even or {}).items():

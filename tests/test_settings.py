@@ -1,0 +1,94 @@
+"""Every mistyped value gets one line: what was given, what was expected, what to type instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+
+from moex import app
+from moex.errors import given_twice, one_line, register_resolvers
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def hydra_here():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    HydraConfig.instance().cfg = None
+
+
+def run(folder: Path, *words: str) -> None:
+    """Run these words in a folder, as the command line does."""
+    named = ["verdict=false", "tracker=none", "smoke=true"]
+    named = [word for word in named if word.partition("=")[0] not in given_twice([*named, *words])]
+    config = compose("config", overrides=[*named, *words], return_hydra_config=True)
+    config.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(config)
+    del config._content["hydra"]
+    app.run(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("cache=lru cache.k=2", "the chosen cache has no such key; cache=lru_k has it; try cache="),
+        ("sparsity.fraction=0.3", "try sparsity=corm sparsity.fraction=0.3"),
+        ("slots=4", "slots: there is no such key; expected one of ablation, cache, "),
+        ("slots=4", "try memory.slots=4"),
+        ("quant=mixed quant.gate_up.bitz=3", "python run.py --cfg job shows"),
+        ("cache=", "try cache=lru"),
+        ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
+        ("+foo=1", "foo: there is no such key; expected one of trace, verdict"),
+        ("+cache.k=2", "cache.k: there is no such key; expected none"),
+        ("seed=abc", "seed=abc: expected a whole number; try seed=0"),
+        ("seed=-1", "seed=-1: expected at least 0; try seed=0"),
+        ("verdict=maybe", "verdict=maybe: expected true or false; try verdict=true"),
+        ("trace=5", "trace=5: expected text or null; try trace='\"5\"'"),
+        ("runner.threads=0", "runner.threads=0: expected at least 1; try runner.threads=1"),
+        ("runner.threads=abc", "runner.threads=abc: expected a whole number or null"),
+        ("eval.limit=0", "eval.limit=0: expected at least 1"),
+        ("eval.tasks=moex_swap", "expected a list of text; try eval.tasks=[moex_swap]"),
+        ("memory.break_even=7", "expected a share of an expert's neurons in (0, 1]"),
+        ("memory.rows=2", "memory.rows=2: expected a share of an expert's neurons in (0, 1]"),
+        ("memory.staging=1.5", "memory.staging=1.5: expected a whole number or null"),
+        ("memory.reader_threads=0", "memory.reader_threads=0: expected at least 1"),
+        ("cache=lru_k cache.k=abc", "cache.k=abc: expected a whole number; try cache.k=2"),
+        ("cache=lru_k cache.k=0", "cache.k=0: expected a number of uses from 1"),
+        ("cache=gdsf cache.weights=abc", "cache.weights=abc: expected a list of numbers"),
+        ("cache=static cache.counts=pyproject.toml", "cache.counts=pyproject.toml: not JSON"),
+        ("prefetch.depth=abc", "prefetch.depth=abc: expected a whole number; try prefetch.depth=1"),
+        ("hardware=toy hardware.link_bytes_per_s=fast", "link_bytes_per_s=fast: expected a number"),
+        ("hardware=toy hardware.link_bytes_per_s=-5", "link_bytes_per_s=-5: expected a positive"),
+        ("hardware=toy hardware.visit_s=-1", "hardware.visit_s=-1: expected seconds, 0 or more"),
+        ("mode=plan mode.bits=abc", "mode.bits=abc: expected a list of numbers"),
+        ("mode=plan workload.prompts=hello", "try workload.prompts=[hello]"),
+        ("mode=plan workload.new_tokens=abc", "expected a whole number; try workload.new_tokens="),
+        ("mode=plan workload.batch_size=0", "workload.batch_size=0: expected a number, at least 1"),
+        (
+            "mode=plan quant=mixed quant.gate_up.bits=abc",
+            "quant.gate_up.bits=abc: expected a whole",
+        ),
+        ("mode=plan model.dtype=float8", "model.dtype=float8: expected one of auto, float32"),
+    ],
+)
+def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONF.parent)
+    plain = words.split()
+    mode = [] if any(word.startswith("mode=") for word in plain) else ["mode=simulate"]
+    with pytest.raises((HydraException, ValueError, FileNotFoundError)) as caught:
+        run(tmp_path, *mode, *plain)
+    found = one_line(caught.value)
+    assert line in found
+    assert "\n" not in found
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_given_twice_is_noticed():
+    assert given_twice(["-m", "cache=lru", "seed=1", "cache=lfu"]) == ["cache"]
+    assert given_twice(["cache=lru,lfu", "--config-dir=a", "--config-dir=b"]) == []
