@@ -34,8 +34,8 @@ ENTRY = struct.Struct("<BBHiQQIIQ24x")
 END = struct.Struct("<QiI")
 """`struct io_uring_cqe`: tag, result (bytes, or minus an error number), flags."""
 
-READ, POLLED, ON_CORE, ASLEEP, WAIT, WAKE = 22, 2, 4, 1, 1, 2
-"""The kernel's numbers: an operation, flags of setup, of the ring, of a call."""
+READ, POLLED, ON_CORE, ANY_FILE, ASLEEP, WAIT, WAKE = 22, 2, 4, 128, 1, 1, 2
+"""The kernel's numbers: an operation, flags of setup (one that it answers), of the ring, of a call."""
 
 IDLE_MS = 20
 """The kernel's thread goes to sleep after so long without a request."""
@@ -61,6 +61,9 @@ class _Ring:
         flags = POLLED if core is None else POLLED | ON_CORE
         given = (c_uint * 30)(0, 0, flags, core or 0, IDLE_MS)
         self.file = system_call("io_uring_setup", 425, 2)(depth, addressof(given))
+        if not given[5] & ANY_FILE:  # before 5.11 its thread reads from registered files only
+            os.close(self.file)
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self.enter = system_call("io_uring_enter", 426, 6)
         self.requests, self.ends = given[0], given[1]
         asked, ended = given[10:20], given[20:30]  # where things lie, in bytes
