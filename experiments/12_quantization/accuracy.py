@@ -33,35 +33,35 @@ WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
 
 
-def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
-    """The first window of `count` held-out documents, novels and articles in turn."""
-    found: dict[str, list[list[int]]] = {}
+def windows(tokenizer, text: Path, count: int, each: int = 1) -> list[list[list[int]]]:
+    """The first windows, `each` at most, of `count` held-out documents: novels, articles in turn."""
+    found: dict[str, list[list[list[int]]]] = {}
     for source, _, body in documents(text, HELD_OUT):
-        ids = encode(tokenizer, body[: 20 * WINDOW])[: WINDOW + 1]
-        if len(ids) > WINDOW:
-            found.setdefault(source, []).append(ids)
+        ids = encode(tokenizer, body[: 20 * WINDOW * each])
+        begins = range(0, min(len(ids) - WINDOW, each * WINDOW), WINDOW)
+        found.setdefault(source, []).append([ids[at : at + WINDOW + 1] for at in begins])
     turns = chain.from_iterable(zip_longest(*found.values()))
-    return list(islice((ids for ids in turns if ids), count))
+    return list(islice((pieces for pieces in turns if pieces), count))
 
 
 @torch.inference_mode()
-def nats_of(model, texts: list[list[int]]) -> list[float]:
-    """Nats a token of every window."""
+def nats_of(model, texts: list[list[list[int]]]) -> list[float]:
+    """Nats a token of every document."""
     found = []
-    for ids in texts:
-        tokens = torch.tensor([ids])
-        logits = model(tokens[:, :-1], use_cache=False).logits.float()
-        found.append(float(cross_entropy(logits[0], tokens[0, 1:])))
+    for pieces in texts:
+        tokens = torch.tensor(pieces)
+        logits = [model(piece[None, :-1], use_cache=False).logits[0].float() for piece in tokens]
+        found.append(float(cross_entropy(torch.cat(logits), tokens[:, 1:].flatten())))
     return found
 
 
-def measure(args: argparse.Namespace, scheme, texts: list[list[int]] | None, tasks: bool) -> dict:
+def measure(args: argparse.Namespace, scheme, texts: list | None, tasks: bool) -> dict:
     """One quantization: bits, bytes, losses by window, items by task."""
     parts = load_parts(args.model, quant=scheme, cache_dir=args.cache)
     with closing(parts.store):
         offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
         tokenizer = parts.tokenizer()
-        texts = texts or windows(tokenizer, args.text, args.windows)
+        texts = texts or windows(tokenizer, args.text, args.windows, args.each)
         items: dict[str, dict[str, list[tuple[int, float]]]] = {}
         try:
             with offloaded as model:
@@ -138,7 +138,7 @@ def measure_all(args: argparse.Namespace, studies: dict[str, dict], kept: dict) 
             for name, scheme in {"unquantized": None, **schemes}.items():
                 if name not in kept:
                     tokenizer = load_parts("tiny").tokenizer()
-                    texts = texts or windows(tokenizer, args.text, args.windows)
+                    texts = texts or windows(tokenizer, args.text, args.windows, args.each)
                     measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
                     kept[name] = {"name": name, **measured}
                     file.write(json.dumps(kept[name]) + "\n")
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=48)
+    parser.add_argument("--each", type=int, default=1, help="windows of a document")
     parser.add_argument("--items", type=int, default=100, help="of each of the four tasks")
     parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=STUDIES)
     parser.add_argument("--out", type=Path, default=Path("results/quantization.jsonl"))

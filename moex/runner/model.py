@@ -161,7 +161,7 @@ class OffloadedModel:
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
         scores, *lookahead = self.lookahead.rows(number, hidden)
-        chosen = index.tolist()  # the one synchronization with a device a layer
+        chosen = index.tolist()  # a device has been waited for in the line above
         self.meter.settle()
         demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
         access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
