@@ -4,10 +4,12 @@
         --out results/against_accelerate.jsonl
 
 Writes a checkpoint of random weights once (bf16, 2.8 GB a layer and 0.5 GB; moex packs as much
-again). Pairs in turns, each run in a process of its own; `--warm` reads the files into the page
-cache before every run, else they are dropped from it. The page cache is memory, too: begin this in
-a control group that limits both, e.g. `systemd-run --scope -p MemoryMax=9G python ...`; the row
-says the limit. `--tiny` is a smoke test.
+again, or less with `--quant`, which accelerate has no like of: it keeps 16 bits). Pairs in turns,
+each run in a process of its own; `--warm` reads the files into the page cache before every run,
+else they are dropped from it. The page cache is memory, too: begin this in a control group that
+limits both, e.g. `systemd-run --scope -p MemoryMax=9G python ...`; the row says the limit. On a CPU
+accelerate maps its files: it reads what is touched, and the page cache keeps it. `--tiny` is a
+smoke test.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench import architecture, folder
+from bench import architecture, folder, scheme
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
@@ -96,6 +98,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
             flags = ["--runner", runner, "--budget", options.budget, "--folder", folder(options)]
             flags += ["--new-tokens", options.new_tokens, "--prefetch", options.prefetch]
             flags += ["--layers", options.layers, *(["--tiny"] if options.tiny else [])]
+            flags += ["--quant", options.quant] if options.quant else []
             command = [sys.executable, __file__, "--model", options.model, *flags]
             given: Any = {"capture_output": True, "text": True, "check": False}
             done = subprocess.run(list(map(str, command)), **given)
@@ -108,6 +111,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": "against accelerate, random weights, same files",
         "layers": options.layers,
+        "quant": options.quant,
         "files_warm": options.warm,
         "budget": options.budget,
         "memory_limit_bytes": memory_limit(),
@@ -131,7 +135,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
             report = run_baseline(model, "accelerate", batches, workload).report
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-        parts = load_parts(name, store="disk", cache_dir=folder(options))
+        parts = load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options))
         memory = Memory(3) if options.tiny else Memory(None, options.budget)
         prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
         report = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
@@ -161,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--quant", help="of moex's experts and attention, e.g. rtn_4bit")
     parser.add_argument("--budget", default="9GiB")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
     parser.add_argument("--new-tokens", type=int, default=16)

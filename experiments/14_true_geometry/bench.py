@@ -47,6 +47,7 @@ from moex.store.slots import Slots, paged
 from moex.types import Expert
 
 if TYPE_CHECKING:
+    from moex.quant.base import Scheme
     from moex.runner.parts import Parts
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -64,19 +65,18 @@ def architecture(options: argparse.Namespace) -> dict[str, Any]:
     return shapes
 
 
+def scheme(options: argparse.Namespace) -> Scheme | None:
+    """The quantization that was asked for, if any."""
+    if not options.quant:
+        return None
+    text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
+    return instantiate(yaml.safe_load(text), _convert_="object")
+
+
 def load(options: argparse.Namespace) -> Parts:
     """The model of random weights, packed into files once."""
-    quant = None
-    if options.quant:
-        text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
-        quant = instantiate(yaml.safe_load(text), _convert_="object")
-    return load_parts(
-        f"random-{options.model}",
-        store="disk",
-        cache_dir=folder(options),
-        architecture=architecture(options),
-        quant=quant,
-    )
+    name, made = f"random-{options.model}", {"architecture": architecture(options)}
+    return load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options), **made)
 
 
 def folder(options: argparse.Namespace) -> Path:
@@ -168,15 +168,16 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     parts = load(options)
     threads = options.threads or max(1, torch.get_num_threads() - 1)
     torch.set_num_threads(threads)
-    count = 4 if options.tiny else 24
+    full = (24, options.new_tokens, 1, 3)
+    count, tokens, warmup, repeats = (4, 4, 0, 1) if options.tiny else full
     workload = Prompts(
         name="one prompt of 8 tokens",
         prompts=["replayed routing"],
         prompt_tokens=8,
-        new_tokens=4 if options.tiny else options.new_tokens,
-        warmup=0 if options.tiny else 1,
-        repeats=1 if options.tiny else 3,
         routing=options.routing,
+        new_tokens=tokens,
+        warmup=warmup,
+        repeats=repeats,
     )
     batches = workload.batches(parts.tokenizer(), "cpu")
     memory = Memory(3) if options.tiny else Memory(None, options.budget)

@@ -53,10 +53,11 @@ def reference(name: str, dtype: str = "auto", device: str = "cpu") -> Iterator[P
 def accelerate(
     name: str, dtype: str = "auto", device: str = "cpu", experts: str = "grouped_mm"
 ) -> Iterator[PreTrainedModel]:
-    """Every layer's experts off the device, moved in whole by accelerate when the layer runs.
+    """Every layer's experts off the device, brought by accelerate when the layer runs.
 
-    Off the device means host memory for a GPU, and files for a CPU. This is the naive baseline of
-    Eliseev & Mazur 2023: all experts of a layer cross the link for every token.
+    Off the device means host memory for a GPU. This is the naive baseline of Eliseev & Mazur 2023:
+    all experts of a layer cross the link for every token. For a CPU it means files that accelerate
+    maps into memory: only what is computed with is read, and the page cache keeps what it can.
     """
     from transformers import AutoModelForCausalLM
 
