@@ -34,7 +34,7 @@ TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
 
 
 def windows(tokenizer, text: Path, count: int, each: int = 1) -> list[list[list[int]]]:
-    """The first windows, `each` at most, of `count` held-out documents: novels, articles in turn."""
+    """The first windows, at most `each`, of `count` held-out documents, kinds in turn."""
     found: dict[str, list[list[list[int]]]] = {}
     for source, _, body in documents(text, HELD_OUT):
         ids = encode(tokenizer, body[: 20 * WINDOW * each])

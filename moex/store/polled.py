@@ -35,7 +35,7 @@ END = struct.Struct("<QiI")
 """`struct io_uring_cqe`: tag, result (bytes, or minus an error number), flags."""
 
 READ, POLLED, ON_CORE, ANY_FILE, ASLEEP, WAIT, WAKE = 22, 2, 4, 128, 1, 1, 2
-"""The kernel's numbers: an operation, flags of setup (one that it answers), of the ring, of a call."""
+"""The kernel's numbers: an operation, flags of setup (it answers the last), the ring, a call."""
 
 IDLE_MS = 20
 """The kernel's thread goes to sleep after so long without a request."""
