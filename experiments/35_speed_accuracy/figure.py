@@ -52,9 +52,14 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
             "rank": 0 if ranks is None else ranks.fillna(0).astype(int),
             "apart": found["apart"],
             "apart_stderr": found["apart_stderr"],
-            "items": [min(row["n"] for row in tasks) for tasks in found["tasks"]],
+            "items": [_items(rows) for rows in found["tasks"]],
         }
     )
+
+
+def _items(rows: list[dict[str, Any]]) -> int:
+    """Items of the task that has fewest; parts of a task are not one."""
+    return min(row["n"] for row in rows if "/" not in row["task"])
 
 
 def speeds(lines: Iterable[str]) -> pd.DataFrame:
