@@ -197,7 +197,7 @@ def _file_digest(path: Path) -> str:
 def _state(path: Path) -> tuple[int, int, int]:
     """Size, time of the last change and inode: the same as long as nobody wrote the file."""
     about = path.stat()
-    return about.st_size, about.st_mtime_ns, about.st_ino
+    return about.st_size, about.st_ctime_ns, about.st_ino  # the other time can be set back
 
 
 @cache

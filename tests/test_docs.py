@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python run\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
 STUDIES = sorted(ROOT.glob("experiments/*/README.md"))
+
+
+@pytest.fixture(autouse=True)
+def launchers(monkeypatch):
+    """Hydra finds ours where run.py tells it to look."""
+    monkeypatch.syspath_prepend(ROOT / "moex" / "sweeps")
+    import_module("hydra_plugins.moex.joblib_launcher")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
