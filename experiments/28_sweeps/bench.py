@@ -1,6 +1,6 @@
 """500 simulated cells serially and with joblib on all cores, and what a cell costs beside replay.
 
-python experiments/28_sweeps/bench.py [--tiny]           # serial and joblib take turns, three times
+python experiments/28_sweeps/bench.py [--tiny]           # serial and joblib take turns, seven times
 python experiments/28_sweeps/bench.py ceiling [--tiny]   # what two cores of this machine can give
 """
 
@@ -17,10 +17,11 @@ from time import perf_counter, thread_time
 
 import moex
 from moex.cache.lru import LRU
+from moex.paired import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 TINY = "--tiny" in sys.argv
-TURNS = 1 if TINY else 3
+TURNS = 2 if TINY else 7  # interleaved pairs; an interval takes seven
 
 
 def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
@@ -59,18 +60,19 @@ def replaying() -> float:
 
 def speed(seeds: int) -> None:
     """Serial against joblib."""
-    cells, ratios = 25 * seeds, []
+    cells, alone, shared = 25 * seeds, [], []
     for _ in range(TURNS):
         serial, parallel, replay = sweep(seeds), sweep(seeds, "hydra/launcher=joblib"), replaying()
-        ratios.append(serial / parallel)
+        alone.append(serial)
+        shared.append(parallel)
         cell = serial / cells
-        print(f"{cells} cells: serial {serial:.1f} s, joblib {parallel:.1f} s, {ratios[-1]:.2f}x")
+        print(f"{cells} cells: serial {serial:.1f} s, joblib {parallel:.1f} s")
         print(
             f"a cell, serial: {cell:.3f} s; replay (lru) {replay:.3f} s, the rest "
             f"{cell - replay:.3f} s",
             flush=True,
         )
-    print(f"joblib: {median(ratios):.2f}x, median of {TURNS}; {os.cpu_count()} CPUs")
+    print(f"joblib on {os.cpu_count()} CPUs: {paired_ratio(alone, shared)}")
 
 
 def ceiling(seeds: int) -> None:
