@@ -100,8 +100,9 @@ class Plan(NamedTuple):
     `dropped` are guesses that left the books without having been used.
 
     With a neuron selector, `fills` load rows that an expert's place lacks (of a hit; or, in a wave
-    of its own, the next part of an expert that is larger than its place), and `unused` are rows
-    that came early and were not selected at the visit that they were predicted for.
+    of its own, the next part of an expert that is larger than its place), `partial` are the hits
+    that lack rows, whichever wave brings them, and `unused` are rows that came early and were not
+    selected at the visit that they were predicted for.
     """
 
     clock: int
@@ -117,6 +118,7 @@ class Plan(NamedTuple):
     last: bool = True
     fills: tuple[Load, ...] = ()
     unused: tuple[Left, ...] = ()
+    partial: tuple[Expert, ...] = ()
 
     @property
     def transfers(self) -> tuple[Load, ...]:
