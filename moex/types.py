@@ -45,6 +45,16 @@ class Geometry(NamedTuple):
         count = int.from_bytes(rows, "little").bit_count()
         return count * self.expert_bytes // self.intermediate
 
+    @property
+    def all_bytes(self) -> int:
+        """Bytes of all experts of all layers."""
+        return self.layers * self.experts * self.expert_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the experts that one token demands."""
+        return self.layers * self.top_k * self.expert_bytes
+
 
 class Access(NamedTuple):
     """One visit of one MoE layer: the event that caches are replayed on.
