@@ -193,6 +193,7 @@ class EmulatedLink(Link):
             self._work.clear()
             self._wake.notify()
         self._thread.join()
+        self._expected.clear()
         self.timeline.on_chunk = None  # a circle, which would keep store and slots for a while
 
     def _run(self) -> None:

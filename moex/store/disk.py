@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import weakref
 import zlib
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ class DiskStore(ExpertStore):
             if direct and not flags:
                 log.warning("moex: no direct reads from %s: through the page cache", folder)
             self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
-            self._stack = stack.pop_all()
+            self._close = weakref.finalize(self, stack.pop_all().close)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out`; without a copy if that is memory from `paged`."""
@@ -157,8 +158,8 @@ class DiskStore(ExpertStore):
                 self.read(Expert(layer, index), record)
 
     def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
+        """Close the files; this happens, too, when nobody has the store any more."""
+        self._close()
 
     def _read_manifest(self) -> list[list[int]]:
         path = self.folder / MANIFEST

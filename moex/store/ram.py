@@ -72,3 +72,7 @@ class RamStore(ExpertStore):
             views = self.layout.views(self.records[expert.layer][expert.index])
             found = self._lines[expert] = self.layout.lines(views).reshape(-1, 3)
         return found.take(rows, 0)
+
+    def close(self) -> None:
+        """Give the memory back, whoever still has the store: a traceback, a notebook."""
+        self.records, self._lines = [], {}
