@@ -187,7 +187,9 @@ class OffloadedModel:
             for expert in plan.guessed:
                 if expert not in coming:
                     place = plan.places[plan.hits.index(expert)]
-                    late += self._wait(place)
+                    held_up = self._wait(place)
+                    late += held_up and expert not in plan.partial
+                    waited = waited or held_up
                     self._compute(work, expert, place)
             for load in plan.transfers:
                 waited = self._wait(load.slot) or waited
@@ -197,7 +199,7 @@ class OffloadedModel:
                 self.meter.stall_s += stall
                 waited = stall > 0 or waited
             self.ledgers[number].demand(access.phase, plan)
-        self.ledgers[number].waited(access.phase, late, waited or late > 0)
+        self.ledgers[number].waited(access.phase, late, waited)
         needs = self.neurons.needs if self.neurons else ()
         self.ledgers[number].selected(access.phase, needs)
         seen = observation.lookahead, predictions, len(chosen), needs

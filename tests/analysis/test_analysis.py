@@ -213,7 +213,7 @@ def test_noise_is_called_noise(tmp_path):
         compare_runs(tmp_path, "a", "c")
 
 
-@pytest.mark.parametrize("module", ["analysis", "analysis.compare", "analysis.figures"])
+@pytest.mark.parametrize("module", ["analysis", "analysis.compare"])
 def test_a_command_says_in_one_line_what_is_missing(module, tmp_path):
     words = ["prefetch=gate", "prefetch=none", "--results"] if module.endswith("compare") else []
     command = [sys.executable, "-m", module, *words, str(tmp_path)]
