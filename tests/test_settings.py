@@ -66,6 +66,8 @@ def run(folder: Path, *words: str) -> None:
         ("hardware=toy hardware.link_bytes_per_s=fast", "link_bytes_per_s=fast: expected a number"),
         ("hardware=toy hardware.link_bytes_per_s=-5", "link_bytes_per_s=-5: expected a positive"),
         ("hardware=toy hardware.visit_s=-1", "hardware.visit_s=-1: expected seconds, 0 or more"),
+        ("hardware=toy hardware.predict_s=-1", "hardware.predict_s=-1: expected seconds, 0 or"),
+        ("hardware=toy hardware.host_bytes_per_s=0", "host_bytes_per_s=0: expected a positive"),
         ("mode=plan mode.bits=abc", "mode.bits=abc: expected a list of numbers"),
         ("mode=plan workload.prompts=hello", "try workload.prompts=[hello]"),
         ("mode=plan workload.new_tokens=abc", "expected a whole number; try workload.new_tokens="),

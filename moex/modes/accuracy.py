@@ -60,6 +60,7 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     settings = {
         "model": folder_digest(parts.folder),
         "dtype": str(parts.dtype),
+        "device": parts.device,
         "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": {**lossy, "sources": sources(lossy)} if lossy else {},

@@ -59,14 +59,13 @@ class HardwareProfile:
     break_even: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.link_bytes_per_s is not None and self.link_bytes_per_s <= 0:
-            raise ValueError(
-                f"hardware.link_bytes_per_s={self.link_bytes_per_s}: expected a positive number "
-                "of bytes a second, e.g. 12e9 for PCIe 3.0 x16"
-            )
-        for name in ("link_latency_s", "visit_s", "expert_s", "pass_s", "host_expert_s"):
-            given = getattr(self, name)
-            if given is not None and given < 0:
+        for name, given in vars(self).items():
+            if name.endswith("_bytes_per_s") and given is not None and given <= 0:
+                raise ValueError(
+                    f"hardware.{name}={given}: expected a positive number of bytes a second, e.g. "
+                    "12e9 for PCIe 3.0 x16"
+                )
+            if name.endswith("_s") and given is not None and given < 0:
                 raise ValueError(f"hardware.{name}={given}: expected seconds, 0 or more")
         if self.chunk_bytes < 1:
             raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
