@@ -11,6 +11,7 @@ each in a process of its own, so that one that fails does not stop the others:
     decode   Mixtral-8x7B's sizes, a few layers, a recorded routing: slots x policies and
              prefetchers, with the share of the ceiling and of transfer time that was hidden
     decode4  the same, all 32 layers in 4 bits: 24 GB of disk and of host memory
+    table2   the settings of Eliseev & Mazur's table 2, beside what they published (published.py)
     figure   tokens a second against memory on the device, if matplotlib is there
 
 `--tiny` shrinks every part, and runs what does not need CUDA on the CPU: it shows that the script
@@ -29,6 +30,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+
+import published
+from drawing import figure
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -177,6 +181,15 @@ def decode(
     return rows
 
 
+def table2(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Their settings, all layers: 18 GB on the disk and in host memory, twice; and table2.md."""
+    options.layers = 32
+    rows = published.measure(options, _shapes(options))
+    text = published.table([{**row, "tiny": options.tiny} for row in rows])
+    (options.out / "table2.md").write_text(text)
+    return rows
+
+
 def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     """Mixtral-8x7B's, with fewer layers."""
     small = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
@@ -195,45 +208,10 @@ def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Speed against memory, measured and at the link's ceiling, from the parts before."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        return [{"what": "figure", "skipped": "no matplotlib here"}]
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    made = []
-    for part in ("decode", "decode4"):
-        file = options.out / f"{part}.jsonl"
-        rows = (
-            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        )
-        rows = [row for row in rows if "refused" not in row]
-        if not rows:
-            continue
-        axes = pyplot.figure(figsize=(6, 4), layout="constrained").gca()
-        for name in dict.fromkeys((row["policy"], row["prefetch"]) for row in rows):
-            those = [row for row in rows if (row["policy"], row["prefetch"]) == name]
-            memory = [row["planned_device_bytes"] / 1e9 for row in those]
-            (line,) = axes.plot(
-                memory, [r["tokens_per_second"] for r in those], "o-", label=", ".join(name)
-            )
-            best = [row["link_ceiling_tokens_per_second"] or float("nan") for row in those]
-            axes.plot(memory, best, ":", color=line.get_color())
-        first = rows[0]
-        axes.set(xlabel="planned memory on the device, GB", ylabel="tokens a second", yscale="log")
-        about = f"{first['layers']} layers, {first['bits_per_weight']:.2f} bits, random weights"
-        about += ", tiny: means nothing" if first["tiny"] else ", replayed routing"
-        axes.set_title(f"{about}; dotted: the link's ceiling", fontsize=9)
-        axes.legend(fontsize=8)
-        axes.figure.savefig(options.out / f"{part}.png", dpi=150)
-        made.append(f"{part}.png")
-    return [{"what": "figure", "files": made}]
-
-
-PARTS = {"tests": tests, "link": link, "decode": decode, "decode4": decode4, "figure": figure}
+PARTS = {
+    "tests": tests, "link": link, "decode": decode, "decode4": decode4, "table2": table2,
+    "figure": figure,
+}  # fmt: skip
 
 
 def main() -> None:
