@@ -178,3 +178,26 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
     assert [row["name"] for row in rows] == ["unquantized", "hqq 8 g64", "rtn 8 g64"]
     assert all(len(row["nats"]) == 2 for row in rows), "a window of each source's test split"
     assert "hqq 8 g64 against rtn: " in capsys.readouterr().out
+
+
+TINY = {
+    "04_disk_link/bench.py": ("reads", "decode", "compare"),
+    "10_predictor_dial/dial.py": ("",),
+    "12_quantization/bench.py": ("decode", "resident", "packing"),
+    "13_host_compute/bench.py": ("simulate", "live"),
+    "14_true_geometry/bench.py": ("decode",),
+    "16_neurons/stages.py": ("",),
+    "20_policy_zoo/sequential.py": ("",),
+}
+"""Benches that no other test runs, and what each of them is asked for."""
+
+
+@pytest.mark.parametrize(
+    ("path", "part"), [(path, part) for path, parts in TINY.items() for part in parts]
+)
+def test_the_tiny_form_of_a_bench_runs(path, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MOEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, path, *part.split())
+    assert capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png")), "a glance draws nothing"
