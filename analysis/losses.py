@@ -84,9 +84,11 @@ def _cost(tasks: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _bits(row: dict[str, Any]) -> dict[str, int]:
     alone = row["quant"] == "only"
-    given = {row["quant.kind"]: row["quant.quantizer"]} if alone else {
-        kind: row[f"quant.{kind}"] for kind in KINDS.values()
-    }
+    given = (
+        {row["quant.kind"]: row["quant.quantizer"]}
+        if alone
+        else {kind: row[f"quant.{kind}"] for kind in KINDS.values()}
+    )
     chosen = {kind: each for kind, each in given.items() if isinstance(each, dict)}
     sizes = [each["group_size"] for kind, each in chosen.items() if alone or kind == "down"]
     bits = {kind: chosen[kind]["bits"] if kind in chosen else 16 for kind in KINDS.values()}

@@ -28,6 +28,8 @@ SPEEDS = ("full", "no_preload", "no_cache", "naive")
 
 def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[str, Any]]:
     """Their settings on this machine; naive is left out: accelerate has no such bits."""
+    from table2 import RECALL
+
     from moex.cache.capacity import Memory
     from moex.cache.lru import LRU
     from moex.cache.none import NoCache
@@ -38,7 +40,6 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[st
     from moex.runner.assemble import Setup, load_parts
     from moex.runner.live import run_offloaded
     from moex.runner.texts import Prompts
-    from table2 import RECALL
 
     lengths = (4, 0, 1) if options.tiny else (64, 1, 3)
     workload = Prompts(
@@ -49,7 +50,9 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[st
     )
     rows = []
     for bits, group in GROUPS.items():
-        quant = Mixed(RTN(bits, group), RTN(bits, group), RTN(4, 64))
+        few = RTN(bits, group, kernel="reference")  # auto would ask kernels that want numba
+        four = RTN(4, 64, kernel="reference" if options.tiny else "tinygemm")
+        quant = Mixed(few, few, four)
         with TemporaryDirectory(dir=options.out) as folder:
             given = ("random", "auto", options.device, "ram", folder)
             parts = load_parts(*given, architecture=shapes, quant=quant)
@@ -81,7 +84,7 @@ def device_name(device: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for bits, slots and row of their table; published speeds, simulated ones in brackets."""
+    """A line for bits, slots and row of their table; simulated speeds in brackets."""
     from table2 import COLUMNS, NAIVE_LOADS, simulated
 
     here = {(row["expert_bits"], row["slots"], row["row"]): row for row in rows}

@@ -44,8 +44,8 @@ def evaluate(
     """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
 
     Tasks made of parts (the phenomena of `moex_grammar`, the paradigms of `blimp_local`) add a row
-    for each part, named `task/part`. `checksum` names the items exactly; `n` counts them. The losses
-    `moex_loss` and `heldout_loss` are scored here, not by lm-eval.
+    for each part, named `task/part`. `checksum` names the items exactly; `n` counts them. The
+    losses `moex_loss` and `heldout_loss` are scored here, not by lm-eval.
 
     Args:
         model: a causal language model, on the device where it is to run.

@@ -22,5 +22,5 @@ def test_it_takes_weights_of_its_kind_and_no_others(kind):
 
 
 def test_another_kind_is_refused():
-    with pytest.raises(ValueError, match="quant.kind=up: expected one of gate_up, down"):
+    with pytest.raises(ValueError, match=r"quant\.kind=up: expected one of gate_up, down"):
         Only("up", RTN(4, 32))
