@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from moex.evals.bits import Window, window_nats
 from moex.evals.items import own_sentences
 from moex.evals.text import HELD_OUT, documents, encode
 
@@ -50,6 +49,8 @@ def nats_per_token(
     The mean of these is nats a token of all texts together. The end-of-text token comes before a
     text's first one.
     """
+    from moex.evals.bits import Window, window_nats  # torch, which texts do not need
+
     pieces = [encode(tokenizer, text["text"])[: TOKENS + 1] for text in texts]
     costs: list[float] = []
     for at in range(0, len(pieces), size := min(batch_size, BATCH)):
