@@ -112,6 +112,8 @@ def test_the_pareto_table_says_what_is_on_the_front():
     }
     assert "emulated" in choices.pareto(table).get_label()
     assert "| hqq_4bit | 2 | 2.0 | 2.0 | 70.0 ± 2.1 | yes |" in tables.pareto(table)
+    with_neurons = choices.pareto_rows(table.assign(sparsity="corm"))
+    assert "| hqq_4bit sparsity=corm | 2 | 2.0 |" in tables.pareto(with_neurons)
     with pytest.raises(ValueError, match=r"experiment=pareto"):
         choices.pareto(table.assign(tokens_per_second=None))
 
