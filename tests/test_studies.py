@@ -181,15 +181,15 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
 
 
 TINY = {
-    "04_disk_link/bench.py": ("reads", "decode", "compare"),
+    "04_disk_link/bench.py": ("reads", "decode"),
     "10_predictor_dial/dial.py": ("",),
-    "12_quantization/bench.py": ("decode", "resident", "packing"),
-    "13_host_compute/bench.py": ("simulate", "live"),
+    "12_quantization/bench.py": ("resident", "packing"),
+    "13_host_compute/bench.py": ("simulate",),
     "14_true_geometry/bench.py": ("decode",),
     "16_neurons/stages.py": ("",),
     "20_policy_zoo/sequential.py": ("",),
 }
-"""Benches that no other test runs, and what each of them is asked for."""
+"""Benches that no other test runs, and the parts of them that take seconds."""
 
 
 @pytest.mark.parametrize(
