@@ -90,8 +90,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
         _keep(kept, settings, report, items)
         return
     geometry = parts.geometry
-    whole = geometry.layers * geometry.experts * geometry.expert_bytes
-    memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
+    resident = fits(geometry.all_bytes, parts.device)
+    memory = Memory(geometry.experts) if resident else Memory(**config.memory)
     with offload(parts, Setup(LRU(), memory, selector=selector)) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
     exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.link.aio import AioLink, reads_alone
@@ -43,6 +41,10 @@ if TYPE_CHECKING:
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
+
+
+GIVEN = frozenset({"lookahead", "lookahead_norm", "hidden", "chosen", "future", "recorded"})
+"""What a live run can give of what a prefetcher needs."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,15 @@ def offload(
             "absent rows are fetched; try miss=fetch, or sparsity=none"
         )
     if setup.prefetcher is not None:
+        if lacking := setup.prefetcher.needs - GIVEN:
+            raise ValueError(
+                f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(lacking))}, "
+                f"which no run gives; expected of {', '.join(sorted(GIVEN))}"
+            )
         setup.prefetcher.bind(parts.geometry, parts.folder, selector)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    pool = parts.geometry.layers * parts.geometry.experts * parts.layout.bytes
-    held = skeleton + (pool if parts.store.in_memory else 0)
+    held = skeleton + (parts.geometry.all_bytes if parts.store.in_memory else 0)
     process = process_bytes(parts.device, hardware, held)
     beside = (setup.predictor_bytes, skeleton, process)
     wanted = needs(parts.model, parts.geometry, *lengths, *beside)
@@ -140,7 +146,7 @@ def offload(
     else:
         memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
-        slots = _slots(parts, parts.layout, cache.places)
+        slots = Slots(parts.layout, cache.places, parts.device)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -176,17 +182,6 @@ def _disk_link(
     if slots.records.device.type == "cpu" and reads_alone(store, *chunk):
         return AioLink(store, slots)
     return DiskLink(store, slots, memory.reader_threads, *chunk)
-
-
-def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
-    try:
-        return Slots(layout, places, parts.device)
-    except torch.OutOfMemoryError as error:
-        raise RuntimeError(
-            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
-            "expected slots, staging and everything else to fit; try memory.slots=null and "
-            "memory.budget= with what the device has free"
-        ) from error
 
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:

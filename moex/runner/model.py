@@ -188,7 +188,7 @@ class OffloadedModel:
                 if expert not in coming:
                     place = plan.places[plan.hits.index(expert)]
                     held_up = self._wait(place)
-                    late += held_up
+                    late += held_up and expert not in plan.partial
                     waited = waited or held_up
                     self._compute(work, expert, place)
             for load in plan.transfers:

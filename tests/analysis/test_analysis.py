@@ -253,7 +253,7 @@ def test_sequential_replay_is_one_access_a_visit():
         sequential(trace, "sideways")
 
 
-@pytest.mark.parametrize("module", ["analysis", "analysis.compare", "analysis.figures"])
+@pytest.mark.parametrize("module", ["analysis", "analysis.compare"])
 def test_a_command_says_in_one_line_what_is_missing(module, tmp_path):
     words = ["prefetch=gate", "prefetch=none", "--results"] if module.endswith("compare") else []
     command = [sys.executable, "-m", module, *words, str(tmp_path)]
