@@ -153,7 +153,7 @@ def sensitivity(table: pd.DataFrame) -> Figure:
     axis.set_xticks(range(1, len(BITS)), BITS[1:])
     axis.set_xlabel("bits of this kind of weight, all others 16")
     axis.set_ylabel(MORE)
-    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    axis.set_ylim(bottom=min(0.0, float((rows["more"] - 1.96 * rows["stderr"]).min())))
     axis.legend()
     text = (
         "HQQ in groups of 64, at 2 bits of 16; bars: 95 % intervals, paired by text, moved apart a "
@@ -177,7 +177,7 @@ def group_sizes(table: pd.DataFrame) -> Figure:
     axis.set_xlabel("bits a weight of experts, scales and padding included")
     axis.set_ylabel(MORE)
     axis.margins(x=0.08, y=0.3)
-    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    axis.set_ylim(bottom=min(0.0, float((rows["more"] - 1.96 * rows["stderr"]).min())))
     axis.legend()
     text = (
         "Experts by HQQ, 8-bit scales and zeros, all else 16 bits; bars: 95 % intervals, paired by "
