@@ -196,6 +196,8 @@ def main() -> None:
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
+    parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--folder", type=Path)

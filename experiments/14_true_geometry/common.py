@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,9 @@ def folder(options: argparse.Namespace) -> Path:
 def setup(options: argparse.Namespace) -> Setup:
     """LRU within the budget, with or without lookahead."""
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
-    return Setup(LRU(), memory, Gate() if options.prefetch == "gate" else NoPrefetch())
+    memory = replace(memory, reader_threads=options.readers)
+    lookahead = options.prefetch == "gate"
+    return Setup(LRU(), memory, Gate(width=options.width) if lookahead else NoPrefetch())
 
 
 def say(row: dict[str, Any], out: Path | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.files import write_atomically
-from moex.identity import code_version, contents, folder_digest, key_of
+from moex.identity import code_version, contents, folder_digest, key_of, sources
 from moex.modes.common import load, make_setup, plain, set_threads, shrunk
 from moex.provenance import provenance
 
@@ -89,6 +89,7 @@ def grade(
         "prompts": [batch.tolist() for batch in batches],
         "masks": selector.identity if selector else "",
         "code": code_version(),
+        "sources": sources(groups),
         **groups,
         "contents": contents({"model": plain(config.model), **groups}),
         "new_tokens": workload.new_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,6 +92,19 @@ def test_every_row_is_compared_once(tmp_path, monkeypatch):
     store.read(Expert(0, 1), paged(LAYOUT.bytes))
     store.read(Expert(0, 1), paged(LAYOUT.bytes))
     assert compared == [*104 * [LAYOUT.row_bytes], LAYOUT.bytes]
+    store.close()
+
+
+def test_threads_read_rows_side_by_side(tmp_path):
+    packed(tmp_path)
+    store, down = DiskStore(tmp_path, LAYOUT, GEOMETRY), tensors(1)["down_proj"].T
+
+    def right(rows: list[int]) -> bool:
+        found = (store.gather(Expert(0, 1), np.array(rows)) for _ in range(20))
+        return all(torch.equal(each[:, 2], down[rows]) for each in found)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, 4 * CHOICES))
     store.close()
 
 
