@@ -32,7 +32,7 @@ from time import perf_counter
 from typing import Any
 
 import published
-from drawing import figure
+from figure import figure
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
@@ -203,7 +204,7 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
     Raises:
         ValueError: the parts were loaded for a selector and there is none, or the other way round.
     """
-    layout, store = parts.layout, parts.store
+    layout, store, device = parts.layout, ref(parts.store), parts.device
     if (selector is not None) != isinstance(layout, Bundles):
         raise ValueError(
             f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
@@ -214,7 +215,9 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
         return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        return layout.weights(store.gather(expert, None).to(parts.device))
+        there = store()  # the selector is the user's: it may outlive the model
+        assert there is not None
+        return layout.weights(there.gather(expert, None).to(device))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 import zlib
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ class DiskStore(ExpertStore):
                 log.warning("moex: no direct reads from %s: through the page cache", folder)
             self._mine = threading.local()  # what a thread reads rows with
             self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
-            self._stack = stack.pop_all()
+            self._close = weakref.finalize(self, stack.pop_all().close)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out`; without a copy if that is memory from `paged`."""
@@ -155,8 +156,9 @@ class DiskStore(ExpertStore):
                 self.read(Expert(layer, index), record)
 
     def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
+        """Close the files; this happens, too, when nobody has the store any more."""
+        self._close()
+        self._mine = threading.local()
 
     def _read_manifest(self) -> list[list[int]]:
         path = self.folder / MANIFEST

@@ -73,3 +73,7 @@ class RamStore(ExpertStore):
             size = self.layout.neurons * self.layout.row_bytes
             found = self._rows[expert] = record.numpy()[:size].view(f"V{self.layout.row_bytes}")
         yield slice(None), found if rows is None else found.take(rows)
+
+    def close(self) -> None:
+        """Give the memory back, whoever still has the store: a traceback, a notebook."""
+        self.records, self._rows = [], {}

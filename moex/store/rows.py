@@ -127,6 +127,11 @@ class RowSlots(Slots):
         both[:, where] = neurons[:, :2].transpose(0, 1)
         self.tensors[place]["down"][where] = neurons[:, 2]
 
+    def close(self) -> None:
+        """Give the memory back."""
+        super().close()
+        self._lines = []
+
 
 def members(rows: bytes) -> np.ndarray:
     """The members of a bitmap, in order."""

@@ -1,4 +1,4 @@
-"""The figure of run.py: tokens a second against memory on the device."""
+"""The part `figure` of run.py: speed against memory on the device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    import argparse
 
 
-def figure(options: Namespace) -> list[dict[str, Any]]:
+def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Speed against memory, measured and at the link's ceiling, from the parts before."""
-    folder = options.out
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
@@ -21,7 +20,7 @@ def figure(options: Namespace) -> list[dict[str, Any]]:
 
     made = []
     for part in ("decode", "decode4"):
-        file = folder / f"{part}.jsonl"
+        file = options.out / f"{part}.jsonl"
         rows = (
             [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
         )
@@ -43,6 +42,6 @@ def figure(options: Namespace) -> list[dict[str, Any]]:
         about += ", tiny: means nothing" if first["tiny"] else ", replayed routing"
         axes.set_title(f"{about}; dotted: the link's ceiling", fontsize=9)
         axes.legend(fontsize=8)
-        axes.figure.savefig(folder / f"{part}.png", dpi=150)
+        axes.figure.savefig(options.out / f"{part}.png", dpi=150)
         made.append(f"{part}.png")
     return [{"what": "figure", "files": made}]
