@@ -28,7 +28,8 @@ def run(folder: Path, *words: str) -> None:
     named = ["verdict=false", "tracker=none", "smoke=true"]
     named = [word for word in named if word.partition("=")[0] not in given_twice([*named, *words])]
     config = compose("config", overrides=[*named, *words], return_hydra_config=True)
-    config.hydra.runtime.output_dir = str(folder)
+    (folder / "run").mkdir()
+    config.hydra.runtime.output_dir = str(folder / "run")
     HydraConfig.instance().set_config(config)
     del config._content["hydra"]
     app.run(config)
@@ -58,6 +59,18 @@ def run(folder: Path, *words: str) -> None:
         ("memory.rows=2", "memory.rows=2: expected a share of an expert's neurons in (0, 1]"),
         ("memory.staging=1.5", "memory.staging=1.5: expected a whole number or null"),
         ("memory.reader_threads=0", "memory.reader_threads=0: expected at least 1"),
+        ("memory.pool=both", "memory.pool=both: expected one of layer, global"),
+        ("memory.store=tape", "memory.store=tape: expected one of auto, ram, disk"),
+        ("memory.hot=nope", "memory.hot=nope: no such file; run once with sparsity=oracle"),
+        ("memory.slots=99", "memory.slots=99: expected 2 (the experts that one token needs"),
+        ("mode=plan memory.slots=99", "memory.slots=99: expected 2 (the experts that one token"),
+        ("mode=plan memory.pool=global memory.staging=0", "memory.staging=0: expected at least 1"),
+        ("mode=plan memory.rows=0.5", "memory.rows=0.5: places of a share of an expert need a"),
+        ("workload.new_tokens=0", "workload.new_tokens=0: expected a number, at least 2"),
+        ("train.tokens=abc", "train.tokens=abc: expected a whole number"),
+        ("sparsity=random sparsity.mode=exact sparsity.fraction=7", "fraction=7: expected a share"),
+        ("model.dtype=float8", "model.dtype=float8: expected one of auto, float32"),
+        ("model.weights=none", "model.weights=none: expected one of checkpoint, random"),
         ("cache=lru_k cache.k=abc", "cache.k=abc: expected a whole number; try cache.k=2"),
         ("cache=lru_k cache.k=0", "cache.k=0: expected a number of uses from 1"),
         ("cache=gdsf cache.weights=abc", "cache.weights=abc: expected a list of numbers"),
@@ -74,7 +87,6 @@ def run(folder: Path, *words: str) -> None:
             "mode=plan quant=mixed quant.gate_up.bits=abc",
             "quant.gate_up.bits=abc: expected a whole",
         ),
-        ("mode=plan model.dtype=float8", "model.dtype=float8: expected one of auto, float32"),
     ],
 )
 def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import names_a_part
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.modes.common import names_a_part, selects
 from moex.report import Report
 from moex.sim.roofline import roofline
 
@@ -29,6 +31,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     stored, size = budget.sizes(skeleton, quant)
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
     memory, hardware = Memory(**config.memory), build(config.hardware)
+    if not selects(config):
+        memory.refuse_rows()
     process = budget.process_bytes(model.device, hardware)
     kept = build(config.prefetch).device_bytes
     wanted = budget.needs(skeleton, stored, *lengths, kept, size, process)
@@ -39,6 +43,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
             slots = memory.resolve(geometry, wanted)
+            ExpertCache(LRU(), geometry, slots, memory.pool, memory.staging)  # refused as in a run
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue
