@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from moex import app
 from moex.errors import given_twice, one_line, register_resolvers
@@ -42,8 +43,16 @@ def run(folder: Path, *words: str) -> None:
         ("sparsity.fraction=0.3", "try sparsity=corm sparsity.fraction=0.3"),
         ("slots=4", "slots: there is no such key; expected one of ablation, cache, "),
         ("slots=4", "try memory.slots=4"),
+        ("launcher=joblib", "try hydra/launcher=joblib"),
         ("quant=mixed quant.gate_up.bitz=3", "python run.py --cfg job shows"),
         ("cache=", "try cache=lru"),
+        (
+            "cache=lru,lfu",
+            "cache=lru,lfu: several values are swept: python run.py -m cache=lru,lfu",
+        ),
+        ("~cache", "cache: is needed, and was taken away; leave out ~cache"),
+        ("quant=mixed quant.gate_up=4", "quant.gate_up=4: expected a quantizer or null (16 bits)"),
+        ("runner=stock", "runner=stock: mode=simulate knows moex only; expected runner=moex"),
         ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
         ("+foo=1", "foo: there is no such key; expected one of trace, verdict"),
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
@@ -93,12 +102,33 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)
     plain = words.split()
     mode = [] if any(word.startswith("mode=") for word in plain) else ["mode=simulate"]
-    with pytest.raises((HydraException, ValueError, FileNotFoundError)) as caught:
+    with pytest.raises(
+        (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError)
+    ) as caught:
         run(tmp_path, *mode, *plain)
     found = one_line(caught.value)
     assert line in found
     assert "\n" not in found
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "vain"),
+    [
+        (
+            "mode=simulate +model.x=1 workload.cold=true eval=none eval.limit=3",
+            "+model.x=1 eval.limit=3",
+        ),
+        ("mode=live runner=stock cache=lfu trace=tiny runner.threads=1", "cache=lfu trace=tiny"),
+        ("mode=live cache=lfu", ""),
+    ],
+)
+def test_words_typed_in_vain_are_named(words, vain, capsys):
+    plain = words.split()
+    config = compose("config", overrides=plain)
+    app._notice_unused(config, plain)
+    who = f"moex: mode={config.mode.name} runner={config.runner.name} has no use for"
+    assert capsys.readouterr().err == (f"{who} {vain}\n" if vain else "")
 
 
 def test_what_is_given_twice_is_noticed():
