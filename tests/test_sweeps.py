@@ -150,6 +150,13 @@ def test_joblib_gives_the_same_rows(serial, tmp_path):
 
 
 @needs("joblib")
+def test_no_process_is_refused(tmp_path):
+    done = sweep(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert done.stderr.startswith("moex: hydra.launcher.n_jobs=0: expected a number of processes")
+    assert done.stderr.count("\n") == 1
+
+
+@needs("joblib")
 def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
     done = sweep(tmp_path, "memory.slots=1,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 1
