@@ -134,19 +134,20 @@ def pareto_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of experiment=pareto: live, behind the toy machine's link, with accuracy."""
     rows = table[(table["source"] == "live") & (table["mode"] == "live")]
     rows = rows[(rows["hardware"] == "toy") & (rows["workload"] == "turns")]
-    rows = rows[rows["tasks"].map(len) > 0]
-    chosen = rows["sparsity"].map(lambda name: "" if name == "none" else f", {name}")
-    return rows.assign(quant=rows["quant"] + chosen)
+    return rows[rows["tasks"].map(len) > 0]
 
 
 def pareto_points(table: pd.DataFrame) -> pd.DataFrame:
     """One line a quantizer and capacity: `middle` tokens/s, `held` MB, `acc`, `stderr`, `front`.
 
-    Accuracy is the mean over seeds: each draws its own items, the same for every quantizer and
-    capacity. On the front is what no other point beats or equals in memory, speed and accuracy.
+    A quantizer's name is followed by the neuron selector that it was combined with. Accuracy is the
+    mean over seeds: each draws its own items, the same for every quantizer and capacity. On the
+    front is what no other point beats or equals in memory, speed and accuracy.
     """
     rows = pareto_rows(table)
     need(rows, ["tokens_per_second", "capacity_bytes"], "python run.py experiment=pareto")
+    chosen = rows["sparsity"].map(lambda name: "" if name == "none" else f" sparsity={name}")
+    rows = rows.assign(quant=rows["quant"] + chosen)
     found = cells(rows, ["quant", "slots"], "tokens_per_second")
     held = (rows["capacity_bytes"] + rows["skeleton_bytes"]) / 1e6
     about = rows[["quant", "slots"]].assign(held=held).drop_duplicates(["quant", "slots"])
@@ -168,9 +169,9 @@ def pareto(table: pd.DataFrame) -> Figure:
     found = pareto_points(table)
     figure, axes = new(1, 2, (WIDE, 3.0))
     memory, scores = axes[0]
-    quants = list(dict.fromkeys(name.partition(",")[0] for name in found["quant"]))
+    quants = list(dict.fromkeys(name.partition(" ")[0] for name in found["quant"]))
     for name, group in found.groupby("quant", sort=False):
-        line, (quant, _, selector) = group.sort_values("held"), name.partition(", ")
+        line, (quant, _, selector) = group.sort_values("held"), name.partition(" ")
         number = quants.index(quant)
         look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "capsize": 2}
         look |= {"marker": MARKERS[number % len(MARKERS)]}

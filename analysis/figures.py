@@ -1,9 +1,4 @@
-"""Figures of result rows: each a function from a table to a matplotlib figure.
-
-    python -m analysis.figures results/
-
-draws all of them that there are rows for, like `python -m analysis`.
-"""
+"""Figures of result rows: each a function from a table to a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -136,9 +131,3 @@ def hits_by_layer(table: pd.DataFrame, policy: str = "lru") -> Figure:
     figure.legend(title="slots", loc="outside right center")
     text = f"Hit rate of {policy} layer by layer in decoding, for every number of slots a layer."
     return caption(figure, text, rows)
-
-
-if __name__ == "__main__":
-    from analysis.__main__ import run
-
-    run()

@@ -141,5 +141,7 @@ def simulate(
         trace.future() if "future" in policy.needs else None,
         (miss or Fetch()).bound(trace.geometry, hardware).split,
     )
+    if not sparsity:
+        memory.refuse_rows()
     neurons = row_cache(book, memory, hardware) if sparsity else None
     return _simulate(trace, book, prefetch, hardware, cold, on_plan, neurons)

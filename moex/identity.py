@@ -63,13 +63,16 @@ def run_id(config: dict[str, Any]) -> str:
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
     for name, keys in SILENT.items():
         parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
-    read = contents(parts)
-    parts["sources"] = {node["_target_"]: _source(node["_target_"]) for node in _built(parts)}
-    parts["contents"] = read
+    parts |= {"sources": sources(parts), "contents": contents(parts)}
     if config.get("trace"):
         path = trace_path(str(config["trace"]))
         parts["trace"] = _file_digest(path) if path.is_file() else str(path)
     return key_of(parts)
+
+
+def sources(groups: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files of all classes that groups of a configuration name."""
+    return {node["_target_"]: _source(node["_target_"]) for node in _built(groups)}
 
 
 def contents(groups: dict[str, Any]) -> dict[str, str]:
@@ -156,8 +159,7 @@ def code_version(package: str = "") -> str:
     """Ten hex digits of the text of moex, or of one of its packages: code and word lists."""
     folder = Path(__file__).parent / package
     files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".txt"))
-    texts = (path.read_bytes() for path in files)
-    return _digest(b"\0".join(texts))[:10]
+    return _digest(b"\0".join(path.read_bytes() for path in files))[:10]
 
 
 def key_of(settings: dict[str, Any]) -> str:

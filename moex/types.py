@@ -45,6 +45,16 @@ class Geometry(NamedTuple):
         count = int.from_bytes(rows, "little").bit_count()
         return count * self.expert_bytes // self.intermediate
 
+    @property
+    def all_bytes(self) -> int:
+        """Bytes of all experts of all layers."""
+        return self.layers * self.experts * self.expert_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the experts that one token demands."""
+        return self.layers * self.top_k * self.expert_bytes
+
 
 class Access(NamedTuple):
     """One visit of one MoE layer: the event that caches are replayed on.
@@ -100,8 +110,9 @@ class Plan(NamedTuple):
     `dropped` are guesses that left the books without having been used.
 
     With a neuron selector, `fills` load rows that an expert's place lacks (of a hit; or, in a wave
-    of its own, the next part of an expert that is larger than its place), and `unused` are rows
-    that came early and were not selected at the visit that they were predicted for.
+    of its own, the next part of an expert that is larger than its place), `partial` are the hits
+    that lack rows, whichever wave brings them, and `unused` are rows that came early and were not
+    selected at the visit that they were predicted for.
     """
 
     clock: int
@@ -117,6 +128,7 @@ class Plan(NamedTuple):
     last: bool = True
     fills: tuple[Load, ...] = ()
     unused: tuple[Left, ...] = ()
+    partial: tuple[Expert, ...] = ()
 
     @property
     def transfers(self) -> tuple[Load, ...]:

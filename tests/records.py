@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.pack import Packer
-from moex.types import Expert, Geometry
+from moex.types import Expert, Geometry, Load, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,7 @@ LAYOUT = Planes({"up": ((40, 33), torch.float32), "down": ((33, 40), torch.bfloa
 GEOMETRY = Geometry(3, 4, 2, 33, 40, LAYOUT.bytes)
 SOURCE = {"files": "none"}
 EXPERTS = [Expert(layer, index) for layer in range(3) for index in range(4)]
+A, B, C, D = Expert(0, 1), Expert(1, 2), Expert(2, 3), Expert(0, 3)
 
 
 def tensors(expert: Expert) -> dict[str, torch.Tensor]:
@@ -57,3 +59,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def handles() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def load(*experts: Expert, speculative: bool = False, first: int = 0) -> Plan:
+    """A plan that loads experts into places from `first` on."""
+    loads = [Load(e, first + n, None, speculative) for n, e in enumerate(experts)]
+    return Plan(0, loads=tuple(loads))
+
+
+def need(kind: Any, store: DiskStore) -> None:
+    """Skip a test where the kernel has no such reads for us."""
+    try:
+        kind(1, None).close()
+    except OSError:
+        pytest.skip("no such reads here")
+    if store.io != "direct":
+        pytest.skip("no direct reads here")

@@ -9,6 +9,7 @@ import torch
 from records import handles
 
 import moex
+from moex.prefetch.previous import Previous
 
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
@@ -31,3 +32,19 @@ def test_a_load_that_fails_leaves_nothing_open(mixtral):
         moex.load(str(mixtral), slots=3, store="disk", rows=0.5)
     assert threading.active_count() == threads
     assert handles() == before
+
+
+class Wishful(Previous):
+    """Asks for what no run gives."""
+
+    needs = frozenset({"hidden", "router_logits"})
+
+
+def test_a_prefetcher_that_needs_what_no_run_gives_is_refused(mixtral):
+    with pytest.raises(ValueError, match="Wishful needs router_logits, which no run gives"):
+        moex.load(str(mixtral), slots=3, prefetch=Wishful())
+
+
+def test_thin_places_are_refused_where_whole_experts_are_replayed():
+    with pytest.raises(ValueError, match=r"memory.rows=0.5: places of a share of an expert need"):
+        moex.simulate("tiny", slots=3, rows=0.5)

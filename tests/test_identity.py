@@ -171,3 +171,9 @@ def test_naming_a_run_of_trained_parts_needs_no_torch():
         command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout.split() == [run_id(settings), "False", "False"]
+
+
+def test_a_timeline_is_no_part_of_what_a_run_is():
+    shown, hidden = ({"runner": {"name": "moex", "timeline": flag}} for flag in (True, False))
+    assert run_id(shown) == run_id(hidden) == run_id({"runner": {"name": "moex"}})
+    assert run_id(shown) != run_id({"runner": {"name": "moex", "threads": 1}})

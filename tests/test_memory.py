@@ -7,9 +7,12 @@ next cell's model beside the last one's.
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from records import handles
 from transformers import PreTrainedModel
 
 from moex import api
@@ -17,11 +20,15 @@ from moex.app import build
 from moex.cache.core import ExpertCache
 from moex.errors import CONF, forget, register_resolvers
 from moex.link.base import Link
+from moex.miss.host import Host
 from moex.modes import eval, live, simulate, verify
 from moex.prefetch.gate import Gate
 from moex.runner import live as runner
 from moex.runner.model import OffloadedModel
+from moex.sim.hardware import HardwareProfile
+from moex.sparsity.oracle import Oracle
 from moex.store.base import ExpertStore
+from moex.store.ram import RamStore
 from moex.store.slots import Slots
 from moex.trace.format import Trace
 from moex.trace.record import TraceRecorder
@@ -68,7 +75,14 @@ def left():
 
 
 def large() -> list:
-    return [each for each in gc.get_objects() if isinstance(each, LARGE)]
+    return living(LARGE)
+
+
+def living(kinds: type | tuple[type, ...]) -> list:
+    """All objects of these kinds; every type is asked once, for abstract classes answer slowly."""
+    objects = gc.get_objects()
+    wanted = {kind for kind in {type(each) for each in objects} if issubclass(kind, kinds)}
+    return [each for each in objects if type(each) in wanted]
 
 
 @pytest.mark.parametrize(("mode", "words"), RUNS, ids=lambda value: getattr(value, "__name__", ""))
@@ -98,3 +112,45 @@ def test_nothing_large_is_left_of_a_model_without_hydra(mixtral, left):
         assert left() != []
     del model
     assert left() == []
+
+
+WAYS = {
+    "emulated": {"store": "ram", "hardware": HardwareProfile("x", link_bytes_per_s=1e9)},
+    "kernel": {"store": "disk"},
+    "threads": {"store": "disk", "hardware": HardwareProfile(chunk_bytes=4096)},
+    "host": {"store": "ram", "miss": Host()},
+    "rows": {"store": "ram", "sparsity": Oracle(), "rows": 0.5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_model_that_nobody_closes_takes_threads_files_and_memory_with_it(mixtral, left, way):
+    before = handles(), threading.active_count()
+    offloaded = api.load(str(mixtral), slots=3, prefetch=Gate(), **way)
+    assert left() != []
+    del offloaded
+    assert left() == []
+    assert (handles(), threading.active_count()) == before
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_memory_is_given_back_when_the_block_is_left_whoever_keeps_the_model(mixtral, left, way):
+    """A traceback or a notebook's last result may keep all objects for long."""
+    offloaded = api.load(str(mixtral), slots=3, prefetch=Gate(), **way)
+    slots, store = offloaded.slots, offloaded.link.store
+    held = [slots.records, *(store.records if isinstance(store, RamStore) else ())]
+    memory = {tensor.untyped_storage().data_ptr() for tensor in held}
+    del held
+    assert memory <= storages()
+    with offloaded as model:
+        model.generate(torch.arange(2, 12)[None], max_new_tokens=4, do_sample=False)
+    assert not memory & storages()
+    offloaded.finish()
+    assert offloaded.ledger.phases["decode"].requests == 3 * 4 * 2
+    with pytest.raises(RuntimeError, match="closed before"):
+        offloaded.__enter__()
+
+
+def storages() -> set[int]:
+    """Where the memory of all tensors is that Python knows."""
+    return {tensor.untyped_storage().data_ptr() for tensor in living(torch.Tensor)}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -104,23 +101,6 @@ def test_a_results_folder_that_cannot_be_gets_one_line(words):
     assert done.returncode == 1
     assert done.stderr.startswith("moex: run.py/x: not a directory; expected a place that can be")
     assert done.stderr.count("\n") == 1, done.stderr
-
-
-def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path):
-    path = tmp_path / "series.jsonl"
-    path.write_text("what was there before")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large") as caught:
-            files.write_lines(path, ({"line": number} for number in range(100_000)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert one_line(caught.value).startswith(f"{path}: file too large; make room")
-    assert names(tmp_path) == {"series.jsonl"}
-    assert path.read_text() == "what was there before"
 
 
 def test_a_real_full_disk_gets_one_line(tmp_path):
@@ -231,12 +211,6 @@ def test_a_live_run_leaves_a_wandb_folder(configured, monkeypatch, capsys):
     assert "not tracked" not in capsys.readouterr().err
 
 
-def test_a_timeline_is_no_part_of_what_a_run_is():
-    shown, hidden = ({"runner": {"name": "moex", "timeline": flag}} for flag in (True, False))
-    assert run_id(shown) == run_id(hidden) == run_id({"runner": {"name": "moex"}})
-    assert run_id(shown) != run_id({"runner": {"name": "moex", "threads": 1}})
-
-
 def test_a_tracker_is_no_part_of_what_a_run_is(configured):
     config, folder = configured
     config.tracker = {"_target_": "moex.track.none.NoTracker"}
@@ -257,20 +231,3 @@ def test_a_failing_tracker_costs_a_line_and_no_run(configured, monkeypatch, caps
     (line,) = [line for line in err.splitlines() if line.startswith("moex: not tracked")]
     assert "no space left on device" in line
     assert (folder / "result.json").is_file()
-
-
-def test_two_at_the_same_run_take_turns(tmp_path):
-    order = []
-
-    def second():
-        with files.alone(tmp_path, lambda: order.append("waits")):
-            order.append("second")
-
-    with files.alone(tmp_path, lambda: order.append("never")):
-        other = threading.Thread(target=second)
-        other.start()
-        while "waits" not in order:
-            time.sleep(0.001)
-        order.append("first")
-    other.join()
-    assert order == ["waits", "first", "second"]

@@ -138,6 +138,14 @@ def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
     assert all(0 < share <= 1 for share in found.values())
 
 
+def test_neurons_of_a_large_model_are_compared_from_files(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "16_neurons/geometry.py", "--folder", tmp_path)
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (row["random_weights"], row["replayed_routing"]) == (True, True)
+    assert 0 < row["neurons_device_bytes"] <= row["whole_device_bytes"]
+    assert row["neurons_bytes_demand"] > 0
+
+
 def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
     study = script("35_speed_accuracy/figure.py")
     accuracy = pd.DataFrame(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from moex.trace.record import TraceRecorder
-from moex.types import DECODE, PREFILL, Access, Geometry
+from moex.types import DECODE, PREFILL, Access, Expert, Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
 
 
 def literal(visits, layers=1, experts=8, top_k=2, expert_bytes=100):
@@ -40,3 +46,29 @@ def random_trace(seed, layers=2, experts=8, top_k=2, tokens=30, sequences=2, pro
                 recorder.add(sequence, Access(clock, position, layer, phase, tuple(picked)))
                 clock += 1
     return recorder.trace({})
+
+
+def visit(clock: int, *experts: int, layer: int = 0) -> Access:
+    """A decoding visit, as a cache is asked for it."""
+    return Access(clock, clock, layer, DECODE, experts)
+
+
+def names(*indices: int, layer: int = 0) -> list[Expert]:
+    return [Expert(layer, index) for index in indices]
+
+
+def fewest(visits: Sequence[Set[int]], slots: int, bypass: bool) -> int:
+    """Try every choice of who stays after every visit (forced: all members, bypass: anybody)."""
+    costs = {frozenset(): 0}
+    for demanded in visits:
+        after: dict[frozenset[int], int] = {}
+        for residents, cost in costs.items():
+            cost += len(demanded - residents)
+            members = frozenset() if bypass else demanded
+            others = (residents | demanded) - members
+            room = min(slots - len(members), len(others))
+            for kept in combinations(sorted(others), room):
+                state = members | frozenset(kept)
+                after[state] = min(cost, after.get(state, cost))
+        costs = after
+    return min(costs.values())

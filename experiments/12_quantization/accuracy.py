@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace, scheme, texts: list | None, tasks: bool) -
                     evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
         finally:
             offloaded.close()
-    whole = parts.geometry.layers * parts.geometry.experts * parts.geometry.expert_bytes
+    whole = parts.geometry.all_bytes
     kernels = ", ".join(sorted(parts.packing.kernels)) if parts.packing else ""
     return {
         "bits": parts.bits_per_weight, "bytes": whole + parts.skeleton_bytes, "kernel": kernels,

@@ -24,18 +24,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench import architecture, folder, scheme
+from common import architecture, folder, say, scheme, setup
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
-from moex.cache.capacity import Memory
-from moex.cache.lru import LRU
 from moex.files import write_atomically
-from moex.prefetch.gate import Gate
-from moex.prefetch.none import NoPrefetch
-from moex.provenance import provenance
 from moex.runner import baselines
-from moex.runner.assemble import Setup, load_parts
+from moex.runner.assemble import load_parts
 from moex.runner.checkpoint import build_from
 from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import peak_host_bytes
@@ -97,6 +92,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
                             pass
             flags = ["--runner", runner, "--budget", options.budget, "--folder", folder(options)]
             flags += ["--new-tokens", options.new_tokens, "--prefetch", options.prefetch]
+            flags += ["--width", options.width, "--readers", options.readers]
             flags += ["--layers", options.layers, *(["--tiny"] if options.tiny else [])]
             flags += ["--quant", options.quant] if options.quant else []
             command = [sys.executable, __file__, "--model", options.model, *flags]
@@ -136,9 +132,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
         parts = load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options))
-        memory = Memory(3) if options.tiny else Memory(None, options.budget)
-        prefetcher = Gate() if options.prefetch == "gate" else NoPrefetch()
-        report = run_offloaded(parts, batches, workload, Setup(LRU(), memory, prefetcher)).report
+        report = run_offloaded(parts, batches, workload, setup(options)).report
     return {"tokens_per_second": report.tokens_per_second, "peak_host_bytes": peak_host_bytes()}
 
 
@@ -168,6 +162,8 @@ def main() -> None:
     parser.add_argument("--quant", help="of moex's experts and attention, e.g. rtn_4bit")
     parser.add_argument("--budget", default="9GiB")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
+    parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--warm", action="store_true")
@@ -176,13 +172,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    row = one(options) if options.runner else pairs(options)
-    text = json.dumps({**row, **provenance()}) + "\n"
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a") as file:
-            file.write(text)
+    say(one(options) if options.runner else pairs(options), options.out)
 
 
 if __name__ == "__main__":

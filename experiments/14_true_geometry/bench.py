@@ -30,58 +30,25 @@ from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
-from hydra.utils import instantiate
+from common import architecture, folder, say, scheme, setup
 
-from moex.cache.capacity import Memory, parse_bytes
-from moex.cache.lru import LRU
-from moex.prefetch.gate import Gate
-from moex.prefetch.none import NoPrefetch
-from moex.provenance import provenance
+from moex.cache.capacity import parse_bytes
 from moex.runner import hf
-from moex.runner.assemble import Setup, load_parts
+from moex.runner.assemble import load_parts
 from moex.runner.live import run_offloaded
 from moex.runner.texts import Prompts
-from moex.store.pack import MANIFEST, cache_folder
+from moex.store.pack import MANIFEST
 from moex.store.slots import Slots, paged
 from moex.types import Expert
 
 if TYPE_CHECKING:
-    from moex.quant.base import Scheme
     from moex.runner.parts import Parts
-
-CONF = Path(__file__).parents[2] / "conf" / "model"
-SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
-
-
-def architecture(options: argparse.Namespace) -> dict[str, Any]:
-    """The model's shapes, with fewer layers where so many are asked for."""
-    config = yaml.safe_load((CONF / f"{options.model}.yaml").read_text())
-    shapes = dict(config["architecture"])
-    if options.layers:
-        shapes["num_hidden_layers"] = options.layers
-    if options.tiny:
-        shapes.update(SMALL)
-    return shapes
-
-
-def scheme(options: argparse.Namespace) -> Scheme | None:
-    """The quantization that was asked for, if any."""
-    if not options.quant:
-        return None
-    text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
-    return instantiate(yaml.safe_load(text), _convert_="object")
 
 
 def load(options: argparse.Namespace) -> Parts:
     """The model of random weights, packed into files once."""
     name, made = f"random-{options.model}", {"architecture": architecture(options)}
     return load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options), **made)
-
-
-def folder(options: argparse.Namespace) -> Path:
-    """Where the records are."""
-    return options.folder or cache_folder().expanduser() / "true_geometry"
 
 
 def kill(options: argparse.Namespace) -> list[int]:
@@ -115,7 +82,7 @@ def pack(options: argparse.Namespace) -> dict[str, Any]:
     parts = load(options)
     took, geometry = perf_counter() - started, parts.geometry
     parts.store.verify()  # type: ignore[attr-defined]
-    size = geometry.layers * geometry.experts * geometry.expert_bytes
+    size = geometry.all_bytes
     parts.store.close()
     row = {"what": "pack", "quant": options.quant, "bytes": size, "checksum": checksum(options)}
     if options.kills:
@@ -180,15 +147,13 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
         repeats=repeats,
     )
     batches = workload.batches(parts.tokenizer(), "cpu")
-    memory = Memory(3) if options.tiny else Memory(None, options.budget)
-    setup = Setup(LRU(), memory, Gate() if options.prefetch == "gate" else NoPrefetch())
-    row = run_offloaded(parts, batches, workload, setup).report
+    row = run_offloaded(parts, batches, workload, setup(options)).report
     # Measured afterwards: the peak of memory above is the run's own.
     link, reads = link_speed(parts, count), memory_speed(parts, count)
     geometry = parts.geometry
     moved = (row.bytes_moved or 0) / row.tokens_decode
     by_link = link / moved if moved else float("inf")
-    by_memory = reads / (geometry.layers * geometry.top_k * geometry.expert_bytes)
+    by_memory = reads / geometry.token_bytes
     speed = row.tokens_per_second or 0.0
     parts.store.close()
     return {
@@ -206,8 +171,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
         "share_of_link": speed / by_link,
         "share_of_memory": speed / by_memory,
         "share_of_least": speed / min(by_link, by_memory),
-        "whole_layers_ceiling_tokens_per_second": link
-        / (geometry.layers * geometry.experts * geometry.expert_bytes),
+        "whole_layers_ceiling_tokens_per_second": link / geometry.all_bytes,
         "planned_device_bytes": row.planned_device_bytes,
         "peak_host_bytes": row.peak_host_bytes,
         "budget": None if options.tiny else parse_bytes(options.budget),
@@ -223,8 +187,8 @@ def clean(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run one part and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parts = {"pack": pack, "decode": decode, "clean": clean}
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=parts)
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
@@ -232,6 +196,8 @@ def main() -> None:
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
+    parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--folder", type=Path)
@@ -239,11 +205,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    print(text := json.dumps({**parts[options.part](options), **provenance()}))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a") as file:
-            print(text, file=file)
+    say(parts[options.part](options), options.out)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from figure import figure
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 SIZES = (1 << 20, 4 << 20, 9 << 20, 50 << 20, 99 << 20, 352 << 20)
@@ -193,44 +195,6 @@ def _shapes(options: argparse.Namespace) -> dict[str, Any]:
         **(small if options.tiny else {}),
         "num_hidden_layers": 2 if options.tiny else options.layers,
     }
-
-
-def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Speed against memory, measured and at the link's ceiling, from the parts before."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        return [{"what": "figure", "skipped": "no matplotlib here"}]
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    made = []
-    for part in ("decode", "decode4"):
-        file = options.out / f"{part}.jsonl"
-        rows = (
-            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        )
-        rows = [row for row in rows if "refused" not in row]
-        if not rows:
-            continue
-        axes = pyplot.figure(figsize=(6, 4), layout="constrained").gca()
-        for name in dict.fromkeys((row["policy"], row["prefetch"]) for row in rows):
-            those = [row for row in rows if (row["policy"], row["prefetch"]) == name]
-            memory = [row["planned_device_bytes"] / 1e9 for row in those]
-            (line,) = axes.plot(
-                memory, [r["tokens_per_second"] for r in those], "o-", label=", ".join(name)
-            )
-            best = [row["link_ceiling_tokens_per_second"] or float("nan") for row in those]
-            axes.plot(memory, best, ":", color=line.get_color())
-        first = rows[0]
-        axes.set(xlabel="planned memory on the device, GB", ylabel="tokens a second", yscale="log")
-        about = f"{first['layers']} layers, {first['bits_per_weight']:.2f} bits, random weights"
-        about += ", tiny: means nothing" if first["tiny"] else ", replayed routing"
-        axes.set_title(f"{about}; dotted: the link's ceiling", fontsize=9)
-        axes.legend(fontsize=8)
-        axes.figure.savefig(options.out / f"{part}.png", dpi=150)
-        made.append(f"{part}.png")
-    return [{"what": "figure", "files": made}]
 
 
 PARTS = {"tests": tests, "link": link, "decode": decode, "decode4": decode4, "figure": figure}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
+    from moex.runner.routing import Routing
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
 
@@ -42,10 +43,13 @@ class Side:
         memory: Memory,
         prefetcher: Prefetcher,
         selector: NeuronSelector | None,
-        link: HardwareProfile | None,
+        link: HardwareProfile | None = None,
+        routing: Routing | None = None,
     ) -> None:
         self.name, self.selector = name, selector
         self.run = offload(parts, Setup(LRU(), memory, prefetcher, link, selector=selector))
+        if routing is not None:
+            self.run.replay(routing)
         self.model = stack.enter_context(self.run)
 
     def seconds(self, prompts: list[torch.Tensor], tokens: int, empty: bool = True) -> float:

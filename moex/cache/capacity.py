@@ -149,7 +149,7 @@ class Memory:
         fixed = needs.total if needs is not None else 0
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
             skeleton, process = (needs.skeleton, needs.process) if needs is not None else (0, 0)
-            whole = skeleton + geometry.experts * geometry.layers * geometry.expert_bytes
+            whole = skeleton + geometry.all_bytes
             budget = int(self.budget * whole) + process
         else:
             assert self.budget is not None

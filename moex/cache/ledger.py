@@ -63,14 +63,13 @@ class Ledger:
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
-        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last, fills, unused = (
-            plan
-        )
+        # At once and not by name: replay books millions of plans.
+        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan[:11]
+        partial = plan.partial
         counts = self.phases[phase]
         counts.waves += 1
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
-        partial = [fill.expert for fill in fills if fill.expert in hits]
         partly_guessed = sum(expert in guessed for expert in partial)
         counts.partial_hits += len(partial)
         counts.guesses_used += len(guessed)
@@ -82,7 +81,7 @@ class Ledger:
         counts.skipped += len(skipped)
         counts.substituted += len(substituted)
         counts.bytes_demand += self._size(plan.transfers)
-        if dropped or unused:
+        if dropped or plan.unused:
             self.dropped(phase, plan)
 
     def selected(self, phase: str, needs: Sequence[int | None]) -> None:

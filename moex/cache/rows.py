@@ -29,7 +29,8 @@ class RowCache:
     Args:
         cache: decides who has a place.
         rows: of an expert's rows, the share that a place holds; 1 for all.
-        break_even: from this share of an expert's rows on, the whole expert is moved instead.
+        break_even: from this share of an expert's rows on, the whole expert is moved instead
+            (1 with thin places).
         hot: bitmaps of rows that leave a thin place last, by expert; at most half a place of them.
 
     Raises:
@@ -50,7 +51,9 @@ class RowCache:
         self.cache, self.full, self.bytes = cache, (1 << width) - 1, -(-width // 8)
         self.share, self.capacity = rows, max(1, int(rows * width + 1e-9))
         self.thin = self.capacity < width
-        self.break_even, self.threshold = break_even, break_even * width
+        # A thin place has no room for all of an expert, so nothing but rows is moved there.
+        self.break_even = 1.0 if self.thin else break_even
+        self.threshold = self.break_even * width
         self.hot = {e: lowest(r, self.capacity // 2) for e, r in (hot or {}).items()}
         self.parts: dict[Expert, int]
         """The rows of each expert that the wave last planned computes."""
@@ -96,9 +99,14 @@ class RowCache:
     def _waves(self, plan: Plan, wanted: dict[Expert, int]) -> Iterator[Plan]:
         """Split a wave of experts into waves in which each has a part that fits its place."""
         members = [*plan.hits, *(load.expert for load in plan.loads)]
-        for left in plan.evictions:
-            if left.expert not in members:
-                self._held.pop(left.expert, None)
+        gone = [left.expert for left in plan.evictions if left.expert not in members]
+        for expert in gone:
+            self._held.pop(expert, None)
+        # In a pool of all layers one may leave before the visit that its rows came early for.
+        lost = [(expert, self._early.pop(expert, 0)) for expert in gone]
+        vain = tuple(Left(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
+        if vain:
+            plan = plan._replace(unused=plan.unused + vain)
         places = {load.expert: load.slot for load in plan.loads}
         for expert in places:
             self._held[expert] = Held()
@@ -116,9 +124,12 @@ class RowCache:
                 yield Plan(plan.clock, fills=tuple(loads), last=last)
                 continue
             absent = {load.expert for load in plan.loads}
+            fills = tuple(load for load in loads if load.expert not in absent)
+            lacking = {fill.expert for fill in fills}
             yield plan._replace(
                 loads=tuple(load for load in loads if load.expert in absent),
-                fills=tuple(load for load in loads if load.expert not in absent),
+                fills=fills,
+                partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
                 last=last,
             )
         for expert in members:
@@ -142,7 +153,7 @@ class RowCache:
         """Book a part as used; the load of what is missing of it."""
         held = self._held[expert]
         if self.thin:
-            missing = held.take(part, self.capacity, self.hot.get(expert, 0))
+            missing, whole = held.take(part, self.capacity, self.hot.get(expert, 0)), False
         else:
             before = held.rows
             missing = part & ~before
@@ -150,9 +161,8 @@ class RowCache:
             held.recent = [self.full if whole else before | part]
         if not missing:
             return None
-        if missing == self.full or missing.bit_count() >= self.threshold:
-            return Load(expert, slot, None, speculative)
-        return Load(expert, slot, missing.to_bytes(self.bytes, "little"), speculative)
+        rows = None if whole else missing.to_bytes(self.bytes, "little")
+        return Load(expert, slot, rows, speculative)
 
     def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
         """Admit guesses as `ExpertCache.prefetch` does, and fill up those predicted that are there.
@@ -167,10 +177,11 @@ class RowCache:
             self._held[load.expert] = Held()
             fitting = self._fitting(load.expert, load.rows)
             loads.append(self._guess(load.expert, load.slot, fitting))
+        spare = self.cache.staging - self.cache.geometry.top_k
         # What the running wave computes stays as it is.
         apart = {load.expert for load in plan.loads} | set(self.parts)
         fills = []
-        for expert, _, rows in predictions[: self.cache.staging - self.cache.geometry.top_k]:
+        for expert, _, rows in predictions[: max(0, spare)]:
             if rows is not None and expert in self._held and expert not in apart:
                 apart.add(expert)
                 fitting = self._fitting(expert, rows)

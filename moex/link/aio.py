@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from functools import cache, partial
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class AioLink(Link):
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
         depth, (file, _) = min(DEPTH, len(slots.records)), store.where(Expert(0, 0))
-        self._make = partial(fastest_reads, depth, slots.records, file)
+        self._make = lambda: fastest_reads(depth, slots.records, file)
         self._kernel = self._make()  # keeps the records while it writes there
         self._addresses = [record.data_ptr() for record in slots.records]
         self._queue = ReadQueue(store, slots)
@@ -82,8 +82,7 @@ class AioLink(Link):
         self._landed: deque[Read] = deque()
         self._bytes, self._busy = 0, 0.0
         self._since = self._looked = self._moving = 0.0
-        self._watched = [0, 0.0]
-        """Bytes and seconds of reads whose end was seen."""
+        self._watched = [0, 0.0]  # bytes and seconds of reads whose end was seen
 
     @property
     def io(self) -> str:  # type: ignore[override]
@@ -138,6 +137,7 @@ class AioLink(Link):
         """Let the reads under way end; the kernel writes into no place any more."""
         self._kernel.close()
         self._flying.clear()
+        self._queue.close()
 
     def _look(self, wait: bool = False) -> None:
         """Book what has come (if asked to wait: one read at least), and begin what may begin."""

@@ -99,6 +99,7 @@ class DiskLink(Link):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._queue.close()
 
     def _run(self) -> None:
         queues = self._queue.demand, self._queue.speculation

@@ -29,6 +29,13 @@ LOOK_S = 1.0
 """How often a wait for bytes looks whether the thread that brings them lives."""
 
 
+def wait_until(moment: float) -> None:
+    """Return at a moment of `perf_counter`, exact to its precision."""
+    while (rest := moment - perf_counter()) > 0:
+        if rest > SPIN_S:
+            sleep(rest - SPIN_S)
+
+
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
 
@@ -73,7 +80,7 @@ class EmulatedLink(Link):
         self._work: deque[_Copy] = deque()
         self._wake = threading.Condition()
         self._forgetting = 0.0
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="moex-link", daemon=True)
         self._thread.start()
@@ -159,12 +166,9 @@ class EmulatedLink(Link):
         copies = self._expected.pop(place, None)
         if copies is None:
             return 0.0
-        started = now = perf_counter()
-        arrival = max(self.timeline.arrival(now, copy.transfer) for copy in copies)
-        while now < arrival:
-            if arrival - now > SPIN_S:
-                sleep(arrival - now - SPIN_S)
-            now = perf_counter()
+        started = perf_counter()
+        arrival = max(self.timeline.arrival(started, copy.transfer) for copy in copies)
+        wait_until(arrival)
         late = arrival > started or not all(copy.there for copy in copies)
         for copy in copies:
             self._finish(copy)
@@ -194,6 +198,7 @@ class EmulatedLink(Link):
             self._work.clear()
             self._wake.notify()
         self._thread.join()
+        self._expected.clear()  # the books may be closed after the link: what was to come will not
         self.timeline.on_chunk = None  # a circle, which would keep store and slots for a while
 
     def _run(self) -> None:
@@ -211,5 +216,5 @@ class EmulatedLink(Link):
     def _bring(self, copy: _Copy) -> None:
         try:
             copy.bring()
-        except BaseException as error:  # said by the wait, as the thread cannot
+        except Exception as error:  # said by the wait, as the thread cannot
             self._error = error

@@ -89,6 +89,11 @@ class ReadQueue:
             self.last[load.slot] = read
             (self.speculation if load.speculative else self.demand).append(read)
 
+    def close(self) -> None:
+        """Forget all reads: they hold places and records."""
+        for reads in (self.last, self.demand, self.speculation):
+            reads.clear()
+
     def promote(self, read: Read) -> None:
         """Put a guess that is demanded now where demand is."""
         if read in self.speculation:

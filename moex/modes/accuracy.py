@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.files import write_atomically
-from moex.identity import code_version, contents, folder_digest, key_of
+from moex.identity import code_version, contents, folder_digest, key_of, sources
 from moex.modes.common import make_selector, plain
 
 if TYPE_CHECKING:
@@ -62,11 +62,12 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
         "dtype": str(parts.dtype),
         "quant": parts.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
-        "miss": lossy,
+        "miss": {**lossy, "sources": sources(lossy)} if lossy else {},
         "tasks": tasks,
         "limit": limit,
         "seed": config.seed,
         "items": [code_version("evals"), code_version("assets")],
+        "code": [code_version(package) for package in ("quant", "sparsity", "miss")],
         "text_dir": config.eval.text_dir,
         "data_dir": config.eval.data_dir,
         "contents": contents({"eval": plain(config.eval), **lossy}),
@@ -90,8 +91,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
         _keep(kept, settings, report, items)
         return
     geometry = parts.geometry
-    whole = geometry.layers * geometry.experts * geometry.expert_bytes
-    memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory(**config.memory)
+    resident = fits(geometry.all_bytes, parts.device)
+    memory = Memory(geometry.experts) if resident else Memory(**config.memory)
     with offload(parts, Setup(LRU(), memory, selector=selector)) as model:
         report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
     exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
@@ -126,7 +127,8 @@ def _keep(path: Path, settings: dict[str, Any], report: Report, items: Items) ->
 
 def _sparsity(config: Any, selector: NeuronSelector) -> dict[str, Any]:
     """What decides the masks."""
-    return {**config.sparsity, "prefill": "masked", "identity": selector.identity}
+    written = sources(plain(config.sparsity))
+    return {**config.sparsity, "prefill": "masked", "identity": selector.identity, **written}
 
 
 def _compare(rows: list[dict[str, Any]], items: Items, exact: Path) -> None:

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from transformers import PreTrainedModel
+
+    from moex.prefetch.base import Prefetcher
+    from moex.quant.base import Scheme
     from moex.runner.assemble import Parts, Setup
+    from moex.runner.budget import Needs
     from moex.runner.workload import Workload
+    from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
+    from moex.types import Geometry
 
     Build = Callable[[Any], Any]
 
@@ -34,8 +41,7 @@ def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> 
     """
     from moex.runner.assemble import load_parts
 
-    model = config.model
-    quant = build(config.quant) if names_a_part(config.quant) else None
+    model, quant = config.model, make_quant(config, build)
     where = (store, config.cache_dir, model.keep_shards, _random(model))
     return load_parts(
         model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
@@ -62,6 +68,11 @@ def plain(node: Any) -> Any:
         return {key: plain(value) for key, value in node.items()}
     listed = isinstance(node, Sequence) and not isinstance(node, str)
     return [plain(value) for value in node] if listed else node
+
+
+def make_quant(config: Any, build: Build) -> Scheme | None:
+    """The configured quantization; None where weights stay as they are."""
+    return build(config.quant) if names_a_part(config.quant) else None
 
 
 def make_selector(config: Any, build: Build) -> NeuronSelector | None:
@@ -99,23 +110,32 @@ def make_setup(config: Any, build: Build, workload: Workload) -> Setup:
         miss=build(config.miss),
         selector=make_selector(config, build),
     )
-    if setup.memory.budget is not None:
-        _refuse_early(config, build, workload, setup)
+    if setup.memory.budget is not None:  # refused before a byte of the weights is read or fetched
+        _, geometry, needs = sized(config, build, workload, setup.prefetcher, setup.hardware)
+        setup.memory.resolve(geometry, needs)
     return setup
 
 
-def _refuse_early(config: Any, build: Build, workload: Workload, setup: Setup) -> None:
-    """Refuse a budget that holds too little before a byte of the weights is read or fetched."""
+def sized(
+    config: Any,
+    build: Build,
+    workload: Workload,
+    prefetcher: Prefetcher | None,
+    hardware: HardwareProfile | None,
+) -> tuple[PreTrainedModel, Geometry, Needs]:
+    """The configured model on meta, its experts as they are packed, and the bytes beside them.
+
+    No weight is read for it, and at most a config.json is fetched.
+    """
     from moex.runner import budget, checkpoint, hub
 
     given = hub.configuration(config.model.name, config.model.architecture)
     skeleton = checkpoint.build_from(given, config.model.dtype)
-    quant = build(config.quant) if names_a_part(config.quant) else None
-    geometry, size = budget.sizes(skeleton, quant)
+    geometry, size = budget.sizes(skeleton, make_quant(config, build))
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    process = budget.process_bytes(config.model.device, setup.hardware)
-    held = (*lengths, setup.prefetcher.device_bytes if setup.prefetcher else 0, size, process)
-    setup.memory.resolve(geometry, budget.needs(skeleton, geometry, *held))
+    process = budget.process_bytes(config.model.device, hardware)
+    held = (prefetcher.device_bytes if prefetcher else 0, size, process)
+    return skeleton, geometry, budget.needs(skeleton, geometry, *lengths, *held)
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

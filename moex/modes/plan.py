@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.modes.common import names_a_part, selects
+from moex.modes.common import selects, sized
 from moex.report import Report
 from moex.sim.roofline import roofline
 
@@ -15,30 +15,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.modes.common import Build
+    from moex.runner.budget import Needs
     from moex.sim.hardware import HardwareProfile
     from moex.types import Geometry
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Read the configuration, no weights, and do the sums."""
-    from moex.runner import budget, checkpoint, hub
+    from moex.runner import budget
 
-    model, workload = config.model, build(config.workload)
-    given = hub.configuration(model.name, model.architecture)
-    skeleton = checkpoint.build_from(given, model.dtype)
-    plain, _ = budget.sizes(skeleton)
-    quant = build(config.quant) if names_a_part(config.quant) else None
-    stored, size = budget.sizes(skeleton, quant)
-    lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
     memory, hardware = Memory(**config.memory), build(config.hardware)
     if not selects(config):
         memory.refuse_rows()
-    process = budget.process_bytes(model.device, hardware)
-    kept = build(config.prefetch).device_bytes
-    wanted = budget.needs(skeleton, stored, *lengths, kept, size, process)
+    given = build(config.workload), build(config.prefetch), hardware
+    skeleton, stored, wanted = sized(config, build, *given)
+    plain, _ = budget.sizes(skeleton)
     whole = 8 * skeleton.dtype.itemsize
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
-    lines, report = [], Report(source="plan", mode="plan", model=model.name)
+    lines, report = [], Report(source="plan", mode="plan", model=config.model.name)
     for width in [bits, *(w for w in config.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
@@ -54,28 +48,27 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         lines += _roofs(geometry, wanted.skeleton, hardware, config.mode.hit_rates)
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])
-    pool = stored.layers * stored.experts * stored.expert_bytes
-    report.disk_bytes = pool
-    lines.insert(0, _head(stored, wanted, pool))
+    report.disk_bytes = stored.all_bytes
+    lines.insert(0, _head(stored, wanted))
     report.verdict = "\n".join(lines)
     return report
 
 
-def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Any) -> None:
+def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
     places = slots * geometry.layers + memory.places_beside(geometry)
     report.slots, report.pool = slots, memory.pool
     report.expert_bytes = geometry.expert_bytes
-    report.bytes_per_token = geometry.layers * geometry.top_k * geometry.expert_bytes
+    report.bytes_per_token = geometry.token_bytes
     report.capacity_bytes = places * geometry.expert_bytes
     report.skeleton_bytes = wanted.skeleton
     report.planned_device_bytes = wanted.total + report.capacity_bytes
 
 
-def _head(geometry: Geometry, wanted: Any, pool: int) -> str:
+def _head(geometry: Geometry, wanted: Needs) -> str:
     return (
         f"{geometry.layers} MoE layers x {geometry.experts} experts, top-{geometry.top_k}; "
-        f"experts {gigabytes(pool)} in all, packed; the download is kept beside them unless "
-        "model.keep_shards=false; on the device beside experts: skeleton "
+        f"experts {gigabytes(geometry.all_bytes)} in all, packed; the download is kept beside them "
+        "unless model.keep_shards=false; on the device beside experts: skeleton "
         f"{gigabytes(wanted.skeleton)}, KV cache {gigabytes(wanted.kv_cache)}, workspace about "
         f"{gigabytes(wanted.workspace)}, predictor {gigabytes(wanted.predictor)}, "
         f"interpreter and libraries {gigabytes(wanted.process)}"
@@ -83,10 +76,10 @@ def _head(geometry: Geometry, wanted: Any, pool: int) -> str:
 
 
 def _line(width: float, geometry: Geometry, slots: int) -> str:
-    token = geometry.layers * geometry.top_k * geometry.expert_bytes
     return (
-        f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB an expert, {gigabytes(token)} a "
-        f"token without any hit, {slots} of {geometry.experts} slots a layer"
+        f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB an expert, "
+        f"{gigabytes(geometry.token_bytes)} a token without any hit, "
+        f"{slots} of {geometry.experts} slots a layer"
     )
 
 

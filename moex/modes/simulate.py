@@ -80,7 +80,6 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     trained = neurons is not None or "recorded" in prefetcher.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
     report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
-    report.oracle = "future" in policy.needs | prefetcher.needs
     report.model = str(trace.provenance.get("model", ""))
     report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
     return report

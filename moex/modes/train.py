@@ -94,8 +94,8 @@ def _train(
         trainer = neurons.NeuronTrainer(
             geometry, lambda layer: factors_of(parts, layer), recipe, seed
         )
-    whole = geometry.layers * geometry.experts * geometry.expert_bytes
-    memory = Memory(geometry.experts) if fits(whole, parts.device) else Memory()
+    resident = fits(geometry.all_bytes, parts.device)
+    memory = Memory(geometry.experts) if resident else Memory()
     named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})
     valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
     with offload(parts, Setup(LRU(), memory)) as model:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.files import write_atomically
-from moex.identity import code_version, contents, folder_digest, key_of
+from moex.identity import code_version, contents, folder_digest, key_of, sources
 from moex.modes.common import load, make_setup, plain, set_threads, shrunk
 from moex.provenance import provenance
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moex.modes.common import Build
     from moex.report import Report
     from moex.runner.assemble import Parts
+    from moex.runner.equality import Equality
     from moex.runner.workload import Workload
     from moex.sparsity.base import NeuronSelector
 
@@ -55,10 +56,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         finally:
             offloaded.close()
         report = describe(offloaded, parts, setup)
-        kept = _kept(report, config, parts, workload, batches, setup.selector)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
-    _show(report, asdict(found))
+        grade(report, config, parts, workload, batches, setup.selector, found)
     return report
 
 
@@ -69,30 +67,13 @@ def grade(
     workload: Workload,
     batches: Sequence[Tensor],
     selector: NeuronSelector | None,
+    found: Equality | None = None,
 ) -> None:
-    """Fill in what `mode=verify` found, if it was run with everything that touches a logit."""
-    kept = _kept(report, config, parts, workload, batches, selector)
-    if kept.is_file():
-        _show(report, json.loads(kept.read_text())["row"])
+    """Fill in what `mode=verify` found with everything that touches a logit: just now, or before.
 
-
-def _show(report: Report, found: dict[str, Any]) -> None:
-    for name, value in found.items():
-        setattr(report, name, value)
-
-
-def _kept(
-    report: Report,
-    config: Any,
-    parts: Parts,
-    workload: Workload,
-    batches: Sequence[Tensor],
-    selector: NeuronSelector | None,
-) -> Path:
-    """The file of a grade, named by all that moves or computes: files, dtype, store, link, texts.
-
-    And by checkpoints and files that the parts read, and by moex's own code. Who leaves and who
-    comes is part of it only where a miss may be lossy: otherwise neither touches a logit.
+    It is kept in a file that is named by all that moves or computes: the model's files, dtype,
+    store, link, texts, checkpoints and files that the parts read, and moex's own code. Who leaves
+    and who comes is part of it only where a miss may be lossy: otherwise neither touches a logit.
     """
     drawn = workload.sampling == "sample"
     parts_of_it = ["quant", "sparsity", "miss", "hardware"]
@@ -108,9 +89,16 @@ def _kept(
         "prompts": [batch.tolist() for batch in batches],
         "masks": selector.identity if selector else "",
         "code": code_version(),
+        "sources": sources(groups),
         **groups,
         "contents": contents({"model": plain(config.model), **groups}),
         "new_tokens": workload.new_tokens,
         "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
     }
-    return Path("results") / "verify" / f"{key_of(settings)}.json"
+    kept = Path("results") / "verify" / f"{key_of(settings)}.json"
+    if found is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
+    if kept.is_file():
+        for name, value in json.loads(kept.read_text())["row"].items():
+            setattr(report, name, value)

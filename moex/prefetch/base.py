@@ -20,9 +20,9 @@ class Observation(NamedTuple):
 
     `lookahead[d - 1]` holds one score per expert of layer `access.layer + d`: that layer's router
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
-    last layer. `hidden` (tokens x hidden), `chosen` (tokens x top_k: their experts) and
-    `router_logits` (tokens x experts) are tensors, given live to prefetchers that need them.
-    `lookahead_norm` is like `lookahead`, with each layer's own norm before its router.
+    last layer. `lookahead_norm` is like it, with each layer's own norm before its router. `hidden`
+    (tokens x hidden) and `chosen` (tokens x top_k: their experts) are tensors, given live.
+    `router_logits` and `tokens` are not given yet: a prefetcher that needs them is refused.
     """
 
     access: Access
@@ -38,9 +38,8 @@ class Prefetcher(ABC):
     """Predicts demand. Budget and depth are enforced by the cache; a prefetcher only ranks."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What observations must carry, by its name there (live, `router_logits` and `tokens` are not
-    given yet); and of `future`, `recorded`: what of a recording of this very run (its visits, its
-    predictions)."""
+    """What observations must carry, by its name there; and of `future`, `recorded`: what of a
+    recording of this very run (its visits, its predictions)."""
 
     device_bytes: int = 0
     """Device memory that it holds once bound; the budget counts it."""

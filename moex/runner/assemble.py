@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import torch
+from weakref import ref
 
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
@@ -43,6 +42,10 @@ if TYPE_CHECKING:
     from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
+
+
+GIVEN = frozenset({"lookahead", "lookahead_norm", "hidden", "chosen", "future", "recorded"})
+"""What a live run can give of what a prefetcher needs."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,15 @@ def offload(
             "absent rows are fetched; try miss=fetch, or sparsity=none"
         )
     if setup.prefetcher is not None:
+        if lacking := setup.prefetcher.needs - GIVEN:
+            raise ValueError(
+                f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(lacking))}, "
+                f"which no run gives; expected of {', '.join(sorted(GIVEN))}"
+            )
         setup.prefetcher.bind(parts.geometry, parts.folder, selector)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    pool = parts.geometry.layers * parts.geometry.experts * parts.layout.bytes
-    held = skeleton + (pool if parts.store.in_memory else 0)
+    held = skeleton + (parts.geometry.all_bytes if parts.store.in_memory else 0)
     process = process_bytes(parts.device, hardware, held)
     beside = (setup.predictor_bytes, skeleton, process)
     wanted = needs(parts.model, parts.geometry, *lengths, *beside)
@@ -140,7 +147,7 @@ def offload(
     else:
         memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
-        slots = _slots(parts, parts.layout, cache.places)
+        slots = Slots(parts.layout, cache.places, parts.device)
     link: Link
     if hardware is not None and hardware.timed:
         link = EmulatedLink(parts.store, slots, hardware)
@@ -178,17 +185,6 @@ def _disk_link(
     return DiskLink(store, slots, memory.reader_threads, *chunk)
 
 
-def _slots(parts: Parts, layout: Planes, places: int) -> Slots:
-    try:
-        return Slots(layout, places, parts.device)
-    except torch.OutOfMemoryError as error:
-        raise RuntimeError(
-            f"memory: {places} places of {parts.layout.bytes} bytes do not fit on {parts.device}; "
-            "expected slots, staging and everything else to fit; try memory.slots=null and "
-            "memory.budget= with what the device has free"
-        ) from error
-
-
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
     """The host that computes misses: this one, or the profile's, emulated."""
     if hardware is None or not hardware.timed:
@@ -208,7 +204,7 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
     Raises:
         ValueError: the parts were loaded for a selector and there is none, or the other way round.
     """
-    layout, store = parts.layout, parts.store
+    layout, store, device = parts.layout, ref(parts.store), parts.device
     if (selector is not None) != isinstance(layout, Bundles):
         raise ValueError(
             f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
@@ -219,7 +215,9 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
         return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        return layout.weights(store.gather(expert, None).to(parts.device))
+        there = store()  # the selector is the user's: it may outlive the model
+        assert there is not None
+        return layout.weights(there.gather(expert, None).to(device))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(parts.geometry, parts.folder, needed)

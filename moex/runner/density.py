@@ -22,7 +22,7 @@ from moex.store.layout import Planes
 from moex.store.pack import Packer
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots
-from moex.store.slots import Slots
+from moex.store.slots import HUGE, Slots
 from moex.types import Expert, Geometry, Load
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ class Pair:
         assert isinstance(whole.layout, Planes)
         self.name, self.rows, self.whole = rows.name, rows, whole
         self.experts, self.width = rows.geometry.experts, rows.geometry.intermediate
-        self._thin = RowSlots(rows.layout, self.width, 1, device)
-        self._full = Slots(whole.layout, 1, device)
+        # As many places as lie in huge pages, as those of a run do.
+        places = 1 + HUGE // whole.layout.bytes
+        self._thin = RowSlots(rows.layout, self.width, places, device)
+        self._full = Slots(whole.layout, places, device)
         self._draw = np.random.default_rng(0)
 
     def whole_s(self, turn: int) -> float:

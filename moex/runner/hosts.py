@@ -7,11 +7,12 @@ a profile says how fast that machine's host is, results are held back until then
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 
+from moex.link.emulated import wait_until
 from moex.runner import hf
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from moex.store.base import ExpertStore
     from moex.types import Expert
-
-SPIN_S = 200e-6
 
 
 class HostLane:
@@ -80,9 +79,7 @@ class HostLane:
         """Return the outputs [n, hidden] on the device, not before the host could have them."""
         found = [result.result().to(device, non_blocking=True) for result in results]
         if self.expert_s is not None:
-            while (rest := self._free_at - perf_counter()) > 0:
-                if rest > SPIN_S:
-                    sleep(rest - SPIN_S)
+            wait_until(self._free_at)
         return found
 
     def close(self) -> None:

@@ -148,4 +148,4 @@ def _status(field: str) -> int:
 def trim() -> None:
     """Return to the system what was freed: glibc's heap keeps it, 0.8 GB after a large model."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        ctypes.pythonapi.malloc_trim(0)

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
@@ -70,10 +71,8 @@ class OffloadedModel:
         on_plan: Callable[[Plan], None] | None = None,
         host: HostLane | None = None,
     ) -> None:
-        self.host = host
-        self.model, self.layers, self.cache = model, layers, cache
-        self.slots, self.link, self.on_plan = slots, link, on_plan
-        self.neurons = neurons
+        self.model, self.layers, self.cache, self.host = model, layers, cache, host
+        self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
         # The books: those of rows lie over those of experts.
         self.books: ExpertCache | RowCache = neurons.cache if neurons else cache
         self.prefetcher = prefetcher or NoPrefetch()
@@ -89,20 +88,20 @@ class OffloadedModel:
         if "lookahead_norm" in self.prefetcher.needs:
             self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
         self._stack, self.closing = ExitStack(), ExitStack()
+        # Also when nobody closes it: a thread of the link would hold all memory for ever.
+        finalize(self, link.close).atexit = False
         self.planned_bytes: int | None = None
         self._clock = 0
         self.events: deque[tuple[Any, ...]] | None = None
         self.restart()
 
     def log_events(self, limit: int) -> None:
-        """Keep the latest events of a run for its timeline; to be said before the model is entered.
-
-        Args:
-            limit: so many tuples at most, however long the run.
-        """
+        """Keep so many of a run's latest events for its timeline; said before it is entered."""
         self.events = self.link.log = deque(maxlen=limit)
 
     def __enter__(self) -> PreTrainedModel:
+        if not self.slots.tensors:
+            raise RuntimeError("model: closed before, its memory was given back; load it anew")
         visit: Callable[..., Tensor] = self._visit if self.events is None else self._logged_visit
         if self.routing is not None:
             visit = partial(self.routing.visit, visit)
@@ -116,10 +115,11 @@ class OffloadedModel:
         self.close()
 
     def close(self) -> None:
-        """Detach, stop the link's threads, and close what was handed over with the model."""
+        """Detach, stop threads, give memory back, and close what was handed over with the model."""
         with self.closing:
             self._stack.close()
             self.link.close()
+            self.slots.close()
             if self.host:
                 self.host.close()
 
@@ -188,7 +188,7 @@ class OffloadedModel:
                 if expert not in coming:
                     place = plan.places[plan.hits.index(expert)]
                     held_up = self._wait(place)
-                    late += held_up
+                    late += held_up and expert not in plan.partial
                     waited = waited or held_up
                     self._compute(work, expert, place)
             for load in plan.transfers:

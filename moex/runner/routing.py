@@ -39,8 +39,6 @@ class Routing:
         ValueError: the trace has other experts or top-k, or no visits of one token.
     """
 
-    kind, knows = "replayed", True
-
     def __init__(self, trace: Trace, geometry: Geometry) -> None:
         theirs = trace.geometry
         if (theirs.experts, theirs.top_k) != (geometry.experts, geometry.top_k):

@@ -189,7 +189,7 @@ def shards(folder: Path) -> dict[str, Path]:
         FileNotFoundError: no weights, or a shard named by the index is missing.
         ValueError: a file cut short.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     else:

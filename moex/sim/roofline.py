@@ -40,7 +40,7 @@ def roofline(
     link_s = missed * geometry.expert_bytes / hardware.link_bytes_per_s
     compute_s = 0.0
     if hardware.memory_bytes_per_s is not None:
-        read = skeleton_bytes + visits * geometry.expert_bytes
+        read = skeleton_bytes + geometry.token_bytes
         compute_s = read / (READ_SHARE * hardware.memory_bytes_per_s)
     serial_s = compute_s + link_s + missed * hardware.link_latency_s
     return Roof(hit_rate, _per_second(max(compute_s, link_s)), _per_second(serial_s))

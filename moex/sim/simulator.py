@@ -152,7 +152,7 @@ class _Replay:
         for expert in plan.guessed:
             if expert not in coming:
                 waited = clock.wait(plan.places[plan.hits.index(expert)])
-                late += waited > 0
+                late += waited > 0 and expert not in plan.partial
                 stall += waited
                 clock.now += clock.expert_s + load_s
         for load in plan.transfers:

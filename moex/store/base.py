@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from moex.store.bundles import Bundles
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator
 
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
@@ -41,21 +42,33 @@ class ExpertStore(ABC):
         """Return the expert's tensors in the store's own memory, where it has them there."""
         raise NotImplementedError(f"{type(self).__name__} has no experts in memory")
 
-    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
-        """Return neurons of the expert [rows, 3, hidden]: gate row, up row, down column.
+    def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield neurons of the expert, some at a time, each as one run of bytes.
 
-        Only stores whose layout is `bundles` can. The result may share the store's memory.
+        Only stores whose layout is `bundles` can. What was yielded is gone when the next are asked
+        for, or is the store's own memory.
 
         Args:
             expert: whose.
             rows: which [rows], ascending; None for all.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no neurons to gather")
 
-    def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
-        """What `gather` returns, as runs of bytes [rows, 3]."""
-        assert isinstance(self.layout, Bundles)
-        return self.layout.lines(self.gather(expert, torch.from_numpy(rows))).reshape(-1, 3)
+        Yields:
+            Which of `rows`, and these [them] of `layout.row_bytes` bytes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no neurons to give")
+
+    def gather(self, expert: Expert, rows: np.ndarray | None) -> torch.Tensor:
+        """Return neurons of the expert, as `layout.neurons_of` has them.
+
+        The result may share the store's memory.
+        """
+        layout = self.layout
+        assert isinstance(layout, Bundles)
+        count = layout.neurons if rows is None else len(rows)
+        out = np.empty(count, f"V{layout.row_bytes}")
+        for part, found in self.rows(expert, rows):
+            out[part] = found
+        return layout.neurons_of(torch.from_numpy(out.view(np.uint8)))
 
     def close(self) -> None:
         """Give back files and memory."""

@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import sys
+import threading
+import weakref
 import zlib
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from moex.files import shared
 from moex.store.base import ExpertStore
-from moex.store.bundles import Bundles
+from moex.store.gather import RowReads
 from moex.store.layout import PAGE
 from moex.store.pack import MANIFEST, header, layer_file, rows_file
 from moex.store.slots import paged
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import torch
+
+    from moex.store.bundles import Bundles
     from moex.store.layout import Planes
     from moex.types import Geometry
 
 log = logging.getLogger(__name__)
 DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
-GAP = 16
-"""Pages between two rows that are read along with them: another read costs as much as 64 KiB."""
 
 
 class DiskStore(ExpertStore):
@@ -69,8 +71,9 @@ class DiskStore(ExpertStore):
             self.io = "direct" if flags else "buffered"
             if direct and not flags:
                 log.warning("moex: no direct reads from %s: through the page cache", folder)
+            self._mine = threading.local()  # what a thread reads rows with
             self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
-            self._stack = stack.pop_all()
+            self._close = weakref.finalize(self, stack.pop_all().close)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out`; without a copy if that is memory from `paged`."""
@@ -103,28 +106,24 @@ class DiskStore(ExpertStore):
         """The open file that holds the expert's record, and the byte at which it begins."""
         return self._files[expert.layer], expert.index * self.layout.bytes
 
-    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
-        """Read neurons of the expert; those near each other with one read, pages rounded out.
+    def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield neurons of the expert as runs of bytes, those near each other read together.
 
         Raises:
             RuntimeError: they cannot be read, or are not what was packed.
         """
-        assert isinstance(self.layout, Bundles)
-        if rows is None:
-            record = paged(self.layout.bytes)
-            self.read(expert, record)
-            return self.layout.views(record)
-        size, end = self.layout.row_bytes, self.layout.bytes
-        out = torch.empty(len(rows), size, dtype=torch.uint8)
-        for part, begin, pages in _reads(rows.numpy(), size):
-            memory = paged(min(pages, end - begin))
-            self.read_part(expert, begin, memory)
-            first = int(rows[part.start])
-            count = int(rows[part.stop - 1]) - first + 1
-            span = memory[first * size - begin :][: count * size].view(count, size)
-            out[part] = span[rows[part] - first]
-        self._check_rows(expert, rows.numpy(), out.numpy())
-        return self.layout.neurons_of(out)
+        reads = vars(self._mine).get("reads")
+        if reads is None:
+            reads = self._mine.reads = RowReads(self.layout.row_bytes, self.io == "direct")
+        file, start = self.where(expert)
+        wanted = np.arange(self.layout.neurons) if rows is None else rows
+        try:
+            for part, found in reads.read(file, start, start + self.layout.bytes, wanted):
+                runs = found.view(np.uint8).reshape(len(found), -1)
+                self._check_rows(expert, wanted[part], runs)
+                yield part, found
+        except OSError as error:
+            raise self._failure(expert, error.strerror) from error
 
     def check(self, expert: Expert, record: torch.Tensor) -> None:
         """Compare a record with its checksum, if it has not been done before.
@@ -157,8 +156,9 @@ class DiskStore(ExpertStore):
                 self.read(Expert(layer, index), record)
 
     def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
+        """Close the files; this happens, too, when nobody has the store any more."""
+        self._close()
+        self._mine = threading.local()
 
     def _read_manifest(self) -> list[list[int]]:
         path = self.folder / MANIFEST
@@ -213,15 +213,3 @@ class DiskStore(ExpertStore):
             f"store: {what}; expected what was packed there; remove {self.folder}, and the next "
             "run packs it again"
         )
-
-
-def _reads(rows: np.ndarray, size: int) -> Iterator[tuple[slice, int, int]]:
-    """Reads that bring rows of `size` bytes: (which of them, first byte, bytes), whole pages.
-
-    Rows with no more than `GAP` pages between them come with one read.
-    """
-    begins, ends = rows * size // PAGE, -(-(rows + 1) * size // PAGE)
-    first = np.flatnonzero(np.r_[True, begins[1:] > ends[:-1] + GAP])
-    for start, stop in zip(first.tolist(), [*first[1:].tolist(), len(rows)], strict=True):
-        begin = int(begins[start])
-        yield slice(start, stop), begin * PAGE, (int(ends[stop - 1]) - begin) * PAGE

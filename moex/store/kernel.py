@@ -14,6 +14,7 @@ import struct
 import sys
 import weakref
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ _NO_TIME = (ctypes.c_long * 2)(0, 0)
 
 def system_call(name: str, number: int, words: int) -> Callable[..., int]:
     """A system call with so many arguments, each as long as a machine word."""
-    # An item, not an attribute: a function of its own, with types of its own.
-    call = ctypes.CDLL(None, use_errno=True)["syscall"]
+    call = _library()["syscall"]  # not an attribute: a function of its own, with its own types
     call.restype, call.argtypes = ctypes.c_long, [ctypes.c_long] + [ctypes.c_ulong] * words
 
     def checked(*given: int) -> int:
@@ -131,6 +131,12 @@ def system_call(name: str, number: int, words: int) -> Callable[..., int]:
         return result
 
     return checked
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Made once: every one makes classes, which only the garbage collector takes away."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _quietly(give_up: Callable[..., int], context: int, _: object) -> None:

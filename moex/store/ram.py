@@ -7,6 +7,8 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
+import torch
+
 from moex.store.base import ExpertStore
 from moex.store.bundles import Bundles
 from moex.store.layout import Planes
@@ -14,10 +16,9 @@ from moex.store.slots import paged
 from moex.types import Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
-    import torch
 
     from moex.types import Geometry
 
@@ -39,7 +40,7 @@ class RamStore(ExpertStore):
         # Whole pages, none of them shared: page-locking is by pages.
         shape = (geometry.experts, layout.bytes)
         self.records = [paged(prod(shape)).view(shape) for _ in range(geometry.layers)]
-        self._lines: dict[Expert, np.ndarray] = {}
+        self._rows: dict[Expert, np.ndarray] = {}
         if source is not None:
             with closing(source):
                 for layer, index in product(range(geometry.layers), range(geometry.experts)):
@@ -58,17 +59,21 @@ class RamStore(ExpertStore):
         assert isinstance(self.layout, Planes)
         return self.layout.weights(self.records[expert.layer][expert.index])
 
-    def gather(self, expert: Expert, rows: torch.Tensor | None) -> torch.Tensor:
+    def gather(self, expert: Expert, rows: np.ndarray | None) -> torch.Tensor:
         """Return neurons of the expert: of some of them a copy, of all of them a view."""
         assert isinstance(self.layout, Bundles)
         neurons = self.layout.views(self.records[expert.layer][expert.index])
-        return neurons if rows is None else neurons.index_select(0, rows)
+        return neurons if rows is None else neurons.index_select(0, torch.from_numpy(rows))
 
-    def lines(self, expert: Expert, rows: np.ndarray) -> np.ndarray:
-        """Neurons of the expert as runs of bytes [rows, 3], a copy."""
-        found = self._lines.get(expert)
+    def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield neurons of the expert as runs of bytes, once; of all of them no copy."""
+        found = self._rows.get(expert)
         if found is None:  # once: making a view takes as long as copying a few rows
-            assert isinstance(self.layout, Bundles)
-            views = self.layout.views(self.records[expert.layer][expert.index])
-            found = self._lines[expert] = self.layout.lines(views).reshape(-1, 3)
-        return found.take(rows, 0)
+            record = self.records[expert.layer][expert.index]
+            size = self.layout.neurons * self.layout.row_bytes
+            found = self._rows[expert] = record.numpy()[:size].view(f"V{self.layout.row_bytes}")
+        yield slice(None), found if rows is None else found.take(rows)
+
+    def close(self) -> None:
+        """Give the memory back, whoever still has the store: a traceback, a notebook."""
+        self.records, self._rows = [], {}

@@ -110,20 +110,27 @@ class RowSlots(Slots):
         rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
-        if rows is not None and at is not None and self._lines:
-            # Several times as fast as torch's indexing.
+        where = np.arange(self.width) if at is None else at
+        if self._lines and not (rows is None and store.in_memory):
             first, last = self._lines[place]
-            first[at], first[at + self.capacity], last[at] = store.lines(expert, rows).T
+            for part, found in store.rows(expert, rows):
+                some, lines = where[part], found.view(first.dtype).reshape(-1, 3)
+                first[some], first[some + self.capacity], last[some] = lines.T
             return
-        neurons = store.gather(expert, None if rows is None else torch.from_numpy(rows))
-        where = slice(None) if at is None else torch.from_numpy(at)
-        self._put(place, neurons.to(self.records.device), where)
+        # Slower by several times for some rows, but by all threads for all of them.
+        neurons = store.gather(expert, rows).to(self.records.device)
+        self._put(place, neurons, slice(None) if at is None else torch.from_numpy(at))
 
     def _put(self, place: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
         """Lay neurons, as the store has them, at these positions of a place."""
         both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
         both[:, where] = neurons[:, :2].transpose(0, 1)
         self.tensors[place]["down"][where] = neurons[:, 2]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        super().close()
+        self._lines = []
 
 
 def members(rows: bytes) -> np.ndarray:

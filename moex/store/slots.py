@@ -56,6 +56,10 @@ class Slots:
         """What moves the load's bytes to its place."""
         return partial(store.read, load.expert, self.records[load.slot])
 
+    def close(self) -> None:
+        """Give the memory back, whoever still has the slots; `bytes` stays."""
+        self.records, self.tensors = self.records[:0].clone(), []
+
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return `size` bytes of memory that begin at a page, as direct reads want it.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moex.trace.format import DEPTHS, Trace
+from moex.types import PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ class TraceRecorder:
             sequence=np.asarray(self.sequences, np.int32),
             position=np.asarray([access.position for access in accesses], np.int32),
             layer=np.asarray([access.layer for access in accesses], np.int16),
-            prefill=np.asarray([access.phase == "prefill" for access in accesses], np.bool_),
+            prefill=np.asarray([access.phase == PREFILL for access in accesses], np.bool_),
             experts=np.asarray([i for a in accesses for i in a.experts], np.uint16),
             offsets=offsets,
             scores=np.asarray([a.scores for a in accesses], np.float32) if scored else None,

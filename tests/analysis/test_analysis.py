@@ -8,7 +8,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -21,11 +20,7 @@ from analysis.cells import cells
 from analysis.collect import need
 from analysis.compare import compare, compare_runs, sentence
 from analysis.publish import ALSO, BLOCK, publish
-from analysis.routing import hit_rate, lookahead_recall, pattern, sequential
 from analysis.style import NAMES, ORACLES, policy_style
-from moex.api import read_trace
-from moex.cache.lru import LRU
-from moex.identity import trace_path
 from moex.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -218,42 +213,7 @@ def test_noise_is_called_noise(tmp_path):
         compare_runs(tmp_path, "a", "c")
 
 
-def test_the_pattern_s_residents_are_the_token_before_s_experts():
-    trace = read_trace(trace_path("tiny"))
-    found = pattern(trace, trace.geometry.top_k, [2], tokens=10)
-    chosen = found.pivot(index="token", columns="expert", values="weight").to_numpy() > 0
-    held = found.pivot(index="token", columns="expert", values="resident").to_numpy()
-    assert np.array_equal(held[1:], chosen[:-1])
-    assert found.groupby("token")["weight"].sum().to_numpy() == pytest.approx(np.ones(10))
-
-
-def test_recall_of_lookahead_agrees_with_the_gate_prefetcher():
-    from moex.api import simulate
-    from moex.cache.none import NoCache
-    from moex.prefetch.gate import Gate
-
-    trace = read_trace(trace_path("tiny"))
-    found = lookahead_recall(trace)
-    one = found[(found["ahead"] == 1) & (found["fetched"] == 2)]
-    report = simulate(trace, NoCache(), 2, Gate(), staging=16)
-    layers = trace.geometry.layers  # the first is never predicted
-    assert report.prefetch_used / report.requests == pytest.approx(
-        one["recall"].sum() / layers, abs=1e-3
-    )
-    assert found[found["fetched"] == 8]["recall"].min() == 1
-
-
-def test_sequential_replay_is_one_access_a_visit():
-    trace = read_trace(trace_path("tiny")).select(slice(0, 600))
-    flat = sequential(trace, "ascending")
-    assert len(flat) == len(trace.experts)
-    assert sorted(flat.experts.tolist()) == sorted(trace.experts.tolist())
-    assert hit_rate(flat, LRU(), 2) < hit_rate(trace, LRU(), 2)
-    with pytest.raises(ValueError, match="expected routed, ascending or random"):
-        sequential(trace, "sideways")
-
-
-@pytest.mark.parametrize("module", ["analysis", "analysis.compare", "analysis.figures"])
+@pytest.mark.parametrize("module", ["analysis", "analysis.compare"])
 def test_a_command_says_in_one_line_what_is_missing(module, tmp_path):
     words = ["prefetch=gate", "prefetch=none", "--results"] if module.endswith("compare") else []
     command = [sys.executable, "-m", module, *words, str(tmp_path)]

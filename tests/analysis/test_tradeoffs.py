@@ -112,6 +112,8 @@ def test_the_pareto_table_says_what_is_on_the_front():
     }
     assert "emulated" in choices.pareto(table).get_label()
     assert "| hqq_4bit | 2 | 2.0 | 2.0 | 70.0 ± 2.1 | yes |" in tables.pareto(table)
+    with_neurons = choices.pareto_rows(table.assign(sparsity="corm"))
+    assert "| hqq_4bit sparsity=corm | 2 | 2.0 |" in tables.pareto(with_neurons)
     with pytest.raises(ValueError, match=r"experiment=pareto"):
         choices.pareto(table.assign(tokens_per_second=None))
 
@@ -135,7 +137,8 @@ def test_table_2_s_live_rows_stand_beside_the_paper_s_ratios():
     )
     text = tables.tab2_live(live.ablation_rows(table))
     assert "| full | 25.0 | 2.50 | 2.20 to 3.16 |" in text
-    assert "naive" in live.ablation(table).get_label() or len(live.ablation(table).axes) == 1
+    drawn = [tick.get_text() for tick in live.ablation(table).axes[0].get_yticklabels()]
+    assert drawn[::-1] == [live.ROWS[0], live.ROWS[2], live.ROWS[5]]
     assert not len(live.ablation_rows(table[table["runner"] == "moex"])), "no baseline, no figure"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
 
 import pytest
+from traces import fewest
 
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
@@ -25,23 +25,6 @@ def case(seed: int) -> tuple[list[frozenset[int]], int, int]:
         for _ in range(draws.randint(4, 10))
     ]
     return visits, experts, slots
-
-
-def fewest(visits: list[frozenset[int]], slots: int, bypass: bool) -> int:
-    """Try every choice of who stays after every visit (forced: all members, bypass: anybody)."""
-    costs = {frozenset(): 0}
-    for visit in visits:
-        after: dict[frozenset[int], int] = {}
-        for residents, cost in costs.items():
-            cost += len(visit - residents)
-            members = frozenset() if bypass else visit
-            others = (residents | visit) - members
-            room = min(slots - len(members), len(others))
-            for kept in combinations(sorted(others), room):
-                state = members | frozenset(kept)
-                after[state] = min(cost, after.get(state, cost))
-        costs = after
-    return min(costs.values())
 
 
 def loads(visits: list[frozenset[int]], experts: int, slots: int, bypass: bool, seed: int) -> int:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.held import bitmap, lowest
+from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
 from moex.cache.rows import RowCache
 from moex.sim.hardware import HardwareProfile
 from moex.sim.rows import row_cache
 from moex.testing import GEOMETRY, _guesses, _traces
-from moex.types import DECODE, Access, Expert, Plan, Prediction
+from moex.types import DECODE, Access, Expert, Left, Plan, Prediction
 
 WIDTH = GEOMETRY.intermediate
 FULL = (1 << WIDTH) - 1
@@ -167,3 +168,41 @@ def test_the_break_even_is_the_setting_s_else_the_profile_s_for_the_store():
     assert row_cache(cache, Memory(3, break_even=0.7), measured, "disk").break_even == 0.7
     with pytest.raises(ValueError, match=r"hardware.break_even.disk=0: expected a share"):
         HardwareProfile(break_even={"disk": 0})
+
+
+def test_a_thin_place_is_never_billed_for_more_rows_than_it_takes():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, break_even=0.25)
+    assert books.break_even == 1.0
+    (plan,) = books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b11, 1])
+    assert [load.rows for load in plan.loads] == [rows(0, 1, 2, 3), rows(0, 1), rows(0)]
+
+
+def test_a_hit_whose_rows_come_in_a_later_wave_is_partial_and_not_late():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    ledger = Ledger(GEOMETRY)
+    for clock, wanted in enumerate((0b1111, 0b11111)):  # the second time the place is full
+        for plan in books.request(Access(clock, clock, 0, DECODE, (0, 1, 2)), [wanted, 1, 1]):
+            ledger.demand(DECODE, plan)
+    counts = ledger.phases[DECODE]
+    assert (counts.demand_misses, counts.partial_hits, counts.resident_hits) == (3, 1, 2)
+    assert (counts.requests, counts.waves, counts.visits) == (6, 3, 2)
+
+
+def test_without_a_place_to_spare_nothing_is_filled_up_early():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3, staging=1))
+    list(books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [1, 1, 1]))
+    list(books.request(Access(1, 0, 1, DECODE, (0, 1, 2)), [1, 1, 1]))
+    guesses = [Prediction(Expert(0, index), 1.0, rows(3)) for index in range(3)]
+    assert books.prefetch(guesses, 1).transfers == ()
+
+
+def test_rows_that_came_early_for_an_expert_that_then_leaves_are_wasted():
+    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3, pool="global"))
+    for layer in range(3):
+        list(books.request(Access(layer, 0, layer, DECODE, (0, 1, 2)), [1, 1, 1]))
+    early = books.prefetch([Prediction(Expert(0, 0), 1.0, rows(3))], 2)
+    assert [fill.rows for fill in early.fills] == [rows(3)]
+    (plan,) = books.request(Access(3, 1, 1, DECODE, (3, 4, 5)), [1, 1, 1])
+    assert Expert(0, 0) in {left.expert for left in plan.evictions}
+    assert plan.unused == (Left(Expert(0, 0), -1, rows(3)),)
+    assert books.finish(3).unused == ()

@@ -1,50 +1,19 @@
-"""The kernel reads the right bytes into places, in the right order; nothing hangs or is lost."""
+"""The kernel reads the right bytes into places, in the right order, and its seconds are booked."""
 
 from __future__ import annotations
 
-import errno
-import gc
-import os
-import random
-import weakref
 from itertools import pairwise
 
 import pytest
-import torch
-from records import EXPERTS, LAYOUT, handles, holds, opened, pack
+from records import EXPERTS, LAYOUT, A, B, C, D, holds, load, need, opened
 
 from moex.link import aio
 from moex.link.aio import AHEAD, AioLink, reads_alone
 from moex.store import kernel
-from moex.store.kernel import KernelReads, Request
-from moex.store.polled import PolledReads, fastest_reads, interrupted_core
-from moex.store.slots import Slots, paged
+from moex.store.kernel import KernelReads
 from moex.types import Expert, Left, Load, Plan
 
-A, B, C, D = Expert(0, 1), Expert(1, 2), Expert(2, 3), Expert(0, 3)
-
-
-def _works(kind) -> bool:
-    try:
-        kind(1, None).close()
-    except OSError:
-        return False
-    return True
-
-
-pytestmark = [
-    pytest.mark.timeout(60),  # a deadlock is a failure
-    pytest.mark.skipif(not _works(KernelReads), reason="no asynchronous reads here"),
-]
-
-
-@pytest.fixture(params=[KernelReads, PolledReads])
-def kind(request, monkeypatch):
-    if not _works(request.param):
-        pytest.skip("no such reads here")
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: request.param(depth, memory))
-    monkeypatch.setattr(request.param, "starved", False)
-    return request.param
+pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
 
 
 class Holding:
@@ -72,32 +41,6 @@ class Holding:
         return super().ended(wait)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return pack(tmp_path_factory.mktemp("packed") / "p")
-
-
-@pytest.fixture
-def store(folder):
-    store = opened(folder)
-    if store.io != "direct":
-        pytest.skip("no direct reads here")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def slots():
-    return Slots(LAYOUT, 4)
-
-
-@pytest.fixture
-def link(store, slots, kind):
-    link = AioLink(store, slots)
-    yield link
-    link.close()
-
-
 @pytest.fixture
 def held(store, slots, kind, monkeypatch):
     held = type("Held", (Holding, kind), {})
@@ -109,18 +52,9 @@ def held(store, slots, kind, monkeypatch):
     link.close()
 
 
-def _all_end_with(result, ended):
-    return lambda self, wait: [(tag, result) for tag, _ in ended(self, wait)]
-
-
 def begun(link) -> list[Expert]:
     names = {link.store.where(expert): expert for expert in EXPERTS}
     return [names[where] for where in link._kernel.begun]
-
-
-def load(*experts, speculative=False, first=0):
-    loads = [Load(e, first + n, None, speculative) for n, e in enumerate(experts)]
-    return Plan(0, loads=tuple(loads))
 
 
 def test_loads_hold_their_experts_and_are_counted(store, slots, link):
@@ -184,140 +118,6 @@ def test_a_place_is_not_read_into_before_an_older_read_ends(held, slots):
     assert holds(slots.records[0], B)
 
 
-def test_random_plans_leave_every_place_with_what_was_loaded_last(store, slots, link):
-    draw, guessed = random.Random(0), {}
-    for clock in range(1000):
-        place, expert = draw.randrange(4), draw.choice(EXPERTS)
-        dropped = (Left(guessed.pop(place), place),) if place in guessed else ()
-        speculative = draw.random() < 0.6
-        link.submit(Plan(clock, loads=(Load(expert, place, None, speculative),), dropped=dropped))
-        if speculative:
-            guessed[place] = expert
-        else:
-            link.wait(place)
-            assert holds(slots.records[place], expert)
-        link.used(place)
-        if guessed and draw.random() < 0.3:
-            place = draw.choice(list(guessed))
-            link.wait(place)
-            assert holds(slots.records[place], guessed.pop(place))
-
-
-def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots, kind):
-    folder = pack(tmp_path / "p")
-    data = bytearray((folder / "layer-001.records").read_bytes())
-    data[2 * LAYOUT.bytes] ^= 128
-    (folder / "layer-001.records").write_bytes(data)
-    before = handles()
-    store = opened(folder)
-    os.truncate(folder / "layer-002.records", LAYOUT.bytes)
-    link = AioLink(store, slots)
-    link.submit(load(A, B, C))
-    link.wait(0)
-    with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* checksum"):
-        link.wait(1)
-    with pytest.raises(RuntimeError, match=r"expert 3 of layer 2 .* too short"):
-        link.wait(2)
-    link.submit(load(D, first=2))
-    link.wait(2)
-    assert holds(slots.records[2], D)
-    link.close()
-    store.close()
-    assert handles() == before
-
-
-@pytest.mark.parametrize("result", [-errno.EIO, 0, 4096])
-def test_a_read_that_fails_is_done_again_and_says_what_the_store_says(
-    store, slots, link, kind, monkeypatch, result
-):
-    def fail(file, buffers, offset):
-        raise OSError(errno.EIO, "Input/output error")
-
-    ended = kind.ended
-    with monkeypatch.context() as broken:
-        broken.setattr(kind, "ended", _all_end_with(result, ended))
-        link.submit(load(A))
-        link.wait(0)
-        assert holds(slots.records[0], A)
-        broken.setattr(os, "preadv", fail)
-        link.submit(load(B))
-        with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* Input/output error"):
-            link.wait(0)
-    link.submit(load(D))
-    link.wait(0)
-    assert holds(slots.records[0], D)
-    assert link.stats().bytes_moved == 2 * LAYOUT.bytes
-
-
-def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, kind, monkeypatch):
-    begin = kind.begin
-    monkeypatch.setattr(kind, "begin", lambda self, requests: begin(self, requests[:1]))
-    link.submit(load(A, B))
-    monkeypatch.setattr(kind, "begin", lambda *_: (_ for _ in ()).throw(OSError(11, "busy")))
-    link.submit(load(C, first=2))
-    for place, expert in enumerate((A, B, C)):
-        link.wait(place)
-        assert holds(slots.records[place], expert)
-
-
-@pytest.mark.parametrize("where", ["before", "after", "waiting"])
-def test_an_interruption_leaves_a_link_that_works(store, slots, link, kind, monkeypatch, where):
-    begin, ended = kind.begin, kind.ended
-
-    def interrupted(self, given=(), wait=None):
-        if where == "after":
-            begin(self, given)
-        raise KeyboardInterrupt
-
-    name = "ended" if where == "waiting" else "begin"
-    with monkeypatch.context() as broken:
-        broken.setattr(kind, name, interrupted)
-        if where == "waiting":
-            link.submit(load(A, B))
-        with pytest.raises(KeyboardInterrupt):
-            link.wait(0) if where == "waiting" else link.submit(load(A, B))
-    assert kind.ended is ended
-    link.submit(load(C))
-    link.wait(0)
-    link.wait(1)
-    assert holds(slots.records[0], C)
-    assert holds(slots.records[1], B)
-
-
-def test_closing_waits_for_the_kernel_also_when_nobody_closes(store, folder, kind):
-    before = handles()
-    for close in (True, False):
-        slots = Slots(LAYOUT, 4)
-        link = AioLink(store, slots)
-        link.submit(load(A, B, C, D))
-        memory = weakref.ref(slots.records)
-        if close:
-            link.close()
-            assert all(holds(slots.records[n], e) for n, e in enumerate((A, B, C, D)))
-            link.close()
-        del link, slots
-        gc.collect()
-        assert memory() is None
-    assert handles() == before
-
-
-def test_a_forked_child_reads_for_itself(store, slots, link):
-    link.submit(load(A, speculative=True))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            link.submit(load(B, C, first=1))
-            link.wait(1)
-            link.wait(2)
-            code = not (holds(slots.records[1], B) and holds(slots.records[2], C))
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    link.wait(0)
-    assert holds(slots.records[0], A)
-
-
 def test_events_are_logged_and_moves_do_not_overlap(store, slots, link):
     link.log = aio.deque()
     link.submit(load(A, B))
@@ -357,7 +157,8 @@ def test_the_pace_is_that_of_reads_whose_end_is_seen(held):
     assert held._watched[1] == pytest.approx(held.stats().busy_s)
 
 
-def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store, monkeypatch):
+def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store):
+    need(KernelReads, store)
     assert reads_alone(store)
     assert not reads_alone(store, LAYOUT.bytes - 1)
     buffered = opened(folder, direct=False)
@@ -366,81 +167,9 @@ def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, s
 
 
 def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatch, caplog):
+    need(KernelReads, store)
     monkeypatch.setattr(kernel, "NUMBERS", {})
     aio._kernel_reads.cache_clear()
     assert not reads_alone(store)
     assert "no asynchronous reads here" in caplog.text
     aio._kernel_reads.cache_clear()
-
-
-def test_requests_into_memory_of_ours(store, tmp_path):
-    memory = paged(3 * 4096).fill_(7)
-    reads = KernelReads(2, memory)
-    file, offset = store.where(B)
-    assert reads.begin([Request(5, file, memory.data_ptr() + 4096, 4096, offset)]) == 1
-    assert reads.ended(wait=True) == [(5, 4096)]
-    assert not reads.any_ended()
-    assert reads.ended(wait=False) == []
-    expected = torch.empty(LAYOUT.bytes, dtype=torch.uint8)
-    store.read(B, expected)
-    assert torch.equal(memory[4096:8192], expected[:4096])
-    assert (memory[:4096] == 7).all()
-    assert (memory[8192:] == 7).all()
-    with pytest.raises(OSError, match="io_submit"):
-        reads.begin([Request(5, 1 << 20, memory.data_ptr(), 4096, 0)])
-    reads.close()
-    reads.close()
-
-
-def test_a_polled_queue_goes_round_and_round(store):
-    if not _works(PolledReads):
-        pytest.skip("no such reads here")
-    memory = paged(4 * LAYOUT.bytes)
-    reads = PolledReads(3, memory)
-    for turn in range(50):
-        chosen = EXPERTS[turn % 9 : turn % 9 + 3]
-        requests = [
-            Request(n, *store.where(e)[:1], memory.data_ptr() + n * LAYOUT.bytes, LAYOUT.bytes, at)
-            for n, e in enumerate(chosen)
-            for at in store.where(e)[1:]
-        ]
-        assert reads.begin(requests) == 3
-        found = []
-        while len(found) < 3:
-            found += reads.ended(wait=True)
-        assert sorted(found) == [(n, LAYOUT.bytes) for n in range(3)]
-        for number, expert in enumerate(chosen):
-            assert holds(memory[number * LAYOUT.bytes :][: LAYOUT.bytes], expert)
-    assert reads.begin([Request(7, 1 << 20, memory.data_ptr(), 4096, 0)]) == 1
-    assert reads.ended(wait=True) == [(7, -errno.EBADF)]
-    reads.close()
-    reads.close()
-
-
-def test_the_kernels_thread_is_asked_where_a_core_is_left(store, slots, monkeypatch):
-    if not _works(PolledReads):
-        pytest.skip("no such reads here")
-    file, _ = store.where(A)
-    cores = os.sched_getaffinity(0)
-    assert interrupted_core(file) in {None, *cores}
-    for threads, io in ((len(cores), "aio"), (len(cores) - 1, "uring")):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        reads = fastest_reads(2, slots.records, file)
-        assert reads.io == io
-        reads.close()
-
-
-def test_a_thread_that_gets_no_core_is_given_up(store, slots, monkeypatch):
-    if not _works(PolledReads):
-        pytest.skip("no such reads here")
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: PolledReads(depth, memory))
-    link = AioLink(store, slots)
-    assert link.io == "uring"
-    monkeypatch.setattr(PolledReads, "starved", True)
-    link.submit(load(A, B))
-    assert link.io == "aio"
-    link.wait(0)
-    link.wait(1)
-    assert holds(slots.records[0], A)
-    assert holds(slots.records[1], B)
-    link.close()

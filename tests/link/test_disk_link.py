@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import threading
 from time import perf_counter, sleep
 from types import SimpleNamespace
 
 import pytest
 import torch
-from records import EXPERTS, LAYOUT, handles, holds, opened, pack
+from records import EXPERTS, LAYOUT, A, B, C, handles, holds, opened
 
 from moex.cache.capacity import Memory
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.sim.hardware import HardwareProfile
-from moex.store.slots import Slots
 from moex.types import Expert, Left, Load, Plan
-
-A, B, C = Expert(0, 1), Expert(1, 2), Expert(2, 3)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return pack(tmp_path_factory.mktemp("packed") / "p")
-
-
-@pytest.fixture
-def store(folder):
-    store = opened(folder)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def slots():
-    return Slots(LAYOUT, 4)
 
 
 class Gate:
@@ -197,27 +176,6 @@ def test_a_taken_back_read_leaves_the_one_before_it_in_the_way(store, slots, gat
     assert holds(slots.records[0], C)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_random_plans_leave_every_place_with_what_was_loaded_last(store, slots, threads):
-    link, draw = DiskLink(store, slots, threads, chunk_bytes=4096), random.Random(threads)
-    guessed: dict[int, Expert] = {}
-    for clock in range(600):
-        place, expert = draw.randrange(4), draw.choice(EXPERTS)
-        dropped = (Left(guessed.pop(place), place),) if place in guessed else ()
-        speculative = draw.random() < 0.6
-        link.submit(Plan(clock, loads=(Load(expert, place, None, speculative),), dropped=dropped))
-        if speculative:
-            guessed[place] = expert
-        else:
-            link.wait(place)
-            assert holds(slots.records[place], expert)
-        if guessed and draw.random() < 0.3:
-            place = draw.choice(list(guessed))
-            link.wait(place)
-            assert holds(slots.records[place], guessed.pop(place))
-    link.close()
-
-
 def test_an_error_comes_out_of_wait_and_the_link_goes_on(store, slots, monkeypatch):
     def fail_once(file, buffers, offset):
         monkeypatch.setattr(os, "preadv", really)
@@ -236,26 +194,6 @@ def test_an_error_comes_out_of_wait_and_the_link_goes_on(store, slots, monkeypat
     link.close()
     assert holds(slots.records[0], B)
     assert holds(slots.records[1], C)
-
-
-def test_a_corrupted_record_and_a_short_file_come_out_of_wait(tmp_path, slots):
-    folder = pack(tmp_path / "p")
-    data = bytearray((folder / "layer-001.records").read_bytes())
-    data[2 * LAYOUT.bytes] ^= 128
-    (folder / "layer-001.records").write_bytes(data)
-    before = handles()
-    store = opened(folder)
-    os.truncate(folder / "layer-002.records", LAYOUT.bytes)
-    link = DiskLink(store, slots)
-    link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1), Load(C, 2, speculative=True))))
-    link.wait(0)
-    with pytest.raises(RuntimeError, match=r"expert 2 of layer 1 .* checksum"):
-        link.wait(1)
-    with pytest.raises(RuntimeError, match=r"expert 3 of layer 2 .* too short"):
-        link.wait(2)
-    link.close()
-    store.close()
-    assert handles() == before
 
 
 def test_an_interrupted_wait_leaves_a_link_that_works(store, slots, monkeypatch):

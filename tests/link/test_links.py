@@ -165,3 +165,24 @@ def test_a_failing_store_is_reported_by_the_wait(store):
     with pytest.raises(RuntimeError, match="copying thread failed"):
         link.wait(0)
     link.close()
+
+
+def test_an_interrupted_copy_of_the_computing_thread_is_an_interruption(store, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "read", stopped)
+    link = EmulatedLink(store, Slots(store.layout, 1), HardwareProfile("x", link_bytes_per_s=1e9))
+    with pytest.raises(KeyboardInterrupt):
+        link.submit(Plan(0, loads=(Load(Expert(0, 1), 0),)))
+    link.close()
+
+
+def test_a_closed_link_waits_for_no_guess_that_the_books_drop_later(blocked):
+    guesses = tuple(Load(Expert(0, number), number, speculative=True) for number in range(2))
+    blocked.submit(Plan(0, loads=guesses))
+    assert blocked.slots.copying.wait(10)
+    threading.Timer(0.02, blocked.slots.allowed.set).start()
+    blocked.close()
+    blocked.submit(Plan(1, dropped=tuple(Left(guess.expert, guess.slot) for guess in guesses)))
+    assert blocked.settle() == 0.0

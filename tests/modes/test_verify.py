@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import invalidate_caches
 
 import numpy as np
 import pytest
@@ -83,6 +85,37 @@ def test_the_accuracy_key_is_that_of_the_checkpoint_s_content_not_of_its_name(ro
     assert row(eval, *words).accuracy_key != first.accuracy_key
     write(0)
     assert row(eval, *words).accuracy_key == first.accuracy_key
+
+
+OWN = """
+from dataclasses import dataclass
+from moex.sparsity.fixed import Fixed
+import torch
+
+@dataclass
+class Ordered(Fixed):
+    def scores(self, geometry):
+        order = torch.arange(float(geometry.intermediate))
+        return {sign} * order.expand(geometry.layers, geometry.experts, -1)
+"""
+
+
+def test_keys_are_those_of_a_class_s_text_not_of_its_name(row, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(sign):
+        (tmp_path / "my_selectors.py").write_text(OWN.format(sign=sign))
+        monkeypatch.delitem(sys.modules, "my_selectors", raising=False)
+        invalidate_caches()
+
+    own = ("sparsity=random", "sparsity._target_=my_selectors.Ordered", "~sparsity.seed")
+    words = (*own, "memory.store=ram", "eval.tasks=[moex_swap]", "smoke=true")
+    write(1)
+    found, key = row(verify, *words), row(eval, *words).accuracy_key
+    assert grade(row(live, *words, "eval.tasks=[]")) == grade(found)
+    write(-1)
+    assert grade(row(live, *words, "eval.tasks=[]")) == (None,) * 5
+    assert row(eval, *words).accuracy_key != key
 
 
 @pytest.mark.parametrize("words", [["hardware=t4"], ["workload.prompt_tokens=null"]], ids=str)

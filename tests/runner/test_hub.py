@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import random_family
 
-from moex.runner import checkpoint, hub
+from moex.runner import hub
 from moex.runner.assemble import load_parts
 
 NAME = "somebody/small-model"
@@ -109,4 +109,3 @@ def test_a_hub_that_cannot_be_had_is_explained_in_one_line():
     ):
         with pytest.raises(FileNotFoundError, match=words), hub.explained(NAME):
             raise error
-    assert checkpoint.find is not None

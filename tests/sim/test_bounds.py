@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import literal, random_trace
+from traces import fewest, literal, random_trace
 
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
@@ -62,27 +61,12 @@ PREFETCHERS = st.one_of(
 )
 
 
-def fewest_loads(visits, slots):
-    """Loads with bypass, by trying every set that could be kept after every visit."""
-    states = {frozenset(): 0}
-    for visit in visits:
-        following: dict[frozenset, int] = {}
-        for state, cost in states.items():
-            cost += len(visit - state)
-            union = state | visit
-            for kept in combinations(sorted(union), min(slots, len(union))):
-                key = frozenset(kept)
-                following[key] = min(cost, following.get(key, cost))
-        states = following
-    return min(states.values())
-
-
 @settings(max_examples=20)
 @given(st.lists(st.sets(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=7))
 def test_belady_with_bypass_equals_brute_force(visits):
     trace = literal([(0, tuple(visit)) for visit in visits], experts=5)
     for slots in (2, 3):
-        assert floors(trace, slots).belady_bypass == fewest_loads(visits, slots)
+        assert floors(trace, slots).belady_bypass == fewest(visits, slots, bypass=True)
 
 
 @settings(max_examples=30)

@@ -29,9 +29,6 @@ def test_the_top_is_as_many_of_every_token(fraction):
     scores = torch.rand(3, 5, 10, generator=torch.Generator().manual_seed(0))
     chosen = active(scores, "top", fraction)
     assert (chosen.sum(-1) == rows_of(fraction, 10)).all()
-    assert (
-        scores.masked_fill(~chosen, 9.0).amin() >= scores.masked_fill(chosen, 0.0).amax(-1).amin()
-    )
     worst_in = scores.masked_fill(~chosen, 9.0).amin(-1)
     best_out = scores.masked_fill(chosen, -1.0).amax(-1)
     assert (worst_in >= best_out).all()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from moex.store.disk import DiskStore
 from moex.store.pack import Packer
 from moex.store.ram import RamStore
 from moex.store.rows import RowSlots, bitmaps_of, members
+from moex.store.slots import paged
 from moex.types import Expert, Geometry, Load
 
 NEURONS, HIDDEN = 100, 24  # a neuron of 288 bytes: pages cut through neurons
@@ -52,7 +55,7 @@ def store(request, tmp_path):
 
 @pytest.mark.parametrize("rows", CHOICES, ids=len)
 def test_a_neuron_is_its_gate_row_up_row_and_down_column(store, rows):
-    found = store.gather(Expert(0, 1), torch.tensor(rows))
+    found = store.gather(Expert(0, 1), np.array(rows))
     gate_up, down = tensors(1)["gate_up_proj"], tensors(1)["down_proj"]
     assert torch.equal(found[:, 0], gate_up[rows])
     assert torch.equal(found[:, 1], gate_up[NEURONS:][rows])
@@ -69,10 +72,10 @@ def test_a_changed_row_is_found_when_it_is_read_and_no_sooner(tmp_path, direct):
     path.write_bytes(data)
     store = DiskStore(tmp_path, LAYOUT, GEOMETRY, direct)
     for _ in range(2):
-        store.gather(Expert(0, 0), torch.arange(100))
-        store.gather(Expert(0, 1), torch.tensor([0, 6, 8]))
+        store.gather(Expert(0, 0), np.arange(100))
+        store.gather(Expert(0, 1), np.array([0, 6, 8]))
         with pytest.raises(RuntimeError, match=r"expert 1 of layer 0 .* neuron 7 .* remove"):
-            store.gather(Expert(0, 1), torch.tensor([6, 7]))
+            store.gather(Expert(0, 1), np.array([6, 7]))
     store.close()
 
 
@@ -81,11 +84,27 @@ def test_every_row_is_compared_once(tmp_path, monkeypatch):
     store, compared, crc = DiskStore(tmp_path, LAYOUT, GEOMETRY), [], zlib.crc32
     monkeypatch.setattr(zlib, "crc32", lambda data: compared.append(len(data)) or crc(data))
     for rows in ([3, 4, 5], [4, 5, 6], [3, 4, 5, 6]):
-        store.gather(Expert(0, 0), torch.tensor(rows))
+        store.gather(Expert(0, 0), np.array(rows))
     assert compared == 4 * [LAYOUT.row_bytes]
     store.gather(Expert(0, 1), None)
-    store.gather(Expert(0, 1), torch.tensor([1, 2]))
-    assert compared == [*4 * [LAYOUT.row_bytes], LAYOUT.bytes]
+    store.gather(Expert(0, 1), np.array([1, 2]))
+    assert compared == 104 * [LAYOUT.row_bytes]
+    store.read(Expert(0, 1), paged(LAYOUT.bytes))
+    store.read(Expert(0, 1), paged(LAYOUT.bytes))
+    assert compared == [*104 * [LAYOUT.row_bytes], LAYOUT.bytes]
+    store.close()
+
+
+def test_threads_read_rows_side_by_side(tmp_path):
+    packed(tmp_path)
+    store, down = DiskStore(tmp_path, LAYOUT, GEOMETRY), tensors(1)["down_proj"].T
+
+    def right(rows: list[int]) -> bool:
+        found = (store.gather(Expert(0, 1), np.array(rows)) for _ in range(20))
+        return all(torch.equal(each[:, 2], down[rows]) for each in found)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, 4 * CHOICES))
     store.close()
 
 

@@ -69,6 +69,9 @@ def test_closing_gives_back_every_handle(folder):
     assert handles() == before + GEOMETRY.layers + 1  # the folder: it is in use
     store.close()
     assert handles() == before
+    store = opened(folder)
+    del store  # nobody closes it
+    assert handles() == before
 
 
 def test_a_file_cut_short_is_refused_when_opened(folder):

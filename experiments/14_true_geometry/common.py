@@ -1,0 +1,68 @@
+"""What the scripts of this study share: shapes, folders, the setup, and how a row is printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.utils import instantiate
+
+from moex.cache.capacity import Memory
+from moex.cache.lru import LRU
+from moex.prefetch.gate import Gate
+from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
+from moex.runner.assemble import Setup
+from moex.store.pack import cache_folder
+
+if TYPE_CHECKING:
+    import argparse
+
+    from moex.quant.base import Scheme
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
+
+
+def architecture(options: argparse.Namespace) -> dict[str, Any]:
+    """The model's shapes, with fewer layers where so many are asked for."""
+    config = yaml.safe_load((CONF / f"{options.model}.yaml").read_text())
+    shapes = dict(config["architecture"])
+    if options.layers:
+        shapes["num_hidden_layers"] = options.layers
+    if options.tiny:
+        shapes.update(SMALL)
+    return shapes
+
+
+def scheme(options: argparse.Namespace) -> Scheme | None:
+    """The quantization that was asked for, if any."""
+    if not options.quant:
+        return None
+    text = (CONF.parent / "quant" / f"{options.quant}.yaml").read_text()
+    return instantiate(yaml.safe_load(text), _convert_="object")
+
+
+def folder(options: argparse.Namespace) -> Path:
+    """Where the records are."""
+    return options.folder or cache_folder().expanduser() / "true_geometry"
+
+
+def setup(options: argparse.Namespace) -> Setup:
+    """LRU within the budget, with or without lookahead."""
+    memory = Memory(3) if options.tiny else Memory(None, options.budget)
+    memory = replace(memory, reader_threads=options.readers)
+    lookahead = options.prefetch == "gate"
+    return Setup(LRU(), memory, Gate(width=options.width) if lookahead else NoPrefetch())
+
+
+def say(row: dict[str, Any], out: Path | None) -> None:
+    """Print a row with its provenance, and append it to a file if there is one."""
+    print(text := json.dumps({**row, **provenance()}))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a") as file:
+            print(text, file=file)

@@ -1,0 +1,134 @@
+"""Neurons of a large model's experts, read from files: random weights, a recorded routing.
+
+    python experiments/16_neurons/geometry.py --layers 2 --out results/geometry.jsonl
+
+Whole experts and neurons in thin places decode in turns, at equal device bytes, both from files.
+Which neurons count is drawn anew for every token and expert: what one token leaves behind is of no
+more use to the next than chance has it, so no trained selector would move more. `--tiny` is a
+smoke test. Packing takes 5.6 GB a layer of Mixtral-8x7B's size, once, in `--folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from sides import Side, equal_bytes
+
+from moex.cache.capacity import Memory
+from moex.paired import in_turns, paired_ratio
+from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
+from moex.runner.assemble import bind_selector, load_parts
+from moex.runner.routing import read_routing
+from moex.sparsity.base import NeuronSelector
+from moex.store.pack import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from moex.runner.assemble import Parts
+    from moex.types import Geometry
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}
+
+
+@dataclass
+class Lots(NeuronSelector):
+    """Neurons by lot, for every token and expert anew."""
+
+    fraction: float = 0.3
+    mode: str = "late"
+
+    def bind(self, geometry: Geometry, model: Path, weights: Any = None) -> None:
+        """Learn how many there are."""
+        self._width = geometry.intermediate
+        self._draw = torch.Generator().manual_seed(0)
+
+    def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor:
+        """Draw [experts, tokens, intermediate]."""
+        scores = torch.rand(len(experts), len(hidden), self._width, generator=self._draw)
+        chosen = scores.topk(round(self.fraction * self._width)).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, value=True)
+
+
+def parts(args: argparse.Namespace, *, bundles: bool) -> Parts:
+    """The model of random weights, packed into files once in either layout."""
+    config = yaml.safe_load((ROOT / "conf" / "model" / f"{args.model}.yaml").read_text())
+    shapes = {**config["architecture"], "num_hidden_layers": args.layers}
+    if args.tiny:
+        shapes |= SMALL
+    folder = args.folder or cache_folder().expanduser() / "true_geometry"
+    given = {"architecture": shapes, "bundles": bundles, "cache_dir": folder}
+    return load_parts(f"random-{args.model}", store="disk", **given)
+
+
+def compared(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a decoded token of both sides, in turns."""
+    torch.set_num_threads(args.threads)
+    whole, neurons = parts(args, bundles=False), parts(args, bundles=True)
+    for each in (whole, neurons):
+        each.store.verify()  # type: ignore[attr-defined]  # not while timing
+    selector, geometry = Lots(args.fraction), whole.geometry
+    bind_selector(neurons, selector)
+    thin = replace(equal_bytes(neurons, args.slots, args.rows, 0), break_even=args.break_even)
+    prompts = [torch.randint(whole.model.config.vocab_size, (1, 2))]
+    with ExitStack() as stack:
+        made = (
+            ("whole", whole, Memory(args.slots), NoPrefetch(), None),
+            ("neurons", neurons, thin, NoPrefetch(), selector),
+        )
+        sides = [Side(stack, *each, routing=read_routing(args.routing, geometry)) for each in made]
+        ways = (partial(side.seconds, prompts, args.tokens) for side in sides)
+        times = in_turns(args.repeats, *ways)
+        gain = paired_ratio(*times)
+        found = {**sides[0].books(), **sides[1].books()}
+    return {
+        "case": "geometry",
+        **{"model": args.model, "layers": args.layers, "fraction": args.fraction},
+        **{"random_weights": True, "replayed_routing": True, "io": neurons.store.io},
+        **{f"{side.name}_s": median(took) for side, took in zip(sides, times, strict=True)},
+        **{"speedup": gain.median, "low": gain.low, "high": gain.high, "pairs": gain.pairs},
+        **{"tokens": args.tokens, "rows": thin.rows, "slots": args.slots, **found},
+    }
+
+
+def main() -> None:
+    """Measure and write a line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mixtral_8x7b")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--slots", type=int, default=3, help="of whole experts, a layer")
+    parser.add_argument("--fraction", type=float, default=0.3)
+    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
+    parser.add_argument("--break-even", type=float, default=1.0, help="of bench.py density")
+    parser.add_argument("--routing", default="tiny")
+    parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where the records are; default: the cache")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.tiny:
+        args.tokens, args.repeats = 4, 2
+    print(line := json.dumps({**compared(args), **provenance()}), flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with args.out.open("a") as file:
+            print(line, file=file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A packed folder, opened; places to read it into; and both ways in which the kernel reads."""
+
+from __future__ import annotations
+
+import pytest
+from records import LAYOUT, need, opened, pack
+
+from moex.link import aio
+from moex.link.aio import AioLink
+from moex.store.kernel import KernelReads
+from moex.store.polled import PolledReads
+from moex.store.slots import Slots
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed") / "p")
+
+
+@pytest.fixture
+def store(folder):
+    store = opened(folder)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def slots():
+    return Slots(LAYOUT, 4)
+
+
+@pytest.fixture(params=[KernelReads, PolledReads])
+def kind(request, store, monkeypatch):
+    """What reads for an `AioLink`."""
+    need(request.param, store)
+    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: request.param(depth, memory))
+    monkeypatch.setattr(request.param, "starved", False)
+    return request.param
+
+
+@pytest.fixture
+def link(store, slots, kind):
+    link = AioLink(store, slots)
+    yield link
+    link.close()
