@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis import choices, figures, live, patterns, scores, speeds, tables, tradeoffs
+from analysis import choices, figures, live, losses, patterns, scores, speeds, tables, tradeoffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +72,12 @@ FIGURES = {
     ),
     "quant_table": Entry(
         "quant_table", tradeoffs.quant_rows, tradeoffs.quant_table, scores.quant_table
+    ),
+    "quant_sensitivity": Entry(
+        "quant_sensitivity", losses.sensitivity_rows, losses.sensitivity, scores.quant_sensitivity
+    ),
+    "quant_groups": Entry(
+        "quant_groups", losses.group_rows, losses.group_sizes, scores.quant_groups
     ),
     "pareto": Entry("pareto", choices.pareto_rows, choices.pareto, tables.pareto),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import tradeoffs
+from analysis import losses, tradeoffs
 from analysis.tables import markdown
 
 
@@ -45,3 +45,34 @@ def corm_sparsity(table: pd.DataFrame) -> str:
     order = found.groupby("sparsity")["acc"].mean().sort_values(ascending=False).index
     lines = [(name, *cells.loc[name]) for name in order]
     return markdown(["neurons computed", *(f"{100 * share:g} %" for share in cells)], lines)
+
+
+def nats(row: Any) -> str:
+    """Nats a token more than unquantized, and their standard error."""
+    return f"{row.more:+.4f} ± {row.stderr:.4f}"
+
+
+def quant_sensitivity(table: pd.DataFrame) -> str:
+    """Nats a token more, by bits and the one kind of weight that has them."""
+    rows = losses.paired(losses.alone(table))
+    found = {
+        (row.bits, kind): nats(row)
+        for kind in losses.KINDS.values()
+        for row in rows[rows[kind] < 16].itertuples()
+    }
+    lines = [
+        (bits, *(found.get((bits, kind)) for kind in losses.KINDS.values()))
+        for bits in sorted(set(rows["bits"]), reverse=True)
+    ]
+    return markdown(["bits", *losses.KINDS], lines)
+
+
+def quant_groups(table: pd.DataFrame) -> str:
+    """Bits a weight and nats a token more, by bits and group size of experts."""
+    rows = losses.paired(losses.grouped(table))
+    rows = rows.sort_values(["bits", "group"], ascending=[False, True])
+    lines = [
+        (f"{row.bits} g{row.group}", f"{row.bits_per_weight:.3f}", nats(row))
+        for row in rows.itertuples()
+    ]
+    return markdown(["format", "bits a weight (files)", "nats a token more"], lines)

@@ -112,7 +112,9 @@ def provenance(table: pd.DataFrame) -> str:
 
 def _kind(row: Any) -> str:
     if row.mode == "eval":
-        return "accuracy only"
+        return (
+            "accuracy only" if any(task["metric"] == "acc" for task in row.tasks) else "loss only"
+        )
     if row.source == "sim":
         return "simulated"
     return "live, emulated link" if row.emulated else "live, measured"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BITS = (16, 4, 3, 2)
+GROUPS = {16: 0, 4: 64, 3: 64, 2: 16}
+"""Group sizes of table 1: so many weights share a scale."""
 LOST = 10
 """Points of accuracy that the darkest cell has lost: smaller losses look small."""
 ACCURACY = "accuracy, mean of tasks (%)"
@@ -39,15 +41,19 @@ def accuracy(tasks: list[dict[str, Any]]) -> tuple[float, float, float | None, f
 
 def scored(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with `acc`, `stderr`, `apart` and `apart_stderr` in percent, once an accuracy key."""
-    rows = rows[rows["tasks"].map(len) > 0].drop_duplicates("accuracy_key")
+    rows = rows[rows["tasks"].map(_has_accuracy).astype(bool)].drop_duplicates("accuracy_key")
     found = [accuracy(tasks) for tasks in rows["tasks"]]
     names = ["acc", "stderr", "apart", "apart_stderr"]
     return rows.join(pd.DataFrame(found, columns=names, index=rows.index))
 
 
 def evaluated(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of mode=eval."""
-    return table[table["mode"] == "eval"]
+    """Rows of mode=eval with accuracies."""
+    return table[(table["mode"] == "eval") & table["tasks"].map(_has_accuracy).astype(bool)]
+
+
+def _has_accuracy(tasks: list[dict[str, Any]]) -> bool:
+    return any(row["metric"] == "acc" for row in tasks)
 
 
 def sparsity_rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,8 @@ def load(
         name: a bundled model ("tiny"), a local folder, or a hub repository.
         cache: the policy; default LRU.
         slots: experts per layer on the device; a fraction below 1 is a share of the layer's.
-        prefetch: the prefetcher; default none.
+        prefetch: the prefetcher; default none. One that knows the future is told it before:
+            `prefetch.foresee(read_trace(...))`.
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
         staging: places beside the slots; default twice the model's top-k.

@@ -93,8 +93,10 @@ def sentence(report: Report) -> str:
     if report.mode == "eval":
         tasks = ", ".join(
             f"{task['task']} {100 * task['value']:.1f} %"
+            if task["metric"] == "acc"
+            else f"{task['task']} {task['value']:.3f} {task['metric'].replace('_', ' ')}"
             for task in report.tasks
-            if "/" not in task["task"] and task["metric"] == "acc"
+            if "/" not in task["task"] and task["metric"] in ("acc", "nats_per_token")
         )
         return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
     if report.mode == "plan":

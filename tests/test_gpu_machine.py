@@ -42,3 +42,22 @@ def test_it_decodes_where_much_is_missing_and_draws_nothing(part):
     assert all(row["tiny"] and row["random_weights"] and row["replayed_routing"] for row in rows)
     assert all(row["tokens_per_second"] > 0 for row in rows)
     assert part("figure") == [{"what": "figure", "skipped": "no matplotlib here", "tiny": True}]
+
+
+def test_its_rows_stand_beside_those_of_table_2(part, tmp_path):
+    rows = part("table2")
+    assert len(rows) == 12, "2 and 3 bits, 2 and 4 slots, three rows that are measured"
+    assert {row["expert_bits"] for row in rows} == {2, 3}
+    assert all(row["random_weights"] and row["replayed_routing"] for row in rows)
+    assert {row["row"] for row in rows if row["oracle"]} == {"full"}
+    cached, bare = (
+        [row["hit_rate"] for row in rows if row["row"].startswith(name) and row["slots"] == 4]
+        for name in ("no pre", "no cache")
+    )
+    assert min(cached) > 0.3
+    assert max(bare) == 0
+    lines = (tmp_path / "out" / "table2.md").read_text().splitlines()
+    assert "here: CPU, 2 layers, tiny: means nothing" in lines[0]
+    [line] = [line for line in lines if line.startswith("| 2 bits | 4 | full | 3.061 (")]
+    mine = next(row for row in rows if (row["expert_bits"], row["slots"]) == (2, 4))
+    assert line.endswith(f"| {mine['tokens_per_second']:.3f} |")

@@ -171,9 +171,7 @@ def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
     assert study.at_bytes(rows, 0, 3.0) == pytest.approx(0.5)
 
 
-def test_losses_of_group_sizes_are_measured_on_held_out_documents_and_drawn(
-    text, tmp_path, monkeypatch, capsys
-):
+def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, monkeypatch, capsys):
     body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
     for source in ("novels/novels", "wikipedia-articles/articles"):
         path = tmp_path / f"{source}.jsonl.xz"
@@ -185,7 +183,29 @@ def test_losses_of_group_sizes_are_measured_on_held_out_documents_and_drawn(
     words = ("--text", tmp_path, "--out", out, "--cache", tmp_path)
     run(monkeypatch, "12_quantization/accuracy.py", *words)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["name"] for row in rows] == ["unquantized", "experts 3 g16", "experts 3 g32"]
+    assert [row["name"] for row in rows] == ["unquantized", "hqq 8 g64", "rtn 8 g64"]
     assert all(len(row["nats"]) == 2 for row in rows), "a window of each source's test split"
-    assert (tmp_path / "quant_groups.png").is_file()
-    assert "| experts 3 g16 | 4.111 |" in capsys.readouterr().out
+    assert "hqq 8 g64 against rtn: " in capsys.readouterr().out
+
+
+TINY = {
+    "04_disk_link/bench.py": ("reads", "decode"),
+    "10_predictor_dial/dial.py": ("",),
+    "12_quantization/bench.py": ("resident", "packing"),
+    "13_host_compute/bench.py": ("simulate",),
+    "14_true_geometry/bench.py": ("decode",),
+    "16_neurons/stages.py": ("",),
+    "20_policy_zoo/sequential.py": ("",),
+}
+"""Benches that no other test runs, and the parts of them that take seconds."""
+
+
+@pytest.mark.parametrize(
+    ("path", "part"), [(path, part) for path, parts in TINY.items() for part in parts]
+)
+def test_the_tiny_form_of_a_bench_runs(path, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MOEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, path, *part.split())
+    assert capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png")), "a glance draws nothing"

@@ -2,7 +2,7 @@
 
 Held-out loss on the same windows of text, tasks on the same items; errors are of the differences.
 Results are kept, so an interrupted study goes on where it stopped. Prints the tables, and draws
-what it has all rows for beside them: quant_losses.png, quant_sensitivity.png, quant_groups.png.
+quant_losses.png beside the rows.
 
 python experiments/12_quantization/accuracy.py --text FOLDER [--tiny]
 """
@@ -17,7 +17,7 @@ from statistics import mean, stdev
 
 import pandas as pd
 import torch
-from schemes import STUDIES, bits_of
+from schemes import STUDIES
 from torch.nn.functional import cross_entropy
 
 from analysis import losses
@@ -97,33 +97,18 @@ def line(name: str, done: dict, base: dict) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def frame(kept: dict, studies: dict[str, dict], model: str) -> pd.DataFrame:
-    """Rows as `analysis.losses` draws them: HQQ's, and the unquantized model's."""
-    drawn = [schemes for study, schemes in studies.items() if study != "solvers"]
+def draw(kept: dict, model: str, path: Path) -> None:
+    """Draw the table's figure."""
     lines = []
-    for name, scheme in chain([("unquantized", None)], *(schemes.items() for schemes in drawn)):
-        change, error = paired(kept[name]["nats"], kept["unquantized"]["nats"])
-        about = {"model": model, "windows": len(kept[name]["nats"]), "more": change}
-        about |= {"stderr": error, "bits_per_weight": kept[name]["bits"]}
-        lines.append(bits_of(scheme) | about)
-    return pd.DataFrame(lines)
-
-
-FIGURES = {
-    "quant_losses": ("table", losses.bits_table),
-    "quant_sensitivity": ("sensitivity", losses.sensitivity),
-    "quant_groups": ("groups", losses.group_sizes),
-}
-
-
-def draw(table: pd.DataFrame, studies: dict[str, dict], folder: Path) -> None:
-    """Draw the figures of the studies that were made."""
-    for name, (study, figure) in FIGURES.items():
-        if study in studies:
-            with styled():
-                path = folder / f"{name}.png"
-                figure(table).savefig(path, dpi=120, metadata={"Software": None})
-            print(path)
+    for attention, experts in TABLE_1:
+        nats = kept[f"attention {attention}, experts {experts}"]["nats"]
+        change, error = paired(nats, kept["unquantized"]["nats"])
+        about = {"attention": attention, "gate_up": experts, "more": change, "stderr": error}
+        lines.append(about | {"model": model, "windows": len(nats)})
+    with styled():
+        figure = losses.bits_table(pd.DataFrame(lines))
+        figure.savefig(path, dpi=120, metadata={"Software": None})
+    print(path)
 
 
 HEAD = """| weights | bits | MB | kernel | perplexity | nats a token more | tasks, % | points more |
@@ -159,7 +144,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.tiny:
-        args.windows, args.items, args.studies = 2, 4, ["groups"]
+        args.windows, args.items, args.studies = 2, 4, ["solvers"]
     studies = {study: STUDIES[study]() for study in args.studies}
     if args.tiny:
         studies = {study: dict(islice(schemes.items(), 2)) for study, schemes in studies.items()}
@@ -172,11 +157,11 @@ def main() -> None:
         print(f"\n{study}: {args.model}, {len(kept['unquantized']['nats'])} windows\n\n{HEAD}")
         for name in ("unquantized", *schemes):
             print(line(name, kept[name], kept["unquantized"]))
-    if "table" in studies:
+    if "table" in studies and not args.tiny:
         seed_table(kept)
+        draw(kept, args.model, args.out.with_name("quant_losses.png"))
     if "solvers" in studies:
         solver_pairs(kept)
-    draw(frame(kept, studies, args.model), studies, args.out.parent)
 
 
 def solver_pairs(kept: dict) -> None:

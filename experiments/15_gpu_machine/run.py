@@ -11,6 +11,7 @@ each in a process of its own, so that one that fails does not stop the others:
     decode   Mixtral-8x7B's sizes, a few layers, a recorded routing: slots x policies and
              prefetchers, with the share of the ceiling and of transfer time that was hidden
     decode4  the same, all 32 layers in 4 bits: 24 GB of disk and of host memory
+    table2   the settings of Eliseev & Mazur's table 2, beside what they published (published.py)
     figure   tokens a second against memory on the device, if matplotlib is there
 
 `--tiny` shrinks every part, and runs what does not need CUDA on the CPU: it shows that the script
@@ -30,6 +31,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import published
 from figure import figure
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +181,15 @@ def decode(
     return rows
 
 
+def table2(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Their settings, all layers: 18 GB on the disk and in host memory, twice; and table2.md."""
+    options.layers = 32
+    rows = published.measure(options, _shapes(options))
+    text = published.table([{**row, "tiny": options.tiny} for row in rows])
+    (options.out / "table2.md").write_text(text)
+    return rows
+
+
 def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     """Mixtral-8x7B's, with fewer layers."""
     small = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
@@ -197,7 +208,10 @@ def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-PARTS = {"tests": tests, "link": link, "decode": decode, "decode4": decode4, "figure": figure}
+PARTS = {
+    "tests": tests, "link": link, "decode": decode, "decode4": decode4, "table2": table2,
+    "figure": figure,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -34,10 +34,10 @@ class LFRU(ScoredPolicy):
         self.counts[expert] += 1
         self.last[expert] = now.clock
 
-    def on_evict(self, expert: Expert, now: Now) -> None:
-        """Forget the count, unless counts are perfect."""
+    def on_insert(self, expert: Expert, now: Now) -> None:
+        """Begin with this use, unless counts are perfect."""
         if not self.perfect:
-            del self.counts[expert]
+            self.counts[expert] = 1
 
     def score(self, expert: Expert, now: Now) -> float:
         """Worth: uses per visit of age (candidates were not used in this visit: age > 0)."""

@@ -51,10 +51,10 @@ class LFU(CachePolicy):
         for index in access.experts:
             counts[layer, index] += one
 
-    def on_evict(self, expert: Expert, now: Now) -> None:
-        """Forget the count, unless counts are perfect."""
+    def on_insert(self, expert: Expert, now: Now) -> None:
+        """Begin with this use, unless counts are perfect."""
         if not self.perfect:
-            del self.counts[expert]
+            self.counts[expert] = self.one
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
         """Return the candidate of lowest aged count, the least recently used of equals."""

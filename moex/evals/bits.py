@@ -82,7 +82,7 @@ def bits_per_byte(
 
     stream = windows()
     while batch := list(islice(stream, batch_size)):
-        for window, nats in zip(batch, _nats(model, batch), strict=True):
+        for window, nats in zip(batch, window_nats(model, batch), strict=True):
             scores[window.document].nats += nats
     rows = _rows("heldout_text", scores)
     for name in counts:
@@ -106,7 +106,7 @@ def cut(tokens: list[int], context: int, stride: int) -> Iterator[tuple[list[int
 
 
 @torch.inference_mode()
-def _nats(model: "PreTrainedModel", batch: list[Window]) -> list[float]:
+def window_nats(model: "PreTrainedModel", batch: list[Window]) -> list[float]:
     """What every window's scored tokens cost; short windows are padded on the right."""
     length = max(len(window.tokens) for window in batch)
     tokens = torch.zeros(len(batch), length, dtype=torch.long)

@@ -20,7 +20,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from moex.evals.items import checksum
-from moex.evals.tasks import LOCAL, PUBLISHED, task_config, task_documents
+from moex.evals.loss import METRIC, nats_per_token
+from moex.evals.tasks import LOCAL, LOSSES, PUBLISHED, task_config, task_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +44,8 @@ def evaluate(
     """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
 
     Tasks made of parts (the phenomena of `moex_grammar`, the paradigms of `blimp_local`) add a row
-    for each part, named `task/part`. `checksum` names the items exactly; `n` counts them.
+    for each part, named `task/part`. `checksum` names the items exactly; `n` counts them. The
+    losses `moex_loss` and `heldout_loss` are scored here, not by lm-eval.
 
     Args:
         model: a causal language model, on the device where it is to run.
@@ -63,6 +65,16 @@ def evaluate(
     """
     folders = [None if folder is None else Path(folder) for folder in (data_dir, text_dir)]
     local = {name: task_documents(name, limit, seed, *folders) for name in tasks if name in LOCAL}
+    rows = []
+    for name in LOSSES:
+        if name in local:
+            scored = nats_per_token(model, tokenizer, local[name], batch_size)
+            rows.append(_loss(name, scored) | {"checksum": checksum(local[name])})
+            if items is not None:
+                items[name] = {METRIC: scored}
+    tasks = [name for name in tasks if name not in LOSSES]
+    if not tasks:
+        return rows
     with _quiet():
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         loaded = _load(tasks, local)
@@ -73,7 +85,6 @@ def evaluate(
         results = evaluator.evaluate(
             lm, loaded, limit=limit, bootstrap_iters=BOOTSTRAP_DRAWS, log_samples=True
         )
-    rows = []
     for name in results["results"]:
         samples = results["samples"].get(name, [])
         if name in local and "origin" in local[name][0]:
@@ -101,6 +112,12 @@ def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, flo
         return mean, None
     squares = sum(total**2 for total in sums.values())
     return mean, math.sqrt(squares * groups / (groups - 1)) / len(values)
+
+
+def _loss(name: str, scored: list[tuple[int, float]]) -> dict[str, Any]:
+    """The row of a loss."""
+    value, stderr = mean_and_stderr([nats for _, nats in scored], [origin for origin, _ in scored])
+    return {"task": name, "metric": METRIC, "value": value, "stderr": stderr, "n": len(scored)}
 
 
 def _items(samples: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -2,8 +2,8 @@
 
 Our own (`moex_*`) need nothing, `heldout_*` need a folder of held-out text, `*_local` need a folder
 of published items (BLiMP, LAMBADA, HellaSwag, PIQA) and are worded as lm-eval's tasks of these
-names, so their numbers compare. Every task is an inline lm-eval configuration whose documents are
-made in memory: nothing is downloaded and nothing is written.
+names, so their numbers compare. Every task but the losses (`moex.evals.loss`) is an inline lm-eval
+configuration whose documents are made in memory: nothing is downloaded and nothing is written.
 """
 
 import json
@@ -16,10 +16,12 @@ from random import Random
 from typing import Any
 
 from moex.evals.items import Item, make_items, shuffled
+from moex.evals.loss import held_out_texts, own_texts
 
 OWN = {f"moex_{kind}": kind for kind in ("replace", "swap", "cloze", "grammar")}
 HELD_OUT = {f"heldout_{kind}": kind for kind in ("replace", "swap", "cloze")}
-DEFAULT_ITEMS = 5000
+LOSSES = ("moex_loss", "heldout_loss")
+DEFAULT_ITEMS, DEFAULT_TEXTS = 5000, 1000
 Document = dict[str, Any]
 
 
@@ -79,7 +81,7 @@ PUBLISHED: dict[str, Callable[[Path, Random], list[Document]]] = {
     "hellaswag_local": hellaswag,
     "piqa_local": piqa,
 }
-LOCAL = (*OWN, *HELD_OUT, *PUBLISHED)
+LOCAL = (*OWN, *HELD_OUT, *PUBLISHED, *LOSSES)
 
 
 def task_documents(
@@ -92,12 +94,17 @@ def task_documents(
     """
     if name in OWN:
         return [_document(item) for item in make_items(OWN[name], limit or DEFAULT_ITEMS, seed)]
-    if name in HELD_OUT:
+    if name == "moex_loss":
+        return own_texts(limit or DEFAULT_TEXTS, seed)
+    if name in (*HELD_OUT, "heldout_loss"):
         if text_dir is None:
+            own = name.replace("heldout", "moex")
             raise ValueError(
                 f"task '{name}' reads held-out text and eval.text_dir is not set: give the folder "
-                f"that holds novels/ and wikipedia-articles/, or take 'moex_{HELD_OUT[name]}'"
+                f"that holds novels/ and wikipedia-articles/, or take '{own}'"
             )
+        if name == "heldout_loss":
+            return held_out_texts(limit or DEFAULT_TEXTS, text_dir)
         items = make_items(HELD_OUT[name], limit or DEFAULT_ITEMS, seed, text_dir)
         return [_document(item) for item in items]
     if data_dir is None:

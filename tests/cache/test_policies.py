@@ -13,7 +13,7 @@ import yaml
 
 from moex.cache.core import ExpertCache
 from moex.testing import check_policy
-from moex.types import DECODE, Access, Expert, Future, Geometry, Now, Scope
+from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Now, Scope
 
 CONFIGS = {
     path.stem: path for path in sorted((Path(__file__).parents[2] / "conf/cache").glob("*.yaml"))
@@ -238,3 +238,14 @@ def test_wrong_field_is_refused_in_one_line_that_names_it(name, field, value):
     with pytest.raises(ValueError, match=rf"^cache\.{field}=.*expected") as error:
         type(build(name))(**{field: value})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["lfu", "lfru"])
+def test_counts_of_residents_begin_when_they_enter(name):
+    policy = dataclasses.replace(build(name), perfect=False)
+    cache = ExpertCache(policy, Geometry(1, 8, 1, 4, 4, 48), 2)
+    for clock in range(3):  # 2 and 3 only pass through
+        list(cache.request(Access(clock, clock, 0, PREFILL, (0, 1, 2, 3))))
+    list(cache.request(Access(3, 3, 0, DECODE, (0, 2))))
+    (plan,) = cache.request(Access(4, 4, 0, DECODE, (3,)))
+    assert [left.expert.index for left in plan.evictions] == [2]

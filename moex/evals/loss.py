@@ -1,0 +1,59 @@
+"""Loss on short texts, in nats a token: it tells models apart that as many right answers do not.
+
+Texts are variants of our own sentences, each for itself, or the beginnings of documents held out
+from training, kinds of text in turn.
+"""
+
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from moex.evals.items import own_sentences
+from moex.evals.text import HELD_OUT, documents, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+METRIC = "nats_per_token"
+TOKENS = 512
+"""Of a text at most so many are scored."""
+BATCH = 8
+"""Texts at once: logits of long ones fill memory."""
+
+
+def own_texts(number: int, seed: int) -> list[dict[str, Any]]:
+    """The first `number` different variants of our own sentences; of one sentence: one origin."""
+    drawn = islice(own_sentences(Random(f"loss/{seed}")), 20 * number + 1000)
+    origins = {sentence.text: sentence.origin for sentence in drawn}
+    return [{"text": t, "origin": n} for t, n in islice(origins.items(), number)]
+
+
+def held_out_texts(number: int, folder: Path) -> list[dict[str, Any]]:
+    """The beginnings of the first `number` held-out documents, kinds of text in turn."""
+    kinds: dict[str, list[str]] = {}
+    for kind, _, text in documents(folder, HELD_OUT):
+        kinds.setdefault(kind, []).append(text[: 20 * TOKENS])
+    turns = (text for text in chain.from_iterable(zip_longest(*kinds.values())) if text)
+    return [{"text": text, "origin": n} for n, text in enumerate(islice(turns, number))]
+
+
+def nats_per_token(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: list[dict[str, Any]],
+    batch_size: int,
+) -> list[tuple[int, float]]:
+    """Return of every text its origin and its nats over the mean number of tokens of a text.
+
+    The mean of these is nats a token of all texts together. The end-of-text token comes before a
+    text's first one.
+    """
+    from moex.evals.bits import Window, window_nats  # torch, which texts do not need
+
+    pieces = [encode(tokenizer, text["text"])[: TOKENS + 1] for text in texts]
+    costs: list[float] = []
+    for at in range(0, len(pieces), size := min(batch_size, BATCH)):
+        costs += window_nats(model, [Window(at, piece, 1) for piece in pieces[at : at + size]])
+    mean = sum(len(piece) - 1 for piece in pieces) / len(pieces)
+    return [(text["origin"], cost / mean) for text, cost in zip(texts, costs, strict=True)]
