@@ -10,6 +10,7 @@ ends the program with the stacks of all threads.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import gc
 import json
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import traceback
 from contextlib import chdir
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -168,6 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--turns", type=int, default=1, help="the same ones again and again")
     parser.add_argument("--show", type=int, help="print the words of this combination")
     parser.add_argument("--out", type=Path, help="append a line for each to this file")
     given = parser.parse_args()
@@ -179,7 +182,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MOEX_CACHE"] = str(Path(scratch) / "cache")
         folders = models(Path(scratch))
-        for number in range(given.first, given.first + given.count):
+        numbers = range(given.first, given.first + given.count)
+        for turn, number in product(range(given.turns), numbers):
             faulthandler.dump_traceback_later(HANGS_S, exit=True)
             try:
                 row = check(number, folders)
@@ -194,6 +198,11 @@ def main() -> int:
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 with given.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
+            if given.turns > 1 and number == numbers[-1]:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps is no leak
+                kept, objects = resident_bytes() >> 20, len(gc.get_objects())
+                print(f"turn {turn + 1}: {kept} MB, {objects} objects of Python", flush=True)
     quarter = max(1, given.count // 4)
     early, late = max(held[:quarter]), max(held[-quarter:])
     print(f"{given.count} combinations, {len(failed)} failed {failed}")
