@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +26,14 @@ from moex import console, settings
 from moex.errors import CONF, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
-from moex.modes.common import PARTIAL
+from moex.modes.common import PARTIAL, names_a_part
+from moex.modes.live import judge
 from moex.provenance import provenance
 from moex.report import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hydra.core.utils import JobReturn
 
 
@@ -41,24 +46,44 @@ def build(node: DictConfig) -> Any:
 def run(config: DictConfig) -> float | None:
     """Run a configuration in its results folder, or show the result that is already there."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return _run(config, folder)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # Hydra made it, and what was refused has put nothing into it
+        raise
+
+
+def _run(config: DictConfig, folder: Path) -> float | None:
     given: Any = OmegaConf.to_container(config, resolve=True)
     settings.check_all(given, HydraConfig.get().runtime.choices)
-    if config.objective not in Report.__dataclass_fields__:
+    known = {each.name for each in fields(Report) if str(each.type).startswith(("int", "float"))}
+    if config.objective not in known:
         raise ValueError(
-            f"objective={config.objective}: the row has no such field; expected one of them; "
+            f"objective={config.objective}: the row has no such number; expected one of its own; "
             "try objective=tokens_per_second, or hit_rate"
         )
+    if config.runner.name != "moex" and config.mode.name not in ("live", "verify"):
+        raise ValueError(
+            f"runner={config.runner.name}: mode={config.mode.name} knows moex only; expected "
+            "runner=moex; baselines are for mode=live"
+        )
+    _refuse_mistyped(config)
     tracker = build(config.tracker)
+    if not in_sweep():
+        _notice_unused(config, HydraConfig.get().overrides.task)
     name = run_id(given)
-    if in_sweep():
-        _enter(folder)
     with alone(folder, lambda: console.note("another process is at this very run: waiting for it")):
         report, why = (None, "") if config.force else _finished(folder, name)
+        if report and config.verdict and report.verdict is None and report.requests is not None:
+            report, why = _judged(report, config, folder)
         if why and not (report and in_sweep()):  # the sweep has counted those
             console.note(why)
         fresh = report is None
         if report is None:
             report = _execute(config, folder, name)
+        else:
+            _enter(folder)
     console.show(report, folder, brief=in_sweep())
     try:
         tracker.publish(folder, _group(), fresh)
@@ -69,6 +94,7 @@ def run(config: DictConfig) -> float | None:
 
 def _execute(config: DictConfig, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
+    folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
     for left_over in folder.glob(".*.part"):
         left_over.unlink()
     with suppress(FileNotFoundError):
@@ -81,9 +107,39 @@ def _execute(config: DictConfig, folder: Path, name: str) -> Report:
         setattr(report, field, value)
     report.code = code_version()
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    _enter(folder)
     report.write(folder)
     (folder / PARTIAL).unlink(missing_ok=True)
     return report
+
+
+def _judged(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
+    """A finished run with the verdict that is asked for only now; None: replay it, with one."""
+    told = "this very run was finished before, without a verdict"
+    if report.source == "sim":
+        return None, f"{told}: replaying it again"
+    judge(report, config, folder, build)
+    if report.verdict is None:
+        return report, told
+    report.write(folder)
+    return report, f"{told}: added, from its trace"
+
+
+def _refuse_mistyped(config: DictConfig) -> None:
+    """Refuse what a part cannot take, also where this mode has no use for the part."""
+    typed = {re.sub(r"\W.*", "", word.lstrip("+~")) for word in HydraConfig.get().overrides.task}
+    for group in sorted(typed & {*HydraConfig.get().runtime.choices} & {*config}):
+        if names_a_part(config[group]):
+            build(config[group])
+
+
+def _notice_unused(config: DictConfig, words: Sequence[str]) -> None:
+    """Say which words were typed in vain: the mode, or a baseline, has no use for them."""
+    unused = [each for group in (config.mode, config.runner) for each in group.get("unused", ())]
+    vain = re.compile(rf"\+*({'|'.join(unused) or '$'})[.=](?!none$)")
+    if found := [word for word in words if vain.match(word)]:
+        who = f"mode={config.mode.name} runner={config.runner.name}"
+        console.note(f"{who} has no use for {' '.join(found)}")
 
 
 def in_sweep() -> bool:
@@ -95,12 +151,13 @@ class Sweep(Callback):
     """Says of a multirun typed again how many of how many cells were finished before.
 
     Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a file of
-    these very words when they begin, because to know a name is to compose the cell, which takes as
-    long as a short simulation.
+    these very words before their row is there, because to know a name is to compose the cell, which
+    takes as long as a short simulation.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Look which cells of these words are there already."""
+        _notice_unused(config, config.hydra.overrides.task)
         settings = {
             "words": OmegaConf.to_container(config.hydra.overrides.task),
             "study": config.hydra.sweeper.get("params"),
@@ -122,22 +179,24 @@ class Sweep(Callback):
             console.note(f"{self._done()} of {self.total} cells are finished")
 
     def _done(self) -> int:
-        begun = _begun(self.folder)
-        names = set(begun.read_text().split()) if self.total and begun.is_file() else ()
+        noted = _noted(self.folder)
+        names = set(noted.read_text().split()) if self.total and noted.is_file() else ()
         return sum(_finished(self.folder / name, name)[0] is not None for name in names)
 
 
-def _begun(folder: Path) -> Path:
-    """The file in a results folder that names the begun cells of this process's sweep."""
+def _noted(folder: Path) -> Path:
+    """The file in a results folder that names the cells of this process's sweep."""
     return folder / ".sweeps" / os.environ.get("MOEX_SWEEP", "none")
 
 
 def _enter(folder: Path) -> None:
-    """Note that a cell has begun; a note that cannot be taken costs a count and nothing else."""
-    begun = _begun(folder.parent)
+    """Note the name of a sweep's cell; one that cannot be noted costs a count and nothing else."""
+    if not in_sweep():
+        return
+    noted = _noted(folder.parent)
     with suppress(OSError):
-        begun.parent.mkdir(exist_ok=True)
-        with begun.open("a") as file:
+        noted.parent.mkdir(exist_ok=True)
+        with noted.open("a") as file:
             file.write(folder.name + "\n")
 
 

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 CONF = Path(__file__).parents[1] / "conf"
+PLAIN = (
+    "ValueError",
+    "FileNotFoundError",
+    "RuntimeError",
+    "PermissionError",
+    "SearchPathException",
+)
+"""Errors whose own words are the line."""
 
 
 def leave(error: Exception) -> NoReturn:
@@ -67,7 +75,9 @@ def one_line(error: BaseException) -> str:
         return _constructor(error, cause)
     if isinstance(error, OSError) and error.filename and error.errno:
         return _file(error)
-    if kind in ("ValueError", "FileNotFoundError", "RuntimeError", "PermissionError"):
+    if gone := re.match(r"Key '(\w+)' is not in struct", text):
+        return f"{gone[1]}: is needed, and was taken away; leave out ~{gone[1]}"
+    if kind in PLAIN:
         return text
     return f"{kind}: {text} (MOEX_TRACEBACK=1 shows where)"
 
@@ -103,6 +113,8 @@ def _unknown_option(error: BaseException, text: str) -> str:
 
 
 def _unknown_key(text: str) -> str:
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{several[1]}: several values are swept: python run.py -m {several[1]}"
     match = re.search(r"Could not override '([^']+)'(?:.*use \+\S+?=(\S*))?", text, re.DOTALL)
     if not match:
         return " ".join(text.split())
@@ -132,6 +144,8 @@ def _unknown_top(key: str, value: str) -> str:
     known = sorted({*groups, *_keys("")["config"]} - {"hydra"})
     inside = [f"{group}.{key}" for group in groups if any(key in k for k in _keys(group).values())]
     near = difflib.get_close_matches(first, known, n=1)
+    if first in ("launcher", "sweeper"):
+        near = [f"hydra/{first}"]
     hints = [key.replace(first, each, 1) for each in near] or inside
     hint = f"; try {hints[0]}={value}" if hints else ""
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"

@@ -43,7 +43,7 @@ SAMPLED = 1 << 16
 WHOLE = 1 << 26
 """A file of up to so many bytes is read whole, unless it holds weights."""
 
-SILENT = {"runner": ("timeline",)}
+SILENT = {"runner": ("timeline", "unused"), "mode": ("unused",)}
 """Keys of these groups that touch no result either."""
 
 FOLDERS = ("train.text", "eval.text_dir", "eval.data_dir", "workload.dataset")

@@ -18,6 +18,8 @@ from moex.cache.capacity import Memory
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("checkpoint", "random")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -39,12 +41,13 @@ class Top:
 
 @dataclass
 class Mode:
-    """`mode=`: its function, and what `mode=plan` asks beside it."""
+    """`mode=`: its function, words that it has no use for, and what `mode=plan` asks beside it."""
 
     name: str
     run: str
     bits: list[float] = field(default_factory=list)
     hit_rates: list[float] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Runner:
     timeline: bool = True
     experts: str = "grouped_mm"
     threads: int | None = None
+    unused: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _at_least("runner.", self, threads=1)
@@ -70,6 +74,12 @@ class Model:
     weights: str = "checkpoint"
     keep_shards: bool = True
     architecture: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        known = {"dtype": DTYPES, "weights": WEIGHTS}
+        for name, words in known.items():
+            if (given := getattr(self, name)) not in words:
+                raise ValueError(f"model.{name}={given}: expected one of {', '.join(words)}")
 
 
 @dataclass

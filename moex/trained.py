@@ -86,23 +86,22 @@ def read(
         FileNotFoundError: there is none; the message says how to train one.
         ValueError: it is corrupted, or of another kind, model, geometry or layer count.
     """
-    path = _find(kind, model, given)
+    path = _find(kind, model, given, group)
+    named = f"{group}.checkpoint={path}"
     again = f"train one for this model with: {command(kind, model)}"
-    header, tensors = _open(path, kind, again)
+    header, tensors = _open(path, named, kind, again)
     theirs, ours = header["geometry"], geometry._asdict()
     if header["kind"] != kind:
-        raise ValueError(
-            f"{group}.checkpoint={path}: is a predictor of kind {header['kind']}; expected {kind}"
-        )
+        raise ValueError(f"{named}: is a predictor of kind {header['kind']}; expected {kind}")
     for name in CHECKED:
         if theirs[name] != ours[name]:
             raise ValueError(
-                f"{group}.checkpoint={path}: is of a model with {name}={theirs[name]}; this one "
+                f"{named}: is of a model with {name}={theirs[name]}; this one "
                 f"has {name}={ours[name]}; {again}"
             )
     if header["model"] != model_digest(model):
         raise ValueError(
-            f"{group}.checkpoint={path}: was trained on other weights ({header['model']}) than "
+            f"{named}: was trained on other weights ({header['model']}) than "
             f"those in {model} ({model_digest(model)}); {again}"
         )
     return Checkpoint(path, tensors, header, header["identity"])
@@ -116,32 +115,35 @@ def command(kind: str, model: Path) -> str:
     )
 
 
-def _find(kind: str, model: Path, given: str | None) -> Path:
+def _find(kind: str, model: Path, given: str | None, group: str) -> Path:
     places = (Path(given).expanduser(),) if given else checkpoint_places(kind, model)
     for path in places:
         if path.is_file():
             return path
+    named = f"{group}.checkpoint={given}" if given else f"{group}={kind}"
     raise FileNotFoundError(
-        f"prefetch={kind}: no trained predictor at {' or '.join(map(str, places))}; "
+        f"{named}: no trained predictor at {' or '.join(map(str, places))}; "
         f"train one with: {command(kind, model)}"
     )
 
 
-def _open(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _open(
+    path: Path, named: str, kind: str, again: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors, if they are what was written."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("moex", "null"))
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: is no whole checkpoint ({error}); {again}") from error
+        raise ValueError(f"{named}: is no whole checkpoint ({error}); {again}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise ValueError(
-            f"{path}: is no {kind} checkpoint of this version of moex (schema {SCHEMA}); {again}"
+            f"{named}: is no {kind} checkpoint of this version of moex (schema {SCHEMA}); {again}"
         )
     rest = {key: value for key, value in header.items() if key != "identity"}
     if _digest(rest, tensors) != header.get("identity"):
-        raise ValueError(f"{path}: is corrupted (its content is not what was written); {again}")
+        raise ValueError(f"{named}: is corrupted (its content is not what was written); {again}")
     return header, tensors
 
 

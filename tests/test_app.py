@@ -184,7 +184,8 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["memory.store=tape"], "memory.store=tape: expected one of auto, ram, disk"),
         (["eval.tasks=[moex_swap,foo]"], "eval.tasks: no task named 'foo': local tasks are moex_"),
         (["eval.tasks=moex_swap"], "expected a list of text; try eval.tasks=[moex_swap]"),
-        (["objective=speed"], "objective=speed: the row has no such field"),
+        (["objective=speed"], "objective=speed: the row has no such number"),
+        (["objective=verdict"], "objective=verdict: the row has no such number"),
         (["memory.slots=abc"], "memory.slots=abc: expected a whole number or a number or null"),
         (["workload.new_tokens=0"], "workload.new_tokens=0: expected a number, at least 2"),
         (["workload.new_tokens=abc"], "workload.new_tokens=abc: expected a whole number; try"),
@@ -230,3 +231,4 @@ def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
     assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3
     assert "memory.slots=1: expected 2" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
+    assert not [folder for folder in results.iterdir() if not any(folder.iterdir())]

@@ -50,7 +50,7 @@ def configured(mixtral, tmp_path):
 
 
 def names(folder):
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.glob("*")}
 
 
 def test_a_run_leaves_all_of_its_files_and_nothing_else(configured, capsys):
@@ -168,6 +168,21 @@ def test_what_is_run_again_keeps_the_row_before(configured):
     config.force = True
     app.run(config)
     assert (folder / "result.previous.json").read_text() == row
+
+
+def test_a_verdict_asked_for_later_is_added_to_what_was_measured(configured, capsys):
+    config, folder = configured
+    config.verdict = False
+    app.run(config)
+    before = json.loads((folder / "result.json").read_text())
+    config.verdict = True
+    for told in ("without a verdict: added, from its trace", "finished before; force=true"):
+        app.run(config)
+        assert told in capsys.readouterr().err
+    after = json.loads((folder / "result.json").read_text())
+    assert "-limited at" in after["verdict"]
+    assert {**after, "verdict": None} == before
+    assert names(folder) == {*WRITTEN, "result.json"}
 
 
 def test_a_damaged_row_is_made_again(configured, capsys):

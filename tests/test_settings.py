@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from moex import app
 from moex.errors import given_twice, one_line, register_resolvers
@@ -28,7 +29,8 @@ def run(folder: Path, *words: str) -> None:
     named = ["verdict=false", "tracker=none", "smoke=true"]
     named = [word for word in named if word.partition("=")[0] not in given_twice([*named, *words])]
     config = compose("config", overrides=[*named, *words], return_hydra_config=True)
-    config.hydra.runtime.output_dir = str(folder)
+    (folder / "run").mkdir()
+    config.hydra.runtime.output_dir = str(folder / "run")
     HydraConfig.instance().set_config(config)
     del config._content["hydra"]
     app.run(config)
@@ -41,8 +43,16 @@ def run(folder: Path, *words: str) -> None:
         ("sparsity.fraction=0.3", "try sparsity=corm sparsity.fraction=0.3"),
         ("slots=4", "slots: there is no such key; expected one of ablation, cache, "),
         ("slots=4", "try memory.slots=4"),
+        ("launcher=joblib", "try hydra/launcher=joblib"),
         ("quant=mixed quant.gate_up.bitz=3", "python run.py --cfg job shows"),
         ("cache=", "try cache=lru"),
+        (
+            "cache=lru,lfu",
+            "cache=lru,lfu: several values are swept: python run.py -m cache=lru,lfu",
+        ),
+        ("~cache", "cache: is needed, and was taken away; leave out ~cache"),
+        ("quant=mixed quant.gate_up=4", "quant.gate_up=4: expected a quantizer or null (16 bits)"),
+        ("runner=stock", "runner=stock: mode=simulate knows moex only; expected runner=moex"),
         ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
         ("+foo=1", "foo: there is no such key; expected one of trace, verdict"),
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
@@ -58,6 +68,18 @@ def run(folder: Path, *words: str) -> None:
         ("memory.rows=2", "memory.rows=2: expected a share of an expert's neurons in (0, 1]"),
         ("memory.staging=1.5", "memory.staging=1.5: expected a whole number or null"),
         ("memory.reader_threads=0", "memory.reader_threads=0: expected at least 1"),
+        ("memory.pool=both", "memory.pool=both: expected one of layer, global"),
+        ("memory.store=tape", "memory.store=tape: expected one of auto, ram, disk"),
+        ("memory.hot=nope", "memory.hot=nope: no such file; run once with sparsity=oracle"),
+        ("memory.slots=99", "memory.slots=99: expected 2 (the experts that one token needs"),
+        ("mode=plan memory.slots=99", "memory.slots=99: expected 2 (the experts that one token"),
+        ("mode=plan memory.pool=global memory.staging=0", "memory.staging=0: expected at least 1"),
+        ("mode=plan memory.rows=0.5", "memory.rows=0.5: places of a share of an expert need a"),
+        ("workload.new_tokens=0", "workload.new_tokens=0: expected a number, at least 2"),
+        ("train.tokens=abc", "train.tokens=abc: expected a whole number"),
+        ("sparsity=random sparsity.mode=exact sparsity.fraction=7", "fraction=7: expected a share"),
+        ("model.dtype=float8", "model.dtype=float8: expected one of auto, float32"),
+        ("model.weights=none", "model.weights=none: expected one of checkpoint, random"),
         ("cache=lru_k cache.k=abc", "cache.k=abc: expected a whole number; try cache.k=2"),
         ("cache=lru_k cache.k=0", "cache.k=0: expected a number of uses from 1"),
         ("cache=gdsf cache.weights=abc", "cache.weights=abc: expected a list of numbers"),
@@ -76,19 +98,39 @@ def run(folder: Path, *words: str) -> None:
             "mode=plan quant=mixed quant.gate_up.bits=abc",
             "quant.gate_up.bits=abc: expected a whole",
         ),
-        ("mode=plan model.dtype=float8", "model.dtype=float8: expected one of auto, float32"),
     ],
 )
 def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
     monkeypatch.chdir(CONF.parent)
     plain = words.split()
     mode = [] if any(word.startswith("mode=") for word in plain) else ["mode=simulate"]
-    with pytest.raises((HydraException, ValueError, FileNotFoundError)) as caught:
+    with pytest.raises(
+        (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError)
+    ) as caught:
         run(tmp_path, *mode, *plain)
     found = one_line(caught.value)
     assert line in found
     assert "\n" not in found
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "vain"),
+    [
+        (
+            "mode=simulate +model.x=1 workload.cold=true eval=none eval.limit=3",
+            "+model.x=1 eval.limit=3",
+        ),
+        ("mode=live runner=stock cache=lfu trace=tiny runner.threads=1", "cache=lfu trace=tiny"),
+        ("mode=live cache=lfu", ""),
+    ],
+)
+def test_words_typed_in_vain_are_named(words, vain, capsys):
+    plain = words.split()
+    config = compose("config", overrides=plain)
+    app._notice_unused(config, plain)
+    who = f"moex: mode={config.mode.name} runner={config.runner.name} has no use for"
+    assert capsys.readouterr().err == (f"{who} {vain}\n" if vain else "")
 
 
 def test_what_is_given_twice_is_noticed():

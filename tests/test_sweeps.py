@@ -136,11 +136,24 @@ def test_a_word_that_is_none_stops_a_sweep_before_its_first_cell(tmp_path):
     assert not list(tmp_path.glob("*/result.json"))
 
 
+def test_a_sweep_of_refused_cells_leaves_nothing(tmp_path):
+    done = sweep(tmp_path, "memory.slots=1,99")
+    assert "2 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
 @needs("joblib")
 def test_joblib_gives_the_same_rows(serial, tmp_path):
     done = sweep(tmp_path, *CELLS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path) == serial
+
+
+@needs("joblib")
+def test_no_process_is_refused(tmp_path):
+    done = sweep(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert done.stderr.startswith("moex: hydra.launcher.n_jobs=0: expected a number of processes")
+    assert done.stderr.count("\n") == 1
 
 
 @needs("joblib")

@@ -56,6 +56,10 @@ def test_without_one_the_training_command_is_named(model):
     with pytest.raises(FileNotFoundError, match=r"run\.py mode=train prefetch=corm") as caught:
         trained.read("corm", SHAPE, model)
     assert "\n" not in str(caught.value)
+    with pytest.raises(
+        FileNotFoundError, match=r"^sparsity\.checkpoint=nope: no trained predictor"
+    ):
+        trained.read("corm", SHAPE, model, "nope", "sparsity")
 
 
 @pytest.mark.parametrize("name", ["layers", "experts", "top_k", "hidden", "intermediate"])

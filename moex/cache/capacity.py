@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from moex.cache.core import POOLS
 
 if TYPE_CHECKING:
     from moex.types import Geometry
@@ -64,7 +67,9 @@ class Memory:
             stay in half of every place.
 
     Raises:
-        ValueError: what should be a number is none, a share is none, or no thread would read.
+        ValueError: what should be a number is none, a share is none, a word is none that is known,
+            or no thread would read.
+        FileNotFoundError: no such file of counts.
     """
 
     slots: int | float | None = 0.5
@@ -89,6 +94,14 @@ class Memory:
                     f"memory.{name}={given}: expected a share of an expert's neurons in (0, 1]; "
                     f"try memory.{name}=1.0"
                 )
+        for name, known in (("pool", POOLS), ("store", STORES)):
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"memory.{name}={given}: expected one of {', '.join(known)}")
+        if self.hot is not None and not Path(self.hot).expanduser().is_file():
+            raise FileNotFoundError(
+                f"memory.hot={self.hot}: no such file; run once with sparsity=oracle (or another), "
+                "then use its results/<run_id>/neurons.npy"
+            )
         if self.reader_threads < 1:
             raise ValueError(f"memory.reader_threads={self.reader_threads}: expected at least 1")
 

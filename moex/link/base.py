@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
     from collections import deque
 
@@ -60,3 +62,21 @@ class Link(ABC):
 
     def close(self) -> None:
         """Stop threads and give back what the link holds."""
+
+
+def refuse_other_streams(records: torch.Tensor, link: str) -> None:
+    """Refuse to be called on a stream of the user's own where the link's threads copy to a GPU.
+
+    They copy on the default stream, whose order alone keeps a copy and what computes apart.
+
+    Raises:
+        RuntimeError: another stream is current.
+    """
+    if not records.is_cuda:
+        return
+    device = records.device
+    if torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
+        raise RuntimeError(
+            f"link={link}: copies on the default stream of {device}, but another one is current; "
+            "compute on the default stream, or try memory.store=ram hardware=auto"
+        )

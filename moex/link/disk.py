@@ -6,7 +6,7 @@ import threading
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from moex.link.base import Link, LinkStats
+from moex.link.base import Link, LinkStats, refuse_other_streams
 from moex.link.queue import ReadQueue
 from moex.store.layout import PAGE
 
@@ -56,6 +56,7 @@ class DiskLink(Link):
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, and queue the plan's loads."""
         if plan.transfers or plan.dropped:
+            refuse_other_streams(self.slots.records, self.name)
             with self._changed:
                 self._queue.take(plan)
                 self._changed.notify(len(self._threads))

@@ -7,7 +7,7 @@ from collections import deque
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
-from moex.link.base import Link, LinkStats
+from moex.link.base import Link, LinkStats, refuse_other_streams
 from moex.sim.link import LinkTimeline
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class EmulatedLink(Link):
         transfers = plan.transfers
         if not transfers and not plan.dropped:
             return
+        refuse_other_streams(self.slots.records, self.name)
         now, size = perf_counter(), self.store.geometry.size
         # What was still to come into a place that another expert takes, nobody wants.
         for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:

@@ -89,8 +89,6 @@ def shrunk(workload: Workload, config: Any) -> Workload:
 
 def _random(model: Any) -> Any:
     """Settings of a model whose weights are to be random; None for weights of a checkpoint."""
-    if model.weights not in ("checkpoint", "random"):
-        raise ValueError(f"model.weights={model.weights}: expected checkpoint or random")
     if model.weights == "random" and model.architecture is None:
         raise ValueError(
             f"model.weights=random: the shapes of {model.name} are not known beforehand; expected "

@@ -62,23 +62,30 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             grade(result.report, config, parts, workload, batches, setup.selector)
         _write_run(result, config, workload, folder)
         if config.verdict:
-            result.report.verdict = _verdict(result, setup, workload.cold)
+            result.report.verdict = _verdict(result.report, folder, setup, workload.cold)
         set_threads(config)
         if not parts.random_weights:
             accuracy(result.report, config, parts, build)
     return result.report
 
 
-def _verdict(result: Result, setup: Setup, cold: bool) -> str | None:
+def judge(report: Report, config: Any, folder: Path, build: Build) -> None:
+    """Add the verdict to the row of a run that was made without one."""
+    workload = shrunk(build(config.workload), config)
+    setup = make_setup(config, build, workload)
+    report.verdict = _verdict(report, folder, setup, workload.cold)
+
+
+def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
+    from moex.api import read_trace
     from moex.cache.core import ExpertCache
     from moex.sim.rows import row_cache
     from moex.sim.verdict import judge_live
 
-    report, trace, memory = result.report, result.round.trace, setup.memory
-    assert trace is not None
     assert report.slots is not None
     try:
+        trace, memory = read_trace(folder / "trace.parquet"), setup.memory
         future = trace.future() if "future" in setup.policy.needs else None
         shape = (trace.geometry, report.slots, memory.pool, memory.staging)
         split = setup.miss.bound(trace.geometry, setup.hardware).split if setup.miss else None

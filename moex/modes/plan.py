@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.modes.common import sized
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.modes.common import selects, sized
 from moex.report import Report
 from moex.sim.roofline import roofline
 
@@ -23,6 +25,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.runner import budget
 
     memory, hardware = Memory(**config.memory), build(config.hardware)
+    if not selects(config):
+        memory.refuse_rows()
     given = build(config.workload), build(config.prefetch), hardware
     skeleton, stored, wanted = sized(config, build, *given)
     plain, _ = budget.sizes(skeleton)
@@ -33,6 +37,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
             slots = memory.resolve(geometry, wanted)
+            ExpertCache(LRU(), geometry, slots, memory.pool, memory.staging)  # refused as in a run
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.quant.base import EXPERTS, HEAD, Scheme
+from moex.quant.base import EXPERTS, HEAD, Quantizer, Scheme
 
 if TYPE_CHECKING:
     import torch
-
-    from moex.quant.base import Quantizer
 
 
 @dataclass
@@ -25,12 +23,23 @@ class Mixed(Scheme):
         down: of the experts' down projections.
         attention: of every linear layer outside the experts.
         head: of the output head.
+
+    Raises:
+        ValueError: what should be a quantizer is none.
     """
 
     gate_up: Quantizer | None = None
     down: Quantizer | None = None
     attention: Quantizer | None = None
     head: Quantizer | None = None
+
+    def __post_init__(self) -> None:
+        for name, given in vars(self).items():
+            if not isinstance(given, Quantizer | None):
+                raise ValueError(
+                    f"quant.{name}={given}: expected a quantizer or null (16 bits); "
+                    f"try 'quant.{name}={{bits: 4, group_size: 64}}'"
+                )
 
     def of(self, name: str) -> Quantizer | None:
         """Return the quantizer of a weight."""

@@ -22,6 +22,7 @@ from moex.runner.hf import moe_layers
 from moex.runner.hub import find as find
 from moex.runner.shards import Folder, Shards
 from moex.runner.shards import shards as shards
+from moex.settings import DTYPES
 from moex.types import Expert
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from moex.runner.fusing import Group
 
     Sink = Callable[[Expert, Mapping[str, Tensor]], None]
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_device(device: str) -> None:

@@ -90,4 +90,4 @@ class Routing:
 
 def read_routing(path: str | Path, geometry: Geometry) -> Routing:
     """Read a trace file to replay its routing."""
-    return Routing(read_trace(trace_path(str(path))), geometry)
+    return Routing(read_trace(trace_path(str(path)), "workload.routing"), geometry)

@@ -30,7 +30,7 @@ def row_cache(
     measured = (hardware.break_even if hardware else None) or {}
     share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
     books = RowCache(cache, memory.rows, share)
-    if memory.hot is not None and books.thin:
+    if memory.hot is not None:
         counts = read_counts(memory.hot, cache.geometry, "memory.hot")
-        books.hot = hottest(counts, books.capacity // 2)
+        books.hot = hottest(counts, books.capacity // 2) if books.thin else {}
     return books

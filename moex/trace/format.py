@@ -86,8 +86,8 @@ def _predictions(said: list[list[Prediction]]) -> Any:
     return pa.array(rows, pa.list_(pa.struct(fields)))
 
 
-def read_trace(path: str | Path) -> Trace:
-    """Read a trace.
+def read_trace(path: str | Path, field: str = "trace") -> Trace:
+    """Read a trace, which the setting `field` names.
 
     Raises:
         FileNotFoundError: no such file.
@@ -96,18 +96,18 @@ def read_trace(path: str | Path) -> Trace:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path, named = Path(path), f"{field}={path}"
     record = "record one with: python run.py mode=live (it writes results/<run_id>/trace.parquet)"
     if not path.is_file():
-        raise FileNotFoundError(f"trace={path}: no such file; {record}")
+        raise FileNotFoundError(f"{named}: no such file; {record}")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"trace={path}: not a whole parquet file ({error}); {record}") from error
+        raise ValueError(f"{named}: not a whole parquet file ({error}); {record}") from error
     header = json.loads((table.schema.metadata or {}).get(b"moex", b"{}"))
     if header.get("schema") != SCHEMA:
         given = header.get("schema", "none")
-        raise ValueError(f"trace={path}: schema {given}, this moex reads {SCHEMA}; {record}")
+        raise ValueError(f"{named}: schema {given}, this moex reads {SCHEMA}; {record}")
     return _from_table(table, header)
 
 

@@ -126,10 +126,17 @@ def documents(files: list[Path]) -> Iterator[str]:
             continue
         opened = lzma.open if path.suffix == ".xz" else open
         with opened(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                document = json.loads(line)
+            for number, line in enumerate(lines, 1):
+                try:
+                    document = json.loads(line)
+                    text = document["text"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f'train.text={path}: line {number} is no {{"text": "..."}}; expected one '
+                        "such object a line"
+                    ) from error
                 if document.get("split", "train") == "train":
-                    yield document["text"]
+                    yield text
 
 
 def _encoded(files: list[Path], tokenizer: Any, path: Path, most: int) -> NDArray[Any]:

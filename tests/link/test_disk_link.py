@@ -6,8 +6,10 @@ import errno
 import os
 import threading
 from time import perf_counter, sleep
+from types import SimpleNamespace
 
 import pytest
+import torch
 from records import EXPERTS, LAYOUT, A, B, C, handles, holds, opened
 
 from moex.cache.capacity import Memory
@@ -242,3 +244,21 @@ def test_an_emulated_link_reads_files_too(store, slots):
     link.close()
     assert holds(slots.records[0], A)
     assert holds(slots.records[3], B)
+
+
+@pytest.mark.parametrize("kind", [DiskLink, EmulatedLink])
+def test_on_a_gpu_a_stream_of_the_user_s_own_is_refused(store, slots, kind, monkeypatch):
+    given = () if kind is DiskLink else (HardwareProfile("fast", link_bytes_per_s=1e12),)
+    link, plan, current = kind(store, slots, *given), Plan(0, loads=(Load(A, 0),)), [1]
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: current[0])
+    link.slots = SimpleNamespace(
+        records=SimpleNamespace(is_cuda=True, device="cuda:0"), bring=slots.bring
+    )
+    with pytest.raises(RuntimeError, match=f"link={link.name}: .* another one is current"):
+        link.submit(plan)
+    current[0] = 0
+    link.submit(plan)
+    link.wait(0)
+    link.close()
+    assert holds(slots.records[0], A)

@@ -83,10 +83,12 @@ def test_every_round_begins_at_the_traces_beginning(parts):
     assert sum(routing.rows(0, index)[0]) == pytest.approx(3, abs=1e-3)
 
 
-def test_a_routing_of_other_experts_is_refused(parts):
+def test_a_routing_of_other_experts_or_of_nothing_is_refused(parts):
     trace = read_trace(trace_path("tiny"))
     with pytest.raises(ValueError, match="recorded on 8 experts, top-2, but the model has 16"):
         Routing(trace, parts.geometry._replace(experts=16))
+    with pytest.raises(FileNotFoundError, match=r"^workload\.routing=nope: no such file; record"):
+        read_routing("nope", parts.geometry)
 
 
 def test_quantized_experts_are_drawn_as_codes_and_resumed_byte_for_byte(tmp_path):

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from moex.cache.capacity import Memory
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.sim.rows import row_cache
 from moex.sparsity.active import active, contributions, rows_of
 from moex.sparsity.freq import Freq
 from moex.sparsity.oracle import Oracle
@@ -144,5 +148,6 @@ def test_counts_that_cannot_be_used_are_refused(tmp_path):
         read_counts("nowhere", GEOMETRY, "memory.hot")
     with pytest.raises(ValueError, match=r"of shape \[1, 3, 10\]; expected \[2, 3, 10\]"):
         read_counts(wrong, GEOMETRY, "memory.hot")
-    with pytest.raises(ValueError, match="is no array of counts"):
-        read_counts(broken, GEOMETRY, "memory.hot")
+    for rows in (1.0, 0.5):
+        with pytest.raises(ValueError, match=r"memory\.hot=.*broken\.npy: is no array of counts"):
+            row_cache(ExpertCache(LRU(), GEOMETRY, 2), Memory(2, rows=rows, hot=str(broken)))

@@ -66,6 +66,12 @@ def test_lines_of_other_splits_are_left_out(tmp_path):
     with lzma.open(tmp_path / "x.jsonl.xz", "wt") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
     assert list(documents([tmp_path / "x.jsonl.xz"])) == ["a", "c"]
+    for line in ('{"token": 1}', "[1]", "no JSON"):
+        (tmp_path / "series.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
+        with pytest.raises(
+            ValueError, match=r"^train\.text=.*series\.jsonl: line 2 is no {\"text\""
+        ):
+            list(documents([tmp_path / "series.jsonl"]))
 
 
 def test_tokens_are_taken_from_the_same_tokenizer_only(tokenizer, tmp_path):

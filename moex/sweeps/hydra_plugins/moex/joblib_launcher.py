@@ -25,10 +25,15 @@ class JoblibLauncher(Workers):
         verbose: joblib's: above 0 it tells how far it is.
 
     Raises:
+        ValueError: no process.
         RuntimeError: joblib is not installed, or a worker died.
     """
 
     def __init__(self, n_jobs: int = -1, verbose: int = 0) -> None:
+        if n_jobs == 0:
+            raise ValueError(
+                "hydra.launcher.n_jobs=0: expected a number of processes, or -1: one a core"
+            )
         self.n_jobs, self.verbose = n_jobs, verbose
 
     def launch(
