@@ -175,12 +175,19 @@ def _hub_tasks() -> TaskManager:
 
 
 def check_tasks(tasks: list[str]) -> None:
-    """Refuse tasks that nobody knows, before anything is run for them.
+    """Refuse tasks that cannot be had, before anything is run for them.
 
     Raises:
         ValueError: neither local nor of lm-eval.
+        RuntimeError: the data of a hub task cannot be had.
     """
-    hub = [name for name in tasks if name not in LOCAL]
+    if hub := [name for name in tasks if name not in LOCAL]:
+        with _quiet():
+            _load(hub, {})
+
+
+def _load(tasks: list[str], local: dict[str, list[dict[str, Any]]]) -> Any:
+    hub = [name for name in tasks if name not in local]
     unknown = [name for name in hub if name not in _hub_tasks().all_tasks]
     if unknown:
         raise ValueError(
@@ -188,11 +195,6 @@ def check_tasks(tasks: list[str]) -> None:
             f"{', '.join(LOCAL)}; any task of lm-eval works by its name (`lm-eval ls tasks` lists "
             "them) and fetches its data from the hub once, after which it runs offline"
         )
-
-
-def _load(tasks: list[str], local: dict[str, list[dict[str, Any]]]) -> Any:
-    check_tasks(tasks)
-    hub = set(tasks) - set(local)
     manager = _hub_tasks() if hub else TaskManager(include_defaults=False)
     try:
         return manager.load(

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 
 def check_tasks(config: Any) -> None:
-    """Refuse unknown tasks before a model is loaded or a workload is run.
+    """Refuse tasks that cannot be had before a model is loaded or a workload is run.
 
     Raises:
-        ValueError: a task that nobody knows.
+        ValueError: a task that nobody knows, or whose folder is not given or holds something else.
+        RuntimeError: the data of a hub task cannot be had.
     """
-    from moex.evals.tasks import LOCAL
+    from moex.evals.tasks import LOCAL, task_documents
 
+    folders = [given and Path(given) for given in (config.eval.data_dir, config.eval.text_dir)]
+    for name in set(LOCAL) & set(config.eval.tasks):
+        task_documents(name, 1, config.seed, *folders)
     if not set(config.eval.tasks) <= set(LOCAL):  # lm-eval takes seconds to import
         from moex.evals.lm import check_tasks
 

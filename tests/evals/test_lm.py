@@ -11,7 +11,7 @@ import torch
 from lm_eval.tasks import TaskManager
 
 from moex.evals import lm
-from moex.evals.lm import evaluate, mean_and_stderr
+from moex.evals.lm import check_tasks, evaluate, mean_and_stderr
 from moex.evals.tasks import LOCAL, OWN, PUBLISHED, task_documents
 
 
@@ -117,6 +117,9 @@ def test_an_unknown_task_is_answered_with_the_local_names(model, tokenizer, few_
 def test_a_hub_task_without_its_data_says_what_to_do(model, tokenizer, few_hub_tasks):
     with pytest.raises(RuntimeError, match=r"arc_easy .*HF_HUB_OFFLINE.*moex_replace"):
         evaluate(model, tokenizer, ["arc_easy"], limit=2)
+    with pytest.raises(RuntimeError, match="arc_easy"):  # before anything is run for it
+        check_tasks(["moex_swap", "arc_easy"])
+    check_tasks(["moex_swap", "tiny"])
 
 
 @pytest.mark.parametrize(
