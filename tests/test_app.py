@@ -183,7 +183,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["prefetch.depth=9"], "prefetch.depth=9: expected 1 to 3 layers ahead"),
         (["memory.store=tape"], "memory.store=tape: expected one of auto, ram, disk"),
         (["eval.tasks=[moex_swap,foo]"], "eval.tasks: no task named 'foo': local tasks are moex_"),
-        (["eval.tasks=[heldout_swap]"], "task 'heldout_swap' reads held-out text and eval.text_dir"),
+        (["eval.tasks=[heldout_swap]"], "'heldout_swap' reads held-out text and eval.text_dir"),
         (["eval.tasks=[blimp_local]", "eval.data_dir=conf"], "no published items at conf/blimp"),
         (["eval.tasks=moex_swap"], "expected a list of text; try eval.tasks=[moex_swap]"),
         (["objective=speed"], "objective=speed: the row has no such number"),
