@@ -40,6 +40,6 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     report.link_bytes_per_s = profile.link_bytes_per_s
     report.verdict = f"profile written; use it with: --config-dir {folder} hardware=measured"
     if profile.break_even:  # on this machine's own link: write it into the config
-        found = ", ".join(f"{name} {share:.2f}" for name, share in profile.break_even.items())
+        found = ", ".join(f"{name} {share:.3g}" for name, share in profile.break_even.items())
         report.verdict += f"; memory.break_even by store: {found}"
     return report
