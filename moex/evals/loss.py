@@ -1,8 +1,8 @@
 """Loss on short texts, in nats a token: it tells models apart that as many right answers do not.
 
 Texts are variants of our own sentences, each for itself, or the beginnings of documents held out
-from training, kinds of text in turn. Our sentences carry no claim: they all begin in the same place,
-so their errors, of sentences taken for independent, are too small.
+from training, kinds of text in turn. Our sentences carry no claim: they all begin in the same
+place, so their errors, of sentences taken for independent, are too small.
 """
 
 from itertools import chain, islice, zip_longest
