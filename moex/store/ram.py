@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 
+PIECE = 1 << 20
+"""Bytes of rows that are copied at a time: they stay in the processor's cache on their way."""
+
+
 class RamStore(ExpertStore):
     """All experts of the model in ordinary memory, one tensor a layer.
 
@@ -66,13 +70,18 @@ class RamStore(ExpertStore):
         return neurons if rows is None else neurons.index_select(0, torch.from_numpy(rows))
 
     def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield neurons of the expert as runs of bytes, once; of all of them no copy."""
+        """Yield neurons of the expert as runs of bytes; of all of them at once, and no copy."""
         found = self._rows.get(expert)
         if found is None:  # once: making a view takes as long as copying a few rows
             record = self.records[expert.layer][expert.index]
             size = self.layout.neurons * self.layout.row_bytes
             found = self._rows[expert] = record.numpy()[:size].view(f"V{self.layout.row_bytes}")
-        yield slice(None), found if rows is None else found.take(rows)
+        if rows is None:
+            yield slice(None), found
+            return
+        step = max(1, PIECE // self.layout.row_bytes)
+        for part in (slice(at, at + step) for at in range(0, len(rows), step)):
+            yield part, found.take(rows[part])
 
     def close(self) -> None:
         """Give the memory back, whoever still has the store: a traceback, a notebook."""
