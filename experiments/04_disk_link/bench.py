@@ -30,6 +30,7 @@ from moex.cache.lru import LRU
 from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
 from moex.prefetch.gate import Gate
+from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner.assemble import Parts, Setup, load_parts, offload
@@ -141,7 +142,8 @@ def decoded(
 ) -> tuple[float, float, float]:
     """Tokens a second, bytes that were absent when demanded a token, stall share; once warm."""
     batches = workload.batches(parts.tokenizer(), "cpu")
-    offloaded = offload(parts, Setup(LRU(), Memory(slots), prefetcher))
+    staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
+    offloaded = offload(parts, Setup(LRU(), Memory(slots, staging=staging), prefetcher))
     with offloaded as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
         cold = offloaded.ledger.phases[DECODE]
@@ -154,7 +156,7 @@ def decoded(
     return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds
 
 
-def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dict]:
+def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) -> Iterator[dict]:
     """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
 
     Compute is the same model with every expert resident and the same computing threads. Link is
@@ -163,13 +165,13 @@ def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dic
     reads by itself there is no reader thread, but the core that one would have is left to it.
     """
     torch.set_num_threads(threads)
-    workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
+    workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=tokens)
     parts = load_parts(name, store="disk")
     store, experts = parts.store, parts.geometry.experts
     assert isinstance(store, DiskStore)
     store.verify()
     order = [Expert(n, i) for n in range(parts.geometry.layers) for i in range(experts)] * 4
-    for prefetcher in (NoPrefetch(), Gate()):
+    for prefetcher in (NoPrefetch(), guess):
         rows = []
         for _ in range(pairs):
             compute, _, _ = decoded(parts, experts, NoPrefetch(), workload)
@@ -182,6 +184,7 @@ def decode(name: str, pairs: int, new_tokens: int, threads: int) -> Iterator[dic
             "case": f"{name}, half the experts, {type(prefetcher).__name__}",
             "io": io(store),
             "computing_threads": threads,
+            "width": getattr(prefetcher, "width", 0),
             "tokens_per_second": middle[1],
             "compute_tokens_per_second": middle[2],
             "link_tokens_per_second": middle[3],
@@ -220,6 +223,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
+    parser.add_argument("--guess", choices=["gate", "mlp"], default="gate", help="for decode")
+    parser.add_argument("--width", type=int, default=0, help="guesses a layer; 0: top-k")
     parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
     if given.tiny:
@@ -229,7 +234,7 @@ def main() -> None:
     run = given.model, given.pairs, given.new_tokens, given.threads
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
-        "decode": lambda: decode(*run),
+        "decode": lambda: decode(*run, {"gate": Gate, "mlp": MLP}[given.guess](width=given.width)),
         "compare": lambda: compare(*run, given.folder),
     }
     for row in rows[given.command]():
