@@ -188,20 +188,43 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
     assert "hqq 8 g64 against rtn: " in capsys.readouterr().out
 
 
+def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
+    words = ("--text", text, "--out", tmp_path, "--ranks", 128)
+    run(monkeypatch, "11_predictors/study.py", *words)
+    tables = json.loads((tmp_path / "tables.json").read_text())
+    assert set(tables) == {"experts", "neurons", "up_reuse", "replays"}
+    assert {row["rank"] for row in tables["neurons"]} == {"all", 128}
+    shown, picture = script("11_predictors/shown.py"), tmp_path / "predictors.png"
+    words = ["shown.py", str(tmp_path / "tables.json"), "--out", str(picture)]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    shown.main()
+    assert "| horizon | gate names |" in capsys.readouterr().out
+    assert picture.is_file()
+
+
 TINY = {
     "04_disk_link/bench.py": ("reads", "decode"),
+    "07_forecast/forecast.py": ("--stores disk",),
     "10_predictor_dial/dial.py": ("",),
     "12_quantization/bench.py": ("resident", "packing"),
     "13_host_compute/bench.py": ("simulate",),
     "14_true_geometry/bench.py": ("decode",),
+    "16_neurons/bench.py": ("disk", "surface"),
     "16_neurons/stages.py": ("",),
     "20_policy_zoo/sequential.py": ("",),
 }
 """Benches that no other test runs, and the parts of them that take seconds."""
+SLOW = {"12_quantization/bench.py": ("memory",), "14_true_geometry/against.py": ("",)}
+"""Those that start a process for every run."""
 
 
 @pytest.mark.parametrize(
-    ("path", "part"), [(path, part) for path, parts in TINY.items() for part in parts]
+    ("path", "part"),
+    [
+        *((path, part) for path, parts in TINY.items() for part in parts),
+        *(pytest.param(path, part, marks=pytest.mark.slow) for path, (part,) in SLOW.items()),
+    ],
 )
 def test_the_tiny_form_of_a_bench_runs(path, part, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MOEX_CACHE", str(tmp_path / "cache"))

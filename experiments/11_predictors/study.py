@@ -58,6 +58,9 @@ LINK = HardwareProfile(
 
 TABLES = ("experts", "neurons", "up_reuse", "replays")
 
+CASES = [(None, "top", share) for share in (0.1, 0.2, 0.3, 0.5)] + [(None, "energy", 0.9)]
+"""Table 3: rank, rule, fraction; ranks below the checkpoint's have the default fraction only."""
+
 FIRST = 100
 """Windows before this one are those of tables 1 and 3."""
 
@@ -177,11 +180,9 @@ def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -
     }
 
 
-def neurons(parts: Parts, text: Corpus, batches: int, ranks: list[int]) -> list[dict[str, Any]]:
-    """Table 3; the ranks below the checkpoint's at the default fraction only."""
+def neurons(parts: Parts, text: Corpus, batches: int, cases: list[tuple]) -> list[dict[str, Any]]:
+    """Table 3, of cases (rank, rule, fraction)."""
     held_out, rows = reads(parts, text, batches), []
-    cases = [(None, "top", fraction) for fraction in (0.1, 0.2, 0.3, 0.5)]
-    cases += [(None, "energy", 0.9), *((rank, "top", 0.3) for rank in ranks)]
     for rank, rule, fraction in cases:
         selector = Corm(rank=rank)
         selector.bind(parts.geometry, parts.folder)
@@ -231,10 +232,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     parts = load_parts("tiny")
     batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
+    cases = [*CASES[-1 if args.tiny else 0 :], *((rank, "top", 0.3) for rank in args.ranks)]
     text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
     makers = {
         "experts": lambda: experts(parts, text, batches),
-        "neurons": lambda: neurons(parts, text, batches, args.ranks),
+        "neurons": lambda: neurons(parts, text, batches, cases),
         "up_reuse": lambda: reused(parts, text, batches),
         "replays": lambda: replays(*decode(parts, text, windows, tokens), parts, args.slots),
         "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],

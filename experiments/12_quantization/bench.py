@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--form", default="none", help="of peak: model, baseline, none, RTN, HQQ")
     parser.add_argument("--cache", default="", help="of peak")
     args = parser.parse_args()
+    args.runs = 1 if args.tiny else args.runs
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     with torch.no_grad():

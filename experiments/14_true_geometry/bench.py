@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    say(parts[options.part](options), options.out)
+    say(parts[options.part](options), options)
 
 
 if __name__ == "__main__":

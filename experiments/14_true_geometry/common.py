@@ -59,10 +59,10 @@ def setup(options: argparse.Namespace) -> Setup:
     return Setup(LRU(), memory, Gate(width=options.width) if lookahead else NoPrefetch())
 
 
-def say(row: dict[str, Any], out: Path | None) -> None:
-    """Print a row with its provenance, and append it to a file if there is one."""
-    print(text := json.dumps({**row, **provenance()}))
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
+def say(row: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print a row with its provenance, and append it to `--out` if there is one."""
+    print(text := json.dumps({**row, "smoke": options.tiny, **provenance()}))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with options.out.open("a") as file:
             print(text, file=file)
