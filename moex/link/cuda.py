@@ -66,13 +66,13 @@ class CudaLink(Link):
         store: experts in host memory; pinned here, where the driver allows it, until it gives
             the memory back, because that takes as long as copying it.
         slots: on the device.
-        chunk_bytes: demand overtakes guesses at this granularity.
+        chunk_bytes: demand overtakes guesses at this granularity; default `CHUNK`.
     """
 
     name = "cuda"
 
-    def __init__(self, store: RamStore, slots: Slots, chunk_bytes: int = CHUNK) -> None:
-        self.store, self.slots, self.chunk_bytes = store, slots, chunk_bytes
+    def __init__(self, store: RamStore, slots: Slots, chunk_bytes: int | None = None) -> None:
+        self.store, self.slots, self.chunk_bytes = store, slots, chunk_bytes or CHUNK
         self._size = store.layout.bytes
         self._device = slots.records.device
         self._stream = torch.cuda.Stream(self._device)
