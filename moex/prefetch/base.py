@@ -31,14 +31,11 @@ class Observation(NamedTuple):
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
     last layer. `lookahead_norm` is like it, with each layer's own norm before its router. `hidden`
     (tokens x hidden) and `chosen` (tokens x top_k: their experts) are tensors, given live.
-    `router_logits` and `tokens` are not given yet: a prefetcher that needs them is refused.
     """
 
     access: Access
     lookahead: tuple[tuple[float, ...], ...] = ()
     hidden: Any = None
-    router_logits: Any = None
-    tokens: Any = None
     chosen: Any = None
     lookahead_norm: tuple[tuple[float, ...], ...] = ()
 
