@@ -135,7 +135,8 @@ def load_parts(
             if bundles
             else ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         )
-        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        chosen = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        settings = chosen if any(chosen.values()) else None
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
     layout = _layout(tensors, packing, bundles)
