@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from moex import trained
 from moex.errors import register_resolvers
-from moex.identity import ASSETS, contents, run_id
+from moex.identity import ASSETS, contents, folder_digest, run_id
 from moex.modes.common import plain
 from moex.types import Geometry
 
@@ -177,3 +177,13 @@ def test_a_timeline_is_no_part_of_what_a_run_is():
     shown, hidden = ({"runner": {"name": "moex", "timeline": flag}} for flag in (True, False))
     assert run_id(shown) == run_id(hidden) == run_id({"runner": {"name": "moex"}})
     assert run_id(shown) != run_id({"runner": {"name": "moex", "threads": 1}})
+
+
+@pytest.mark.parametrize("place", [0, 4_000_000 * 8 // 17, 3_999_999])
+def test_a_byte_at_either_end_or_in_a_page_between_makes_other_weights(tmp_path, place):
+    data = bytearray(4_000_000)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    before = folder_digest(tmp_path)
+    data[place] = 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert folder_digest(tmp_path) != before
