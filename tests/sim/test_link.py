@@ -113,11 +113,3 @@ def test_the_host_computes_one_expert_after_the_other():
     clock.begin_host(1)
     clock.begin_host(1)
     assert clock.wait_host() == 4.0
-
-
-def test_handing_loads_over_takes_the_computing_lane():
-    clock = machine(submit_s=0.5, handover_s=0.25)
-    clock.submit(Plan(0, loads=(Load(Expert(0, 0), 0), Load(Expert(0, 1), 1))))
-    assert clock.now == 1.0
-    clock.submit(Plan(1))
-    assert clock.now == 1.0
