@@ -196,3 +196,14 @@ def test_weights_that_changed_are_others_though_the_time_of_the_change_was_set_b
     path.write_bytes(b"two")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert folder_digest(tmp_path) != before
+
+
+def test_files_in_lists_count_and_a_folder_is_of_the_names_that_are_asked_for(tmp_path):
+    for name in ("config.json", "other.json"):
+        (tmp_path / name).write_text("{}")
+    assert str(tmp_path / "config.json") in contents({"x": {"y": [str(tmp_path / "config.json")]}})
+    before = folder_digest(tmp_path, ("config.json",))
+    (tmp_path / "other.json").write_text("[]")
+    assert folder_digest(tmp_path, ("config.json",)) == before
+    (tmp_path / "config.json").write_text("[]")
+    assert folder_digest(tmp_path, ("config.json",)) != before
