@@ -25,7 +25,7 @@ class Skip(MissHandler):
 
     The share is of the whole visit, whose scores are summed over the batch: a token among others
     may lose all of its experts, and then gets 0 from this layer (its residual goes on). Alone, a
-    token keeps at least its best. Who wanted what is not in a trace, so a replay could not spare it.
+    token keeps at least its best. Who wanted what is not in a trace, so a replay cannot spare it.
 
     Args:
         threshold: below 1 / top-k, so that a token alone always has its best expert computed.
