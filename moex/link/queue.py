@@ -63,8 +63,10 @@ class ReadQueue:
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self._store, self._slots = store, slots
+        self.whole: Any = slots.whole(store)
+        """Where whole experts come from straight into their places; None: they are laid out."""
         # Made once: the time between reads is short, and tensors take a good part of it.
-        self._records = list(slots.records) if store.layout.name == "planes" else []
+        self._records = list(slots.records) if self.whole is not None else []
         self.last: dict[int, Read] = {}
         """The latest read into every place."""
         self.demand: deque[Read] = deque()
@@ -79,7 +81,7 @@ class ReadQueue:
                 self._take_back(load.slot)
         for load in plan.transfers:
             size = self._store.geometry.size(load.rows)
-            if self._records:
+            if self._records and load.rows is None:
                 read = Read(load, size, record=self._records[load.slot])
             else:
                 read = Read(load, size, bring=self._slots.bring(self._store, load))

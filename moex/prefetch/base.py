@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 
+def untold(prefetcher: Prefetcher, what: str) -> ValueError:
+    """The error of a prefetcher that `foresee` has told nothing."""
+    name = type(prefetcher).__name__
+    return ValueError(
+        f"prefetch={name}(): was given no recording; expected one of this very run, with its "
+        f"{what}; try prefetch.foresee(moex.read_trace(FILE)) before it is used"
+    )
+
+
 class Observation(NamedTuple):
     """What is known right after a layer's router has spoken.
 
