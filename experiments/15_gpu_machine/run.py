@@ -17,7 +17,7 @@ its own, and writes a row to rows.jsonl as soon as it is measured:
     table2   the settings of Eliseev & Mazur's table 2, beside what they published (published.py)
     figure   tokens a second against memory on the device, if matplotlib is there
 
-decode4 keeps 24 GB in `--scratch` and in host memory, table2 18 GB, for a while.
+decode4 takes 24 GB of host memory, table2 18 GB, twice; little is written to `--scratch`.
 
 `--tiny` shrinks every part, and runs what does not need CUDA on the CPU: it shows that the script
 is whole, nothing else. What it writes then says so.

@@ -102,7 +102,8 @@ def load_parts(
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
-    What is quantized is packed into files once, and read from them whatever the store.
+    What is quantized is packed into files once, and read from them whatever the store; but codes
+    that are drawn are drawn again where the store is memory.
 
     Args:
         name: a local folder or a hub repository.
@@ -147,7 +148,7 @@ def load_parts(
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
-    if on_disk or packing:
+    if on_disk or (packing and not made):
         drawn = {"drawn": "codes"} if packing and made else {}
         source = {"quant": packing.settings if packing else "none", **identity, **drawn}
         layouts = [layout]
@@ -169,7 +170,7 @@ def load_parts(
             experts = RamStore(layout, geometry, experts)
     else:
         experts = RamStore(layout, geometry)
-        fill(experts.put, device)
+        fill(experts.put, device, packing=packing)
     linears = 0
     if quant is not None:
         linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
