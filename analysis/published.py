@@ -18,8 +18,7 @@ TABLE_2_SOURCE = "Eliseev & Mazur 2023, arXiv 2312.17238, table 2 (2-bit experts
 MIXTRAL_LRU_2 = {"first": (0.25, 0.27), "middle": (0.33, 0.38), "last": (0.24, 0.31)}
 MIXTRAL_LRU_2_SOURCE = "computed from Jiang et al. 2024, arXiv 2401.04088, table 5"
 
-# Share of next-layer experts that Mixtral's own router names one layer ahead, by predicted layer.
-ADAPMOE_LOOKAHEAD = {1: 0.566, 2: 0.721, 3: 0.789, 4: 0.866}
+# Share of next-layer experts that Mixtral's own router names one layer ahead.
 ADAPMOE_MEAN = 0.866
 ADAPMOE_SOURCE = "measured on Mixtral-8x7B by AdapMoE (its dp.py): mean of layers 1 to 31"
 

@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
 
 
-def pattern(
-    trace: Trace, slots: int, layers: Iterable[int], tokens: int = 64, policy: Any = None
-) -> pd.DataFrame:
-    """Who was chosen and who was resident: one line a layer, token and expert.
+def pattern(trace: Trace, slots: int, layers: Iterable[int], tokens: int) -> pd.DataFrame:
+    """Who was chosen and whom LRU had resident: one line a layer, token and expert.
 
     Columns: `layer`, `token` (decoded tokens, counted from 0), `expert`, `weight` (the router's
     share after renormalization over the chosen; 1 / top-k where the trace has no scores; 0 if not
     chosen), `resident` (before the visit).
     """
     wanted = set(layers)
-    cache = ExpertCache(policy or LRU(), trace.geometry, slots)
+    cache = ExpertCache(LRU(), trace.geometry, slots)
     seen: dict[int, int] = dict.fromkeys(wanted, 0)
     lines = []
     for access in trace.accesses():
@@ -92,7 +90,7 @@ def lookahead_recall(trace: Trace) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["ahead", "layer", "fetched", "recall"])
 
 
-def sequential(trace: Trace, order: str = "routed", seed: int = 0) -> Trace:
+def sequential(trace: Trace, order: str) -> Trace:
     """Return the trace with every access as a visit of its own: per-access replay.
 
     That is what a cache simulator for web objects does with a flattened trace: it evicts between
@@ -106,7 +104,7 @@ def sequential(trace: Trace, order: str = "routed", seed: int = 0) -> Trace:
         raise ValueError(f"order={order}: expected routed, ascending or random")
     counts = np.diff(trace.offsets)
     visit = np.repeat(np.arange(len(trace)), counts)
-    draws = np.random.default_rng(seed).random(len(visit))
+    draws = np.random.default_rng(0).random(len(visit))
     keys: dict[str, NDArray[Any]] = {"ascending": trace.experts, "random": draws}
     key = keys.get(order, np.arange(len(visit)))
     columns = {

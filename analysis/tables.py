@@ -197,14 +197,14 @@ def pareto(table: pd.DataFrame) -> str:
     return markdown(head, lines)
 
 
-def policy_zoo(table: pd.DataFrame, pool: str = "layer", best: int = 3) -> str:
+def policy_zoo(table: pd.DataFrame, pool: str = "layer") -> str:
     """Hit rates: bounds, the best causal policies by their mean, and the baselines."""
     rows = figures.demand(table)
     found = cells(rows[rows["pool"] == pool], ["policy", "slots"], "hit_rate")
     found = found[(found["slots"] > 2) & (found["slots"] < 8)]
     mean = found.groupby("policy")["middle"].mean().sort_values(ascending=False)
     causal = [str(name) for name in mean.index if name not in ORACLES]
-    names = ["belady_bypass", "belady", *causal[:best]]
+    names = ["belady_bypass", "belady", *causal[:3]]
     names += [name for name in ("lfu", "lru", "random") if name not in names]
     found = found[found["policy"].isin(names)]
     found = found.sort_values("policy", key=lambda n: n.map(mean), ascending=False, kind="stable")

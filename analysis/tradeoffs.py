@@ -98,7 +98,15 @@ def quant_rows(table: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return rows
     down, gate_up = rows["quant.down"].map(str), rows["quant.gate_up"].map(str)
-    return rows[(down == gate_up) | (down == "${quant.gate_up}")]
+    rows = rows[(down == gate_up) | (down == "${quant.gate_up}")]
+    return rows[rows["quant.gate_up"].map(_as_table_1) & rows["quant.attention"].map(_as_table_1)]
+
+
+def _as_table_1(quantizer: Any) -> bool:
+    """Whether a quantizer has table 1's group size for its bits: quant_groups has others."""
+    return not isinstance(quantizer, dict) or (
+        quantizer["group_size"] == GROUPS.get(quantizer["bits"])
+    )
 
 
 def quant_grid(table: pd.DataFrame) -> pd.DataFrame:

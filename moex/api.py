@@ -10,7 +10,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.identity import trace_path
 from moex.miss.fetch import Fetch
-from moex.sim.rows import row_cache
+from moex.sim.rows import row_cache, whole_from
 from moex.sim.simulator import simulate as _simulate
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
@@ -98,7 +98,10 @@ def load(
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
     bundles = selector is not None
-    parts = load_parts(name, dtype, device, store, cache_dir, quant=quant, bundles=bundles)
+    wholes = whole_from(memory, hardware, "disk") < 1
+    parts = load_parts(
+        name, dtype, device, store, cache_dir, quant=quant, bundles=bundles, wholes=wholes
+    )
     with ExitStack() as stack:
         stack.callback(parts.store.close)
         setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector)

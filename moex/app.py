@@ -9,7 +9,6 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,8 @@ from hydra.types import RunMode
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from moex import console, settings
-from moex.errors import CONF, one_line
+from moex import console, objective, settings
+from moex.errors import CONF, in_vain, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL, names_a_part
@@ -57,12 +56,7 @@ def run(config: DictConfig) -> float | None:
 def _run(config: DictConfig, folder: Path) -> float | None:
     given: Any = OmegaConf.to_container(config, resolve=True)
     settings.check_all(given, HydraConfig.get().runtime.choices)
-    known = {each.name for each in fields(Report) if str(each.type).startswith(("int", "float"))}
-    if config.objective not in known:
-        raise ValueError(
-            f"objective={config.objective}: the row has no such number; expected one of its own; "
-            "try objective=tokens_per_second, or hit_rate"
-        )
+    objective.check(config.objective)
     if config.runner.name != "moex" and config.mode.name not in ("live", "verify"):
         raise ValueError(
             f"runner={config.runner.name}: mode={config.mode.name} knows moex only; expected "
@@ -89,6 +83,8 @@ def _run(config: DictConfig, folder: Path) -> float | None:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:
         console.note(f"not tracked ({one_line(error)}); the run itself is whole")
+    if in_sweep() and not _is_grid(HydraConfig.get().sweeper):
+        return objective.found(report, config.objective)
     return getattr(report, config.objective, None)
 
 
@@ -134,12 +130,8 @@ def _refuse_mistyped(config: DictConfig) -> None:
 
 
 def _notice_unused(config: DictConfig, words: Sequence[str]) -> None:
-    """Say which words were typed in vain: the mode, or a baseline, has no use for them."""
-    unused = [each for group in (config.mode, config.runner) for each in group.get("unused", ())]
-    vain = re.compile(rf"\+*({'|'.join(unused) or '$'})[.=](?!none$)")
-    if found := [word for word in words if vain.match(word)]:
-        who = f"mode={config.mode.name} runner={config.runner.name}"
-        console.note(f"{who} has no use for {' '.join(found)}")
+    for line in in_vain(config, words):
+        console.note(line)
 
 
 def in_sweep() -> bool:
@@ -204,12 +196,17 @@ def _count(config: DictConfig) -> int:
     """How many cells a grid has; 0 where a search decides what comes next, or words are wrong."""
     sweeper = config.hydra.sweeper
     with suppress(Exception):  # a wrong word is the sweeper's to report
-        if issubclass(get_class(sweeper._target_), BasicSweeper):
+        if _is_grid(sweeper):
             words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
             overrides = parser.parse_overrides([*words, *config.hydra.overrides.task])
             return len(BasicSweeper.split_arguments(overrides, None)[0])
     return 0
+
+
+def _is_grid(sweeper: DictConfig) -> bool:
+    """Whether a sweeper runs all combinations; others search, by each cell's objective."""
+    return issubclass(get_class(sweeper._target_), BasicSweeper)
 
 
 def _group() -> str | None:

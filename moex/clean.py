@@ -16,12 +16,14 @@ import os
 import shutil
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from moex.files import alone
-from moex.identity import cache_folder
+from moex.identity import cache_folder, code_digest
 from moex.store.pack import MANIFEST, SCHEMA
 
 GOING = ".removed"
@@ -33,7 +35,8 @@ class Kept(NamedTuple):
 
     path: Path
     state: str
-    """`packed`, `stale` (unfinished, of another version), or `kept` for what is none of ours."""
+    """`packed`, `stale` (unfinished, of another version of moex or of its quantizer), or `kept` for
+    what is none of ours."""
 
     @property
     def bytes(self) -> int:
@@ -62,7 +65,22 @@ def _state(path: Path) -> str:
         return "stale" if any(path.glob("*layer-*.records*")) else "kept"
     read_by = manifest.get("source", {}).get("transformers", version("transformers"))
     known = manifest.get("schema") == SCHEMA and read_by == version("transformers")
-    return "packed" if known else "stale"
+    quant = manifest.get("source", {}).get("quant", "none")
+    by_groups = [each for each in quant.values() if "quantizer" in each] if quant != "none" else []
+    return "packed" if known and all(map(_as_now, by_groups)) else "stale"
+
+
+def _as_now(settings: dict[str, Any]) -> bool:
+    """Whether moex's quantizers are still those that packed; of others nothing is known here."""
+    written = settings.get("code", {"moex.quant.grouped": ""})
+    ours = {name: each for name, each in written.items() if name.startswith("moex.")}
+    return ours == {name: _code(name) for name in ours}
+
+
+@cache
+def _code(module: str) -> str:
+    spec = find_spec(module)
+    return code_digest(Path(spec.origin).read_text()) if spec and spec.origin else ""
 
 
 def remove(path: Path) -> bool:

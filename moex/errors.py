@@ -8,8 +8,14 @@ import os
 import re
 import sys
 import traceback
+from itertools import product
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 CONF = Path(__file__).parents[1] / "conf"
 PLAIN = (
@@ -56,6 +62,43 @@ def given_twice(words: list[str]) -> list[str]:
     """Keys and groups that are given more than once: the last one counts, as Hydra has it."""
     keys = [word.partition("=")[0] for word in words if "=" in word and word[0] not in "-~"]
     return sorted({key for key in keys if keys.count(key) > 1})
+
+
+def refuse_lists(words: list[str]) -> None:
+    """Refuse several options of a group in one run: Hydra would make one part of all of them.
+
+    Raises:
+        ValueError: a list where one option belongs; studies and ablations may be several.
+    """
+    for word in words:
+        listed = re.fullmatch(r"\+*(\w+)=\[(.*)\]", word)
+        if listed and _keys(listed[1]):
+            raise ValueError(
+                f"{word}: one option a run; expected {listed[1]}=OPTION; for a sweep, "
+                f"try python run.py -m {listed[1]}={listed[2].replace(' ', '')}"
+            )
+
+
+def in_vain(config: Any, words: Sequence[str]) -> Iterator[str]:
+    """Say which words were typed in vain: a mode, or a baseline, has no use for them.
+
+    Where modes or runners are swept over, each of them.
+    """
+    for mode, runner in product(_chosen(config, "mode", words), _chosen(config, "runner", words)):
+        unused = [*mode.get("unused", ()), *runner.get("unused", ())]
+        vain = re.compile(rf"\+*({'|'.join(unused) or '$'})[.=](?!none$)")
+        if found := [word for word in words if vain.match(word)]:
+            who = f"mode={mode['name']} runner={runner['name']}"
+            yield f"{who} has no use for {' '.join(found)}"
+
+
+def _chosen(config: Any, group: str, words: Sequence[str]) -> list[Any]:
+    """The options of a group that words sweep over, else the one that is configured."""
+    swept = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
+    if not swept or "," not in swept[-1]:
+        return [config[group]]
+    paths = [CONF / group / f"{name.strip()}.yaml" for name in swept[-1].split(",")]
+    return [yaml.safe_load(path.read_text()) for path in paths if path.is_file()]
 
 
 def one_line(error: BaseException) -> str:
@@ -120,8 +163,10 @@ def _unknown_key(text: str) -> str:
         return " ".join(text.split())
     key, value = match[1], match[2] or "..."
     group, _, name = key.partition(".")
+    if "@" in key:
+        return f"{key}: options have one place each; try {key.partition('@')[0]}={value}"
     if not (CONF / group).is_dir() or "." in name:
-        return _unknown_top(key, value)
+        return unknown_top(key, value)
     keys = _keys(group)
     having = [option for option, known in keys.items() if name in known]
     if having:
@@ -135,8 +180,8 @@ def _unknown_key(text: str) -> str:
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
 
 
-def _unknown_top(key: str, value: str) -> str:
-    """A key beside the groups, or deep in one."""
+def unknown_top(key: str, value: str) -> str:
+    """Say that there is no such key, beside the groups or deep in one."""
     first = key.partition(".")[0]
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
     if first in groups:

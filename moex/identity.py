@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
 import os
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +162,20 @@ def code_version(package: str = "") -> str:
     folder = Path(__file__).parent / package
     files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".txt"))
     return _digest(b"\0".join(path.read_bytes() for path in files))[:10]
+
+
+def code_digest(text: str) -> str:
+    """Twelve hex digits of what a text of Python does: no comments, docstrings and formatting."""
+    tree = ast.parse(textwrap.dedent(text))
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [each for each in body if not _is_text(each)]
+    return _digest(ast.unparse(tree).encode())[:12]
+
+
+def _is_text(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def key_of(settings: dict[str, Any]) -> str:

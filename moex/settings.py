@@ -14,6 +14,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from moex.cache.capacity import Memory
+from moex.errors import unknown_top
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,9 +116,20 @@ def check_all(config: dict[str, Any], groups: Iterable[str]) -> None:
     Raises:
         ValueError: an unknown setting, or a value of another type or range.
     """
-    _checked(Top, {name: value for name, value in config.items() if name not in groups}, "")
+    top = {name: value for name, value in config.items() if name not in groups}
+    for name in {*top} - {each.name for each in fields(Top)}:
+        raise ValueError(unknown_top(*_leaf(name, top[name])))
+    _checked(Top, top, "")
     for name, kind in GROUPS.items():
         _checked(kind, config[name], f"{name}.")
+
+
+def _leaf(key: str, value: Any) -> tuple[str, str]:
+    """The first setting below a key, as it is typed: its dotted name and value."""
+    while isinstance(value, dict) and value and "_target_" not in value:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return key, "..." if isinstance(value, dict) else typed(value)
 
 
 def check(node: Any, where: str) -> None:

@@ -133,7 +133,7 @@ class Plan(NamedTuple):
     @property
     def transfers(self) -> tuple[Load, ...]:
         """All that the link has to move."""
-        return self.loads + self.fills
+        return self.loads + self.fills if self.fills else self.loads
 
 
 class Prediction(NamedTuple):

@@ -9,7 +9,9 @@ import torch
 from records import handles
 
 import moex
+from moex.prefetch.oracle import Oracle
 from moex.prefetch.previous import Previous
+from moex.prefetch.recorded import Recorded
 
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
@@ -43,6 +45,13 @@ class Wishful(Previous):
 def test_a_prefetcher_that_needs_what_no_run_gives_is_refused(mixtral):
     with pytest.raises(ValueError, match="Wishful needs router_logits, which no run gives"):
         moex.load(str(mixtral), slots=3, prefetch=Wishful())
+
+
+@pytest.mark.parametrize("prefetcher", [Oracle(), Recorded()])
+def test_a_prefetcher_that_was_told_no_future_is_refused(mixtral, prefetcher):
+    name = type(prefetcher).__name__
+    with pytest.raises(ValueError, match=rf"prefetch={name}\(\): .* try prefetch.foresee\(moex"):
+        moex.load(str(mixtral), slots=3, prefetch=prefetcher)
 
 
 def test_thin_places_are_refused_where_whole_experts_are_replayed():

@@ -192,6 +192,10 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["workload.new_tokens=0"], "workload.new_tokens=0: expected a number, at least 2"),
         (["workload.new_tokens=abc"], "workload.new_tokens=abc: expected a whole number; try"),
         (["seed=abc"], "seed=abc: expected a whole number"),
+        (["cache=[lru, lfu]"], "expected cache=OPTION; for a sweep, try python run.py -m cache="),
+        (["+x.y=3"], "x.y: there is no such key; expected one of ablation, cache, "),
+        (["+memry.slots=3"], "try memory.slots=3"),
+        (["cache@foo=lru"], "cache@foo: options have one place each; try cache=lru"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -10,6 +10,7 @@ import pytest
 from records import EXPERTS, LAYOUT, give, holds, opened, pack
 
 from moex.clean import entries, main
+from moex.quant.rtn import RTN
 from moex.store.pack import Packer
 from moex.store.slots import paged
 
@@ -61,6 +62,28 @@ def test_looking_removes_nothing_and_says_what_is_what(cache, capsys):
 def test_what_is_named_is_removed(cache, words, left):
     assert clean(cache, *words) == 0
     assert names(cache) == left
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({}, "packed"),
+        ({"moex.quant.rtn": "0123456789ab"}, "stale"),
+        ({"moex.quant.gone": "0123456789ab"}, "stale"),
+        ({"my_quantizers": "0123456789ab"}, "packed"),  # nothing is known of those here
+        (None, "stale"),  # packed before code was noted: no run looks for it any more
+    ],
+    ids=str,
+)
+def test_what_another_code_of_moex_has_packed_is_stale(cache, changed, state):
+    settings = RTN(4, 64).settings((64, 64))
+    code = settings.pop("code")
+    if changed is not None:
+        settings["code"] = code | changed
+    path = cache / "one-a" / "manifest.json"
+    source = {"quant": {"down_proj": settings}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+    assert {each.path.name: each.state for each in entries(cache)}["one-a"] == state
 
 
 @pytest.mark.parametrize("word", ["predictors", "one", "../x"])

@@ -27,7 +27,8 @@ def part(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MOEX_CACHE": str(tmp_path / "cache")}
 
     def run(name):
-        command = [sys.executable, str(SCRIPT), name, "--tiny", "--out", str(tmp_path / "out")]
+        folders = ["--out", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
+        command = [sys.executable, str(SCRIPT), name, "--tiny", *folders]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -42,6 +43,21 @@ def test_it_decodes_where_much_is_missing_and_draws_nothing(part):
     assert all(row["tiny"] and row["random_weights"] and row["replayed_routing"] for row in rows)
     assert all(row["tokens_per_second"] > 0 for row in rows)
     assert part("figure") == [{"what": "figure", "skipped": "no matplotlib here", "tiny": True}]
+
+
+def test_all_ways_run_where_much_is_missing(part):
+    _, *rows = part("smoke")
+    assert len(rows) == 20
+    assert not [row for row in rows if "error" in row]
+    assert all(row["same"] for row in rows if "same" in row)
+
+
+def test_a_part_run_again_takes_the_place_of_its_rows(part, tmp_path):
+    for name in ("link", "decode4", "link"):
+        part(name)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["decode4"] * 9 + ["link"] * 8
+    assert all(row["link_ceiling_tokens_per_second"] for row in rows[:9] if row["slots"] == 2)
 
 
 def test_its_rows_stand_beside_those_of_table_2(part, tmp_path):

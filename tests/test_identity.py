@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from moex import trained
 from moex.errors import register_resolvers
-from moex.identity import ASSETS, contents, run_id
+from moex.identity import ASSETS, contents, folder_digest, run_id
 from moex.modes.common import plain
 from moex.types import Geometry
 
@@ -177,3 +177,33 @@ def test_a_timeline_is_no_part_of_what_a_run_is():
     shown, hidden = ({"runner": {"name": "moex", "timeline": flag}} for flag in (True, False))
     assert run_id(shown) == run_id(hidden) == run_id({"runner": {"name": "moex"}})
     assert run_id(shown) != run_id({"runner": {"name": "moex", "threads": 1}})
+
+
+@pytest.mark.parametrize("place", [0, 4_000_000 * 8 // 17, 3_999_999])
+def test_a_byte_at_either_end_or_in_a_page_between_makes_other_weights(tmp_path, place):
+    data = bytearray(4_000_000)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    before = folder_digest(tmp_path)
+    data[place] = 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert folder_digest(tmp_path) != before
+
+
+def test_weights_that_changed_are_others_though_the_time_of_the_change_was_set_back(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"one")
+    before, times = folder_digest(tmp_path), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert folder_digest(tmp_path) != before
+
+
+def test_files_in_lists_count_and_a_folder_is_of_the_names_that_are_asked_for(tmp_path):
+    for name in ("config.json", "other.json"):
+        (tmp_path / name).write_text("{}")
+    assert str(tmp_path / "config.json") in contents({"x": {"y": [str(tmp_path / "config.json")]}})
+    before = folder_digest(tmp_path, ("config.json",))
+    (tmp_path / "other.json").write_text("[]")
+    assert folder_digest(tmp_path, ("config.json",)) == before
+    (tmp_path / "config.json").write_text("[]")
+    assert folder_digest(tmp_path, ("config.json",)) != before

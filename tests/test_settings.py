@@ -54,7 +54,7 @@ def run(folder: Path, *words: str) -> None:
         ("quant=mixed quant.gate_up=4", "quant.gate_up=4: expected a quantizer or null (16 bits)"),
         ("runner=stock", "runner=stock: mode=simulate knows moex only; expected runner=moex"),
         ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
-        ("+foo=1", "foo: there is no such key; expected one of trace, verdict"),
+        ("+foo=1", "foo: there is no such key; expected one of ablation, cache, "),
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
         ("seed=abc", "seed=abc: expected a whole number; try seed=0"),
         ("seed=-1", "seed=-1: expected at least 0; try seed=0"),
@@ -131,6 +131,13 @@ def test_words_typed_in_vain_are_named(words, vain, capsys):
     app._notice_unused(config, plain)
     who = f"moex: mode={config.mode.name} runner={config.runner.name} has no use for"
     assert capsys.readouterr().err == (f"{who} {vain}\n" if vain else "")
+
+
+def test_words_in_vain_for_what_is_swept_over_are_named_for_each(capsys):
+    config = compose("config", overrides=["quant=rtn_4bit"])
+    app._notice_unused(config, ["runner=moex,stock,accelerate", "quant=rtn_4bit"])
+    who = "moex: mode=live runner={} has no use for quant=rtn_4bit\n"
+    assert capsys.readouterr().err == who.format("stock") + who.format("accelerate")
 
 
 def test_what_is_given_twice_is_noticed():

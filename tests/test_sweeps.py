@@ -201,6 +201,16 @@ def test_optuna_finds_the_best_of_two(tmp_path):
     assert value == max(row["hit_rate"] for row in rows(tmp_path).values())
 
 
+@needs("optuna")
+def test_a_search_for_a_number_that_rows_lack_says_why_and_what_to_type(tmp_path):
+    words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
+    done = sweep(tmp_path, *words, "memory.slots=2,4")
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("moex: objective=tokens_per_second: null in this row (hardware=auto")
+    assert line.endswith("try hardware=rtx3060, or objective=hit_rate")
+
+
 @pytest.mark.slow
 @needs("submitit")
 @pytest.mark.skipif(not slurm.there(), reason="Slurm is not installed, or we are not root")

@@ -12,13 +12,10 @@ whole table in seconds. `--objects` replays every cell through the cache objects
 from __future__ import annotations
 
 import argparse
-import lzma
 import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
@@ -27,11 +24,12 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.sim.curves import curves
 from moex.sim.simulator import simulate
-from moex.trace.format import Trace
+from moex.trace.importers import arrays
 from moex.types import Geometry
 
 if TYPE_CHECKING:
     from moex.report import Report
+    from moex.trace.format import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 GEOMETRY = Geometry(24, 32, 4, 2880, 2880, 13_200_000)
@@ -75,21 +73,7 @@ def folder() -> Path:
 @cache
 def load(sequences: int | None = None) -> Trace:
     """The recorded routing as a trace (of its first sequences)."""
-    with lzma.open(folder() / "expert_ids.npy.xz") as file:
-        ids = np.load(file)
-    offsets = np.load(folder() / "offsets.npy")[: None if sequences is None else sequences + 1]
-    tokens, layers, top_k = int(offsets[-1]), GEOMETRY.layers, GEOMETRY.top_k
-    lengths = np.diff(offsets)
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    return Trace(
-        GEOMETRY,
-        np.repeat(np.arange(len(lengths)), lengths * layers).astype(np.int32),
-        np.repeat(positions, layers).astype(np.int32),
-        np.tile(np.arange(layers), tokens).astype(np.int16),
-        np.zeros(tokens * layers, np.bool_),
-        ids[:tokens].reshape(-1).astype(np.uint16),
-        np.arange(tokens * layers + 1) * top_k,
-    )
+    return arrays.read(folder(), GEOMETRY, sequences=sequences)
 
 
 def measure(trace: Trace, name: str, slots: int, mode: str) -> Report:

@@ -76,17 +76,10 @@ def made(store: DiskStore, slots: Slots, threads: int) -> Link:
     return AioLink(store, slots) if reads_alone(store) else DiskLink(store, slots, threads)
 
 
-def io(store: DiskStore) -> str | None:
-    """How the link that moex makes reads: `uring`, `aio`, or as the store does."""
-    link = made(store, Slots(store.layout, 1), 1)
-    link.close()
-    return link.io or store.io
-
-
 def link_seconds(
     store: DiskStore, order: list[Expert], threads: int, together: int, slots: Slots
-) -> float:
-    """Seconds of demanding these experts through the link, `together` of them a visit."""
+) -> tuple[float, str]:
+    """Seconds of demanding experts through the link, `together` a visit, and who read last."""
     link = made(store, slots, threads)
     places = len(slots.tensors)
     started = perf_counter()
@@ -98,7 +91,7 @@ def link_seconds(
             link.wait(load.slot)
     seconds = perf_counter() - started
     link.close()
-    return seconds
+    return seconds, link.io or store.io
 
 
 def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
@@ -122,14 +115,14 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
                     for _ in range(pairs):
                         draw.shuffle(order)
                         raw = raw_seconds(store, order, threads)
-                        through = link_seconds(store, order, threads, together, slots)
+                        through, io = link_seconds(store, order, threads, together, slots)
                         more = raw_seconds(store, order, threads + 1)
                         ratios.append(raw / through)
                         stricter.append(more / through)
                         speeds.append(len(order) * store.layout.bytes / raw)
                     yield {
                         "case": f"{name}, {together} a visit, {threads} threads",
-                        "io": io(store),
+                        "io": io,
                         "raw_bytes_per_s": median(speeds),
                         **summary(ratios),
                         "against_one_more_thread": summary(stricter),
@@ -139,8 +132,11 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
 
 def decoded(
     parts: Parts, slots: int | float, prefetcher: Prefetcher, workload: Prompts
-) -> tuple[float, float, float]:
-    """Tokens a second, bytes that were absent when demanded a token, stall share; once warm."""
+) -> tuple[float, float, float, str]:
+    """Tokens a second, bytes that were absent when demanded a token, stall share, who read last.
+
+    Once warm.
+    """
     batches = workload.batches(parts.tokenizer(), "cpu")
     staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
     offloaded = offload(parts, Setup(LRU(), Memory(slots, staging=staging), prefetcher))
@@ -153,7 +149,8 @@ def decoded(
         absent = warm.guessed_hits + warm.demand_misses - cold.guessed_hits - cold.demand_misses
         clock = offloaded.meter.phases[DECODE]
     needed = absent * parts.layout.bytes / clock.tokens
-    return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds
+    io = offloaded.link.io or parts.store.io
+    return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds, io
 
 
 def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) -> Iterator[dict]:
@@ -174,15 +171,15 @@ def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) 
     for prefetcher in (NoPrefetch(), guess):
         rows = []
         for _ in range(pairs):
-            compute, _, _ = decoded(parts, experts, NoPrefetch(), workload)
+            compute, *_ = decoded(parts, experts, NoPrefetch(), workload)
             bandwidth = len(order) * parts.layout.bytes / raw_seconds(store, order, 1)
-            speed, needed, stall = decoded(parts, 0.5, prefetcher, workload)
+            speed, needed, stall, io = decoded(parts, 0.5, prefetcher, workload)
             link = bandwidth / needed
             rows.append((speed / min(link, compute), speed, compute, link, stall))
         middle = [median(column) for column in zip(*rows, strict=True)]
         yield {
             "case": f"{name}, half the experts, {type(prefetcher).__name__}",
-            "io": io(store),
+            "io": io,
             "computing_threads": threads,
             "width": getattr(prefetcher, "width", 0),
             "tokens_per_second": middle[1],
@@ -202,12 +199,16 @@ def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) 
     parts.store.verify()
     batches = workload.batches(parts.tokenizer(), "cpu")
 
+    used = []
+
     def mine() -> float:
         torch.set_num_threads(threads)
-        return decoded(parts, 0.5, Gate(), workload)[0]
+        speed, *_, io = decoded(parts, 0.5, Gate(), workload)
+        used.append(io)
+        return speed
 
     for row in against_accelerate(mine, name, batches, new_tokens, pairs, folder):
-        yield {"io": io(parts.store), "computing_threads": threads, **row}
+        yield {"io": "+".join(sorted(set(used))), "computing_threads": threads, **row}
     parts.store.close()
 
 

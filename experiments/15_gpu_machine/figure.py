@@ -18,13 +18,11 @@ def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    made = []
+    file, made = options.out / "rows.jsonl", []
+    written = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     for part in ("decode", "decode4"):
-        file = options.out / f"{part}.jsonl"
-        rows = (
-            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        )
-        rows = [row for row in rows if "refused" not in row]
+        rows = [row for row in written if row["what"] == part and row["usual"]]
+        rows = sorted((row for row in rows if "refused" not in row), key=lambda row: row["slots"])
         if not rows:
             continue
         axes = pyplot.figure(figsize=(6, 4), layout="constrained").gca()

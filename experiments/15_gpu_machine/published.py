@@ -1,6 +1,6 @@
 """A row of ours beside each of table 2 of Eliseev & Mazur 2023 (mixtral-offloading).
 
-    python experiments/15_gpu_machine/published.py [--rows results/gpu/table2.jsonl]
+    python experiments/15_gpu_machine/published.py [--rows results/gpu/rows.jsonl]
 
 Prints tokens a second as published for their four machines, as experiments/03_seed1_table2
 simulates the same machines, and as measured on the machine at hand: the rows that `run.py table2`
@@ -17,7 +17,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments" / "03_seed1_table2")]
@@ -26,7 +29,7 @@ ROWS = ("full", "no pre-loading", "no cache, no pre-loading", "naive")
 SPEEDS = ("full", "no_preload", "no_cache", "naive")
 
 
-def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[str, Any]]:
+def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Their settings on this machine; naive is left out: accelerate has no such bits."""
     from table2 import RECALL
 
@@ -41,19 +44,18 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[st
     from moex.runner.live import run_offloaded
     from moex.runner.texts import Prompts
 
-    lengths = (4, 0, 1) if options.tiny else (64, 1, 3)
+    lengths = (4, 0, 1) if options.tiny else (16, 1, 2)
     workload = Prompts(
         prompts=["replayed routing"],
         prompt_tokens=8,
         **dict(zip(("new_tokens", "warmup", "repeats"), lengths, strict=True)),
         routing="synthetic_mixtral",
     )
-    rows = []
     for bits, group in GROUPS.items():
         few = RTN(bits, group, kernel="reference")  # auto would ask kernels that want numba
         four = RTN(4, 64, kernel="reference" if options.tiny else "tinygemm")
         quant = Mixed(few, few, four)
-        with TemporaryDirectory(dir=options.out) as folder:
+        with TemporaryDirectory(dir=options.scratch) as folder:
             given = ("random", "auto", options.device, "ram", folder)
             parts = load_parts(*given, architecture=shapes, quant=quant)
             with closing(parts.store):
@@ -72,8 +74,7 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> list[dict[st
                         fields = ("random_weights", "replayed_routing", "oracle", "kernel")
                         fields += ("bits_per_weight", "tokens_per_second", "hit_rate", "pinned")
                         fields += ("link", "stall_share", "peak_device_bytes")
-                        rows.append(about | {field: getattr(row, field) for field in fields})
-    return rows
+                        yield about | {field: getattr(row, field) for field in fields}
 
 
 def device_name(device: str) -> str:
@@ -121,7 +122,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the same; it takes seconds")
     given = parser.parse_args()
     lines = given.rows.read_text().splitlines() if given.rows else []
-    print(table([json.loads(line) for line in lines]), end="")
+    rows = [json.loads(line) for line in lines]
+    print(table([row for row in rows if row["what"] == "table2"]), end="")
 
 
 if __name__ == "__main__":

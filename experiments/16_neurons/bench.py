@@ -54,8 +54,8 @@ DRIFT, TRIES = 0.1, 4
 def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of a load by store, size of experts and share of neurons, and every break-even.
 
-    `with_fallback` is the speed against whole experts if above the break-even an expert that lies
-    neuron by neuron is moved whole.
+    `with_fallback` is the speed against whole experts if above the break-even all of an expert is
+    moved: from files as its place has it, from memory as it lies, neuron by neuron.
     """
     repeats = 2 if args.tiny else args.repeats
     for hidden, neurons in ((64, 96),) if args.tiny else SIZES:
@@ -69,20 +69,22 @@ def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             seconds = measured.measure(pair, repeats)
             whole = seconds.pop(0.0)
             crossing = measured.break_even({0.0: whole, **seconds}, neurons)
-            every = median(pair.all_s(turn) for turn in range(repeats))
+            ratios = [pair.whole_s(turn) / pair.all_s(turn) for turn in range(2 * repeats + 1)][1:]
+            every = whole / median(ratios)
             worst = whole / max([every, *(s for n, s in seconds.items() if n < crossing)])
             for share, took in seconds.items():
                 chosen = took if share < crossing else every
                 row = {"share": share, "seconds": took, "against_whole": took / whole}
                 yield {**base, **row, "with_fallback": whole / chosen}
-            yield {**base, "whole_s": whole, "break_even": crossing, "worst_with_fallback": worst}
+            found = {"whole_s": whole, "break_even": crossing, "worst_with_fallback": worst}
+            yield {**base, **found, "fallback": sorted(ratios)}
 
 
 def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Decode from files: neurons with the measured break-even against whole experts, in turns."""
     torch.set_num_threads(args.threads)
     whole = load_parts("tiny", store="disk")
-    neurons = load_parts("tiny", store="disk", bundles=True)
+    neurons = load_parts("tiny", store="disk", bundles=True, wholes=True)
     prompts = prompts_of(whole)[: args.prompts]
     if args.tiny:
         prompts, args.tokens, args.repeats = prompts[:1], 4, 2

@@ -16,7 +16,7 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.pool import Pool
+from moex.cache.pool import Pool, overrides
 from moex.types import DECODE, Expert, Future, Left, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class ExpertCache:
         self.staging = 2 * geometry.top_k if staging is None else staging
         self.seed, self.future = seed, future
         self._check()
+        self.reads_scores = split is not None or overrides(policy, "on_visit")
+        """Whether the router row of a visit may take part in the decision."""
         self.places = slots * geometry.layers + self.staging
         self._names = [
             [Expert(layer, index) for index in range(geometry.experts)]

@@ -24,7 +24,6 @@ class Counts:
     """Sums over one phase. An access is one distinct expert in one layer visit."""
 
     visits: int = 0
-    waves: int = 0
     requests: int = 0
     resident_hits: int = 0
     guessed_hits: int = 0
@@ -67,7 +66,6 @@ class Ledger:
         _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan[:11]
         partial = plan.partial
         counts = self.phases[phase]
-        counts.waves += 1
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
         partly_guessed = sum(expert in guessed for expert in partial)

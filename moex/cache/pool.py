@@ -87,5 +87,9 @@ class Pool:
         return evictions, released
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
-        overridden = getattr(type(self.policy), name) is not getattr(CachePolicy, name)
-        return getattr(self.policy, name) if overridden else None
+        return getattr(self.policy, name) if overrides(self.policy, name) else None
+
+
+def overrides(policy: CachePolicy, name: str) -> bool:
+    """Whether a policy has a hook of its own."""
+    return getattr(type(policy), name) is not getattr(CachePolicy, name)

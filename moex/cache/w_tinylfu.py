@@ -34,8 +34,7 @@ class WTinyLFU(CachePolicy):
     sample: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("window", "protected"):
-            share = {"window": self.window, "protected": self.protected}[name]
+        for name, share in (("window", self.window), ("protected", self.protected)):
             if not 0 < share < 1:
                 raise ValueError(f"cache.{name}={share}: expected a share in (0, 1)")
         if self.sample < 1:

@@ -18,6 +18,8 @@ from random import Random
 
 WORD = re.compile(r"[A-Za-z]+")
 NEIGHBOURHOOD = 1.25
+LEAST = 5
+"""Uses of a word that is ranked."""
 
 
 def word_list(name: str) -> list[str]:
@@ -61,7 +63,7 @@ class Ranking:
         return rng.sample(matched, count) if len(matched) >= count else []
 
 
-def rank_words(texts: Iterable[str], least: int = 5) -> Ranking:
+def rank_words(texts: Iterable[str]) -> Ranking:
     """Count the content words of a text that are not mostly names, and put the commonest first."""
     lower, upper = Counter[str](), Counter[str]()
     for text in texts:
@@ -71,7 +73,7 @@ def rank_words(texts: Iterable[str], least: int = 5) -> Ranking:
         [
             word
             for word, count in sorted(lower.items(), key=lambda item: (-item[1], item[0]))
-            if count >= least
+            if count >= LEAST
             and count > 2 * upper[word]
             and len(word) > 2
             and word not in FUNCTION_WORDS

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
-from moex.store.kernel import KernelReads, Request
+from moex.store.kernel import KernelReads, Request, kernel_reads
+from moex.store.layout import PAGE
 from moex.store.polled import fastest_reads
 from moex.types import Expert
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from moex.store.disk import DiskStore
     from moex.store.slots import Slots
     from moex.types import Plan
-
-log = logging.getLogger(__name__)
 
 DEPTH = 64
 """Reads that the kernel is given at once, at most."""
@@ -32,17 +29,6 @@ PIECE = 4 << 20
 """Bytes of a record up to which it is read in one piece."""
 
 
-@cache
-def _kernel_reads() -> bool:
-    """Whether the kernel takes reads from us; containers may forbid it."""
-    try:
-        KernelReads(1, None).close()
-    except OSError as error:
-        log.warning("moex: no asynchronous reads here (%s): by reader threads", error.strerror)
-        return False
-    return True
-
-
 def reads_alone(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
     """Whether the kernel should read from this store: records of one piece, around the page cache.
 
@@ -51,14 +37,17 @@ def reads_alone(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
         chunk_bytes: a piece; larger records are for reader threads.
     """
     small = store.layout.name == "planes" and store.layout.bytes <= chunk_bytes
-    return small and store.io == "direct" and _kernel_reads()
+    return small and store.io == "direct" and kernel_reads()
 
 
 class AioLink(Link):
-    """The computing thread hands reads to the kernel, a plan's together, and computes on.
+    """The computing thread hands reads to the kernel and computes on.
+
+    A plan's first read goes alone: disks end reads that they were given together together, and once
+    the first is there, there is something to compute. The others follow at once.
 
     Every read is a whole record, so this is for small ones: nothing overtakes a read under way, and
-    guesses begin only when the computing thread comes by (to submit, to wait, after an expert). To
+    reads begin only when the computing thread comes by (to submit, to wait, after an expert). To
     hand a large record over costs next to nothing beside its reading: it is for `DiskLink`.
 
     Args:
@@ -73,12 +62,15 @@ class AioLink(Link):
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
+        # Whoever touches memory first waits until the system has cleared it: not a read.
+        slots.records.view(-1)[::PAGE] = 0
         depth, (file, _) = min(DEPTH, len(slots.records)), store.where(Expert(0, 0))
         self._make = lambda: fastest_reads(depth, slots.records, file)
         self._kernel = self._make()  # keeps the records while it writes there
         self._addresses = [record.data_ptr() for record in slots.records]
         self._queue = ReadQueue(store, slots)
         self._flying: dict[int, Read] = {}
+        self._together = False
         self._landed: deque[Read] = deque()
         self._bytes, self._busy = 0, 0.0
         self._since = self._looked = self._moving = 0.0
@@ -92,6 +84,7 @@ class AioLink(Link):
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
         if plan.transfers or plan.dropped:
+            self._together = self._together and bool(self._queue.demand)
             self._queue.take(plan)
             self._look()
 
@@ -169,8 +162,9 @@ class AioLink(Link):
         if self._kernel.starved and not flying:
             self._kernel.close()
             self._kernel = KernelReads(self._kernel.depth, self.slots.records)
+        guesses = sum(read.speculative for read in flying.values())
         for queue, limit in (
-            (self._queue.demand, self._kernel.depth),
+            (self._queue.demand, self._kernel.depth if self._together else 1 + guesses),
             (self._queue.speculation, AHEAD),
         ):
             while len(flying) < limit and (read := self._queue.next(queue)) is not None:
@@ -201,6 +195,7 @@ class AioLink(Link):
             self._watched[0] += moved
             self._watched[1] += now - self._moving
         self._looked = now
+        self._together = self._together or bool(results)
         for place, result in results:
             read = self._flying[place]
             read.missing = read.size - max(result, 0)
@@ -228,9 +223,9 @@ class AioLink(Link):
         """
         try:
             if read.missing:
-                self.store.read(read.expert, self.slots.records[read.place])
+                self.store.read(read.expert, read.record)
             else:
-                self.store.check(read.expert, self.slots.records[read.place])
+                self.store.check(read.expert, read.record)
             self._bytes += read.size
         except Exception as error:
             read.error = error

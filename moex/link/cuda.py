@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import finalize
 
 import torch
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Chunks of guesses under way at once: what a demanded load may find before it on the stream."""
+
+CHUNK = 16 << 20
+"""Bytes: a third of a millisecond on PCIe 5. To give a chunk costs the computing thread tens of
+microseconds, and while that waits for the device, as it does once a layer, nobody gives any."""
 
 LATE = 1e-9
 """What `wait` returns for a copy still under way: how long it took is known later (`settle`)."""
@@ -58,15 +63,16 @@ class CudaLink(Link):
     events give the timeline, on the host's clock.
 
     Args:
-        store: experts in host memory; pinned here where the driver allows it.
+        store: experts in host memory; pinned here, where the driver allows it, until it gives
+            the memory back, because that takes as long as copying it.
         slots: on the device.
-        chunk_bytes: demand overtakes guesses at this granularity.
+        chunk_bytes: demand overtakes guesses at this granularity; default `CHUNK`.
     """
 
     name = "cuda"
 
-    def __init__(self, store: RamStore, slots: Slots, chunk_bytes: int = 4 << 20) -> None:
-        self.store, self.slots, self.chunk_bytes = store, slots, chunk_bytes
+    def __init__(self, store: RamStore, slots: Slots, chunk_bytes: int | None = None) -> None:
+        self.store, self.slots, self.chunk_bytes = store, slots, chunk_bytes or CHUNK
         self._size = store.layout.bytes
         self._device = slots.records.device
         self._stream = torch.cuda.Stream(self._device)
@@ -87,7 +93,7 @@ class CudaLink(Link):
     @property
     def pinned(self) -> bool:
         """Whether the source is page-locked: copies then run beside computing, at full speed."""
-        return bool(self._pinned)
+        return self._pinned
 
     def submit(self, plan: Plan) -> None:
         """Stop sending dropped guesses; send demand; queue guesses."""
@@ -156,11 +162,9 @@ class CudaLink(Link):
         return LinkStats(self._bytes, self._busy)
 
     def close(self) -> None:
-        """Let copies under way end, and unpin."""
+        """Let copies under way end."""
         self._guesses.clear()
         self._stream.synchronize()
-        unpin(self._pinned)
-        self._pinned = []
 
     def _feed(self) -> None:
         """Give the stream the next chunks of guesses, if few are under way."""
@@ -206,16 +210,18 @@ def give(target: torch.Tensor, source: torch.Tensor) -> None:
     target.copy_(source, non_blocking=True)
 
 
-def pin(records: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Page-lock memory where it is; return what was locked: all of it, or nothing and a notice.
+def pin(records: list[torch.Tensor]) -> bool:
+    """Page-lock memory where it is, until it is given back; all of it, or nothing and a notice.
 
     Not through torch's own pinned memory: that is handed out in powers of two, and a layer of
     Mixtral would take 4 GB for 2.8.
     """
-    runtime = torch.cuda.cudart()
-    locked: list[torch.Tensor] = []
+    locked: list[finalize[[int], torch.Tensor]] = []
     for record in records:
-        code = int(runtime.cudaHostRegister(record.data_ptr(), record.nbytes, 0))
+        address = record.data_ptr()
+        if address in _locked:
+            continue
+        code = int(torch.cuda.cudart().cudaHostRegister(address, record.nbytes, 0))
         if code:
             log.warning(
                 "moex: the driver pins no more host memory (error %d after %d of %d layers): "
@@ -225,17 +231,23 @@ def pin(records: list[torch.Tensor]) -> list[torch.Tensor]:
                 len(locked),
                 len(records),
             )
-            unpin(locked)
+            for each in locked:
+                each()
             forget_error()
-            return []
-        locked.append(record)
-    return locked
+            return False
+        locked.append(finalize(record, _unlock, address))
+        locked[-1].atexit = False
+        _locked[address] = locked[-1]
+    return True
 
 
-def unpin(records: list[torch.Tensor]) -> None:
-    """Unlock what `pin` locked."""
-    for record in records:
-        torch.cuda.cudart().cudaHostUnregister(record.data_ptr())
+_locked: dict[int, finalize[[int], torch.Tensor]] = {}
+"""What unlocks what is locked, by its address: before its memory is given back."""
+
+
+def _unlock(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)
+    del _locked[address]
 
 
 def forget_error() -> None:

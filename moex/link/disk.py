@@ -136,7 +136,8 @@ class DiskLink(Link):
             if read.record is None:
                 read.bring()
             else:
-                self.store.read_part(read.expert, begin, read.record[begin : begin + size])
+                part = read.record[begin : begin + size]
+                self._queue.whole.read_part(read.expert, begin, part)
         except Exception as error:
             read.error = error
         except BaseException:
@@ -152,7 +153,7 @@ class DiskLink(Link):
             last = not read.missing
         if last and read.error is None and read.record is not None:
             try:
-                self.store.check(read.expert, read.record)
+                self._queue.whole.check(read.expert, read.record)
             except Exception as error:
                 read.error = error
         with self._changed:

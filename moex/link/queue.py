@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
     from moex.store.disk import DiskStore
     from moex.store.slots import Slots
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 class Read:
     """One load: how much of it has been begun, and how much is not there yet.
 
-    Without a record it is brought in one piece, by `bring`. `before` is an older read into the same
+    It comes into a record, or in one piece, by `bring`. `before` is an older read into the same
     place, which has to end first.
     """
 
@@ -39,7 +37,7 @@ class Read:
     )
 
     def __init__(
-        self, load: Load, record: torch.Tensor | None, bring: Callable[[], None], size: int
+        self, load: Load, size: int, record: Any = None, bring: Callable[[], None] | Any = None
     ) -> None:
         self.expert, self.place, self.speculative = load.expert, load.slot, load.speculative
         self.record, self.bring, self.size = record, bring, size
@@ -65,7 +63,10 @@ class ReadQueue:
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self._store, self._slots = store, slots
-        self._whole = store.layout.name == "planes"
+        self.whole: Any = slots.whole(store)
+        """Where whole experts come from straight into their places; None: they are laid out."""
+        # Made once: the time between reads is short, and tensors take a good part of it.
+        self._records = list(slots.records) if self.whole is not None else []
         self.last: dict[int, Read] = {}
         """The latest read into every place."""
         self.demand: deque[Read] = deque()
@@ -73,14 +74,17 @@ class ReadQueue:
 
     def take(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, and queue the plan's loads."""
-        for gone in plan.dropped:
-            self._take_back(gone.slot)
-        for load in plan.loads:
-            self._take_back(load.slot)
+        if self.speculation:
+            for gone in plan.dropped:
+                self._take_back(gone.slot)
+            for load in plan.loads:
+                self._take_back(load.slot)
         for load in plan.transfers:
-            record = self._slots.records[load.slot] if self._whole else None
             size = self._store.geometry.size(load.rows)
-            read = Read(load, record, self._slots.bring(self._store, load), size)
+            if self._records and load.rows is None:
+                read = Read(load, size, record=self._records[load.slot])
+            else:
+                read = Read(load, size, bring=self._slots.bring(self._store, load))
             before = self.last.get(load.slot)
             if before is not None and not before.done:
                 read.before = before
@@ -91,8 +95,8 @@ class ReadQueue:
 
     def close(self) -> None:
         """Forget all reads: they hold places and records."""
-        for reads in (self.last, self.demand, self.speculation):
-            reads.clear()
+        for kept in (self.last, self.demand, self.speculation, self._records):
+            kept.clear()
 
     def promote(self, read: Read) -> None:
         """Put a guess that is demanded now where demand is."""

@@ -23,8 +23,12 @@ class Skip(MissHandler):
     al. 2024 (AdapMoE), arXiv 2408.10284, and Tang et al. 2024 (HOBBIT), arXiv 2411.01433, without
     their layer sensitivities.
 
+    The share is of the whole visit, whose scores are summed over the batch: a token among others
+    may lose all of its experts, and then gets 0 from this layer (its residual goes on). Alone, a
+    token keeps at least its best. Who wanted what is not in a trace, so a replay cannot spare it.
+
     Args:
-        threshold: below 1 / top-k, so that the best expert is always computed.
+        threshold: below 1 / top-k, so that a token alone always has its best expert computed.
     """
 
     lossy: ClassVar[bool] = True

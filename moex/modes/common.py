@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.files import write_atomically
+from moex.sim.rows import whole_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +44,9 @@ def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> 
 
     model, quant = config.model, make_quant(config, build)
     where = (store, config.cache_dir, model.keep_shards, _random(model))
-    return load_parts(
-        model.name, model.dtype, model.device, *where, quant, selects(config) and not whole
-    )
+    bundles = selects(config) and not whole
+    wholes = whole_from(Memory(**config.memory), build(config.hardware), "disk") < 1
+    return load_parts(model.name, model.dtype, model.device, *where, quant, bundles, wholes)
 
 
 def names_a_part(group: Any) -> bool:

@@ -10,6 +10,7 @@ from moex.cache.lru import LRU
 from moex.modes.common import selects, sized
 from moex.report import Report
 from moex.sim.roofline import roofline
+from moex.sim.rows import whole_from
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,9 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         lines += _roofs(geometry, wanted.skeleton, hardware, config.mode.hit_rates)
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])
-    report.disk_bytes = stored.all_bytes
+    # Neurons, and beside them whole experts for when most of one are wanted.
+    twice = selects(config) and bits == whole and whole_from(memory, hardware, "disk") < 1
+    report.disk_bytes = stored.all_bytes * (1 + twice)
     lines.insert(0, _head(stored, wanted))
     report.verdict = "\n".join(lines)
     return report

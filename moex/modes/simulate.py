@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.capacity import Memory
 from moex.identity import trace_path
 from moex.modes.common import names_a_part, plain, selects, write_counts
+from moex.quant.base import quantizes
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -73,9 +74,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         report.rows, report.break_even = memory.rows, neurons.break_even
     if names_a_part(config.quant):
         shape = trace.geometry
-        report.lossy.append("quant")
+        changed = quantizes(build(config.quant))
+        report.lossy += ["quant"] * changed
         report.bits_per_weight = 8 * shape.expert_bytes / (3 * shape.hidden * shape.intermediate)
-        report.replayed_routing = trace.provenance.get("quant") != plain(config.quant)
+        asked = plain(config.quant)
+        report.replayed_routing = changed and trace.provenance.get("quant") != asked
         report.kernel = "not modelled" if hardware.timed else None
     trained = neurons is not None or "recorded" in prefetcher.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 
+def untold(prefetcher: Prefetcher, what: str) -> ValueError:
+    """The error of a prefetcher that `foresee` has told nothing."""
+    name = type(prefetcher).__name__
+    return ValueError(
+        f"prefetch={name}(): was given no recording; expected one of this very run, with its "
+        f"{what}; try prefetch.foresee(moex.read_trace(FILE)) before it is used"
+    )
+
+
 class Observation(NamedTuple):
     """What is known right after a layer's router has spoken.
 
@@ -22,14 +31,11 @@ class Observation(NamedTuple):
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
     last layer. `lookahead_norm` is like it, with each layer's own norm before its router. `hidden`
     (tokens x hidden) and `chosen` (tokens x top_k: their experts) are tensors, given live.
-    `router_logits` and `tokens` are not given yet: a prefetcher that needs them is refused.
     """
 
     access: Access
     lookahead: tuple[tuple[float, ...], ...] = ()
     hidden: Any = None
-    router_logits: Any = None
-    tokens: Any = None
     chosen: Any = None
     lookahead_norm: tuple[tuple[float, ...], ...] = ()
 

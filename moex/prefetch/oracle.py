@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
-from moex.prefetch.base import Prefetcher
+from moex.prefetch.base import Prefetcher, untold
 from moex.types import Expert, Prediction
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Oracle(Prefetcher):
             raise ValueError(f"prefetch.recall={self.recall}: expected a share in [0, 1]")
         if self.horizon < 1:
             raise ValueError(f"prefetch.horizon={self.horizon}: expected 1 or more layers ahead")
+        self.visits: list[tuple[int, tuple[int, ...]]] = []
 
     def foresee(self, trace: Trace) -> None:
         """Take the recording: who is demanded at every clock, and where sequences end."""
@@ -49,6 +50,8 @@ class Oracle(Prefetcher):
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Forget what was said."""
+        if not self.visits:
+            raise untold(self, "visits")
         self.experts, self.seed = geometry.experts, seed
         self.said: dict[int, list[Expert]] = {}
 

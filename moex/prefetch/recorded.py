@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from moex.prefetch.base import Prefetcher
+from moex.prefetch.base import Prefetcher, untold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moex.prefetch.base import Observation
     from moex.trace.format import Trace
-    from moex.types import Prediction
+    from moex.types import Geometry, Prediction
 
 
 @dataclass
@@ -24,10 +24,17 @@ class Recorded(Prefetcher):
 
     needs: ClassVar[frozenset[str]] = frozenset({"recorded"})
 
+    def __post_init__(self) -> None:
+        self.predictions: list[list[Prediction]] = []
+
     def foresee(self, trace: Trace) -> None:
         """Take the recorded predictions."""
-        assert trace.predictions is not None
-        self.predictions = trace.predictions
+        self.predictions = trace.predictions or []
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Nothing to forget."""
+        if not self.predictions:
+            raise untold(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
         """Return what was said at this clock."""

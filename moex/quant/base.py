@@ -41,6 +41,12 @@ class Scheme(ABC):
         """Hear where products will be computed, and in what if that is known; before all else."""
 
 
+def quantizes(scheme: Scheme) -> bool:
+    """Whether a scheme quantizes anything: of experts, attention and head, without a model."""
+    names = (EXPERTS + "gate_up_proj", EXPERTS + "down_proj", "model.layers.0.self_attn.q_proj")
+    return any(scheme.of(name) is not None for name in (*names, HEAD))
+
+
 class Quantizer(Scheme):
     """Weights [out, in] <-> named tensors. The planes that are stored are those that compute."""
 

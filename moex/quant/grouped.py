@@ -6,7 +6,6 @@ A weight stands for `(code - zero) * scale`. Scales and zeros are codes of 8 bit
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from abc import abstractmethod
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moex.identity import code_digest
 from moex.quant import scales
 from moex.quant.base import Quantizer
 
@@ -41,17 +41,18 @@ def _kernel(name: str) -> Kernel:
 
 
 @cache
-def _written(kind: type) -> str:
-    """A class by its name; one that is not of moex by the text of its file, too.
+def _written(kind: type) -> dict[str, str]:
+    """By module, what the code of a class does, of those that it is made from, and of scales.
 
-    So what an edited quantizer packs is other bytes. In a notebook the class itself has a text.
+    So an edited quantizer packs anew. Kernels are not among them: another form of theirs has
+    another name (`Kernel.layout`). In a notebook the class itself has a text.
     """
-    if kind.__module__.partition(".")[0] != "moex":
-        for thing in (sys.modules.get(kind.__module__), kind):
-            with suppress(OSError, TypeError):
-                text = inspect.getsource(thing)  # type: ignore[arg-type]
-                return f"{kind.__name__} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return kind.__name__
+    written = {scales.__name__: code_digest(inspect.getsource(scales))}
+    for each in kind.__mro__[: kind.__mro__.index(Quantizer)]:
+        for thing in (each, sys.modules.get(each.__module__)):  # the whole file, if there is one
+            with suppress(OSError, TypeError, SyntaxError):
+                written[each.__module__] = code_digest(inspect.getsource(thing))  # type: ignore[arg-type]
+    return written
 
 
 @dataclass
@@ -141,10 +142,11 @@ class Grouped(Quantizer):
         return self._chosen(shape).name
 
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """All that decides the packed bytes: every field, and the text of a class not of moex."""
+        """All that decides the packed bytes: every field, and what the code does."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         kernel = self._chosen(shape).layout
-        return {**given, "quantizer": _written(type(self)), "kernel": kernel}
+        written = {"quantizer": type(self).__name__, "code": _written(type(self))}
+        return {**given, **written, "kernel": kernel}
 
     def _chosen(self, shape: tuple[int, int]) -> Kernel:
         key = (shape, self.device, self.dtype)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import ref
 
+import torch
+
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.link.aio import AioLink, reads_alone
@@ -187,6 +189,12 @@ def _disk_link(
 
 def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
     """The host that computes misses: this one, or the profile's, emulated."""
+    other = sorted((parts.packing.kernels if parts.packing else set()) - {"reference"})
+    if other and torch.device(parts.device).type != "cpu":
+        raise ValueError(
+            f"miss=host: weights packed for {', '.join(other)} on {parts.device} are not computed "
+            "with on the host; try quant.kernel=reference"
+        )
     if hardware is None or not hardware.timed:
         return HostLane(parts.store)
     expert_s = hardware.host_seconds(parts.layout.bytes)

@@ -2,7 +2,8 @@
 
 Offloaded runs compute slower than resident ones: loads are handed over by the computing thread, a
 link's thread takes turns with it, and weights that have just arrived are cold. So costs are fitted
-to an offloaded run: of experts on disk on that store's own link, of others behind an emulated one.
+to an offloaded run: of experts on disk or beside a GPU on their own link, of others behind an
+emulated one.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def calibrate(
 def costs_of(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
     """Fit the costs of computing to one offloaded run; time one expert, the head and the link.
 
-    The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk cross that
-    store's own link, whose bandwidth is the run's; those in memory an emulated one on which a load
+    The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
+    GPU cross their own link, whose bandwidth is the run's; others an emulated one on which a load
     takes as long as a layer with all experts resident, and the bandwidth is a plain copy's.
     """
     geometry = parts.geometry
@@ -60,7 +61,7 @@ def costs_of(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProf
     expert_s, link = _expert_seconds(parts), None
     threads = f"{torch.get_num_threads()} threads"
     plain = HardwareProfile("measured", source=f"{parts.folder.name} on this machine, {threads}")
-    if parts.store.io is None:
+    if parts.store.io is None and torch.device(parts.device).type == "cpu":
         plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(parts))
         layer_s = _layer_seconds(parts, prompts[0])
         link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)

@@ -67,7 +67,7 @@ class Pair:
         return _seconds(lambda: self._thin.bring(self.rows, self._load(turn, bits))())
 
     def all_s(self, turn: int) -> float:
-        """Seconds to move all of an expert that lies neuron by neuron: the fallback."""
+        """Seconds to move all of an expert to a place for neurons: the fallback."""
         return _seconds(lambda: self._thin.bring(self.rows, self._load(turn, None))())
 
     def _load(self, turn: int, rows: bytes | None) -> Load:
@@ -110,6 +110,9 @@ def pairs(
                 fill = _in_memory if kind == "ram" else _in_files
                 opened.append(fill(layout, geometry, made, work / layout.name))
                 stack.callback(opened[-1].close)
+            if kind == "disk":
+                beside = layouts[0].planes(width)
+                opened[0].whole = _in_files(beside, opened[0].geometry, made, work / "beside")
             yield Pair(opened[0], opened[1], device)
 
 

@@ -147,7 +147,8 @@ def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor | P
     inner = _linear(experts, tokens, weights, first)
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
     out = _linear(experts, inner, weights, "down_proj")
-    return experts.post_expert_norm(out) if experts.has_post_expert_norm else out
+    # Older transformers (5.17) knows no such norm.
+    return experts.post_expert_norm(out) if vars(experts).get("has_post_expert_norm") else out
 
 
 def neurons_output(

@@ -160,25 +160,26 @@ class OffloadedModel:
     def _visit(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
-        scores, *lookahead = self.lookahead.rows(number, hidden)
+        # What takes no part in the decision comes when loads are on their way.
+        rows = self.lookahead.rows(number, hidden) if self.cache.reads_scores else []
         chosen = index.tolist()  # a device has been waited for in the line above
         self.meter.settle()
-        demanded = chosen[0] if len(chosen) == 1 else dict.fromkeys(chain.from_iterable(chosen))
-        access = Access(self._clock, self._position, number, self._phase, tuple(demanded), scores)
+        demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
+        access = Access(self._clock, self._position, number, self._phase, demanded, *rows[:1])
         self._clock += 1
         work = Work(experts, hidden, index, weights, chosen)
-        normed = self._normed.scores(number, hidden) if self._normed else ()
-        observation = Observation(
-            access, tuple(lookahead), hidden, chosen=index, lookahead_norm=normed
-        )
-        predictions: Sequence[Prediction] = ()
         late, waited = 0, False
         for plan in self._plans(access, work):
             self._execute(plan)
             given = work.begin(self.host, plan.host) if self.host and plan.host else []
             work.skip(plan.skipped)
-            if plan.last and self.predicts:
-                predictions = self._prefetch(observation)
+            if plan.last:
+                scores, *lookahead = rows or self.lookahead.rows(number, hidden)
+                access = access._replace(scores=scores)
+                seen = Observation(access, tuple(lookahead), hidden, chosen=index)
+                if self._normed:
+                    seen = seen._replace(lookahead_norm=self._normed.scores(number, hidden))
+                predictions = self._prefetch(seen) if self.predicts else ()
             coming = {load.expert for load in plan.transfers}
             for expert, place in zip(plan.hits, plan.places, strict=True):
                 if expert not in plan.guessed and expert not in coming:
@@ -202,8 +203,7 @@ class OffloadedModel:
         self.ledgers[number].waited(access.phase, late, waited)
         needs = self.neurons.needs if self.neurons else ()
         self.ledgers[number].selected(access.phase, needs)
-        seen = observation.lookahead, predictions, len(chosen), needs
-        self.recorder.add(self._sequence, access, *seen)
+        self.recorder.add(self._sequence, access, seen.lookahead, predictions, len(chosen), needs)
         result = work.result()
         self.meter.visit()
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -27,7 +28,7 @@ from moex.store.pack import Packer, cache_folder, packed_folder
 from moex.store.ram import RamStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from transformers import PreTrainedModel
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from moex.runner.quantized import Sink
     from moex.runner.shards import Shards
     from moex.store.base import ExpertStore
-    from moex.types import Geometry
+    from moex.types import Expert, Geometry
 
 
 @dataclass
@@ -97,10 +98,12 @@ def load_parts(
     architecture: Mapping[str, Any] | None = None,
     quant: Scheme | None = None,
     bundles: bool = False,
+    wholes: bool = False,
 ) -> Parts:
     """Load a model's skeleton to the device and its experts to a store.
 
-    What is quantized is packed into files once, and read from them whatever the store.
+    What is quantized is packed into files once, and read from them whatever the store; but codes
+    that are drawn are drawn again where the store is memory.
 
     Args:
         name: a local folder or a hub repository.
@@ -112,6 +115,8 @@ def load_parts(
         architecture: settings of a model of random weights to make instead; `name` names it only.
         quant: which quantizer takes which weights; default none, as the checkpoint has them.
         bundles: keep experts neuron by neuron, as a neuron selector needs them.
+        wholes: on disk keep them, beside that, as places with room for all neurons have them: as
+            much disk again, for a run that moves many rows by moving whole experts.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
@@ -135,25 +140,37 @@ def load_parts(
             if bundles
             else ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         )
-        settings = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        chosen = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        settings = chosen if any(chosen.values()) else None
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
     layout = _layout(tensors, packing, bundles)
     geometry = hf.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
-    if on_disk or packing:
+    if on_disk or (packing and not made):
         drawn = {"drawn": "codes"} if packing and made else {}
         source = {"quant": packing.settings if packing else "none", **identity, **drawn}
-        packed = packed_folder(cache, name, layout, geometry, source)
-        with Packer(packed, layout, geometry, source) as packer:
-            fill(packer.put, device, skip=packer.done, packing=packing)
-        experts = DiskStore(packed, layout, geometry)
+        layouts = [layout]
+        if wholes and on_disk and isinstance(layout, Bundles) and packing is None:
+            layouts.append(layout.planes(layout.neurons))
+        folders = [packed_folder(cache, name, each, geometry, source) for each in layouts]
+        with ExitStack() as stack:
+            packers = [
+                stack.enter_context(Packer(packed, each, geometry, source))
+                for packed, each in zip(folders, layouts, strict=True)
+            ]
+            done = set.intersection(*(packer.done for packer in packers))
+            fill(partial(_put, packers), device, skip=done, packing=packing)
+        experts, *beside = (
+            DiskStore(packed, each, geometry) for packed, each in zip(folders, layouts, strict=True)
+        )
+        experts.whole = beside[0] if beside else None
         if not on_disk:
             experts = RamStore(layout, geometry, experts)
     else:
         experts = RamStore(layout, geometry)
-        fill(experts.put, device)
+        fill(experts.put, device, packing=packing)
     linears = 0
     if quant is not None:
         linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
@@ -175,6 +192,13 @@ def load_parts(
         packing=packing,
         quantized=settings,
     )
+
+
+def _put(packers: Sequence[Packer], expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give an expert to those that have not got its layer yet."""
+    for packer in packers:
+        if expert.layer not in packer.done:
+            packer.put(expert, tensors)
 
 
 def _fill(

@@ -59,7 +59,7 @@ def fill_randomly(
     if len(skip) == total:
         return
     drawn, fixed = layers[0].tensors, {}
-    if packing is not None:
+    if packing is not None and packing.tensors != drawn:  # neurons are packed by their layout
         fixed = packing.pack(next(_windows(drawn, 1, draw)))
         drawn = {name: spec for name, spec in packing.tensors.items() if _any_bits(name, packing)}
     for number, tensors in enumerate(_windows(drawn, total * count, draw)):

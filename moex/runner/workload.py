@@ -38,7 +38,7 @@ class Workload(ABC):
             batch and runner.
         temperature: divides the logits before drawing.
         top_p: draw among the likeliest tokens that together have this probability.
-        warmup: whole rounds before measuring (they also record the future for oracles).
+        warmup: whole rounds before measuring; not the pass that records an oracle's future.
         repeats: measured rounds, each from an empty cache; medians are reported.
         cold: empty the cache before every batch, too.
         routing: a trace file, or the name of a bundled one, whose recorded routing overrules the

@@ -24,7 +24,7 @@ WINDOWS = 16
 
 @dataclass(frozen=True)
 class Floors:
-    """Fewest loads at one capacity, in one phase, under demand fetching.
+    """Fewest loads at one capacity while decoding, under demand fetching.
 
     requests: accesses, i.e. loads without any cache.
     compulsory: first uses, which no capacity avoids.
@@ -36,8 +36,8 @@ class Floors:
         that was not resident has cost a load since its layer's visit before.
     static: the best fixed set of experts a layer, chosen by this very trace's counts.
 
-    The Belady loads are those of the whole run's optimum that fall into the phase: in a trace with
-    prompts another policy may load less while decoding, at the cost of more in prefill.
+    The Belady loads are those of the whole run's optimum that fall into decoding: in a trace with
+    prompts another policy may load less there, at the cost of more in prefill.
     """
 
     slots: int
@@ -49,16 +49,14 @@ class Floors:
     static: int
 
 
-def floors(
-    trace: Trace, slots: int, pool: str = "layer", cold: bool = False, phase: str = DECODE
-) -> Floors:
+def floors(trace: Trace, slots: int, pool: str = "layer", cold: bool = False) -> Floors:
     """Return all lower bounds on loads with `slots` residents a layer.
 
     `pool` is "layer" or "global"; with `cold` every sequence starts with an empty cache. The static
     set is resident from the start, and its own loads are not counted.
     """
-    drawn = curves(trace, ("belady", "belady-bypass"), [slots], pool, cold, phase)
-    counted = trace.prefill == (phase == PREFILL)
+    drawn = curves(trace, ("belady", "belady-bypass"), [slots], pool, cold)
+    counted = ~trace.prefill
     counts = np.diff(trace.offsets)
     geometry = trace.geometry
     scale, pools = (1, geometry.layers) if pool == "layer" else (geometry.layers, 1)
@@ -129,7 +127,7 @@ def time_floor(
         best = np.zeros(len(cuts))
         for i, cut in enumerate(cuts[:-1]):
             part = trace.select(slice(int(cut), end))
-            loads = np.append(0, np.cumsum(missed(part, "belady-bypass", slots, pool)))
+            loads = np.append(0, np.cumsum(missed(part, slots, pool)))
             there = 0 if empty and i == 0 else places
             link = np.maximum(0, loads[cuts[i + 1 :] - cut] - there) * load_s
             window = np.maximum(compute[i + 1 :] - compute[i], link)

@@ -20,13 +20,11 @@ class Costs:
 
     visit_s: a layer visit beside its experts (attention, norms, router, bookkeeping).
     expert_s: every expert computed in it.
-    token_s: every token after the first (prefill; the simulator does not bill it, because a trace
-        does not say how many tokens a visit had).
-    pass_s: a forward pass beside its layers.
+    token_s: every token after the first (prefill; the simulator does not bill it).
+    pass_s: a forward pass beside its layers; not of visits, so not fitted: 0 until it is put in.
     submit_s: every plan that hands loads to the link.
     handover_s: every load of such a plan.
     load_s: every expert computed for the first time after its load, demanded or guessed.
-    host_expert_s: an expert computed on the host; None where none was.
     error: mean absolute error of the fit over the visits, as a share of their mean time.
     separated: False where the run always computed equally many experts and `visit_s` holds all.
     """
@@ -34,10 +32,9 @@ class Costs:
     visit_s: float
     expert_s: float
     token_s: float
-    pass_s: float
-    host_expert_s: float | None
     error: float
     separated: bool
+    pass_s: float = 0.0
     submit_s: float = 0.0
     load_s: float = 0.0
     handover_s: float = 0.0
@@ -68,7 +65,6 @@ class Costs:
             submit_s=self.submit_s,
             handover_s=self.handover_s,
             load_s=self.load_s,
-            host_expert_s=self.host_expert_s,
             source=f"{hardware.source}; costs fitted to a live run, {self.error:.1%} off",
         )
 
@@ -77,8 +73,6 @@ def fit(
     experts: ArrayLike,
     tokens: ArrayLike,
     seconds: ArrayLike,
-    pass_seconds: ArrayLike = (),
-    host_seconds: ArrayLike = (),
     loads: ArrayLike = 0.0,
     submits: ArrayLike = 0.0,
 ) -> Costs:
@@ -91,8 +85,6 @@ def fit(
         experts: experts computed on the device in every visit [visits].
         tokens: tokens of every visit [visits].
         seconds: of every visit, without waiting for loads [visits].
-        pass_seconds: of every pass beside its visits [passes]; their median is `pass_s`.
-        host_seconds: of every expert computed on the host; their median is `host_expert_s`.
         loads: experts of every visit that had just been loaded, guesses included [visits]; default
             none.
         submits: plans with loads in every visit [visits]; default none.
@@ -112,13 +104,10 @@ def fit(
     medians = np.asarray([np.median(took[group.ravel() == i]) for i in range(len(sizes))])
     table, separated = _least_squares(sizes, medians, np.sqrt(counts))
     fitted = (sizes @ table)[group.ravel()]
-    passes, host = np.asarray(pass_seconds, np.float64), np.asarray(host_seconds, np.float64)
     return Costs(
         visit_s=float(table[0]),
         expert_s=float(table[1]),
         token_s=float(table[2]),
-        pass_s=float(np.median(passes)) if len(passes) else 0.0,
-        host_expert_s=float(np.median(host)) if len(host) else None,
         error=float(np.abs(fitted - took).mean() / took.mean()),
         separated=separated,
         load_s=float(table[3]),

@@ -111,12 +111,9 @@ def curves(
     return drawn
 
 
-def missed(
-    trace: Trace, policy: str, slots: int, pool: str = "layer", cold: bool = False
-) -> NDArray[np.int64]:
-    """Return how many loads every visit needs [visits] under one policy and capacity."""
-    visits = _visits(trace, pool, cold)
-    return _replayed(trace, visits, KINDS[policy], slots, pool)
+def missed(trace: Trace, slots: int, pool: str = "layer") -> NDArray[np.int64]:
+    """Return how many loads every visit needs [visits] under Belady with bypass."""
+    return _replayed(trace, _visits(trace, pool, cold=False), BYPASS, slots, pool)
 
 
 def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:

@@ -33,7 +33,6 @@ class HardwareProfile:
             its bytes at `host_bytes_per_s`.
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
-        nvme_bytes_per_s: large reads from disk.
         select_s: selecting neurons, once a visit.
         break_even: by store ("ram", "disk"), the share of an expert's rows from which on moving all
             of it is faster, for the model that was calibrated; a store not named: 1.
@@ -50,7 +49,6 @@ class HardwareProfile:
     host_expert_s: float | None = None
     memory_bytes_per_s: float | None = None
     host_bytes_per_s: float | None = None
-    nvme_bytes_per_s: float | None = None
     submit_s: float = 0.0
     handover_s: float = 0.0
     load_s: float = 0.0

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from moex.sim.hardware import HardwareProfile
 
 
+def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> float:
+    """The share of an expert's rows from which on all of it is moved; 1: never."""
+    measured = (hardware.break_even if hardware else None) or {}
+    share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
+    return share if memory.rows == 1 else 1.0
+
+
 def row_cache(
     cache: ExpertCache,
     memory: Memory,
@@ -27,9 +34,7 @@ def row_cache(
     Raises:
         ValueError: a share outside (0, 1], or counts of another model.
     """
-    measured = (hardware.break_even if hardware else None) or {}
-    share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
-    books = RowCache(cache, memory.rows, share)
+    books = RowCache(cache, memory.rows, whole_from(memory, hardware, store))
     if memory.hot is not None:
         counts = read_counts(memory.hot, cache.geometry, "memory.hot")
         books.hot = hottest(counts, books.capacity // 2) if books.thin else {}

@@ -1,4 +1,4 @@
-"""What limits a run: the oracle ladder, and one line that says what one more unit would buy.
+"""What limits a run: one line that says what one more unit of everything would buy.
 
 A live run is judged by replaying its own trace (`judge_live`).
 """
@@ -11,18 +11,12 @@ from typing import TYPE_CHECKING
 
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
-from moex.cache.fifo import FIFO
-from moex.cache.lfu import LFU
-from moex.cache.lru import LRU
-from moex.prefetch.oracle import Oracle
 from moex.prefetch.recorded import Recorded
 from moex.sim.check import RECORDED
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from moex.cache.base import CachePolicy
     from moex.cache.rows import RowCache
     from moex.prefetch.base import Prefetcher
@@ -43,14 +37,6 @@ COSTS = (
 
 LONGEST = 10_000
 """Visits that are replayed at most for a live run's verdict: a second or two in all."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One step of the ladder and its replay; each knows or has more than the one before."""
-
-    name: str
-    report: Report
 
 
 @dataclass(frozen=True)
@@ -81,54 +67,6 @@ class Verdict:
             f"{self.limit}-limited at {report.tokens_per_second:.3g} tokens/s "
             f"({report.stall_share or 0:.0%} stall): {bought}"
         )
-
-
-def ladder(
-    trace: Trace,
-    slots: int,
-    hardware: HardwareProfile | None = None,
-    causal: Sequence[CachePolicy] | None = None,
-    pool: str = "layer",
-    cold: bool = False,
-    seed: int = 0,
-) -> list[Rung]:
-    """Return the oracle ladder: from demand-fetching LRU to an infinite link.
-
-    Rungs: demand LRU; the best of `causal` (default lru, lfu, fifo) by loads, then by speed;
-    Belady with forced admission; Belady with bypass; the same with a perfect prefetch one layer
-    ahead; that on a link without latency and with infinite bandwidth (timed profiles only).
-
-    Args:
-        trace: the recorded routing.
-        slots: residents per layer.
-        hardware: a timed profile, or None for counts.
-        causal: policies that know no future, to choose the best from.
-        pool: "layer" or "global".
-        cold: whether every sequence starts with an empty cache.
-        seed: for policies that draw.
-    """
-    future = trace.future()
-
-    def run(
-        policy: CachePolicy, prefetcher: Prefetcher | None, profile: HardwareProfile | None
-    ) -> Report:
-        cache = ExpertCache(policy, trace.geometry, slots, pool, seed=seed, future=future)
-        return simulate(trace, cache, prefetcher, profile, cold)
-
-    tried = [run(policy, None, hardware) for policy in causal or (LRU(), LFU(), FIFO())]
-    best = min(tried, key=lambda r: (r.demand_misses or 0, r.decode_s or 0.0))
-    perfect = Belady(bypass=True)
-    rungs = [
-        Rung("demand LRU", run(LRU(), None, hardware)),
-        Rung(f"best causal: {best.policy}", best),
-        Rung("Belady, forced admission", run(Belady(), None, hardware)),
-        Rung("Belady with bypass", run(perfect, None, hardware)),
-        Rung("with perfect prefetch, one layer", run(perfect, Oracle(), hardware)),
-    ]
-    if hardware is not None and hardware.timed:
-        free = replace(hardware, link_bytes_per_s=inf, link_latency_s=0.0)
-        rungs.append(Rung("and an infinite link", run(perfect, Oracle(), free)))
-    return rungs
 
 
 def judge(

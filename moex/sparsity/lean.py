@@ -47,7 +47,6 @@ class Lean:
             self.outer = EightBits(functional.pad(ahead.outer.weight, more))
             biases = functional.pad(ahead.outer.bias, more[2:]), ahead.inner.bias
             self.bias = torch.cat(biases).half()
-        self.rows = self.four.planes
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
         """Codes [tokens, padded rank] of the layer's own router input, or of the one before."""
@@ -90,7 +89,6 @@ class Lean:
             self.first.to(device)
             self.outer.to(device)
             self.bias = self.bias.to(device)
-        self.rows = self.four.planes
 
 
 def held_bytes(layers: Sequence[Lean]) -> int:

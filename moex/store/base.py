@@ -26,6 +26,9 @@ class ExpertStore(ABC):
     io: str | None = None
     """How files are read: `direct` (around the page cache), `buffered`; None where none are."""
 
+    whole: ExpertStore | None = None
+    """The same experts as places with room for all neurons have them, where files hold both."""
+
     in_memory: bool = False
     """Whether `tensors` gives what can be computed with at once, where it lies."""
 

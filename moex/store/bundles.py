@@ -93,7 +93,15 @@ class Bundles:
     def planes(self, rows: int) -> Planes:
         """The layout of a place that holds so many neurons."""
         shapes = {"gate_up": (2 * rows, self.hidden), "down": (rows, self.hidden)}
-        return Planes({name: (shape, self.dtype) for name, shape in shapes.items()})
+        return NeuronPlanes({name: (shape, self.dtype) for name, shape in shapes.items()})
+
+
+class NeuronPlanes(Planes):
+    """The layout of places that neurons are computed from: down transposed."""
+
+    def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fill a record with all neurons of an expert."""
+        super().pack(record, {"gate_up": tensors[GATE_UP], "down": tensors[DOWN].t()})
 
 
 class PackedBundles(Bundles):

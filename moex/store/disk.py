@@ -157,6 +157,8 @@ class DiskStore(ExpertStore):
 
     def close(self) -> None:
         """Close the files; this happens, too, when nobody has the store any more."""
+        if self.whole is not None:
+            self.whole.close()
         self._close()
         self._mine = threading.local()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import platform
 import struct
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
 
 NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
 """Of `io_setup`, `io_destroy`, `io_submit` and `io_getevents`, by machine."""
@@ -112,6 +115,17 @@ class KernelReads:
             return []  # Python calls the signal's handler before it goes on
         events = self._events.raw[: EVENT.size * count]
         return [(tag, result) for tag, _, result, _ in EVENT.iter_unpack(events)]
+
+
+@cache
+def kernel_reads() -> bool:
+    """Whether the kernel takes reads from us; containers may forbid it."""
+    try:
+        KernelReads(1, None).close()
+    except OSError as error:
+        log.warning("moex: no asynchronous reads here (%s): by reader threads", error.strerror)
+        return False
+    return True
 
 
 _NO_TIME = (ctypes.c_long * 2)(0, 0)

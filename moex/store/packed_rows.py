@@ -9,6 +9,7 @@ from moex.store.rows import RowSlots
 if TYPE_CHECKING:
     import torch
 
+    from moex.store.base import ExpertStore
     from moex.store.bundles import PackedBundles
 
 
@@ -19,6 +20,10 @@ class PackedRowSlots(RowSlots):
     """
 
     neurons: PackedBundles
+
+    def whole(self, store: ExpertStore) -> ExpertStore | None:
+        """The store itself where places have room for all: there, too, neurons lie packed."""
+        return None if self.thin else store
 
     def computed(
         self, place: int, absent: torch.Tensor | None

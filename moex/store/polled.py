@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import sys
+import threading
 import weakref
 from contextlib import suppress
 from ctypes import addressof, c_uint
@@ -24,7 +25,7 @@ import torch
 from moex.store.kernel import KernelReads, system_call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from moex.store.kernel import Request
 
@@ -40,12 +41,12 @@ READ, POLLED, ON_CORE, ANY_FILE, ASLEEP, WAIT, WAKE = 22, 2, 4, 128, 1, 1, 2
 IDLE_MS = 20
 """The kernel's thread goes to sleep after so long without a request."""
 
-LOOK_S = 5e-4
+LOOK_S = 2e-3
 """A wait looks so long for an end before it sleeps."""
 
 STARVED = 4
-"""Requests that the kernel's thread did not take while we looked, more than one in sixteen waits:
-then others want its core."""
+"""Waits in which the kernel's thread neither took all requests nor ended any while we looked, more
+than one in sixteen: then others want its core."""
 
 PROBES = 16
 """Reads that show which core a disk interrupts."""
@@ -75,6 +76,7 @@ class _Ring:
         self.seen, self.ended, self.first_end = ended[0] // 4, ended[1] // 4, ended[5]
         for number in range(self.requests):  # a request's number is that of its entry
             self.words[asked[6] // 4 + number] = number
+        self.come_back = _stay_away(core)
 
     def wait(self, wanted: int) -> None:
         """Sleep until so many ends are there to be seen."""
@@ -83,6 +85,8 @@ class _Ring:
     def free(self, owner: int, _: object) -> None:
         """Wait for the reads under way, unless they are our parent's, and give all of it up."""
         words = self.words
+        if os.getpid() == owner:
+            self.come_back()
         while os.getpid() == owner and words[self.ended] != words[self.begun]:
             with suppress(InterruptedError):
                 self.wait((words[self.begun] - words[self.seen]) % 2**32)
@@ -98,7 +102,8 @@ class PolledReads:
     Args:
         depth: reads under way at once, at most.
         memory: what is read into; it is kept alive as long as the kernel may write there.
-        core: where the kernel's thread runs, None for anywhere.
+        core: where the kernel's thread runs, None for anywhere. The thread that makes this stays
+            away from there until it is closed: where both take turns, both wait for milliseconds.
 
     Raises:
         OSError: there is no such thing here (another system, a container that forbids it).
@@ -108,7 +113,7 @@ class PolledReads:
 
     def __init__(self, depth: int, memory: object, core: int | None = None) -> None:
         self.depth, self._owner = depth, os.getpid()
-        self._ring, self._vain = _Ring(depth, core), 0.0
+        self._ring, self._vain, self._awake = _Ring(depth, core), 0.0, False
         self._give_up = weakref.finalize(self, self._ring.free, self._owner, memory)
 
     def begin(self, requests: Sequence[Request]) -> int:
@@ -125,6 +130,7 @@ class PolledReads:
             number += 1
         words[ring.begun] = number % 2**32
         if words[ring.flags] & ASLEEP:  # one that falls asleep just now is woken by who waits
+            self._awake = False
             ring.enter(ring.file, 0, 0, WAKE, 0, 0)
         return len(requests)
 
@@ -157,8 +163,9 @@ class PolledReads:
             until = perf_counter() + LOOK_S
             while words[ring.ended] == seen and perf_counter() < until:
                 pass
-            in_vain = words[ring.taken] != words[ring.begun]
-            self._vain = self._vain + 1 if in_vain else max(0.0, self._vain - 1 / 16)
+            if self._awake:  # to begin and to wake up takes it a millisecond, wherever it runs
+                in_vain = words[ring.ended] == seen and words[ring.taken] != words[ring.begun]
+                self._vain = self._vain + 1 if in_vain else max(0.0, self._vain - 1 / 16)
             if words[ring.ended] == seen:
                 try:
                     ring.wait(1)
@@ -170,6 +177,7 @@ class PolledReads:
             tag, result, _ = END.unpack_from(ring.memory, at)
             found.append((tag, result))
             seen = (seen + 1) % 2**32
+        self._awake = self._awake or bool(found)
         words[ring.seen] = seen
         return found
 
@@ -194,6 +202,21 @@ def fastest_reads(depth: int, memory: object, file: int) -> KernelReads | Polled
         with suppress(OSError):
             return PolledReads(depth, memory, interrupted_core(file))
     return KernelReads(depth, memory)
+
+
+def _stay_away(core: int | None) -> Callable[[], None]:
+    """Keep the calling thread off a core, if it may run elsewhere; what lets it back there."""
+    thread, everywhere = threading.get_native_id(), os.sched_getaffinity(0)
+    elsewhere = everywhere - {core}
+    if elsewhere:
+        os.sched_setaffinity(thread, elsewhere)
+
+    def come_back() -> None:
+        with suppress(OSError):  # the thread may be over
+            if os.sched_getaffinity(thread) == elsewhere:
+                os.sched_setaffinity(thread, everywhere)
+
+    return come_back
 
 
 def interrupted_core(file: int) -> int | None:

@@ -102,6 +102,10 @@ class RowSlots(Slots):
             rows = at = members(load.rows)
         return partial(self._move, store, load.expert, load.slot, rows, at)
 
+    def whole(self, store: ExpertStore) -> ExpertStore | None:
+        """Where places have room for all neurons, the store that has them as they do, if any."""
+        return None if self.thin else store.whole
+
     def _move(
         self,
         store: ExpertStore,
@@ -110,6 +114,10 @@ class RowSlots(Slots):
         rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
+        source = self.whole(store) if rows is None else None
+        if source is not None:
+            source.read(expert, self.records[place])
+            return
         where = np.arange(self.width) if at is None else at
         if self._lines and not (rows is None and store.in_memory):
             first, last = self._lines[place]

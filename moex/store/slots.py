@@ -56,6 +56,10 @@ class Slots:
         """What moves the load's bytes to its place."""
         return partial(store.read, load.expert, self.records[load.slot])
 
+    def whole(self, store: ExpertStore) -> ExpertStore | None:
+        """The store whose records are what a place holds, byte for byte; None: there is none."""
+        return store
+
     def close(self) -> None:
         """Give the memory back, whoever still has the slots; `bytes` stays."""
         self.records, self.tensors = self.records[:0].clone(), []

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from moex.trace.format import Trace
 
+WINDOW = 32
+"""Tokens of a working set."""
+
 
 @dataclass(frozen=True)
 class Diagnostics:
@@ -28,7 +31,7 @@ class Diagnostics:
     entropy_bits: of a layer's usage [layers]; at most log2(experts).
     link: what a layer's experts tell of the next layer's beyond popularity [layers - 1].
     reuse: uses by how many tokens ago the expert was last used in its layer; entry 0: never.
-    working_set: mean number of distinct experts of a layer in `window` consecutive tokens.
+    working_set: mean number of distinct experts of a layer in `WINDOW` consecutive tokens.
     contamination: share of positions in prefixes that repeat an earlier sequence's routing.
     """
 
@@ -38,13 +41,7 @@ class Diagnostics:
     link: NDArray[np.float64]
     reuse: NDArray[np.int64]
     working_set: float
-    window: int
     contamination: float
-
-    @property
-    def hottest(self) -> float:
-        """The largest share that one expert has of its layer's picks."""
-        return float(self.usage.max())
 
 
 class Decoded(NamedTuple):
@@ -54,8 +51,8 @@ class Decoded(NamedTuple):
     sequence: NDArray[np.int32]
 
 
-def diagnose(trace: Trace, window: int = 32) -> Diagnostics:
-    """Return all figures of a trace; `window` counts tokens for the working set."""
+def diagnose(trace: Trace) -> Diagnostics:
+    """Return all figures of a trace."""
     layers = decoded(trace)
     shares = usage(layers)
     return Diagnostics(
@@ -64,8 +61,7 @@ def diagnose(trace: Trace, window: int = 32) -> Diagnostics:
         entropy_bits=entropy_bits(shares),
         link=link(layers, trace.geometry.top_k),
         reuse=reuse_distances(layers),
-        working_set=working_set(layers, window),
-        window=window,
+        working_set=working_set(layers),
         contamination=contamination(trace),
     )
 
@@ -106,15 +102,15 @@ def entropy_bits(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return bits
 
 
-def overlap(layers: Sequence[Decoded], apart: int = 1) -> NDArray[np.float64]:
-    """Share of a token's experts used by the token `apart` positions before [layers].
+def overlap(layers: Sequence[Decoded]) -> NDArray[np.float64]:
+    """Share of a token's experts used by the token before [layers].
 
     Mean over decoded tokens that have such a token in their sequence; nan where none has.
     """
     means = []
     for used, sequence in layers:
-        same = sequence[apart:] == sequence[:-apart]
-        shared = (used[apart:] & used[:-apart]).sum(axis=1) / used[apart:].sum(axis=1)
+        same = sequence[1:] == sequence[:-1]
+        shared = (used[1:] & used[:-1]).sum(axis=1) / used[1:].sum(axis=1)
         means.append(shared[same].mean() if same.any() else np.nan)
     return np.asarray(means)
 
@@ -141,13 +137,13 @@ def link(layers: Sequence[Decoded], top_k: int) -> NDArray[np.float64]:
     return np.asarray(gains)
 
 
-def working_set(layers: Sequence[Decoded], window: int = 32) -> float:
-    """Mean number of distinct experts that a layer uses in `window` consecutive tokens."""
+def working_set(layers: Sequence[Decoded]) -> float:
+    """Mean number of distinct experts that a layer uses in `WINDOW` consecutive tokens."""
     sizes = []
     for used, _ in layers:
-        whole = len(used) // window * window
+        whole = len(used) // WINDOW * WINDOW
         if whole:
-            windows = used[:whole].reshape(-1, window, used.shape[1])
+            windows = used[:whole].reshape(-1, WINDOW, used.shape[1])
             sizes.append(windows.any(axis=1).sum(axis=1).mean())
     return float(np.mean(sizes)) if sizes else float("nan")
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import choices, live, scores, tables, tradeoffs
+from analysis.tradeoffs import GROUPS
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -64,7 +65,7 @@ def test_accuracy_over_neurons_has_a_line_for_every_selector():
 
 def test_the_grid_of_bits_stands_beside_the_paper_s():
     def words(bits: int | None) -> dict[str, int] | None:
-        return bits and {"bits": bits, "group_size": 64}  # type: ignore[return-value]
+        return bits and {"bits": bits, "group_size": GROUPS[bits]}
 
     table = pd.DataFrame(
         row(
@@ -76,6 +77,9 @@ def test_the_grid_of_bits_stands_beside_the_paper_s():
         for two in (None, 4)
     )
     other = {"quant.attention": None, "quant.gate_up": words(2), "quant.down": words(4)}
+    table.loc[len(table)] = row(other, quant="mixed")  # type: ignore[call-overload]
+    coarse = {"bits": 4, "group_size": 128}  # of experiment=quant_groups
+    other = {"quant.attention": None, "quant.gate_up": coarse, "quant.down": coarse}
     table.loc[len(table)] = row(other, quant="mixed")  # type: ignore[call-overload]
     grid = tradeoffs.quant_grid(table)
     found = list(zip(grid["attention"], grid["experts"], strict=True))

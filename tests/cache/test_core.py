@@ -9,7 +9,9 @@ from traces import names, visit
 
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
+from moex.cache.fifo import FIFO
 from moex.cache.lru import LRU
+from moex.cache.none import NoCache
 from moex.cache.random import Random
 from moex.cache.static import Static
 from moex.types import Expert, Future, Geometry, Left, Prediction
@@ -43,6 +45,48 @@ def test_a_place_freed_longest_ago_is_reused_first():
     loads = [load.slot for load in next(cache.request(visit(0, 0, 1))).loads]
     assert loads == [0, 1]
     assert [load.slot for load in next(cache.request(visit(1, 2, 3))).loads] == [2, 3]
+
+
+def test_the_place_of_a_refused_expert_is_reused_last():
+    cache = cache_of(NoCache(), 2, staging=4)
+    list(cache.request(visit(0, 0, 1)))
+    assert [load.slot for load in next(cache.request(visit(1, 2, 3))).loads] == [2, 3]
+
+
+def test_guesses_and_loads_enter_in_the_order_of_the_visit():
+    cache = cache_of(FIFO(), 2)
+    cache.prefetch([Prediction(Expert(0, 4), 1.0)], 0)
+    list(cache.request(visit(0, 4, 2)))
+    (plan,) = cache.request(visit(1, 2, 6))
+    assert [left.expert for left in plan.evictions] == names(4)
+
+
+def test_the_split_hears_how_many_slots_are_empty_beside_the_visits_own():
+    rooms = []
+
+    def fetch_all(access, missing, room):
+        rooms.append(room)
+        return missing, (), ()
+
+    cache = cache_of(LRU(), 3, split=fetch_all)
+    for access in (visit(0, 0, 1), visit(1, 0, 2), visit(2, 0, 3)):
+        list(cache.request(access))
+    assert rooms == [3, 1, 0]
+
+
+def test_the_place_of_a_member_that_leaves_is_not_given_away_while_it_is_read():
+    visits = [visit(0, 0, 1), visit(1, 0, 2, 3, 4), visit(2, 1, 2)]
+    one = GEOMETRY._replace(layers=1)
+    cache = ExpertCache(Belady(bypass=True), one, 2, staging=3, future=Future(visits))
+    list(cache.request(visits[0]))
+    waves = cache.request(visits[1])
+    plan = next(waves)
+    assert [left.expert for left in plan.evictions] == names(0)
+    assert len(plan.loads) == 3
+    guess = [Prediction(Expert(0, 5), 1.0)]
+    assert cache.prefetch(guess, 1).loads == ()
+    assert list(waves) == []
+    assert len(cache.prefetch(guess, 1).loads) == 1
 
 
 def test_more_experts_than_places_come_in_waves_residents_first():

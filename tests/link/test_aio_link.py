@@ -10,7 +10,7 @@ from records import EXPERTS, LAYOUT, A, B, C, D, holds, load, need, opened
 from moex.link import aio
 from moex.link.aio import AHEAD, AioLink, reads_alone
 from moex.store import kernel
-from moex.store.kernel import KernelReads
+from moex.store.kernel import KernelReads, kernel_reads
 from moex.types import Expert, Left, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -69,13 +69,21 @@ def test_loads_hold_their_experts_and_are_counted(store, slots, link):
     assert link.stats().busy_s > 0
 
 
-def test_all_that_a_plan_demands_is_handed_over_at_once_and_guesses_are_not(held):
+def test_a_plans_first_read_goes_alone_then_the_others_and_guesses_last(held):
     held.submit(load(A, B, C))
     held.submit(load(D, speculative=True, first=3))
+    assert begun(held) == [A]
+    held.wait(0)
     assert begun(held) == [A, B, C]
-    for place in range(3):
-        held.wait(place)
+    held.wait(1)
+    held.wait(2)
     assert begun(held) == [A, B, C, D]
+
+
+def test_demand_does_not_stand_behind_a_guess_under_way(held):
+    held.submit(load(A, speculative=True))
+    held.submit(load(B, C, first=1))
+    assert begun(held) == [A, B]
 
 
 def test_guesses_begin_one_by_one_while_experts_are_computed(held):
@@ -169,7 +177,7 @@ def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, s
 def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatch, caplog):
     need(KernelReads, store)
     monkeypatch.setattr(kernel, "NUMBERS", {})
-    aio._kernel_reads.cache_clear()
+    kernel_reads.cache_clear()
     assert not reads_alone(store)
     assert "no asynchronous reads here" in caplog.text
-    aio._kernel_reads.cache_clear()
+    kernel_reads.cache_clear()

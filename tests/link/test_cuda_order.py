@@ -30,6 +30,8 @@ def store():
 def device(request, monkeypatch):
     with Cuda(getattr(request, "param", 0)).in_place(monkeypatch, cuda) as played:
         yield played
+        for unlock in list(cuda._locked.values()):
+            unlock()
 
 
 def launch(device, link, expert, place, seen):
@@ -105,16 +107,22 @@ def test_seconds_and_bytes_are_those_of_pieces(device, store):
     link.close()
 
 
-def test_pages_are_locked_and_given_back(device, store):
-    link = cuda.CudaLink(store, Slots(LAYOUT, 2))
-    assert link.pinned
-    assert len(device.locked) == GEOMETRY.layers
-    link.close()
+def test_pages_are_locked_once_and_given_back_with_the_memory(device):
+    store = RamStore(LAYOUT, GEOMETRY)
+    first, second = (cuda.CudaLink(store, Slots(LAYOUT, 2)) for _ in range(2))
+    assert first.pinned
+    assert second.pinned
+    first.close()
+    assert len(device.locked) == GEOMETRY.layers, "the other link copies from there"
+    second.close()
+    assert second.pinned, "rows are written when a run is over"
+    store.close()
     assert not device.locked
 
 
-def test_all_layers_are_pinned_or_none(device, store, caplog):
-    device.pins = 2
+def test_all_layers_are_pinned_or_none(device, caplog):
+    device.pins, store = 2, RamStore(LAYOUT, GEOMETRY)
+    store.put(EXPERTS[3], tensors(EXPERTS[3]))
     link = cuda.CudaLink(store, Slots(LAYOUT, 2))
     assert not link.pinned
     assert not device.locked

@@ -32,6 +32,10 @@ def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
     assert packed["bits_per_weight"] == parts.bits_per_weight
     assert (packed["lossy"], packed["replayed_routing"]) == (["quant"], True)
     assert (packed["kernel"], plain["lossy"]) == ("not modelled", [])
+    words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=mixed", *QUIET)
+    kept = [f"quant.{kind}=null" for kind in ("gate_up", "down", "attention")]
+    alike = row(*words, *kept, folder=tmp_path)
+    assert (alike["lossy"], alike["replayed_routing"]) == ([], False)
 
 
 @pytest.fixture(scope="module")

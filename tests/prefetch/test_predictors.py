@@ -23,7 +23,7 @@ from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate
 from moex.testing import check_prefetcher
-from moex.types import Expert, Geometry, Prediction
+from moex.types import DECODE, Expert, Geometry, Prediction
 
 CONF = Path(__file__).parents[2] / "conf" / "prefetch"
 TINY = Geometry(6, 8, 2, 256, 384, 589824)
@@ -185,3 +185,16 @@ def test_random_names_distinct_experts_of_the_next_layer():
 def test_wrong_fields_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_cold_sequence_begins_with_a_predictor_that_forgot():
+    trace = literal([(0, (0, 1)), (0, (2, 3)), (0, (0, 1), DECODE, 1), (0, (2, 3), DECODE, 1)])
+    known = []
+
+    class Watched(Previous):
+        def observe(self, observation):
+            known.append(dict(self.used))
+            super().observe(observation)
+
+    simulate(trace, ExpertCache(LRU(), trace.geometry, 2), Watched(), cold=True)
+    assert known == [{}, {0: (0, 1)}, {}, {0: (0, 1)}]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 
 import pytest
 
-from moex.quant.grouped import _written
+from moex.quant import scales
+from moex.quant.grouped import Grouped, _written
 from moex.quant.rtn import RTN
 
 SHAPE = (192, 256)
@@ -50,8 +52,10 @@ def test_another_text_or_field_is_other_bytes(write):
     assert write("1.0")().settings(SHAPE) == settings
 
 
-def test_moex_s_own_are_known_by_name_and_fields():
-    assert RTN(3).settings(SHAPE) == {
+def test_moex_s_own_are_known_by_name_fields_and_code():
+    settings = RTN(3).settings(SHAPE)
+    assert [*settings.pop("code")] == [scales.__name__, RTN.__module__, Grouped.__module__]
+    assert settings == {
         "quantizer": "RTN",
         "bits": 3,
         "group_size": 64,
@@ -61,6 +65,23 @@ def test_moex_s_own_are_known_by_name_and_fields():
     }
 
 
-def test_a_class_without_a_file_is_known_by_name():
+@pytest.mark.parametrize(
+    ("said", "done", "same"),
+    [
+        ("from __future__", "# A comment.\n\nfrom __future__", True),
+        ("Round to nearest", "To the nearest", True),
+        ("(groups, self.bits)", "(\n            groups,\n            self.bits\n)", True),
+        ("(groups, self.bits)", "(groups, self.bits - 1)", False),
+    ],
+)
+def test_an_edit_of_moex_s_own_that_does_something_is_other_bytes(monkeypatch, said, done, same):
+    before, read = RTN(3).settings(SHAPE), inspect.getsource
+    _written.cache_clear()
+    monkeypatch.setattr(inspect, "getsource", lambda thing: read(thing).replace(said, done))
+    assert (RTN(3).settings(SHAPE) == before) == same
+    _written.cache_clear()
+
+
+def test_a_class_without_a_file_is_known_by_what_it_is_made_from():
     Unwritten = type("Unwritten", (RTN,), {"__module__": "nowhere"})
-    assert _written(Unwritten) == "Unwritten"
+    assert _written(Unwritten) == _written(RTN)

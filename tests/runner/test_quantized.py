@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from moex import api, files
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.quant.base import quantizes
 from moex.quant.hqq import HQQ
 from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
@@ -119,6 +120,15 @@ def test_attention_shrinks_and_the_row_says_so(mixtral):
     report = Report()
     plain.describe(report)
     assert (report.lossy, report.kernel, report.bits_per_weight) == ([], None, 32.0)
+
+
+def test_a_scheme_that_quantizes_nothing_is_not_lossy(mixtral):
+    report = Report()
+    load_parts(str(mixtral), quant=Mixed()).describe(report)
+    assert report.lossy == []
+    assert not quantizes(Mixed())
+    for kind in ("gate_up", "down", "attention", "head"):
+        assert quantizes(Mixed(**{kind: RTN(4, 32)}))
 
 
 def test_packing_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch, caplog):

@@ -184,3 +184,27 @@ def test_the_time_floor_is_tight_where_link_or_computing_alone_decide():
 def test_an_untimed_profile_is_refused():
     with pytest.raises(ValueError, match="hardware=rtx3090"):
         time_floor(random_trace(0), 3, HardwareProfile())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_knows_more_of_the_future_is_not_slower(seed):
+    trace = random_trace(seed, layers=3, experts=8, tokens=60)
+    hardware = HardwareProfile("test", link_bytes_per_s=trace.geometry.expert_bytes, visit_s=0.5)
+    future, perfect = trace.future(), Belady(bypass=True)
+    free = replace(hardware, link_bytes_per_s=float("inf"))
+    rungs = [
+        simulate(trace, ExpertCache(policy, trace.geometry, 3, future=future), prefetcher, machine)
+        for policy, prefetcher, machine in (
+            (LRU(), None, hardware),
+            (Belady(), None, hardware),
+            (perfect, None, hardware),
+            (perfect, Oracle(), hardware),
+            (perfect, Oracle(), free),
+        )
+    ]
+    loads = [report.demand_misses for report in rungs[:3]]
+    assert loads == sorted(loads, reverse=True)
+    speeds = [report.tokens_per_second for report in rungs[2:]]
+    assert speeds == sorted(speeds)
+    assert rungs[-1].stall_s == 0
+    assert [report.oracle for report in rungs] == [False, True, True, True, True]

@@ -69,7 +69,7 @@ def test_misses_per_visit_sum_to_the_curve():
     trace = random_trace(5, tokens=60)
     curve = curves(trace, ("belady-bypass",))["belady-bypass"]
     for slots, misses in zip(curve.slots.tolist(), curve.misses.tolist(), strict=True):
-        assert missed(trace, "belady-bypass", slots).sum() == misses
+        assert missed(trace, slots).sum() == misses
 
 
 def test_the_published_conformance_trace_has_12_hits():

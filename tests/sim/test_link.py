@@ -37,6 +37,19 @@ def test_a_guess_that_has_not_begun_is_taken_back_and_one_under_way_is_not():
     assert link.bytes_moved == 200
 
 
+def test_demand_goes_first_of_what_comes_to_an_idle_link_at_one_moment():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
+    link.submit(1.0, 300, speculative=True)
+    demand = link.submit(1.0, 100)
+    link.advance(10)
+    assert demand.done == pytest.approx(2.0)
+
+
+def test_a_guess_can_be_taken_back_at_the_moment_it_came():
+    link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
+    assert link.cancel(1.0, link.submit(1.0, 100, speculative=True))
+
+
 def test_an_idle_link_starts_when_something_comes():
     link = LinkTimeline(bytes_per_s=100, chunk_bytes=1000)
     link.submit(0.0, 100)
@@ -75,3 +88,28 @@ def test_every_load_of_a_plan_costs_the_computing_lane_its_handing_over():
     clock.submit(Plan(0, loads=tuple(Load(Expert(0, n), n) for n in range(3))))
     assert clock.now == 1.75
     assert clock.wait(2) == 0  # it has crossed meanwhile
+
+
+def test_latency_is_not_waited_for_again_by_who_asks_late():
+    link = LinkTimeline(bytes_per_s=100, latency_s=0.5, chunk_bytes=100)
+    transfer = link.submit(0.0, 300)
+    assert link.arrival(1.0, transfer) == pytest.approx(3.5)
+
+
+def machine(**costs: float) -> Clock:
+    profile = HardwareProfile("test", link_bytes_per_s=100, **costs)
+    return Clock(profile, Geometry(1, 4, 2, 4, 4, 100), 1.0)
+
+
+def test_what_has_come_is_not_waited_for():
+    clock = machine()
+    clock.submit(Plan(0, loads=(Load(Expert(0, 0), 0),)))
+    clock.now = 5.0
+    assert (clock.wait(0), clock.now) == (0.0, 5.0)
+
+
+def test_the_host_computes_one_expert_after_the_other():
+    clock = machine(host_expert_s=2.0)
+    clock.begin_host(1)
+    clock.begin_host(1)
+    assert clock.wait_host() == 4.0

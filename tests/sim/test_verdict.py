@@ -1,8 +1,7 @@
-"""The verdict names what plainly limits a run, and the ladder climbs."""
+"""The verdict names what plainly limits a run."""
 
 from __future__ import annotations
 
-import pytest
 from traces import literal, random_trace
 
 from moex.cache.core import ExpertCache
@@ -13,7 +12,7 @@ from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
-from moex.sim.verdict import judge, judge_live, ladder
+from moex.sim.verdict import judge, judge_live
 
 
 def machine(load_s, visit_s):
@@ -51,18 +50,6 @@ def test_a_run_without_waiting_gains_from_computing_only():
     judged = verdict([(0, (0, 1))] * 40, 2, machine(1, 1.0))
     assert judged.limit == "compute"
     assert judged.gains["capacity"] == 0
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_ladder_climbs(seed):
-    trace = random_trace(seed, layers=3, experts=8, tokens=60)
-    rungs = ladder(trace, 3, machine(1.0, 0.5))
-    loads = [rung.report.demand_misses for rung in rungs[:4]]
-    assert loads == sorted(loads, reverse=True)
-    speeds = [rung.report.tokens_per_second for rung in rungs[3:]]
-    assert speeds == sorted(speeds)
-    assert rungs[-1].report.stall_s == 0
-    assert [rung.report.oracle for rung in rungs] == [False, False, True, True, True, True]
 
 
 def test_perfect_prefetch_hides_what_computing_covers():

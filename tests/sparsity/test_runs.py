@@ -27,6 +27,7 @@ from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
+from moex.store.disk import DiskStore
 from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE, PREFILL
 
@@ -198,6 +199,23 @@ def test_neurons_are_read_from_files(exact, references, memory, threads):
     for prefetcher in (NoPrefetch(), Told()):
         with offload(parts, Setup(LRU(), setting, prefetcher, selector=selector)) as model:
             assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
+    parts.store.close()
+
+
+def test_from_a_share_on_whole_experts_are_read_into_their_places(exact, references, monkeypatch):
+    expected, _ = references["predicted", 1]
+    parts = load_parts(str(exact), bundles=True, store="disk", wholes=True)
+    read, laid_out = [], []
+    part, rows = DiskStore.read_part, DiskStore.rows
+    monkeypatch.setattr(DiskStore, "read_part", lambda s, *a: read.append(s) or part(s, *a))
+    monkeypatch.setattr(DiskStore, "rows", lambda s, e, r: laid_out.append(r) or rows(s, e, r))
+    for share, whole in ((0.01, True), (1.0, False)):
+        setting = Memory(3, break_even=share)
+        chosen = Setup(LRU(), setting, Told(), selector=Oracle(mode="predicted"))
+        with offload(parts, chosen) as model:
+            assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
+        assert set(read) == {parts.store.whole}  # also of an expert all of whose rows are wanted
+        assert any(found is not None for found in laid_out) != whole  # a selector reads all itself
     parts.store.close()
 
 

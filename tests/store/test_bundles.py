@@ -141,6 +141,25 @@ def test_a_whole_place_has_row_j_at_position_j(store):
     assert torch.equal(planes["down"], tensors(1)["down_proj"].T)
 
 
+def test_a_record_of_a_place_is_read_without_being_laid_out(tmp_path):
+    packed(tmp_path / "rows")
+    store, beside = DiskStore(tmp_path / "rows", LAYOUT, GEOMETRY), LAYOUT.planes(NEURONS)
+    with Packer(tmp_path / "whole", beside, GEOMETRY, {}) as packer:
+        for index in range(2):
+            packer.put(Expert(0, index), tensors(index))
+    slots, thin = RowSlots(LAYOUT, NEURONS, places=1), RowSlots(LAYOUT, 4, places=1)
+    assert slots.whole(store) is None
+    whole = store.whole = DiskStore(tmp_path / "whole", beside, GEOMETRY)
+    assert slots.whole(store) is whole
+    assert thin.whole(store) is None
+    slots.bring(store, load(None))()
+    assert torch.equal(slots.tensors[0]["gate_up"], tensors(1)["gate_up_proj"])
+    assert torch.equal(slots.tensors[0]["down"], tensors(1)["down_proj"].T)
+    store.close()
+    with pytest.raises(RuntimeError, match="cannot read expert 1"):
+        whole.read(Expert(0, 1), paged(beside.bytes))
+
+
 def test_a_thin_place_says_which_row_is_where(store):
     slots = RowSlots(LAYOUT, 4, places=2)
     for held, moved in (([5, 9, 70], [5, 9, 70]), ([5, 8, 9, 99], [8, 99]), ([1, 9], None)):

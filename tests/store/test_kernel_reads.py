@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from records import EXPERTS, LAYOUT, A, B, holds, need, opened, pack
 
+from moex.store import polled
 from moex.store.kernel import KernelReads, Request
 from moex.store.polled import PolledReads, fastest_reads, interrupted_core
 from moex.store.slots import paged
@@ -77,3 +79,36 @@ def test_the_kernels_thread_is_asked_where_a_core_is_left(store, monkeypatch):
         reads = fastest_reads(2, paged(4096), file)
         assert reads.io == io
         reads.close()
+
+
+def test_who_makes_a_polled_queue_leaves_its_core_to_the_kernel_until_it_is_closed(store):
+    need(PolledReads, store)
+    cores = os.sched_getaffinity(0)
+    core = max(cores)
+    reads = PolledReads(2, paged(4096), core)
+    assert os.sched_getaffinity(0) == (cores - {core} or cores)
+    reads.close()
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_only_a_thread_that_is_awake_and_takes_nothing_is_starved(store, monkeypatch):
+    need(PolledReads, store)
+    monkeypatch.setattr(polled, "LOOK_S", 0)
+    reads = PolledReads(2, paged(4096))
+
+    def interrupted(_):
+        raise InterruptedError
+
+    ring = SimpleNamespace(taken=0, begun=1, ended=2, seen=3, words=[0, 1, 0, 0], wait=interrupted)
+    mine, reads._ring = reads._ring, ring
+    for awake in (False, True):
+        reads._awake = awake
+        for _ in range(polled.STARVED):
+            assert not reads.starved
+            assert reads.ended(wait=True) == []
+        assert reads.starved == awake
+    ring.words[0] = 1  # it takes them again
+    reads.ended(wait=True)
+    assert not reads.starved
+    reads._ring = mine
+    reads.close()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import nullcontext, suppress
 
 import pytest
 from records import EXPERTS, GEOMETRY, LAYOUT, SOURCE, contents, give, handles, opened, pack
@@ -41,15 +42,32 @@ def test_packing_again_does_nothing(tmp_path):
     assert (folder / "manifest.json").stat().st_mtime_ns == before
 
 
+def test_a_packer_that_another_one_overtook_does_nothing(tmp_path):
+    late = packer(tmp_path / "p")
+    before = (pack(tmp_path / "p") / "manifest.json").stat().st_mtime_ns
+    with late:
+        assert late.done == {0, 1, 2}
+    assert (tmp_path / "p" / "manifest.json").stat().st_mtime_ns == before
+
+
+def interrupted_after(folder, given: int) -> None:
+    with suppress(KeyboardInterrupt), packer(folder) as first:
+        give(first, given)
+        raise KeyboardInterrupt
+
+
+def test_a_layer_that_was_cut_short_is_packed_again(tmp_path, whole):
+    interrupted_after(tmp_path / "p", 8)
+    os.truncate(tmp_path / "p" / "layer-000.records", LAYOUT.bytes)
+    with packer(tmp_path / "p") as second:
+        assert second.done == {1}
+        give(second)
+    assert contents(tmp_path / "p") == whole
+
+
 @pytest.mark.parametrize("given", range(len(EXPERTS)))
 def test_an_interrupted_packing_is_not_taken_for_whole_and_goes_on(tmp_path, whole, given):
-    def interrupted():
-        with packer(tmp_path / "p") as first:
-            give(first, given)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    interrupted_after(tmp_path / "p", given)
     assert not list((tmp_path / "p").glob("*.part")) + list((tmp_path / "p").glob(".*"))
     with pytest.raises(RuntimeError, match=r"manifest.json cannot be read"):
         opened(tmp_path / "p")
@@ -120,6 +138,16 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match=r"needs 98304 bytes in .* 1000 are free.*cache_dir="):
         pack(tmp_path / "p")
     assert contents(tmp_path / "p") == {}
+
+
+@pytest.mark.parametrize(("free", "packs"), [(8, True), (7, False)])
+def test_room_is_wanted_for_what_is_not_packed_yet(tmp_path, whole, monkeypatch, free, packs):
+    interrupted_after(tmp_path / "p", 4)
+    usage = shutil.disk_usage(tmp_path)._replace(free=free * LAYOUT.bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with nullcontext() if packs else pytest.raises(RuntimeError, match="expected room"):
+        pack(tmp_path / "p")
+    assert (contents(tmp_path / "p") == whole) == packs
 
 
 @pytest.mark.parametrize("target", ["records", "manifest"])
