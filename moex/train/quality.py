@@ -102,7 +102,7 @@ def of_neurons(
     rows = []
     for layer, factors in enumerate(modules):
         sums = {name: Sums() for name in ("late", "predicted", "freq", "oracle")}
-        for expert in range(len(factors.rows)):
+        for expert in range(len(factors.scale)):
             own, before = states(batches, layer, expert)
             if not len(own):
                 continue
@@ -138,7 +138,7 @@ def calibrate(modules: Sequence[LayerFactors], batches: Sequence[Sequence[Any]])
     """Set every expert's thresholds from the estimates of the tokens that chose it."""
     for layer, factors in enumerate(modules):
         grid = factors.cuts.shape[-1]
-        for expert in range(len(factors.rows)):
+        for expert in range(len(factors.scale)):
             for early, state in enumerate(states(batches, layer, expert)):
                 if state is None or not len(state):
                     continue
