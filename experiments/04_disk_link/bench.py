@@ -26,6 +26,7 @@ from compare import against_accelerate
 from raw import raw_seconds, synthetic
 
 from moex.cache.capacity import Memory
+from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
@@ -44,6 +45,7 @@ from moex.types import DECODE, Expert, Load, Plan
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
 
@@ -131,7 +133,11 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
 
 
 def decoded(
-    parts: Parts, slots: int | float, prefetcher: Prefetcher, workload: Prompts
+    parts: Parts,
+    slots: int | float,
+    prefetcher: Prefetcher,
+    workload: Prompts,
+    policy: CachePolicy | None = None,
 ) -> tuple[float, float, float, str]:
     """Tokens a second, bytes that were absent when demanded a token, stall share, who read last.
 
@@ -139,7 +145,7 @@ def decoded(
     """
     batches = workload.batches(parts.tokenizer(), "cpu")
     staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
-    offloaded = offload(parts, Setup(LRU(), Memory(slots, staging=staging), prefetcher))
+    offloaded = offload(parts, Setup(policy or LRU(), Memory(slots, staging=staging), prefetcher))
     with offloaded as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
         cold = offloaded.ledger.phases[DECODE]
@@ -153,7 +159,9 @@ def decoded(
     return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds, io
 
 
-def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) -> Iterator[dict]:
+def decode(
+    name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher, policy: CachePolicy
+) -> Iterator[dict]:
     """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
 
     Compute is the same model with every expert resident and the same computing threads. Link is
@@ -173,7 +181,7 @@ def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) 
         for _ in range(pairs):
             compute, *_ = decoded(parts, experts, NoPrefetch(), workload)
             bandwidth = len(order) * parts.layout.bytes / raw_seconds(store, order, 1)
-            speed, needed, stall, io = decoded(parts, 0.5, prefetcher, workload)
+            speed, needed, stall, io = decoded(parts, 0.5, prefetcher, workload, policy)
             link = bandwidth / needed
             rows.append((speed / min(link, compute), speed, compute, link, stall))
         middle = [median(column) for column in zip(*rows, strict=True)]
@@ -182,6 +190,7 @@ def decode(name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher) 
             "io": io,
             "computing_threads": threads,
             "width": getattr(prefetcher, "width", 0),
+            "cache": type(policy).__name__,
             "tokens_per_second": middle[1],
             "compute_tokens_per_second": middle[2],
             "link_tokens_per_second": middle[3],
@@ -225,6 +234,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
     parser.add_argument("--guess", choices=["gate", "mlp"], default="gate", help="for decode")
+    parser.add_argument("--cache", choices=["lru", "lfu"], default="lru", help="for decode")
     parser.add_argument("--width", type=int, default=0, help="guesses a layer; 0: top-k")
     parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
@@ -235,7 +245,11 @@ def main() -> None:
     run = given.model, given.pairs, given.new_tokens, given.threads
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
-        "decode": lambda: decode(*run, {"gate": Gate, "mlp": MLP}[given.guess](width=given.width)),
+        "decode": lambda: decode(
+            *run,
+            {"gate": Gate, "mlp": MLP}[given.guess](width=given.width),
+            {"lru": LRU, "lfu": LFU}[given.cache](),
+        ),
         "compare": lambda: compare(*run, given.folder),
     }
     for row in rows[given.command]():

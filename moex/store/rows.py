@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from moex.types import Expert, Load
 
 
+LARGE = 4 << 20
+"""Bytes of an expert from which on several threads lay it out sooner than one."""
+
+
 class RowSlots(Slots):
     """`places` places of `capacity` rows each, in planes.
 
@@ -119,13 +123,14 @@ class RowSlots(Slots):
             source.read(expert, self.records[place])
             return
         where = np.arange(self.width) if at is None else at
-        if self._lines and not (rows is None and store.in_memory):
+        large = self.neurons.bytes > LARGE and rows is None and store.in_memory
+        if self._lines and not large:
             first, last = self._lines[place]
             for part, found in store.rows(expert, rows):
                 some, lines = where[part], found.view(first.dtype).reshape(-1, 3)
                 first[some], first[some + self.capacity], last[some] = lines.T
             return
-        # Slower by several times for some rows, but by all threads for all of them.
+        # Slower for some rows, and for small experts, but by all threads for all of a large one.
         neurons = store.gather(expert, rows).to(self.records.device)
         self._put(place, neurons, slice(None) if at is None else torch.from_numpy(at))
 
