@@ -15,6 +15,7 @@ import json
 import os
 import random
 import tempfile
+from contextlib import ExitStack
 from math import comb
 from pathlib import Path
 from statistics import median
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
+    from moex.report import Clocked
 
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""
@@ -132,31 +134,48 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
             store.close()
 
 
-def decoded(
-    parts: Parts,
-    slots: int | float,
-    prefetcher: Prefetcher,
-    workload: Prompts,
-    policy: CachePolicy | None = None,
-) -> tuple[float, float, float, str]:
-    """Tokens a second, bytes that were absent when demanded a token, stall share, who read last.
-
-    Once warm.
-    """
+def decoded(parts: Parts, workload: Prompts) -> tuple[float, str]:
+    """Tokens a second with half the experts and gate lookahead, once warm; and who read last."""
     batches = workload.batches(parts.tokenizer(), "cpu")
-    staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
-    offloaded = offload(parts, Setup(policy or LRU(), Memory(slots, staging=staging), prefetcher))
-    with offloaded as model:
+    with (offloaded := offload(parts, Setup(LRU(), Memory(0.5), Gate()))) as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
-        cold = offloaded.ledger.phases[DECODE]
         offloaded.meter.reset()
         generate(model, batches, workload.new_tokens, offloaded.meter)
-        warm = offloaded.ledger.phases[DECODE]
-        absent = warm.guessed_hits + warm.demand_misses - cold.guessed_hits - cold.demand_misses
         clock = offloaded.meter.phases[DECODE]
-    needed = absent * parts.layout.bytes / clock.tokens
-    io = offloaded.link.io or parts.store.io
-    return clock.tokens / clock.seconds, needed, clock.stall_s / clock.seconds, io
+    return clock.tokens / clock.seconds, offloaded.link.io or parts.store.io
+
+
+class Side:
+    """A model kept open, decoded with again and again; warm.
+
+    Args:
+        stack: closes it.
+        name: of the model.
+        setup: how it is offloaded.
+        workload: the prompts.
+    """
+
+    def __init__(self, stack: ExitStack, name: str, setup: Setup, workload: Prompts) -> None:
+        self.parts = load_parts(name, store="disk")
+        stack.callback(self.parts.store.close)
+        self.parts.store.verify()
+        self.batches = workload.batches(self.parts.tokenizer(), "cpu")
+        self.offloaded, self._tokens = offload(self.parts, setup), workload.new_tokens
+        self._model = stack.enter_context(self.offloaded)
+        for prompt in range(len(self.batches)):
+            self.decode(prompt)
+
+    def decode(self, prompt: int) -> Clocked:
+        """Decode once; what it took."""
+        self.offloaded.meter.reset()
+        generate(self._model, [self.batches[prompt]], self._tokens, self.offloaded.meter)
+        return self.offloaded.meter.phases[DECODE]
+
+    @property
+    def absent_bytes(self) -> int:
+        """Bytes so far of experts that were not resident when decoding demanded them."""
+        counts = self.offloaded.ledger.phases[DECODE]
+        return (counts.guessed_hits + counts.demand_misses) * self.parts.layout.bytes
 
 
 def decode(
@@ -164,26 +183,37 @@ def decode(
 ) -> Iterator[dict]:
     """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
 
-    Compute is the same model with every expert resident and the same computing threads. Link is
+    Compute is the same model with every expert resident and the same computing threads; the two
+    take turns prompt by prompt, because a machine's own speed changes within seconds. Link is
     what raw direct reads by as many threads allow if only experts that were not resident when they
     were demanded crossed it: wasted guesses do not count in its favour. Where the kernel
     reads by itself there is no reader thread, but the core that one would have is left to it.
     """
     torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=tokens)
-    parts = load_parts(name, store="disk")
-    store, experts = parts.store, parts.geometry.experts
-    assert isinstance(store, DiskStore)
-    store.verify()
-    order = [Expert(n, i) for n in range(parts.geometry.layers) for i in range(experts)] * 4
     for prefetcher in (NoPrefetch(), guess):
+        staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
+        setup = Setup(policy, Memory(0.5, staging=staging), prefetcher)
         rows = []
-        for _ in range(pairs):
-            compute, *_ = decoded(parts, experts, NoPrefetch(), workload)
-            bandwidth = len(order) * parts.layout.bytes / raw_seconds(store, order, 1)
-            speed, needed, stall, io = decoded(parts, 0.5, prefetcher, workload, policy)
-            link = bandwidth / needed
-            rows.append((speed / min(link, compute), speed, compute, link, stall))
+        with ExitStack() as stack:
+            half = Side(stack, name, setup, workload)  # first: the kernel's thread is for its reads
+            store, geometry = half.parts.store, half.parts.geometry
+            assert isinstance(store, DiskStore)
+            every = Side(stack, name, Setup(LRU(), Memory(geometry.experts)), workload)
+            order = [Expert(n, i) for n in range(geometry.layers) for i in range(geometry.experts)]
+            for _ in range(pairs):
+                raw_s, before, took, stalled = 0.0, half.absent_bytes, [0.0, 0.0], 0.0
+                for prompt in range(len(half.batches)):
+                    for number, side in enumerate((half, every)):
+                        took[number] += (clock := side.decode(prompt)).seconds
+                        stalled += clock.stall_s
+                    raw_s += raw_seconds(store, order, 1)
+                made = clock.tokens * len(half.batches)
+                speed, compute = (made / seconds for seconds in took)
+                bandwidth = len(order) * len(half.batches) * half.parts.layout.bytes / raw_s
+                link = bandwidth * made / (half.absent_bytes - before)
+                rows.append((speed / min(link, compute), speed, compute, link, stalled / took[0]))
+            io = half.offloaded.link.io or store.io
         middle = [median(column) for column in zip(*rows, strict=True)]
         yield {
             "case": f"{name}, half the experts, {type(prefetcher).__name__}",
@@ -197,7 +227,6 @@ def decode(
             "stall_share": middle[4],
             **summary([row[0] for row in rows]),
         }
-    store.close()
 
 
 def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) -> Iterator[dict]:
@@ -206,13 +235,11 @@ def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) 
     parts = load_parts(name, store="disk")
     assert isinstance(parts.store, DiskStore)
     parts.store.verify()
-    batches = workload.batches(parts.tokenizer(), "cpu")
-
-    used = []
+    batches, used = workload.batches(parts.tokenizer(), "cpu"), []
 
     def mine() -> float:
         torch.set_num_threads(threads)
-        speed, *_, io = decoded(parts, 0.5, Gate(), workload)
+        speed, io = decoded(parts, workload)
         used.append(io)
         return speed
 
