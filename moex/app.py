@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_class, get_method, instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console, objective, settings
@@ -206,7 +206,8 @@ def _count(config: DictConfig) -> int:
 
 def _is_grid(sweeper: DictConfig) -> bool:
     """Whether a sweeper runs all combinations; others search, by each cell's objective."""
-    return issubclass(get_class(sweeper._target_), BasicSweeper)
+    # By name: in a process of a launcher's the class may not be there to be imported.
+    return sweeper._target_.rpartition(".")[2] in ("Grid", "BasicSweeper")
 
 
 def _group() -> str | None:
