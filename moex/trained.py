@@ -76,7 +76,7 @@ def read(
     """Read the checkpoint for this model.
 
     Args:
-        kind: "mlp" or "corm".
+        kind: what it is of, named as its prefetcher is.
         geometry: of the model that runs.
         model: its folder.
         given: a file named by the user, instead of the usual places.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from moex.modes.common import Build
     from moex.runner.assemble import Parts
 
-KINDS = ("mlp", "corm")
+EXPERTS = ("mlp", "linear", "gate_resid")
+KINDS = (*EXPERTS, "corm")
 CALIBRATION_BATCHES = 4
 
 
@@ -88,8 +89,11 @@ def _train(
     geometry = parts.geometry
     routers = [_router(layer, geometry) for layer in parts.layers]
     trainer: Any
-    if kind == "mlp":
-        trainer = experts.ExpertTrainer(geometry, routers, recipe, seed)
+    if kind == "gate_resid":
+        trainer = experts.ResidTrainer(geometry, routers, recipe, seed)
+    elif kind in EXPERTS:
+        width = 0 if kind == "linear" else recipe.width
+        trainer = experts.ExpertTrainer(geometry, routers, recipe, seed, width)
     else:
         trainer = neurons.NeuronTrainer(
             geometry, lambda layer: factors_of(parts, layer), recipe, seed
@@ -108,10 +112,10 @@ def _train(
             see(torch.from_numpy(text.batch(number, recipe.batch, held_out=True)))
             for number in range(valid)
         ]
-        if kind == "mlp":
+        if kind in EXPERTS:
             batches = [(seen, recipe.batch) for seen in held_out]
             rows = quality.of_experts(trainer, routers, batches)
-            about = {"width": recipe.width, "horizon": recipe.horizon}
+            about = {"width": trainer.width, "horizon": recipe.horizon}
         else:
             calibration = [
                 see(torch.from_numpy(text.batch(number, recipe.batch)))
@@ -127,20 +131,22 @@ def _train(
     return tensors, about, rows
 
 
-def _router(layer: Any, geometry: Any) -> Tensor:
-    """A router's matrix [experts, hidden]; zeros where it has none, to start from nothing."""
+def _router(layer: Any, geometry: Any) -> tuple[Tensor, Tensor]:
+    """A router's weight and bias; zeros for what it has not, to start from nothing."""
     import torch
 
-    weight = getattr(layer.router, "weight", None)
-    shape = (geometry.experts, geometry.hidden)
-    if weight is None or tuple(weight.shape) != shape:
-        return torch.zeros(shape)
-    return weight.detach()
+    def of(name: str, *shape: int) -> Tensor:
+        found = getattr(layer.router, name, None)
+        if found is None or tuple(found.shape) != shape:
+            return torch.zeros(shape)
+        return found.detach().float().cpu()
+
+    return of("weight", geometry.experts, geometry.hidden), of("bias", geometry.experts)
 
 
 def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over layers, as rows of accuracy."""
-    if kind == "mlp":
+    if kind in EXPERTS:
         least = min(row["named"] for row in rows)
         groups = {
             f"{name}{horizon}": [
@@ -149,7 +155,7 @@ def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if row["horizon"] == horizon and row["named"] == least
             ]
             for horizon in sorted({row["horizon"] for row in rows})
-            for name, prefix in (("mlp_horizon", ""), ("gate_horizon", "gate_"))
+            for name, prefix in ((f"{kind}_horizon", ""), ("gate_horizon", "gate_"))
         }
         metrics = dict.fromkeys(groups, f"recall@{least}")
     else:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from moex import trained
-from moex.prefetch.nets import DECAY, Lean, nets
+from moex.prefetch.nets import DECAY, Lean, read_nets
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:
@@ -19,20 +18,6 @@ if TYPE_CHECKING:
 
     from moex.prefetch.base import Observation
     from moex.types import Geometry, Prediction
-
-KIND = "mlp"
-
-
-def read_nets(geometry: Geometry, model: Path, checkpoint: str | None = None) -> Any:
-    """The networks of this model's checkpoint, as they were trained.
-
-    Raises:
-        ValueError: there is none, or it is of another model.
-    """
-    found = trained.read(KIND, geometry, model, checkpoint)
-    made = nets(geometry, found.about["width"], found.about["horizon"])
-    made.load_state_dict(found.tensors)
-    return made.requires_grad_(False)
 
 
 @dataclass
@@ -54,7 +39,7 @@ class MLP(ScoredPrefetcher):
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Read the checkpoint of this model."""
-        as_trained = read_nets(geometry, model, self.checkpoint)
+        as_trained = read_nets("mlp", geometry, model, self.checkpoint)
         self.nets = [Lean(net, self.depth) for net in as_trained]
         self.device_bytes = sum(net.nbytes for net in self.nets)
 

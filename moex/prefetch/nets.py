@@ -1,22 +1,44 @@
-"""The networks of `prefetch=mlp`: as they are trained, and as a run computes them."""
+"""What trained predictors of experts compute, as it is trained and as a run computes it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from moex import trained
 from moex.bits import EightBits
 from moex.prefetch.scored import DEEPEST
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from moex.types import Geometry
 
 DECAY = 0.8
 """Of the past, from one token to the next."""
+
+
+class LinearNet(nn.Module):
+    """Scores the experts of the next layers by routers of its own.
+
+    It takes what a `LayerNet` takes and looks at the hidden state alone. Output: logits [tokens,
+    layers ahead, experts].
+    """
+
+    def __init__(self, hidden: int, experts: int, horizon: int) -> None:
+        super().__init__()
+        self.horizon, self.experts = horizon, experts
+        self.routers = nn.Linear(hidden, horizon * experts)
+        nn.init.zeros_(self.routers.bias)
+
+    def forward(self, hidden: Tensor, chosen: Tensor, past: Tensor) -> Tensor:
+        """Logits [tokens, layers ahead, experts] of router inputs [tokens, hidden]."""
+        logits = self.routers(hidden.to(self.routers.weight.dtype))
+        return logits.unflatten(1, (self.horizon, self.experts))
 
 
 class LayerNet(nn.Module):
@@ -89,13 +111,26 @@ class Lean:
 
 
 def nets(geometry: Geometry, width: int, horizon: int = DEEPEST) -> nn.ModuleList:
-    """One network for each layer but the last."""
+    """One network for each layer but the last; linear ones if `width` is 0."""
+    hidden, experts = geometry.hidden, geometry.experts
+    horizons = [min(horizon, geometry.layers - 1 - layer) for layer in range(geometry.layers - 1)]
     return nn.ModuleList(
-        LayerNet(
-            geometry.hidden, geometry.experts, min(horizon, geometry.layers - 1 - layer), width
-        )
-        for layer in range(geometry.layers - 1)
+        LayerNet(hidden, experts, ahead, width) if width else LinearNet(hidden, experts, ahead)
+        for ahead in horizons
     )
+
+
+def read_nets(kind: str, geometry: Geometry, model: Path, checkpoint: str | None = None) -> Any:
+    """The networks of this model's checkpoint, as they were trained.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another model.
+    """
+    found = trained.read(kind, geometry, model, checkpoint)
+    made = nets(geometry, found.about["width"], found.about["horizon"])
+    made.load_state_dict(found.tensors)
+    return made.requires_grad_(False)
 
 
 def multi_hot(index: Tensor, experts: int) -> Tensor:

@@ -30,14 +30,14 @@ class Seen(NamedTuple):
 def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> list[Seen]:
     """Let the model read windows [batch, context]; return what each MoE layer saw.
 
-    Nothing of it is kept here: memory is bounded by the batch.
+    It lies on the CPU, where predictors are trained. Memory is bounded by the batch.
     """
     seen: dict[int, Seen] = {}
 
     def catch(number: int) -> object:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
             hidden, index, *_rest = (*args, *kwargs.values())
-            seen[number] = Seen(hidden.detach().float(), index.detach())
+            seen[number] = Seen(hidden.detach().float().cpu(), index.detach().cpu())
 
         return hook
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.sparsity.lowrank import LayerFactors
-    from moex.train.experts import ExpertTrainer
+    from moex.train.experts import ExpertTrainer, Router
 
 Row = dict[str, Any]
 
 
 @torch.no_grad()
 def of_experts(
-    trainer: ExpertTrainer, routers: Sequence[Tensor], batches: Sequence[tuple[Any, int]]
+    trainer: ExpertTrainer, routers: Sequence[Router], batches: Sequence[tuple[Any, int]]
 ) -> list[Row]:
     """One row a layer, horizon and number named: the networks beside the gate.
 
@@ -45,7 +45,8 @@ def of_experts(
         hidden = torch.cat([seen[layer].hidden for seen, _, _ in examples])
         for horizon in range(1, net.horizon + 1):
             true = wanted[:, horizon - 1]
-            gate = hidden @ routers[layer + horizon].float().T
+            weight, bias = routers[layer + horizon]
+            gate = hidden @ weight.T + bias
             for named in range(geometry.top_k, min(2 * geometry.top_k, geometry.experts) + 1):
                 row: Row = {"layer": layer + horizon, "horizon": horizon, "named": named}
                 for name, scores in (("", logits[:, horizon - 1]), ("gate_", gate)):

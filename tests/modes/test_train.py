@@ -10,11 +10,14 @@ from hydra import compose, initialize_config_dir
 from moex.app import build
 from moex.errors import register_resolvers
 from moex.modes.train import run
+from moex.prefetch.gate_resid import GateResid
+from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.runner.assemble import load_parts
 from moex.sparsity.corm import Corm
 
 CONF = Path(__file__).parents[2] / "conf"
+MADE = {"mlp": MLP, "linear": Linear, "gate_resid": GateResid, "corm": Corm}
 SHORT = (
     "train.tokens=3000",
     "train.valid_tokens=512",
@@ -41,16 +44,16 @@ def train(folder: Path, model: Path, *words: str):
     return run(config, folder, build)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "corm"])
+@pytest.mark.parametrize("kind", sorted(MADE))
 def test_what_was_trained_is_found_by_the_next_run(kind, text, mixtral, tmp_path):
     report = train(tmp_path, mixtral, f"prefetch={kind}", f"train.text={text}", *SHORT)
     assert "predictor written" in report.verdict
     assert {task["task"] for task in report.tasks} >= (
-        {"mlp_horizon1", "gate_horizon3"} if kind == "mlp" else {"corm_late_neuron_recall"}
+        {"corm_late_neuron_recall"} if kind == "corm" else {f"{kind}_horizon1", "gate_horizon3"}
     )
     assert {path.name for path in tmp_path.iterdir()} == {"tokens.bin", "quality.json"}
     parts = load_parts(str(mixtral))
-    part = MLP() if kind == "mlp" else Corm()
+    part = MADE[kind]()
     part.bind(parts.geometry, parts.folder)
     assert part.device_bytes > 0
 

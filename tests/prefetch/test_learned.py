@@ -15,8 +15,8 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
-from moex.prefetch.mlp import MLP, read_nets
-from moex.prefetch.nets import Lean
+from moex.prefetch.mlp import MLP
+from moex.prefetch.nets import Lean, read_nets
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Memory, Setup, load_parts, offload
@@ -83,7 +83,7 @@ def test_the_bundled_networks_beat_the_gate(parts):
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_lean_networks_score_as_the_trained_ones_do(parts, depth):
-    for net in read_nets(parts.geometry, parts.folder):
+    for net in read_nets("mlp", parts.geometry, parts.folder):
         draw = torch.Generator().manual_seed(3)
         hidden = torch.randn(5, parts.geometry.hidden, generator=draw)
         chosen, past = torch.rand(5, 8, generator=draw), torch.rand(5, net.horizon, 8)

@@ -1,0 +1,62 @@
+"""A linear probe: routers trained to look ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch.nn import functional
+
+from moex.prefetch.nets import read_nets
+from moex.prefetch.scored import ScoredPrefetcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from moex.prefetch.base import Observation
+    from moex.types import Geometry, Prediction
+
+
+@dataclass
+class Linear(ScoredPrefetcher):
+    """Ask, for each layer ahead, a router trained on this layer's router input.
+
+    What `prefetch=mlp` is without its network: the linear control of trained predictors. A score
+    is the probability of being chosen, summed over the visit's tokens. As cheap as the gate.
+
+    Args:
+        checkpoint: a file; None for the one beside the model or in the cache folder.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    kind: ClassVar[str] = "linear"
+
+    checkpoint: str | None = None
+
+    def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
+        """Read the checkpoint of this model."""
+        self.experts, self.routers = geometry.experts, []
+        for net in read_nets(self.kind, geometry, model, self.checkpoint):
+            own, count = net.routers, min(self.depth, net.horizon) * geometry.experts
+            self.routers.append((own.weight[:count].bfloat16(), own.bias[:count].bfloat16()))
+        self.device_bytes = sum(t.nbytes for router in self.routers for t in router)
+
+    @torch.no_grad()
+    def predict(self, observation: Observation) -> list[Prediction]:
+        """Return the experts most probably chosen."""
+        layer, hidden = observation.access.layer, observation.hidden
+        if layer == len(self.routers):
+            return []
+        weight, bias = self.routers[layer]
+        if weight.device != hidden.device:
+            weight, bias = self.routers[layer] = weight.to(hidden.device), bias.to(hidden.device)
+        logits = functional.linear(hidden.bfloat16(), weight, bias).float()
+        rows = self.scores(logits.view(len(hidden), -1, self.experts)).sum(0).tolist()
+        return list(self.name(observation.access, rows))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Of logits [tokens, layers ahead, experts]: what is summed over the tokens."""
+        return logits.sigmoid()
