@@ -32,6 +32,7 @@ from moex.cache.lru import LRU
 from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
 from moex.prefetch.gate import Gate
+from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
@@ -49,10 +50,14 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
+    from moex.prefetch.scored import ScoredPrefetcher
     from moex.report import Clocked
 
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""
+
+GUESSES: dict[str, type[ScoredPrefetcher]] = {"gate": Gate, "linear": Linear, "mlp": MLP}
+CACHES: dict[str, type[CachePolicy]] = {"lru": LRU, "lfu": LFU}
 
 PROMPTS = [
     "The old lighthouse keeper climbed the stairs every evening before sunset.",
@@ -260,8 +265,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
-    parser.add_argument("--guess", choices=["gate", "mlp"], default="gate", help="for decode")
-    parser.add_argument("--cache", choices=["lru", "lfu"], default="lru", help="for decode")
+    parser.add_argument("--guess", choices=list(GUESSES), default="gate", help="for decode")
+    parser.add_argument("--cache", choices=list(CACHES), default="lru", help="for decode")
     parser.add_argument("--width", type=int, default=0, help="guesses a layer; 0: top-k")
     parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
@@ -274,8 +279,8 @@ def main() -> None:
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
         "decode": lambda: decode(
             *run,
-            {"gate": Gate, "mlp": MLP}[given.guess](width=given.width),
-            {"lru": LRU, "lfu": LFU}[given.cache](),
+            GUESSES[given.guess](width=given.width),
+            CACHES[given.cache](),
         ),
         "compare": lambda: compare(*run, given.folder),
     }

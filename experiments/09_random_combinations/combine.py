@@ -45,7 +45,7 @@ PROMPTS = (
 )
 
 
-TRAINED = ("recorded", "mlp", "corm")
+TRAINED = ("recorded", "gate_resid", "linear", "mlp", "corm")
 """Prefetchers that want a file of this very model."""
 
 

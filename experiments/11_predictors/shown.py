@@ -19,9 +19,16 @@ from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.paired import T95
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.figure import Figure
 
-NAMES = ("gate", "mlp", "gate_norm", "popularity", "random")
+TRAINED = ("gate_resid", "linear", "mlp")
+LOOKS = {
+    name: {"color": COLOURS[number], "marker": MARKERS[number % len(MARKERS)], "label": name}
+    for number, name in enumerate(("gate", "mlp", "linear", "gate_resid", "popularity", "random"))
+}
+"""Of what is drawn; gate_norm would lie on gate."""
 Row = dict[str, Any]
 
 
@@ -38,11 +45,11 @@ def at_bytes(rows: list[Row], text: int, megabytes: float) -> float:
     return float(np.interp(megabytes, spent, covered))
 
 
-def equal_bytes(rows: list[Row]) -> list[Row]:
-    """Coverage of mlp where it prefetches the bytes of gate, and the paired difference."""
+def equal_bytes(rows: list[Row], name: str) -> list[Row]:
+    """Coverage where a predictor prefetches the bytes of gate, and the paired difference."""
     found = []
     for horizon in (1, 2, 3):
-        gates, networks = lines(rows, "gate", horizon), lines(rows, "mlp", horizon)
+        gates, networks = lines(rows, "gate", horizon), lines(rows, name, horizon)
         for gate in gates:
             apart, theirs = [], []
             for text, (spent, covered) in enumerate(
@@ -55,10 +62,46 @@ def equal_bytes(rows: list[Row]) -> list[Row]:
             found.append(
                 {"horizon": horizon, "named": gate["width"]}
                 | {"MB a token": float(np.mean(gate["mb_by_text"]))}
-                | {"gate": float(np.mean(gate["coverage_by_text"])), "mlp": float(np.mean(theirs))}
+                | {"gate": float(np.mean(gate["coverage_by_text"]))}
+                | {"coverage": float(np.mean(theirs))}
                 | {"apart": float(np.mean(apart)), "half": float(half)}
             )
     return found
+
+
+def table(head: list[str], rows: Iterable[list[Any]]) -> None:
+    """Print a table in Markdown."""
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for row in rows:
+        cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+        print("| " + " | ".join(cells) + " |")
+
+
+def told(row: Row) -> list[Any]:
+    """A row of `equal_bytes` as it is printed."""
+    apart = f"{row['apart']:+.3f} ± {row['half']:.3f}"
+    megabytes = f"{row['MB a token']:.2f}"
+    return [row["horizon"], row["named"], megabytes, row["gate"], row["coverage"], apart]
+
+
+def recalls(rows: list[Row]) -> None:
+    """Print recall by layer with top-k named, and means over layers by how many are named."""
+    names, least = ("gate", *TRAINED), min(row["named"] for row in rows)
+    found: dict[tuple, list[float]] = {}
+    for row in rows:
+        where = row["horizon"], row["named"]
+        found.setdefault((row["predictor"], *where), []).append(row["recall"])
+        if row["named"] == least:
+            found[row["predictor"], row["horizon"], "layer", row["layer"]] = [row["recall"]]
+    cells = dict.fromkeys(key[1:] for key in found)
+    for head, keys in (
+        (["ahead", "layer"], [key for key in cells if len(key) == 3]),
+        (["ahead", "named"], [key for key in cells if len(key) == 2]),
+    ):
+        means = (
+            [key[0], key[-1], *(float(np.mean(found[n, *key])) for n in names)] for key in keys
+        )
+        table([*head, *names], means)
 
 
 def draw(tables: dict[str, list[Row]]) -> Figure:
@@ -67,22 +110,20 @@ def draw(tables: dict[str, list[Row]]) -> Figure:
     for column, horizon in enumerate((1, 2, 3)):
         experts = [row for row in tables["experts"] if row["horizon"] == horizon]
         named = sorted({row["named"] for row in experts})
-        for number, (name, field) in enumerate((("gate", "gate_recall"), ("mlp", "recall"))):
-            look: Row = {"color": COLOURS[number], "marker": MARKERS[number], "label": name}
-            means = [np.mean([r[field] for r in experts if r["named"] == n]) for n in named]
-            axes[0][column].plot(named, means, **look)
+        for name in ("gate", *TRAINED):
+            mine = [row for row in experts if row["predictor"] == name]
+            means = [np.mean([r["recall"] for r in mine if r["named"] == n]) for n in named]
+            axes[0][column].plot(named, means, **LOOKS[name])
         axes[0][column].set(ylim=(0, 1.03), xlabel="experts named", xticks=named)
         axes[0][column].set_title(f"{horizon} layer{'s'[: horizon - 1]} ahead")
-        for number, name in enumerate(NAMES):
-            mine = lines(tables["replays"], name, horizon)
-            if mine and name != "gate_norm":  # it lies on gate
-                look = {"color": COLOURS[number], "marker": MARKERS[number % 4], "label": name}
+        for name, look in LOOKS.items():
+            if mine := lines(tables["replays"], name, horizon):
                 spent = [0, *(row["mb_prefetched_per_token"] for row in mine)]
                 axes[1][column].plot(spent, [0, *(row["coverage"] for row in mine)], **look)
         for row in lines(tables["replays"], "oracle", horizon):
             spent = row["mb_prefetched_per_token"]
-            look = {"color": "0.45", "marker": "*", "linestyle": "", "markersize": 9}
-            axes[1][column].plot(spent, row["coverage"], label="oracle", **look)
+            star: Row = {"color": "0.45", "marker": "*", "linestyle": "", "markersize": 9}
+            axes[1][column].plot(spent, row["coverage"], label="oracle", **star)
         axes[1][column].set(ylim=(0, 1.03), xlabel="MB prefetched a token")
     axes[0][0].set_ylabel("recall of the two experts")
     axes[1][0].set_ylabel("coverage")
@@ -103,25 +144,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("predictors.png"))
     args = parser.parse_args()
     tables = json.loads(args.tables.read_text())
-    print(
-        "| horizon | gate names | MB a token | gate | mlp | mlp - gate (95 %) |\n"
-        + "|---" * 6
-        + "|"
-    )
-    for row in equal_bytes(tables["replays"]):
-        shares = f"{row['gate']:.3f} | {row['mlp']:.3f}"
-        apart = f"{row['apart']:+.3f} ± {row['half']:.3f}"
-        print(
-            f"| {row['horizon']} | {row['named']} | {row['MB a token']:.2f} | {shares} | {apart} |"
-        )
+    recalls(tables["experts"])
+    for name in TRAINED:
+        head = ["ahead", "gate names", "MB a token", "gate", name, f"{name} - gate (95 %)"]
+        table(head, map(told, equal_bytes(tables["replays"], name)))
     kept = ("predictor", "horizon", "width", "coverage", "precision", "timeliness")
     kept += ("mb_prefetched_per_token", "mb_wasted_per_token", "pollution_per_token")
-    print("\n| " + " | ".join(kept) + " |\n" + "|---" * len(kept) + "|")
-    for row in tables["replays"]:
-        cells = [row[name] for name in kept]
-        print(
-            "| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |"
-        )
+    table(list(kept), ([row[name] for name in kept] for row in tables["replays"]))
     with styled():
         draw(tables).savefig(args.out, dpi=120, metadata={"Software": None})
 

@@ -1,10 +1,11 @@
 """How good the trained predictors are on held-out text, and what a cache gains from them.
 
-Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, networks beside
-gate; (2) replay of recorded decodings under every predictor, by horizon and width: coverage,
-bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and the megabytes of
-every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py` draws them. With
-`--time` instead microseconds a visit, which mean something on a quiet machine only (half a minute).
+Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, what was
+trained beside the gate; (2) replay of recorded decodings under every predictor, by horizon and
+width: coverage, bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and
+the megabytes of every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py`
+draws them. With `--time` instead microseconds a visit, which mean something on a quiet machine
+only (half a minute).
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
 
@@ -30,8 +31,10 @@ from moex.cache.lru import LRU
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
-from moex.prefetch.mlp import MLP, read_nets
-from moex.prefetch.nets import Lean
+from moex.prefetch.gate_resid import GateResid
+from moex.prefetch.linear import Linear
+from moex.prefetch.mlp import MLP
+from moex.prefetch.nets import Lean, read_nets
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
@@ -95,10 +98,22 @@ class AsRun(torch.nn.Module):
 
 def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 1."""
-    routers = [layer.router.weight.detach() for layer in parts.layers]
-    trainer = ExpertTrainer(parts.geometry, routers, Recipe(), 0)
-    trainer.modules = torch.nn.ModuleList(map(AsRun, read_nets(parts.geometry, parts.folder)))
-    return quality.of_experts(trainer, routers, [(s, 8) for s in reads(parts, text, batches)])
+    weights = [layer.router.weight.detach().float() for layer in parts.layers]
+    routers = [(weight, torch.zeros(len(weight))) for weight in weights]
+    seen = [(each, 8) for each in reads(parts, text, batches)]
+    trainer, rows = ExpertTrainer(parts.geometry, routers, Recipe(), 0), []
+    for kind in ("gate_resid", "linear", "mlp"):
+        nets = read_nets(kind, parts.geometry, parts.folder)
+        trainer.modules = torch.nn.ModuleList(map(AsRun, nets)) if kind == "mlp" else nets
+        found = quality.of_experts(trainer, routers, seen)
+        for name, prefix in ((kind, ""), *([("gate", "gate_")] if kind == "mlp" else [])):
+            rows += [
+                {"predictor": name}
+                | {key: row[key] for key in ("layer", "horizon", "named")}
+                | {key: row[prefix + key] for key in ("recall", "precision", "all_named")}
+                for row in found
+            ]
+    return rows
 
 
 def reads(parts: Parts, text: Corpus, batches: int) -> list:
@@ -132,6 +147,8 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
             made: dict[str, Prefetcher] = {
                 "gate": Gate(horizon, width),
                 "gate_norm": GateNorm(horizon, width),
+                "gate_resid": GateResid(horizon, width),
+                "linear": Linear(horizon, width),
                 "mlp": MLP(horizon, width),
             }
             if horizon == 1:

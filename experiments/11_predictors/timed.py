@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from moex.prefetch.gate import Gate
+from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.sparsity.corm import Corm
 
@@ -20,7 +21,8 @@ def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
     selector, found = Corm(), {}
     selector.bind(parts.geometry, parts.folder)
     steps = [o for o in seen if o.access.phase == "decode" and o.access.layer > 0][:600]
-    for name, predictor in {"gate": Gate(), "mlp": MLP(), "mlp depth 3": MLP(3)}.items():
+    named = {"gate": Gate(), "linear": Linear(), "mlp": MLP(), "mlp depth 3": MLP(3)}
+    for name, predictor in named.items():
         predictor.bind(parts.geometry, parts.folder)
         predictor.reset(parts.geometry, 0)
         found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)

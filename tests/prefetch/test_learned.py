@@ -15,6 +15,8 @@ from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
+from moex.prefetch.gate_resid import GateResid
+from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.nets import Lean, read_nets
 from moex.prefetch.recorded import Recorded
@@ -63,7 +65,17 @@ def plain(parts):
 
 
 @pytest.mark.parametrize(
-    "prefetcher", [MLP(), MLP(depth=3, width=3), GateNorm(), Corm(MLP()), Corm(Gate())], ids=repr
+    "prefetcher",
+    [
+        MLP(),
+        MLP(depth=3, width=3),
+        Linear(depth=2),
+        GateResid(),
+        GateNorm(),
+        Corm(MLP()),
+        Corm(Gate()),
+    ],
+    ids=repr,
 )
 def test_a_trained_prefetcher_changes_no_logit_and_replays(parts, plain, prefetcher):
     logits, run = decode(parts, prefetcher)
@@ -75,10 +87,35 @@ def test_a_trained_prefetcher_changes_no_logit_and_replays(parts, plain, prefetc
 
 def test_the_bundled_networks_beat_the_gate(parts):
     coverage = []
-    for prefetcher in (Gate(), MLP()):
+    for prefetcher in (Gate(), Linear(), MLP()):
         counts = decode(parts, prefetcher)[1].ledger.phases[DECODE]
         coverage.append(counts.guessed_hits / (counts.guessed_hits + counts.demand_misses))
-    assert coverage[1] > coverage[0] + 0.05
+    assert min(coverage[1:]) > coverage[0] + 0.05
+
+
+@pytest.mark.parametrize("made", [Linear, GateResid])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_linear_predictors_score_as_they_were_trained(parts, made, depth):
+    draw, prefetcher = torch.Generator().manual_seed(3), made(depth=depth, width=8)
+    prefetcher.bind(parts.geometry, parts.folder)
+    prefetcher.reset(parts.geometry, 0)
+    assert prefetcher.device_bytes == sum(min(depth, ahead) for ahead in range(1, 6)) * 8 * 257 * 2
+    for layer, net in enumerate(read_nets(made.kind, parts.geometry, parts.folder)):
+        hidden = torch.randn(3, parts.geometry.hidden, generator=draw)
+        logits = net(hidden, None, None)[:, :depth]
+        each = logits.sigmoid() if made is Linear else logits.softmax(-1)
+        said = prefetcher.predict(Observation(Access(0, 4, layer, DECODE, (1, 5)), hidden=hidden))
+        assert {p.expert.layer for p in said} == {layer + 1 + d for d in range(each.shape[1])}
+        for prediction in said:
+            ahead, index = prediction.expert.layer - layer - 1, prediction.expert.index
+            assert prediction.score == pytest.approx(float(each[:, ahead, index].sum()), abs=0.05)
+    last = Observation(Access(0, 4, 5, DECODE, (1, 5)), hidden=hidden)
+    assert prefetcher.predict(last) == []
+
+
+@pytest.mark.parametrize("made", [Linear, GateResid])
+def test_linear_predictors_keep_the_contract(parts, made):
+    check_prefetcher(lambda: made(depth=2), parts.geometry, parts.folder)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -105,8 +142,11 @@ def test_what_the_checkpoint_claims_meets_the_bars(parts, selector):
     assert min(row["energy_recall"] for row in late) >= 0.95
     rows = trained.read("mlp", parts.geometry, parts.folder).about["metrics"]
     assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
-    files = [TINY / "predictors" / f"{kind}.safetensors" for kind in ("mlp", "corm")]
-    assert sum(path.stat().st_size for path in files) <= 7_000_000
+    rows = trained.read("linear", parts.geometry, parts.folder).about["metrics"]
+    assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
+    files = list((TINY / "predictors").iterdir())
+    assert len(files) == 4
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
 
 
 def test_coarse_to_fine_keeps_the_contract(parts, selector):
