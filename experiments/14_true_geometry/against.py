@@ -92,7 +92,8 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
                             pass
             flags = ["--runner", runner, "--budget", options.budget, "--folder", folder(options)]
             flags += ["--new-tokens", options.new_tokens, "--prefetch", options.prefetch]
-            flags += ["--width", options.width, "--readers", options.readers]
+            flags += ["--width", options.width, "--depth", options.depth]
+            flags += ["--readers", options.readers]
             flags += ["--layers", options.layers, *(["--tiny"] if options.tiny else [])]
             flags += ["--quant", options.quant] if options.quant else []
             command = [sys.executable, __file__, "--model", options.model, *flags]
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--budget", default="9GiB")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
     parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
+    parser.add_argument("--depth", type=int, default=1, help="layers ahead that are guessed")
     parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)

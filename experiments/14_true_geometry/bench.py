@@ -152,7 +152,9 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     link, reads = link_speed(parts, count), memory_speed(parts, count)
     geometry = parts.geometry
     moved = (row.bytes_moved or 0) / row.tokens_decode
+    wasted = (row.bytes_wasted or 0) / row.tokens_decode
     by_link = link / moved if moved else float("inf")
+    by_useful = link / (moved - wasted) if moved > wasted else float("inf")
     by_memory = reads / geometry.token_bytes
     speed = row.tokens_per_second or 0.0
     parts.store.close()
@@ -171,6 +173,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
         "share_of_link": speed / by_link,
         "share_of_memory": speed / by_memory,
         "share_of_least": speed / min(by_link, by_memory),
+        "share_of_least_useful_bytes": speed / min(by_useful, by_memory),
         "whole_layers_ceiling_tokens_per_second": link / geometry.all_bytes,
         "planned_device_bytes": row.planned_device_bytes,
         "peak_host_bytes": row.peak_host_bytes,
@@ -195,7 +198,8 @@ def main() -> None:
     parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
-    parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
+    parser.add_argument("--prefetch", choices=["none", "gate", "oracle"], default="none")
+    parser.add_argument("--depth", type=int, default=1, help="layers ahead that are guessed")
     parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
     parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=32)

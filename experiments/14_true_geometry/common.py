@@ -14,6 +14,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
+from moex.prefetch.oracle import Oracle
 from moex.provenance import provenance
 from moex.runner.assemble import Setup
 from moex.store.pack import cache_folder
@@ -52,11 +53,13 @@ def folder(options: argparse.Namespace) -> Path:
 
 
 def setup(options: argparse.Namespace) -> Setup:
-    """LRU within the budget, with or without lookahead."""
+    """LRU within the budget, with or without guesses."""
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
     memory = replace(memory, reader_threads=options.readers)
-    lookahead = options.prefetch == "gate"
-    return Setup(LRU(), memory, Gate(width=options.width) if lookahead else NoPrefetch())
+    if options.prefetch == "gate":
+        return Setup(LRU(), memory, Gate(options.depth, options.width))
+    named = Oracle(horizon=options.depth) if options.prefetch == "oracle" else NoPrefetch()
+    return Setup(LRU(), memory, named)
 
 
 def say(row: dict[str, Any], options: argparse.Namespace) -> None:
