@@ -151,6 +151,7 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "layer_s": layer_s,
                 "drift": drift,
                 "selector": args.selector,
+                "coarse": args.coarse if args.selector == "corm" else None,
                 "mode": args.mode,
                 "rank": args.rank,
                 "fraction": args.fraction,
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
     parser.add_argument("--fraction", type=float, default=0.3)
     parser.add_argument("--rank", type=int, help="of the selector; default: the checkpoint's")
-    parser.add_argument("--coarse", choices=["mlp", "gate"], default="mlp", help="names experts")
+    parser.add_argument("--coarse", choices=["mlp", "linear", "gate"], default="mlp")
     parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
     parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")

@@ -82,11 +82,12 @@ def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
     """The selector and the prefetcher that are compared with whole experts."""
     if args.selector == "corm":
         from moex.prefetch.corm import Corm as Fetch
+        from moex.prefetch.linear import Linear
         from moex.prefetch.mlp import MLP
         from moex.sparsity.corm import Corm
 
         chosen = Corm(fraction=args.fraction, mode=args.mode, rank=args.rank)
-        return chosen, Fetch(MLP() if args.coarse == "mlp" else Gate())
+        return chosen, Fetch({"mlp": MLP, "linear": Linear, "gate": Gate}[args.coarse]())
     made = {"oracle": Oracle, "random": Random}[args.selector]
     return made(fraction=args.fraction, mode=args.mode), NoPrefetch()
 

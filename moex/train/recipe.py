@@ -17,8 +17,8 @@ class Recipe:
         batch: windows the model reads at once; memory is bounded by it.
         step: tokens an optimizer step.
         rate: the highest learning rate.
-        width: of the networks' hidden layer.
-        horizon: mlp: layers ahead, at most 3.
+        width: of the networks' hidden layer (mlp, corm).
+        horizon: of predictors of experts: layers ahead, at most 3.
         rank: corm: of the factors, even.
         out: the file to write; None for the cache folder.
 
