@@ -25,7 +25,7 @@ class Linear(ScoredPrefetcher):
     """Ask, for each layer ahead, a router trained on this layer's router input.
 
     What `prefetch=mlp` is without its network: the linear control of trained predictors. A score
-    is the probability of being chosen, summed over the visit's tokens. As cheap as the gate.
+    is the probability of being chosen, summed over the visit's tokens. It costs one small product.
 
     Args:
         checkpoint: a file; None for the one beside the model or in the cache folder.
