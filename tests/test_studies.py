@@ -199,7 +199,9 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", words)
     capsys.readouterr()
     shown.main()
-    assert "| horizon | gate names |" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| ahead | gate names | MB a token | gate | linear | linear - gate (95 %) |" in told
+    assert "| ahead | named | gate | gate_resid | linear | mlp |" in told
     assert picture.is_file()
 
 

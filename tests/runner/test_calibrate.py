@@ -71,8 +71,9 @@ def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_pa
     (run,) = made
     assert not run.link.emulated
     assert profile.submit_s + profile.handover_s > 0
-    crossed = run.link.stats()
-    assert profile.link_bytes_per_s == crossed.bytes_moved / crossed.busy_s
+    crossed = run.link.stats()  # later than the profile's: the last guess may have come since
+    speed = crossed.bytes_moved / crossed.busy_s
+    assert profile.link_bytes_per_s == pytest.approx(speed, rel=0.2)
 
 
 class Ticking(Link):
