@@ -17,7 +17,7 @@ from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs, process_bytes, skeleton_bytes
+from moex.runner.budget import needs, skeleton_bytes
 from moex.runner.hosts import HostLane
 from moex.runner.model import OffloadedModel
 from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
@@ -125,8 +125,7 @@ def offload(
         setup.prefetcher.bind(parts.geometry, parts.folder, selector)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    held = skeleton + (parts.geometry.all_bytes if parts.store.in_memory else 0)
-    process = process_bytes(parts.device, hardware, held)
+    process = 0 if hardware is not None and hardware.timed else parts.process_bytes
     beside = (setup.predictor_bytes, skeleton, process)
     wanted = needs(parts.model, parts.geometry, *lengths, *beside)
     cache = ExpertCache(

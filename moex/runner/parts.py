@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from moex.cache.capacity import STORES
 from moex.identity import model_folder
 from moex.runner import checkpoint, hf, hub
+from moex.runner.budget import process_bytes, skeleton_bytes
 from moex.runner.meter import trim
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
 from moex.runner.quantized_rows import NeuronPacking
@@ -46,7 +47,8 @@ class Parts:
     """A loaded model: the skeleton, and the store that has its experts.
 
     `quantized` says in words what was packed how (None: nothing was); `packing` says how an
-    expert's record is computed with.
+    expert's record is computed with; `process_bytes` is what interpreter and libraries held on a
+    CPU when all was loaded, so that a budget makes as many slots for every run of it.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class Parts:
     random_weights: bool = False
     packing: ExpertPacking | None = None
     quantized: dict[str, Any] | None = None
+    process_bytes: int = 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,6 +182,8 @@ def load_parts(
     trim()
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
     size = linears + sum(skeleton.values())
+    # Buffers stand only in the first, packed linear layers maybe only in the second.
+    held = max(skeleton_bytes(model), size) + (geometry.all_bytes if experts.in_memory else 0)
     return Parts(
         folder=folder,
         model=model,
@@ -191,6 +196,7 @@ def load_parts(
         random_weights=made,
         packing=packing,
         quantized=settings,
+        process_bytes=process_bytes(device, held=held),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moex.cache.lru import LRU
 from moex.report import Report
 from moex.runner.assemble import Setup, offload
+from moex.runner.meter import trim
 from moex.runner.routing import read_routing
 from moex.runner.workload import generate
 
@@ -41,6 +42,7 @@ def prepare(
         recording = _record(
             _make(parts, batches, workload, plain, None), workload, batches, setup.seed
         )
+        trim()
         future = recording.future()
         if prefetcher is not None:
             prefetcher.foresee(recording)

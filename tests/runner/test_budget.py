@@ -8,9 +8,12 @@ import yaml
 from small_models import random_family
 from test_configs import CONF
 
+from moex.cache.belady import Belady
 from moex.cache.lru import LRU
 from moex.runner import budget, checkpoint, hf, hub
 from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.prepare import prepare
+from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store.layout import Planes
 
@@ -58,9 +61,9 @@ def test_known_models_have_the_sizes_that_others_name(name):
 
 
 def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
+    monkeypatch.setattr(budget, "resident_bytes", lambda: 10**9)
     parts = load_parts(str(mixtral))
     lengths = (20, 12, 3)
-    monkeypatch.setattr(budget, "resident_bytes", lambda: 10**9)
     held = parts.skeleton_bytes + sum(b.nbytes for b in parts.model.buffers())
     held += sum(record.nbytes for record in parts.store.records)
     wanted = budget.needs(parts.model, parts.geometry, *lengths, process=10**9 - held)
@@ -85,3 +88,21 @@ def test_a_process_counts_only_where_its_memory_is_the_device():
     assert budget.process_bytes("cpu", HardwareProfile()) >= budget.LIBRARIES
     assert budget.process_bytes("cpu", profile) == budget.process_bytes("cuda") == 0
     assert budget.process_bytes("cpu", held=10**15) == budget.LIBRARIES
+
+
+@pytest.mark.parametrize("store", ["ram", "disk"])
+def test_a_recording_pass_takes_no_slots_from_an_oracle(mixtral, tmp_path, monkeypatch, store):
+    parts = load_parts(str(mixtral), store=store, cache_dir=tmp_path)
+    most = parts.geometry.layers * 3 + 2 * parts.geometry.top_k
+    enough = budget.needs(parts.model, parts.geometry, 4, 2, process=parts.process_bytes).total
+    memory = Memory(None, enough + most * parts.layout.bytes)
+    grown = budget.resident_bytes() + (1 << 30)
+    monkeypatch.setattr(budget, "resident_bytes", lambda: grown)
+    workload = Prompts(name="one", prompts=["x"], new_tokens=2)
+    batches = [torch.arange(2, 6)[None]]
+    slots = []
+    for policy in (LRU(), Belady()):
+        offloaded = prepare(parts, batches, workload, Setup(policy, memory))
+        slots.append(offloaded.cache.slots)
+        offloaded.close()
+    assert slots == [3, 3]
