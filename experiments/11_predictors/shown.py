@@ -128,7 +128,8 @@ def draw(tables: dict[str, list[Row]]) -> Figure:
     axes[0][0].set_ylabel("recall of the two experts")
     axes[1][0].set_ylabel("coverage")
     axes[0][0].legend(loc="lower right")
-    axes[1][2].legend(*axes[1][0].get_legend_handles_labels(), loc="upper left", ncols=2)
+    handles = axes[1][0].get_legend_handles_labels()
+    axes[1][2].legend(*handles, loc="upper left", bbox_to_anchor=(0, 0.94), ncols=2)
     text = (
         "Bundled model, text that neither it nor the predictors have read. Above: mean over the "
         "layers that can be named, 16,384 tokens. Below: replays of 12 decodings of 128 tokens, "
