@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.identity import trace_path
 from moex.miss.fetch import Fetch
+from moex.places import trace_path
 from moex.sim.rows import row_cache, whole_from
 from moex.sim.simulator import simulate as _simulate
 from moex.trace.format import Trace, write_trace

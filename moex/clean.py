@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from moex.files import alone
-from moex.identity import cache_folder, code_digest
+from moex.identity import code_digest
+from moex.places import cache_folder
 from moex.store.pack import MANIFEST, SCHEMA
 
 GOING = ".removed"

@@ -12,11 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.places import cache_folder, downloaded_folder, model_folder, trace_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-ASSETS = Path(__file__).parent / "assets"
-BUNDLED = ("tiny",)
 
 SEMANTIC = (
     "mode",
@@ -99,7 +98,7 @@ def contents(groups: dict[str, Any]) -> dict[str, str]:
     if folder is not None:
         found["model"] = folder_digest(folder)
     if (groups.get("mode") or {}).get("name") != "train":
-        found |= _checkpoints(groups, folder or _downloaded(str(model.get("name", ""))))
+        found |= _checkpoints(groups, folder or downloaded_folder(str(model.get("name", ""))))
     return found
 
 
@@ -124,36 +123,6 @@ def checkpoint_places(kind: str, model: Path) -> tuple[Path, Path]:
     name, weights = f"{kind}.safetensors", folder_digest(model, (".safetensors",))
     cached = cache_folder().expanduser() / "predictors" / weights / name
     return model / "predictors" / name, cached
-
-
-def model_folder(name: str) -> Path | None:
-    """The folder of a bundled or local model; None where the name is no folder."""
-    folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
-    return folder if name and folder.is_dir() else None
-
-
-def _downloaded(name: str) -> Path | None:
-    """The folder of a model of the hub, if it is in the hub's cache.
-
-    Its content is no part of a run's name: before the first download nobody knows it, and the same
-    command after that is to find its row.
-    """
-    if name.count("/") != 1:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:
-        return None
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def trace_path(name: str) -> Path:
-    """The file of a trace: a bundled one by its name, or a path."""
-    bundled = ASSETS / "traces" / f"{name}.parquet"
-    return bundled if bundled.is_file() else Path(name)
 
 
 @cache
@@ -181,12 +150,6 @@ def _is_text(node: ast.AST) -> bool:
 def key_of(settings: dict[str, Any]) -> str:
     """Ten hex digits of plain settings."""
     return _digest(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
-
-
-def cache_folder() -> Path:
-    """What belongs to a model but not to a result: $MOEX_CACHE, or a folder of the user's cache."""
-    own = os.environ.get("MOEX_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
 
 
 def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors")) -> str:

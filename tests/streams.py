@@ -11,6 +11,8 @@ from collections import deque
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from moex.link import pinned
+
 
 class World:
     """The device: its streams, and the one that is current."""
@@ -145,5 +147,5 @@ class Cuda:
             for name in ("Stream", "Event", "current_stream", "stream", "cudart"):
                 patch.setattr(module.torch.cuda, name, getattr(self, name))
             patch.setattr(module, "give", self.give)
-            patch.setattr(module, "forget_error", nullcontext)
+            patch.setattr(pinned, "forget_error", nullcontext)
             yield self

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from moex import trained
 from moex.errors import register_resolvers
-from moex.identity import ASSETS, contents, folder_digest, run_id
+from moex.identity import contents, folder_digest, run_id
 from moex.modes.common import plain
+from moex.places import ASSETS
 from moex.types import Geometry
 
 ROOT = Path(__file__).parents[1]

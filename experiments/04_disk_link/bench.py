@@ -31,6 +31,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
+from moex.places import cache_folder
 from moex.prefetch.gate import Gate
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
@@ -40,7 +41,6 @@ from moex.runner.assemble import Parts, Setup, load_parts, offload
 from moex.runner.texts import Prompts
 from moex.runner.workload import generate
 from moex.store.disk import DiskStore
-from moex.store.pack import cache_folder
 from moex.store.slots import Slots
 from moex.types import DECODE, Expert, Load, Plan
 

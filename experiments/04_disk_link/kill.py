@@ -17,9 +17,10 @@ from time import perf_counter, sleep
 
 import torch
 
+from moex.places import cache_folder
 from moex.provenance import provenance
 from moex.runner.assemble import load_parts
-from moex.store.pack import PROGRESS, cache_folder
+from moex.store.pack import PROGRESS
 
 
 def digest(folder: Path) -> str:

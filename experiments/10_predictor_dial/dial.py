@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 
 from moex.api import read_trace, simulate
 from moex.cache.lru import LRU
-from moex.identity import trace_path
+from moex.places import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.oracle import Oracle
 from moex.sim.hardware import HardwareProfile

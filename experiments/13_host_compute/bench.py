@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.identity import trace_path
 from moex.miss.fetch import Fetch
 from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
+from moex.places import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.sim.hardware import HardwareProfile

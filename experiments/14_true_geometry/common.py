@@ -12,12 +12,12 @@ from hydra.utils import instantiate
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.places import cache_folder
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.provenance import provenance
 from moex.runner.assemble import Setup
-from moex.store.pack import cache_folder
 
 if TYPE_CHECKING:
     import argparse

@@ -75,7 +75,7 @@ def link(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Single copies timed by events, memory locked as the link does it; median of 30."""
     import torch
 
-    from moex.link.cuda import pin
+    from moex.link.pinned import pin
     from moex.store.slots import paged
 
     rows = []

@@ -25,12 +25,12 @@ from sides import Side, equal_bytes
 
 from moex.cache.capacity import Memory
 from moex.paired import in_turns, paired_ratio
+from moex.places import cache_folder
 from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner.assemble import bind_selector, load_parts
 from moex.runner.routing import read_routing
 from moex.sparsity.base import NeuronSelector
-from moex.store.pack import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.files import write_atomically
-from moex.identity import cache_folder
 from moex.modes.common import load, set_threads
+from moex.places import cache_folder
 from moex.report import Report
 
 if TYPE_CHECKING:

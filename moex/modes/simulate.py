@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
-from moex.identity import trace_path
 from moex.modes.common import names_a_part, plain, selects, write_counts
+from moex.places import trace_path
 from moex.quant.base import quantizes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
-from moex.identity import model_folder
+from moex.places import model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

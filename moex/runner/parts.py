@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from moex.cache.capacity import STORES
-from moex.identity import model_folder
+from moex.places import cache_folder, model_folder
 from moex.runner import checkpoint, hf, hub
 from moex.runner.budget import process_bytes, skeleton_bytes
 from moex.runner.meter import trim
@@ -25,7 +25,7 @@ from moex.runner.tokenizer import load_tokenizer
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer, cache_folder, packed_folder
+from moex.store.pack import Packer, packed_folder
 from moex.store.ram import RamStore
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def load_parts(
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
         store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where packed experts are kept; default `pack.cache_folder()`.
+        cache_dir: where packed experts are kept; default `places.cache_folder()`.
         keep_shards: False downloads a hub repository a shard at a time, and keeps none.
         architecture: settings of a model of random weights to make instead; `name` names it only.
         quant: which quantizer takes which weights; default none, as the checkpoint has them.

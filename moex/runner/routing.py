@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moex.identity import trace_path
+from moex.places import trace_path
 from moex.trace.format import read_trace
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ import torch
 from tqdm.auto import tqdm
 
 from moex.files import alone, whole, write_atomically
-from moex.identity import cache_folder as cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

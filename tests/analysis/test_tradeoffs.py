@@ -13,7 +13,7 @@ from analysis.tradeoffs import GROUPS
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.identity import trace_path
+from moex.places import trace_path
 from moex.report import Report
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate

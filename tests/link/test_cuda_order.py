@@ -12,7 +12,7 @@ from streams import Cuda
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.link import cuda
+from moex.link import cuda, pinned
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
 from moex.types import Access, Expert, Load, Plan, Prediction
@@ -30,7 +30,7 @@ def store():
 def device(request, monkeypatch):
     with Cuda(getattr(request, "param", 0)).in_place(monkeypatch, cuda) as played:
         yield played
-        for unlock in list(cuda._locked.values()):
+        for unlock in list(pinned._locked.values()):
             unlock()
 
 

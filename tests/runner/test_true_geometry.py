@@ -10,7 +10,7 @@ import torch
 
 from moex.api import read_trace
 from moex.cache.lru import LRU
-from moex.identity import trace_path
+from moex.places import trace_path
 from moex.prefetch.gate import Gate
 from moex.quant.rtn import RTN
 from moex.runner.assemble import Memory, Setup, load_parts, offload

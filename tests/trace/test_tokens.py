@@ -7,7 +7,7 @@ import pytest
 from moex.api import read_trace, write_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.identity import trace_path
+from moex.places import trace_path
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.record import TraceRecorder
