@@ -27,6 +27,7 @@ from moex.miss.hybrid import Hybrid
 from moex.places import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
 from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.sim.worth import calibrate_worth
@@ -159,7 +160,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = list({"simulate": simulated, "live": live}[options.part](options.tiny))
     rows.append({"what": "worst", "hybrid_over_best": max(r["hybrid_over_best"] for r in rows)})
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    text = "".join(json.dumps({**row, **provenance()}) + "\n" for row in rows)
     print(text, end="")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -269,9 +269,11 @@ def _inside(part: str, options: argparse.Namespace) -> None:
     file = options.out / "rows.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     file.write_text("".join(x + "\n" for x in lines if json.loads(x)["what"] != part))
+    from moex.provenance import provenance
+
     wrong = False
     for row in PARTS[part][0](options):
-        text = json.dumps({**row, "tiny": options.tiny}) + "\n"
+        text = json.dumps({**row, "tiny": options.tiny, **provenance()}) + "\n"
         with file.open("a") as rows:
             rows.write(text)
         print(text, end="", flush=True)

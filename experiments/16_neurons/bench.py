@@ -31,6 +31,7 @@ from moex.cache.lru import LRU
 from moex.paired import in_turns, paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
+from moex.provenance import provenance
 from moex.runner import density as measured
 from moex.runner.assemble import Setup, bind_selector, load_parts, offload
 from moex.runner.calibrate import break_evens
@@ -240,7 +241,7 @@ def main() -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             out = stack.enter_context(args.out.open("w"))
         for row in {"density": density, "disk": disk, "surface": surface}[args.what](args):
-            print(line := json.dumps(row), flush=True)
+            print(line := json.dumps({**row, **provenance()}), flush=True)
             if args.out:
                 print(line, file=out, flush=True)
 

@@ -30,6 +30,7 @@ from moex.link.emulated import EmulatedLink
 from moex.prefetch.corm import Corm as Fetch
 from moex.prefetch.gate import Gate
 from moex.prefetch.mlp import MLP
+from moex.provenance import provenance
 from moex.runner import hf
 from moex.runner.assemble import bind_selector, load_parts
 from moex.runner.routers import Lookahead
@@ -136,7 +137,7 @@ def main() -> None:
             for name, seconds in sorted(best.items(), key=lambda pair: -pair[1]):
                 layers = (args.tokens - 1) * whole.geometry.layers
                 row = {"side": side.name, "stage": name, "us_a_layer": 1e6 * seconds / layers}
-                lines.append(json.dumps({"case": "stages", **row}))
+                lines.append(json.dumps({"case": "stages", **row, **provenance()}))
                 print(lines[-1], flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

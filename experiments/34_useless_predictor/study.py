@@ -35,6 +35,7 @@ from moex.paired import in_turns, paired_ratio
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
+from moex.provenance import provenance
 from moex.runner.assemble import Setup, load_parts, offload
 from moex.runner.workload import generate
 from moex.sim.hardware import HardwareProfile
@@ -202,8 +203,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for row in {"simulated": simulated, "live": live}[args.what](args):
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+        rows.append({**row, **provenance()})
+        print(json.dumps(rows[-1]), flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
