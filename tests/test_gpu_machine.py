@@ -43,7 +43,7 @@ def test_it_decodes_where_much_is_missing_and_draws_nothing(part):
     assert len(kinds) == len(rows) == 6
     assert all(row["tiny"] and row["random_weights"] and row["replayed_routing"] for row in rows)
     assert all(row["tokens_per_second"] > 0 for row in rows)
-    assert all(row["versions"]["torch"] == torch.__version__ and row["machine"] for row in rows)
+    assert all(torch.__version__.startswith(row["versions"]["torch"]) for row in rows)
     (row,) = part("figure")
     assert (row["what"], row["skipped"], row["tiny"]) == ("figure", "no matplotlib here", True)
 
