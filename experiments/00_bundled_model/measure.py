@@ -5,6 +5,9 @@ output (greedy output of a small model falls into loops, which would flatter eve
 
     cd experiments/00_bundled_model
     python measure.py --text TEXT_DIR --trace ../../moex/assets/traces/tiny.parquet
+
+With `--guesses` the trace of `--trace` also holds what the bundled mlp scores at every visit: all
+experts of the three layers ahead.
 """
 
 import argparse
@@ -19,6 +22,8 @@ from moex.api import simulate
 from moex.cache.lru import LRU
 from moex.evals.bits import bits_per_byte
 from moex.evals.text import documents, encode
+from moex.prefetch.base import Observation
+from moex.prefetch.mlp import MLP
 from moex.provenance import provenance
 from moex.runner import checkpoint, hf
 from moex.store.layout import Planes
@@ -43,10 +48,14 @@ def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def record(model, layers: list[hf.MoeLayer], texts: list[list[int]]) -> Trace:
+def record(
+    model, layers: list[hf.MoeLayer], texts: list[list[int]], guesses: MLP | None = None
+) -> Trace:
     """The routing of every token of the texts, as decoding them would give it."""
-    layout = Planes(layers[0].tensors)
-    geometry = hf.geometry(model, layers, layout.bytes)
+    geometry = hf.geometry(model, layers, Planes(layers[0].tensors).bytes)
+    if guesses:
+        guesses.bind(geometry, checkpoint.find("tiny"))
+        guesses.reset(geometry, seed=0)
     inputs: list[torch.Tensor] = []
     hooks = [
         layer.router.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -69,7 +78,14 @@ def record(model, layers: list[hf.MoeLayer], texts: list[list[int]]) -> Trace:
             for number, (scores, chosen) in enumerate(rows):
                 own, *ahead = (tuple(row) for row in scores[position])
                 access = Access(0, position, number, DECODE, tuple(chosen[position]), own)
-                recorder.add(sequence, access, tuple(ahead))
+                said = []
+                if guesses:
+                    hidden = inputs[number].reshape(len(ids), -1)[position : position + 1]
+                    used = torch.tensor([chosen[position]])
+                    seen = Observation(access, tuple(ahead), hidden, chosen=used)
+                    guesses.observe(seen)
+                    said = guesses.predict(seen)
+                recorder.add(sequence, access, tuple(ahead), said)
     for hook in hooks:
         hook.remove()
     return recorder.trace({})
@@ -94,6 +110,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--trace", type=Path, help="write the routing of the first 1024 tokens")
+    parser.add_argument("--guesses", action="store_true", help="with what the mlp says")
     parser.add_argument("--skip-bits", action="store_true")
     args = parser.parse_args()
     folder = checkpoint.find("tiny")
@@ -106,7 +123,9 @@ def main() -> None:
         for row in rows:
             print("{task} {metric} {value:.4f} +- {stderr:.4f} (n={n})".format(**row))
     layers = hf.moe_layers(model)
-    trace = record(model, layers, windows(tokenizer, args.text, args.tokens // WINDOW))
+    texts = windows(tokenizer, args.text, args.tokens // WINDOW)
+    guesses = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
+    trace = record(model, layers, texts, guesses if args.guesses else None)
     if args.trace:
         args.trace.parent.mkdir(parents=True, exist_ok=True)
         sample = trace.select(slice(0, 1024 * len(layers)))

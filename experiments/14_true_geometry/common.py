@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,56 @@ from hydra.utils import instantiate
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.places import cache_folder
+from moex.places import cache_folder, trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
+from moex.prefetch.scored import DEEPEST, ScoredPrefetcher
 from moex.provenance import provenance
 from moex.runner.assemble import Setup
+from moex.trace.format import read_trace
+from moex.types import DECODE
 
 if TYPE_CHECKING:
     import argparse
 
+    from moex.prefetch.base import Observation
     from moex.quant.base import Scheme
+    from moex.types import Geometry, Prediction
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
+
+
+@dataclass
+class Told(ScoredPrefetcher):
+    """Says what the predictor of a replayed trace's own model scored there, for layers in turn.
+
+    It computes nothing: what the predictor took is not billed. In a prompt it says nothing.
+    """
+
+    trace: str = ""
+
+    def reset(self, geometry: Geometry, seed: int) -> None:
+        """Begin at the trace's beginning."""
+        super().reset(geometry, seed)
+        trace = read_trace(trace_path(self.trace), "routing")
+        assert trace.predictions, f"{self.trace} holds no predictions"
+        self.said, self.layers = trace.predictions, trace.geometry.layers
+        self.experts, self.next = geometry.experts, [0] * geometry.layers
+
+    def predict(self, observation: Observation) -> list[Prediction]:
+        """Return the highest-scored experts of each layer ahead that the trace tells of."""
+        access = observation.access
+        token, layer = self.next[access.layer], access.layer % self.layers
+        self.next[access.layer] += len(observation.chosen)
+        if access.phase != DECODE:
+            return []
+        at = token * self.layers + layer
+        ahead = [[0.0] * self.experts for _ in range(DEEPEST)]
+        for guess in self.said[at % len(self.said)]:
+            ahead[guess.expert.layer - layer - 1][guess.expert.index] = guess.score
+        return [*self.name(access, ahead[: len(self.next) - access.layer - 1])]
 
 
 def architecture(options: argparse.Namespace) -> dict[str, Any]:
@@ -58,6 +94,8 @@ def setup(options: argparse.Namespace) -> Setup:
     memory = replace(memory, reader_threads=options.readers)
     if options.prefetch == "gate":
         return Setup(LRU(), memory, Gate(options.depth, options.width))
+    if options.prefetch == "told":
+        return Setup(LRU(), memory, Told(options.depth, options.width, trace=options.routing))
     named = Oracle(horizon=options.depth) if options.prefetch == "oracle" else NoPrefetch()
     return Setup(LRU(), memory, named)
 

@@ -60,6 +60,8 @@ class WandB(Tracker):
         import wandb
         import yaml
 
+        # Told of the run alone, W&B would send its server what calls were made.
+        wandb.setup(wandb.Settings(mode="offline"))
         run = wandb.init(
             mode="offline",
             dir=folder,

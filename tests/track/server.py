@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 class Server(ThreadingHTTPServer):
-    """What came in: rows of runs, lines of files that are streamed, whole files by name."""
+    """What came in: paths that were asked for, rows of runs, lines of files that are streamed, whole files by name."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.paths: list[str] = []
         self.asked: list[str] = []
         self.runs: list[dict[str, Any]] = []
         self.streamed: dict[str, list[dict[str, Any]]] = {}
@@ -88,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send({})
 
     def _body(self) -> bytes:
+        self.server.paths.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 

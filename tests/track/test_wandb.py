@@ -88,6 +88,21 @@ def test_wandb_sync_reads_what_was_written(folder, monkeypatch):
     assert server.files["timeline.json"] == b"{}"
 
 
+def test_offline_asks_no_server_for_anything(folder):
+    publish = f"""
+from pathlib import Path
+from moex.track.wandb import WandB
+WandB().publish(Path({str(folder)!r}), None, fresh=True)
+"""
+    with serving() as server:
+        env = {**os.environ, "WANDB_BASE_URL": server.url}
+        env.pop("WANDB_MODE")
+        done = subprocess.run([sys.executable, "-c", publish], cwd=ROOT, env=env, timeout=100)
+        assert done.returncode == 0
+        assert server.paths == []
+    assert len(runs(folder)) == 1
+
+
 def test_online_sends_at_once_and_once(folder, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with serving() as server:

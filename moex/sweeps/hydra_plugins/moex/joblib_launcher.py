@@ -6,6 +6,9 @@ worker that forgot the last one; with short cells the cores wait for the process
 
 from __future__ import annotations
 
+import os
+import signal
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 class JoblibLauncher(Workers):
     """Worker processes of joblib's, one cell at a time each.
+
+    They do not hear Ctrl-C, which one of them may get between two cells: this process does, and
+    ends them.
 
     Args:
         n_jobs: processes; -1 is one a core.
@@ -48,9 +54,16 @@ class JoblibLauncher(Workers):
         except ImportError as error:
             raise RuntimeError('hydra/launcher=joblib: try pip install -e ".[sweep]"') from error
         jobs = enumerate(map(list, job_overrides), initial_job_idx)
-        processes = Parallel(self.n_jobs, backend="loky", batch_size=1, verbose=self.verbose)
+        pool = Parallel(self.n_jobs, backend="loky", batch_size=1, verbose=self.verbose)
+        resource_tracker.ensure_running()  # it would unblock signals after the first process
         try:
-            return list(processes(cell(number, words, packed) for number, words in jobs))
+            with pool as processes:
+                heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it
+                try:
+                    processes([delayed(os.getpid)()])
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+                return list(processes(cell(number, words, packed) for number, words in jobs))
         except TerminatedWorkerError as error:
             raise RuntimeError(
                 "a process of the sweep was killed, most likely because memory ran out; cells that "
