@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from time import perf_counter, sleep
 
+from moex.provenance import provenance
+
 ROOT = Path(__file__).parents[2]
 GRID = ["mode=simulate", "verdict=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]
 SIZES = {60: ["memory.slots=2,3,4,5,6", "seed=0,1"], 6: ["memory.slots=3"]}
@@ -105,7 +107,7 @@ def main() -> None:
             done["left_over"] = len(list(folder.glob("*/.*")))
             assert done["same"], folder.with_suffix(".log").read_text()
             assert (len(seen), done["left_over"]) == (given.cells, 0)
-    print(json.dumps(done))
+    print(json.dumps({**done, **provenance()}))
 
 
 if __name__ == "__main__":

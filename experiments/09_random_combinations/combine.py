@@ -133,7 +133,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
 
 
 def remaining(before: Counter[str]) -> list[str]:
-    """What is there beside `before` and stays: a library's own threads open files and close them."""
+    """What is there beside `before` and stays: libraries' threads open files and close them."""
     until = perf_counter() + STAYS_S
     while (more := left() - before) and perf_counter() < until:
         sleep(0.05)
@@ -187,6 +187,8 @@ def main() -> int:
         model, words = combination(given.show)
         print(f"model={model}", *words)
         return 0
+    from moex.provenance import provenance
+
     failed, held = [], []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MOEX_CACHE"] = str(Path(scratch) / "cache")
@@ -206,7 +208,7 @@ def main() -> int:
             if given.out:
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 with given.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps({**row, **provenance()}) + "\n")
             if given.turns > 1 and number == numbers[-1]:
                 gc.collect()
                 ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps is no leak

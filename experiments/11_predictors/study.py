@@ -39,6 +39,7 @@ from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
+from moex.provenance import provenance
 from moex.report import ratio
 from moex.runner.activations import contributions, read
 from moex.runner.assemble import Setup, bind_selector, offload
@@ -259,7 +260,8 @@ def main() -> None:
         "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
     }
     tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
-    (args.out / "tables.json").write_text(json.dumps(tables, indent=1) + "\n")
+    told = {**provenance(), **tables}
+    (args.out / "tables.json").write_text(json.dumps(told, indent=1) + "\n")
     for name, rows in tables.items():
         print(f"\n{name}")
         show([{n: v for n, v in row.items() if not isinstance(v, list)} for row in rows])

@@ -27,6 +27,7 @@ from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.evals.lm import evaluate
 from moex.evals.text import HELD_OUT, documents, encode
+from moex.provenance import provenance
 from moex.runner.assemble import Setup, load_parts, offload
 
 WINDOW = 512
@@ -125,7 +126,7 @@ def measure_all(args: argparse.Namespace, studies: dict[str, dict], kept: dict) 
                     tokenizer = load_parts("tiny").tokenizer()
                     texts = texts or windows(tokenizer, args.text, args.windows, args.each)
                     measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
-                    kept[name] = {"name": name, **measured}
+                    kept[name] = {"name": name, **measured, **provenance()}
                     file.write(json.dumps(kept[name]) + "\n")
                     file.flush()
 

@@ -37,5 +37,15 @@ class Recorded(Prefetcher):
             raise untold(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
-        """Return what was said at this clock."""
-        return self.predictions[observation.access.clock]
+        """Return what was said at this clock.
+
+        Raises:
+            ValueError: the recorded run was over by then.
+        """
+        clock = observation.access.clock
+        if clock >= len(self.predictions):
+            raise ValueError(
+                f"prefetch=recorded: visit {clock} of a run whose recording ends after "
+                f"{len(self.predictions)}; expected the recording of this very run"
+            )
+        return self.predictions[clock]

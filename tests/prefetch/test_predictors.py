@@ -130,6 +130,9 @@ def test_recorded_predictions_replay_the_run_that_made_them():
     simulate(trace, cache, Markov(), on_plan=plans.append)
     simulate(trace, cache, Recorded(), on_plan=replayed.append)
     assert plans == replayed
+    trace.predictions = trace.predictions[:5]
+    with pytest.raises(ValueError, match="visit 5 of a run whose recording ends after 5"):
+        simulate(trace, cache, Recorded())
 
 
 def test_a_trace_without_predictions_is_refused():

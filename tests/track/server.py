@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Server(ThreadingHTTPServer):
-    """What came in: paths that were asked for, rows of runs, lines of files that are streamed, whole files by name."""
+    """What came in: paths asked for, rows of runs, lines of streamed files, whole files by name."""
 
     daemon_threads = True
 
