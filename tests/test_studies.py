@@ -192,7 +192,7 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     words = ("--text", text, "--out", tmp_path, "--ranks", 128)
     run(monkeypatch, "11_predictors/study.py", *words)
     tables = json.loads((tmp_path / "tables.json").read_text())
-    assert set(tables) == {"experts", "neurons", "up_reuse", "replays"}
+    assert set(tables) == {"provenance", "experts", "neurons", "up_reuse", "replays"}
     assert {row["rank"] for row in tables["neurons"]} == {"all", 128}
     shown, picture = script("11_predictors/shown.py"), tmp_path / "predictors.png"
     words = ["shown.py", str(tmp_path / "tables.json"), "--out", str(picture)]

@@ -260,7 +260,7 @@ def main() -> None:
         "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
     }
     tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
-    told = {**provenance(), **tables}
+    told = {"provenance": provenance(), **tables}
     (args.out / "tables.json").write_text(json.dumps(told, indent=1) + "\n")
     for name, rows in tables.items():
         print(f"\n{name}")
