@@ -78,8 +78,7 @@ class OffloadedModel:
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats, link.settle)
-        routers = [layer.router for layer in layers]
-        lookahead = Lookahead(routers, cache.geometry.hidden, DEPTHS)
+        lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
         self.lookahead: Lookahead | Routing = lookahead
@@ -160,9 +159,10 @@ class OffloadedModel:
     def _visit(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
     ) -> Tensor:
-        # What takes no part in the decision comes when loads are on their way.
-        rows = self.lookahead.rows(number, hidden) if self.cache.reads_scores else []
-        chosen = index.tolist()  # a device has been waited for in the line above
+        # What decides nothing comes when loads are on their way; but a GPU is waited for once.
+        first = self.cache.reads_scores or hidden.is_cuda
+        rows = self.lookahead.rows(number, hidden) if first else []
+        chosen = index.tolist()
         self.meter.settle()
         demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
         access = Access(self._clock, self._position, number, self._phase, demanded, *rows[:1])

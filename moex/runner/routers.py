@@ -77,9 +77,10 @@ class Lookahead:
             logits = functional.linear(hidden, *self._asked[number])
             each = logits.view(len(hidden), -1, self._experts)
             found = each.softmax(-1, dtype=torch.float32).sum(0)
-            return [tuple(row) for row in found.tolist()]
-        ahead = self.routers[number : number + 1 + self.depth]
-        return [tuple(_asked(router, hidden).sum(0).tolist()) for router in ahead]
+        else:
+            ahead = self.routers[number : number + 1 + self.depth]
+            found = torch.stack([_asked(router, hidden).sum(0) for router in ahead])
+        return [tuple(row) for row in found.tolist()]
 
 
 def _kind(router: nn.Module, hidden: int) -> str:
