@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
 
+BOUNCE = 4 << 20
+"""Bytes that a thread reads at once where they cannot be read into their place: a GPU's memory."""
+
 
 class DiskStore(ExpertStore):
     """The records of a packed folder (see `pack`). Any number of threads may read at once.
@@ -71,7 +74,7 @@ class DiskStore(ExpertStore):
             self.io = "direct" if flags else "buffered"
             if direct and not flags:
                 log.warning("moex: no direct reads from %s: through the page cache", folder)
-            self._mine = threading.local()  # what a thread reads rows with
+            self._mine = threading.local()  # what a thread reads with
             self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
             self._close = weakref.finalize(self, stack.pop_all().close)
 
@@ -87,9 +90,13 @@ class DiskStore(ExpertStore):
             RuntimeError: the file cannot be read, or is too short.
         """
         if out.device.type != "cpu" or out.data_ptr() % PAGE:
-            memory = paged(len(out))
-            self.read_part(expert, begin, memory)
-            out.copy_(memory)
+            memory = vars(self._mine).get("bounce")
+            if memory is None:  # kept: new memory takes the kernel as long as reading into it
+                memory = self._mine.bounce = paged(BOUNCE)
+            for part in out.split(BOUNCE):
+                self.read_part(expert, begin, memory[: len(part)])
+                part.copy_(memory[: len(part)])
+                begin += len(part)
             return
         file, at = self.where(expert)
         rest, at = out.numpy().data, at + begin

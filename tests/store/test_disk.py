@@ -27,7 +27,8 @@ def flip(path, position: int) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_every_expert_reads_as_it_was_packed(folder, direct):
+def test_every_expert_reads_as_it_was_packed(folder, direct, monkeypatch):
+    monkeypatch.setattr("moex.store.disk.BOUNCE", LAYOUT.bytes // 2)
     store = opened(folder, direct=direct)
     aligned, unaligned = paged(LAYOUT.bytes), paged(LAYOUT.bytes + 64)[64:]
     for expert in EXPERTS:
