@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
@@ -33,13 +34,16 @@ import torch
 from common import architecture, folder, say, scheme, setup
 
 from moex.cache.capacity import parse_bytes
+from moex.paired import in_turns, paired_ratio
 from moex.runner import hf
 from moex.runner.assemble import load_parts
 from moex.runner.live import run_offloaded
+from moex.runner.prepare import prepare
 from moex.runner.texts import Prompts
+from moex.runner.workload import generate
 from moex.store.pack import MANIFEST
 from moex.store.slots import Slots, paged
-from moex.types import Expert
+from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
     from moex.runner.parts import Parts
@@ -130,6 +134,48 @@ def memory_speed(parts: Parts, count: int) -> float:
     return parts.layout.bytes / median(times[1:])
 
 
+def replayed(options: argparse.Namespace, **given: Any) -> Prompts:
+    """One prompt of 8 tokens, whose routing and that of its continuation are replayed."""
+    name, prompts = "one prompt of 8 tokens", ["replayed routing"]
+    return Prompts(name=name, prompts=prompts, prompt_tokens=8, routing=options.routing, **given)
+
+
+def arriving(options: argparse.Namespace) -> dict[str, Any]:
+    """Experts that are computed with while they arrive, against waiting for each whole; in turns.
+
+    Of a link that cannot tell (`in_parts`) both are the same.
+    """
+    parts, tokens = load(options), 4 if options.tiny else options.new_tokens
+    torch.set_num_threads(options.threads or max(1, torch.get_num_threads() - 1))
+    workload = replayed(options, new_tokens=tokens)
+    batches = workload.batches(parts.tokenizer(), "cpu")
+    offloaded = prepare(parts, batches, workload, setup(options))
+    can = offloaded.link.in_parts
+
+    def once(in_parts: bool) -> float:
+        offloaded.link.in_parts = in_parts
+        offloaded.restart()
+        offloaded.meter.reset()
+        generate(model, batches, tokens, offloaded.meter)
+        offloaded.finish()
+        clocked = offloaded.meter.phases[DECODE]
+        return clocked.seconds / clocked.tokens
+
+    with offloaded as model:
+        pairs = 2 if options.tiny else options.pairs
+        parted, whole = in_turns(pairs, partial(once, can), partial(once, False))
+    parts.store.close()
+    return {
+        "what": "arriving experts, random weights, replayed routing",
+        "link": offloaded.link.name,
+        "in_parts": can,
+        "prefetcher": options.prefetch,
+        "threads": torch.get_num_threads(),
+        "speedup": paired_ratio(whole, parted)._asdict(),
+        "seconds": {"arriving": parted, "whole": whole},
+    }
+
+
 def decode(options: argparse.Namespace) -> dict[str, Any]:
     """Decode within the budget; compare with what link and memory allow at the hit rate found."""
     parts = load(options)
@@ -137,15 +183,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(threads)
     full = (24, options.new_tokens, 1, 3)
     count, tokens, warmup, repeats = (4, 4, 0, 1) if options.tiny else full
-    workload = Prompts(
-        name="one prompt of 8 tokens",
-        prompts=["replayed routing"],
-        prompt_tokens=8,
-        routing=options.routing,
-        new_tokens=tokens,
-        warmup=warmup,
-        repeats=repeats,
-    )
+    workload = replayed(options, new_tokens=tokens, warmup=warmup, repeats=repeats)
     batches = workload.batches(parts.tokenizer(), "cpu")
     row = run_offloaded(parts, batches, workload, setup(options)).report
     # Measured afterwards: the peak of memory above is the run's own.
@@ -190,7 +228,7 @@ def clean(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run one part and print its line."""
-    parts = {"pack": pack, "decode": decode, "clean": clean}
+    parts = {"pack": pack, "decode": decode, "arriving": arriving, "clean": clean}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("part", choices=parts)
     parser.add_argument("--model", default="mixtral_8x7b")
@@ -204,6 +242,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--pairs", type=int, default=7, help="of arriving")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--tiny", action="store_true")

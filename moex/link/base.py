@@ -49,6 +49,13 @@ class Link(ABC):
     def wait(self, place: int) -> float:
         """Return when what was last loaded into the place is there; seconds waited, 0 if it was."""
 
+    in_parts: bool = False
+    """Whether `wait_part` returns before all of a load is there."""
+
+    def wait_part(self, place: int, size: int) -> float:
+        """Like `wait`, but the first `size` bytes are enough; all of it is waited for later."""
+        return self.wait(place)
+
     def used(self, place: int) -> None:
         """Be told that what computes from the place has been launched: it may be loaded after."""
 

@@ -35,6 +35,7 @@ class DiskLink(Link):
     """
 
     name = "disk"
+    in_parts = True
 
     def __init__(
         self, store: DiskStore, slots: Slots, threads: int = 1, chunk_bytes: int = 4 << 20
@@ -69,15 +70,31 @@ class DiskLink(Link):
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
         """
-        read, stall = self._queue.last.get(place), 0.0
-        if read is None:
-            return stall
-        if not read.done:
+        read = self._queue.last.get(place)
+        return self._until(read, lambda: read.done, self._queue.demand) if read else 0.0
+
+    def wait_part(self, place: int, size: int) -> float:
+        """Return when the first bytes are there; all of them if they have to be checked.
+
+        Whoever waits for a part does not read: it would read on when the part is there.
+
+        Raises:
+            RuntimeError: the record could not be read.
+        """
+        read = self._queue.last.get(place)
+        if read is None or read.record is None or not self._queue.whole.checked(read.expert):
+            return self.wait(place)
+        return self._until(read, lambda: read.done or read.there >= size)
+
+    def _until(self, read: Read, over: Callable[[], bool], *queues: deque[Read]) -> float:
+        """Wait for a read, and fetch from the queues meanwhile; return the seconds that it took."""
+        stall = 0.0
+        if not over():
             started = perf_counter()
             with self._changed:
                 self._queue.promote(read)
-            while not read.done:
-                piece = self._claim(lambda: read.done, self._queue.demand)
+            while not over():
+                piece = self._claim(over, *queues)
                 if piece is not None:
                     self._fetch(*piece)
             stall = perf_counter() - started
@@ -121,6 +138,7 @@ class DiskLink(Link):
     def _begin(self, queue: deque[Read], read: Read) -> tuple[Read, int, int]:
         begin = read.begun
         size = read.size if read.record is None else min(self._piece, read.size - begin)
+        read.under_way.add(begin)
         read.begun += size
         if read.begun == read.size:
             queue.remove(read)
@@ -144,9 +162,9 @@ class DiskLink(Link):
             read.error = RuntimeError(f"reading {read.expert} was interrupted")
             raise
         finally:
-            self._landed(read, size, started)
+            self._landed(read, begin, size, started)
 
-    def _landed(self, read: Read, size: int, started: float) -> None:
+    def _landed(self, read: Read, begin: int, size: int, started: float) -> None:
         """Book a piece; whoever brings the last one compares the record with its checksum."""
         with self._changed:
             read.missing -= size
@@ -167,6 +185,7 @@ class DiskLink(Link):
                 self.log.append(("move", read.expert, started, now, size, by))
                 if last:
                     self.log.append(("load", read.expert, read.queued, now, read.speculative))
-            if last:
-                read.done = True
-                self._changed.notify_all()
+            read.under_way.discard(begin)
+            read.there = min(read.under_way, default=read.begun)
+            read.done = last
+            self._changed.notify_all()

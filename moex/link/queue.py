@@ -34,6 +34,8 @@ class Read:
         "record",
         "size",
         "speculative",
+        "there",
+        "under_way",
     )
 
     def __init__(
@@ -42,6 +44,10 @@ class Read:
         self.expert, self.place, self.speculative = load.expert, load.slot, load.speculative
         self.record, self.bring, self.size = record, bring, size
         self.begun, self.missing, self.done, self.queued = 0, size, False, perf_counter()
+        self.under_way: set[int] = set()
+        """Where pieces begin that are being read."""
+        self.there = 0
+        """Its bytes from the beginning on that are there."""
         self.before: Read | None = None
         self.error: Exception | None = None
 

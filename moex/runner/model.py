@@ -21,7 +21,7 @@ from moex.runner import hf
 from moex.runner.meter import Meter
 from moex.runner.residual import NormedLookahead
 from moex.runner.routers import Lookahead
-from moex.runner.work import Work
+from moex.runner.work import Arriving, Work
 from moex.trace.format import DEPTHS
 from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
@@ -183,18 +183,14 @@ class OffloadedModel:
             coming = {load.expert for load in plan.transfers}
             for expert, place in zip(plan.hits, plan.places, strict=True):
                 if expert not in plan.guessed and expert not in coming:
-                    waited = self._wait(place) or waited
-                    self._compute(work, expert, place)
+                    waited = self._compute(work, expert, place) or waited
             for expert in plan.guessed:
                 if expert not in coming:
-                    place = plan.places[plan.hits.index(expert)]
-                    held_up = self._wait(place)
+                    held_up = self._compute(work, expert, plan.places[plan.hits.index(expert)])
                     late += held_up and expert not in plan.partial
                     waited = waited or held_up
-                    self._compute(work, expert, place)
             for load in plan.transfers:
-                waited = self._wait(load.slot) or waited
-                self._compute(work, load.expert, load.slot)
+                waited = self._compute(work, load.expert, load.slot) or waited
             if self.host and given:
                 stall = work.finish(self.host, plan.host, given)
                 self.meter.stall_s += stall
@@ -224,12 +220,17 @@ class OffloadedModel:
             return self.neurons.request(access, work.hidden, work.tokens_of)
         return self.cache.request(access)
 
-    def _compute(self, work: Work, expert: Expert, place: int) -> None:
-        if self.neurons:
-            work.compute(expert, self.neurons.output(expert, place))
+    def _compute(self, work: Work, expert: Expert, place: int) -> bool:
+        """Compute an expert when it is there, or while it arrives; whether it was waited for."""
+        before, weights = self.meter.stall_s, self.slots.tensors[place]
+        if self.link.in_parts and not self.neurons:
+            weights = Arriving(weights, self.slots.ends, partial(self._wait, place))
         else:
-            work.compute(expert, partial(hf.expert_output, weights=self.slots.tensors[place]))
+            self._wait(place)
+        whole = partial(hf.expert_output, weights=weights)
+        work.compute(expert, self.neurons.output(expert, place) if self.neurons else whole)
         self.link.used(place)
+        return self.meter.stall_s > before
 
     def _execute(self, plan: Plan) -> None:
         if self.on_plan:
@@ -244,7 +245,6 @@ class OffloadedModel:
         self._execute(plan)
         return predictions
 
-    def _wait(self, place: int) -> bool:
-        stall = self.link.wait(place)
-        self.meter.stall_s += stall
-        return stall > 0
+    def _wait(self, place: int, size: int | None = None) -> None:
+        link = self.link
+        self.meter.stall_s += link.wait(place) if size is None else link.wait_part(place, size)

@@ -8,12 +8,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from moex.runner.hosts import HostLane
     from moex.types import Expert
+
+
+class Arriving(dict[str, Any]):
+    """The weights of an expert that may still be on its way: one is waited for when it is needed.
+
+    Args:
+        weights: by their names.
+        ends: how much of the expert has to be there to compute with a weight.
+        wait: for so many of its bytes.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Any], ends: Mapping[str, int], wait: Callable[[int], object]
+    ) -> None:
+        super().__init__(weights)
+        self._ends, self._wait = ends, wait
+
+    def __getitem__(self, name: str) -> Any:
+        self._wait(self._ends[name])
+        return super().__getitem__(name)
 
 
 class Work:

@@ -145,6 +145,10 @@ class DiskStore(ExpertStore):
             self._checked.add(expert)
             self._rows_checked[expert] = True
 
+    def checked(self, expert: Expert) -> bool:
+        """Whether the record has been compared with its checksum."""
+        return expert in self._checked
+
     def _check_rows(self, expert: Expert, rows: np.ndarray, data: np.ndarray) -> None:
         """Compare rows with their checksums, those that have not been compared before."""
         checked = self._rows_checked[expert]

@@ -54,7 +54,8 @@ class Planes:
             parts.append(Part(name, tuple(shape), dtype, offset, size))
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         self.parts, self.bytes = tuple(parts), -(-offset // PAGE) * PAGE
-
+        self.ends = {part.name.partition(".")[0]: part.offset + part.bytes for part in parts}
+        """By the name of a weight: how much of a record has to be there to compute with it."""
         self.bind = bind
 
     def weights(self, record: torch.Tensor) -> dict[str, Any]:

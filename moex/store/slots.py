@@ -51,6 +51,7 @@ class Slots:
             ) from error
         self.records = memory.view(places, layout.bytes)
         self.tensors = [layout.weights(record) for record in self.records]
+        self.ends = layout.ends
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes to its place."""

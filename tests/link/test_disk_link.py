@@ -262,3 +262,51 @@ def test_on_a_gpu_a_stream_of_the_user_s_own_is_refused(store, slots, kind, monk
     link.wait(0)
     link.close()
     assert holds(slots.records[0], A)
+
+
+def test_of_what_was_checked_before_a_part_is_there_before_the_rest(store, slots, gate):
+    gate.open(2)
+    store.read(A, slots.records[3])
+    link = DiskLink(store, slots, chunk_bytes=4096)
+    link.submit(Plan(0, loads=(Load(A, 0),)))
+    link.wait_part(0, 4096)
+    assert torch.equal(slots.records[0][:4096], slots.records[3][:4096])
+    gate.until_begun(3)
+    timer = threading.Timer(0.05, gate.open, [1])
+    timer.start()
+    assert link.wait_part(0, 4096) == 0.0
+    assert link.wait_part(0, 4097) > 0
+    assert link.wait(0) == 0.0
+    assert holds(slots.records[0], A)
+    link.close()
+    timer.join()
+
+
+def test_what_was_never_checked_is_waited_for_whole(store, slots, gate):
+    link = DiskLink(store, slots, chunk_bytes=4096)
+    link.submit(Plan(0, loads=(Load(A, 0),)))
+    gate.open(1)
+    gate.until_begun(2)
+    timer = threading.Timer(0.05, gate.open, [1])
+    timer.start()
+    assert link.wait_part(0, 1) > 0
+    assert holds(slots.records[0], A)
+    link.close()
+    timer.join()
+
+
+def test_a_part_s_failure_is_raised_by_whoever_waits_next(store, slots, monkeypatch):
+    def failing(file, buffers, offset):
+        if offset % LAYOUT.bytes:
+            raise OSError(errno.EIO, "no such sector")
+        return really(file, buffers, offset)
+
+    store.read(A, slots.records[3])
+    really = os.preadv
+    monkeypatch.setattr(os, "preadv", failing)
+    link = DiskLink(store, slots, chunk_bytes=4096)
+    link.submit(Plan(0, loads=(Load(A, 0),)))
+    with pytest.raises(RuntimeError, match="no such sector"):
+        for size in (4096, 8192):
+            link.wait_part(0, size)
+    link.close()
