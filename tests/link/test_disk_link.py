@@ -73,7 +73,7 @@ def test_a_wait_returns_how_long_it_waited_and_0_for_what_is_there(store, slots,
     link, started = DiskLink(store, slots), perf_counter()
     link.submit(Plan(0, loads=(Load(A, 0),)))
     gate.until_begun(1)
-    timer = threading.Timer(0.05, gate.open, [1])
+    timer = threading.Timer(0.3, gate.open, [1])
     timer.start()
     stall = link.wait(0)
     assert 0 < stall <= perf_counter() - started
@@ -272,7 +272,7 @@ def test_of_what_was_checked_before_a_part_is_there_before_the_rest(store, slots
     link.wait_part(0, 4096)
     assert torch.equal(slots.records[0][:4096], slots.records[3][:4096])
     gate.until_begun(3)
-    timer = threading.Timer(0.05, gate.open, [1])
+    timer = threading.Timer(0.3, gate.open, [1])
     timer.start()
     assert link.wait_part(0, 4096) == 0.0
     assert link.wait_part(0, 4097) > 0
@@ -287,7 +287,7 @@ def test_what_was_never_checked_is_waited_for_whole(store, slots, gate):
     link.submit(Plan(0, loads=(Load(A, 0),)))
     gate.open(1)
     gate.until_begun(2)
-    timer = threading.Timer(0.05, gate.open, [1])
+    timer = threading.Timer(0.3, gate.open, [1])
     timer.start()
     assert link.wait_part(0, 1) > 0
     assert holds(slots.records[0], A)
