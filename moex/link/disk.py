@@ -71,12 +71,12 @@ class DiskLink(Link):
             RuntimeError: the record could not be read, or is not what was packed.
         """
         read = self._queue.last.get(place)
-        return self._until(read, lambda: read.done, self._queue.demand) if read else 0.0
+        return self._until(read, lambda: read.done, lambda: False) if read else 0.0
 
     def wait_part(self, place: int, size: int) -> float:
         """Return when the first bytes are there; all of them if they have to be checked.
 
-        Whoever waits for a part does not read: it would read on when the part is there.
+        Whoever waits for a part reads no further: it would still read when the part is there.
 
         Raises:
             RuntimeError: the record could not be read.
@@ -84,17 +84,19 @@ class DiskLink(Link):
         read = self._queue.last.get(place)
         if read is None or read.record is None or not self._queue.whole.checked(read.expert):
             return self.wait(place)
-        return self._until(read, lambda: read.done or read.there >= size)
+        return self._until(
+            read, lambda: read.done or read.there >= size, lambda: read.begun >= size
+        )
 
-    def _until(self, read: Read, over: Callable[[], bool], *queues: deque[Read]) -> float:
-        """Wait for a read, and fetch from the queues meanwhile; return the seconds that it took."""
+    def _until(self, read: Read, over: Callable[[], bool], enough: Callable[[], bool]) -> float:
+        """Wait for a read, and until enough has begun fetch what is demanded; return the seconds."""
         stall = 0.0
         if not over():
             started = perf_counter()
             with self._changed:
                 self._queue.promote(read)
             while not over():
-                piece = self._claim(over, *queues)
+                piece = self._claim(over, self._queue.demand, enough=enough)
                 if piece is not None:
                     self._fetch(*piece)
             stall = perf_counter() - started
@@ -124,12 +126,15 @@ class DiskLink(Link):
             self._fetch(*piece)
 
     def _claim(
-        self, over: Callable[[], bool], *queues: deque[Read]
+        self,
+        over: Callable[[], bool],
+        *queues: deque[Read],
+        enough: Callable[[], bool] = lambda: False,
     ) -> tuple[Read, int, int] | None:
         """Wait until there is a piece to begin, first queue first, or until it is over (None)."""
         with self._changed:
             while not over():
-                for queue in queues:
+                for queue in () if enough() else queues:
                     if (read := self._queue.next(queue)) is not None:
                         return self._begin(queue, read)
                 self._changed.wait()
