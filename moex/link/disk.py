@@ -89,7 +89,7 @@ class DiskLink(Link):
         )
 
     def _until(self, read: Read, over: Callable[[], bool], enough: Callable[[], bool]) -> float:
-        """Wait for a read, and until enough has begun fetch what is demanded; return the seconds."""
+        """Wait for a read, fetching what is demanded until enough has begun; return the seconds."""
         stall = 0.0
         if not over():
             started = perf_counter()
