@@ -46,7 +46,11 @@ class Told(ScoredPrefetcher):
         """Begin at the trace's beginning."""
         super().reset(geometry, seed)
         trace = read_trace(trace_path(self.trace), "routing")
-        assert trace.predictions, f"{self.trace} holds no predictions"
+        if not any(trace.predictions or []):
+            raise ValueError(
+                f"--routing {self.trace}: holds no predictions; expected a trace that "
+                "00_bundled_model/measure.py wrote with --guesses"
+            )
         self.said, self.layers = trace.predictions, trace.geometry.layers
         self.experts, self.next = geometry.experts, [0] * geometry.layers
 
