@@ -14,7 +14,6 @@ from records import LAYOUT, handles
 
 from moex.cache.lru import LRU
 from moex.errors import one_line
-from moex.link import aio
 from moex.link.aio import reads_alone
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
@@ -26,7 +25,6 @@ from moex.runner.texts import Prompts
 from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module
 from moex.store.kernel import KernelReads
-from moex.store.polled import PolledReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -87,15 +85,10 @@ def test_a_short_read_while_decoding_ends_the_run(parts, by_threads, monkeypatch
         run(parts)
 
 
-@pytest.mark.parametrize("kind", [KernelReads, PolledReads])
 @pytest.mark.parametrize("result", [-errno.EIO, 0])
-def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result, kind):
+def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result):
     if not reads_alone(parts.store):
         pytest.skip("no asynchronous reads here")
-    try:
-        kind(1, None).close()
-    except OSError:
-        pytest.skip("no such reads here")
 
     def fail(*_):
         if result:
@@ -105,9 +98,7 @@ def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, re
     def broken(*given, **named):
         return [(tag, result) for tag, _ in ended(*given, **named)]
 
-    ended = kind.ended
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: kind(depth, memory))
-    monkeypatch.setattr(kind, "starved", False)
+    kind, ended = KernelReads, KernelReads.ended
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
     expected = run(parts).round.texts  # the store reads again what did not come
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))

@@ -107,7 +107,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
     """Demand reads of whole experts through the link against raw direct reads.
 
     By as many threads, and by one more, because the thread that waits for the link reads, too.
-    The kernel reads small records by itself (`io` says `uring` or `aio`): no reader threads.
+    The kernel reads small records by itself (`io` says `aio`): no reader threads.
     """
     draw = random.Random(0)
     for name in sizes:

@@ -10,8 +10,6 @@ from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
 from moex.store.kernel import KernelReads, Request, kernel_reads
 from moex.store.layout import PAGE
-from moex.store.polled import fastest_reads
-from moex.types import Expert
 
 if TYPE_CHECKING:
     from moex.link.queue import Read
@@ -58,14 +56,14 @@ class AioLink(Link):
         OSError: the kernel has no such reads for us.
     """
 
-    name = "disk"
+    name, io = "disk", "aio"
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
         # Whoever touches memory first waits until the system has cleared it: not a read.
         slots.records.view(-1)[::PAGE] = 0
-        depth, (file, _) = min(DEPTH, len(slots.records)), store.where(Expert(0, 0))
-        self._make = lambda: fastest_reads(depth, slots.records, file)
+        depth = min(DEPTH, len(slots.records))
+        self._make = lambda: KernelReads(depth, slots.records)
         self._kernel = self._make()  # keeps the records while it writes there
         self._addresses = [record.data_ptr() for record in slots.records]
         self._queue = ReadQueue(store, slots)
@@ -75,11 +73,6 @@ class AioLink(Link):
         self._bytes, self._busy = 0, 0.0
         self._since = self._looked = self._moving = 0.0
         self._watched = [0, 0.0]  # bytes and seconds of reads whose end was seen
-
-    @property
-    def io(self) -> str:  # type: ignore[override]
-        """Who tells the kernel: this thread (`aio`), or one of its own (`uring`)."""
-        return self._kernel.io
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
@@ -159,9 +152,6 @@ class AioLink(Link):
     def _begin(self) -> None:
         """Give the kernel all that is demanded, and guesses while it has little to do."""
         flying, requests = self._flying, []
-        if self._kernel.starved and not flying:
-            self._kernel.close()
-            self._kernel = KernelReads(self._kernel.depth, self.slots.records)
         guesses = sum(read.speculative for read in flying.values())
         for queue, limit in (
             (self._queue.demand, self._kernel.depth if self._together else 1 + guesses),

@@ -31,7 +31,7 @@ class Link(ABC):
     emulated: bool = False
 
     io: str | None = None
-    """How it reads files where not in the store's own way: `aio`, `uring`: by the kernel."""
+    """How it reads files where not in the store's own way: `aio`, by the kernel."""
 
     @property
     def pinned(self) -> bool | None:

@@ -56,9 +56,6 @@ class KernelReads:
         OSError: there is no such thing here (another system, a container that forbids it).
     """
 
-    io = "aio"
-    starved = False
-
     def __init__(self, depth: int, memory: object) -> None:
         numbers = NUMBERS.get(platform.machine()) if sys.platform == "linux" else None
         if numbers is None or ctypes.sizeof(ctypes.c_void_p) != 8:

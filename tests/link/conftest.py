@@ -1,14 +1,12 @@
-"""A packed folder, opened; places to read it into; and both ways in which the kernel reads."""
+"""A packed folder, opened; places to read it into; and the kernel's reads."""
 
 from __future__ import annotations
 
 import pytest
 from records import LAYOUT, need, opened, pack
 
-from moex.link import aio
 from moex.link.aio import AioLink
 from moex.store.kernel import KernelReads
-from moex.store.polled import PolledReads
 from moex.store.slots import Slots
 
 
@@ -29,13 +27,11 @@ def slots():
     return Slots(LAYOUT, 4)
 
 
-@pytest.fixture(params=[KernelReads, PolledReads])
-def kind(request, store, monkeypatch):
+@pytest.fixture
+def kind(store):
     """What reads for an `AioLink`."""
-    need(request.param, store)
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: request.param(depth, memory))
-    monkeypatch.setattr(request.param, "starved", False)
-    return request.param
+    need(KernelReads, store)
+    return KernelReads
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from records import LAYOUT, A, B, C, D, handles, holds, load
 
 from moex.link.aio import AioLink
-from moex.store.polled import PolledReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -112,15 +111,3 @@ def test_a_forked_child_reads_for_itself(store, slots, link):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     link.wait(0)
     assert holds(slots.records[0], A)
-
-
-@pytest.mark.parametrize("kind", [PolledReads], indirect=True)
-def test_a_thread_that_gets_no_core_is_given_up(slots, link, kind, monkeypatch):
-    assert link.io == "uring"
-    monkeypatch.setattr(kind, "starved", True)
-    link.submit(load(A, B))
-    assert link.io == "aio"
-    link.wait(0)
-    link.wait(1)
-    assert holds(slots.records[0], A)
-    assert holds(slots.records[1], B)

@@ -44,7 +44,7 @@ class Holding:
 @pytest.fixture
 def held(store, slots, kind, monkeypatch):
     held = type("Held", (Holding, kind), {})
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: held(depth, memory))
+    monkeypatch.setattr(aio, "KernelReads", held)
     link = AioLink(store, slots)
     yield link
     while link._kernel.held:

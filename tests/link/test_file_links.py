@@ -8,24 +8,20 @@ import random
 import pytest
 from records import EXPERTS, LAYOUT, A, B, C, D, handles, holds, load, need, opened, pack
 
-from moex.link import aio
 from moex.link.aio import AioLink
 from moex.link.disk import DiskLink
 from moex.store.kernel import KernelReads
-from moex.store.polled import PolledReads
 from moex.types import Expert, Left, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
 
 
-@pytest.fixture(params=[1, 3, KernelReads, PolledReads], ids=["thread", "threads", "aio", "uring"])
-def link_of(request, monkeypatch):
+@pytest.fixture(params=[1, 3, KernelReads], ids=["thread", "threads", "aio"])
+def link_of(request):
     """Makes a link: with so many threads, or with the kernel's reads."""
     how = request.param
     if isinstance(how, int):
         return lambda store, slots: DiskLink(store, slots, how, chunk_bytes=4096)
-    monkeypatch.setattr(aio, "fastest_reads", lambda depth, memory, _: how(depth, memory))
-    monkeypatch.setattr(how, "starved", False)
 
     def made(store, slots):
         need(how, store)
