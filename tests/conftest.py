@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else MKL's sums depend, on some processors, on where in memory transformers has put a weight.
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 
 ROOT = Path(__file__).parents[1]
 with suppress(ModuleNotFoundError):  # a GPU machine may lack it: the tests for one do without

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+CACHE_LINE = 64
 IMPLEMENTATIONS = ("grouped_mm", "batched_mm", "eager")
 
 
@@ -35,7 +36,18 @@ def stock(
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=_dtype(dtype), device_map={"": device}, experts_implementation=experts
     )
+    _align(model)
     yield _frozen(model)
+
+
+def _align(model: nn.Module) -> None:
+    """Copy weights that begin inside a cache line, as those of a mapped file may.
+
+    On some processors MKL sums in another order for such a matrix, and a bit differs.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.data_ptr() % CACHE_LINE:
+            parameter.data = parameter.data.clone()
 
 
 @contextmanager
