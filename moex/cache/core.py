@@ -8,6 +8,9 @@ State changes when a plan is issued, never when bytes arrive.
 
 Replay is event-atomic: the whole demanded set is classified against the state at the start of the
 visit, and no member of the running set is a victim unless the policy bypasses.
+
+A visit may be abandoned after any of its plans: what they say counts as done, and no slot is lost.
+A visit in which a policy raised leaves nobody knows what: the next one starts with an empty cache.
 """
 
 from __future__ import annotations
@@ -114,7 +117,11 @@ class ExpertCache:
             self._pools.extend([pool] * len(span))
         # The place freed longest ago is reused first: what was written or read there is over.
         self._free = deque(range(self.places))
+        # Slots that the running wave still reads: free once the next wave or visit is asked for.
+        self._released: list[int] = []
         self._guesses: dict[Expert, int] = {}
+        self.deciding = False
+        """Whether a decision was begun and not ended; between calls: it raised."""
 
     def place(self, expert: Expert) -> int:
         """The place that holds a resident or guessed expert (KeyError if neither)."""
@@ -132,7 +139,7 @@ class ExpertCache:
     def occupancy(self) -> tuple[int, int]:
         """Places held by residents, and by guesses."""
         guesses = len(self._guesses)
-        return self.places - len(self._free) - guesses, guesses
+        return self.places - len(self._free) - len(self._released) - guesses, guesses
 
     def request(self, access: Access) -> Iterator[Plan]:
         """Yield what each wave of this visit needs; the visit is over when the iterator ends.
@@ -140,6 +147,7 @@ class ExpertCache:
         One wave when everything fits (always so when one token is decoded), several when the visit
         demands more absent experts than there are free places; residents come in the first.
         """
+        self._open()
         clock, position, layer, phase, experts, _ = access
         now = Now(clock, position, layer, phase)
         pool, names = self._pools[layer], self._names[layer]
@@ -155,6 +163,7 @@ class ExpertCache:
         if len(members) == len(demanded):
             pool.residents.update(members)
             places = tuple([members[expert] for expert in demanded])
+            self.deciding = False
             yield Plan(clock, tuple(demanded), places, dropped=tuple(dropped))
             return
         at = members
@@ -175,8 +184,9 @@ class ExpertCache:
             if guessed:
                 entering.extend([(e, self._guesses.pop(e)) for e in guessed])
                 entering.sort(key=lambda pair: experts.index(pair[0].index))
-            evictions, released = pool.settle(members, entering, now, self._free)
+            evictions, self._released = pool.settle(members, entering, now, self._free)
             pool.put_back(members, ordered)
+            self.deciding = False
             yield Plan(
                 clock,
                 tuple(hits),
@@ -189,11 +199,26 @@ class ExpertCache:
                 tuple(skipped),
                 last=not missing,
             )
-            self._free.extend(released)
+            self._release()
             if not missing:
                 return
+            assert self._free, "a wave has at least one slot to load into"
+            self.deciding = True
             hits, guessed, dropped, host, skipped = [], [], [], (), ()
             members = pool.set_aside(ordered)
+
+    def _open(self) -> None:
+        """Begin a visit, whatever became of the one before."""
+        if self.deciding:
+            self.reset()
+        self.deciding = True
+        if self._released:
+            self._release()
+
+    def _release(self) -> None:
+        """Give back the slots that only the wave before read."""
+        self._free.extend(self._released)
+        self._released = []
 
     def _share_out(
         self, access: Access, missing: list[Expert], pool: Pool, members: int

@@ -69,6 +69,8 @@ class RowCache:
     def reset(self) -> None:
         """Forget everything."""
         self.parts = {}
+        self._members: list[Expert] = []
+        self._deciding = False
         self.cache.reset()
         self._held: dict[Expert, Held] = {}
         self._early: dict[Expert, int] = {}
@@ -85,6 +87,9 @@ class RowCache:
             needs: the bitmap of rows that each of its experts needs (none is taken for one); None
                 for all.
         """
+        if self._deciding or self.cache.deciding:
+            self.reset()
+        self._forget_bypassed()
         wanted = {
             Expert(access.layer, index): self.full if rows is None else rows or 1
             for index, rows in zip(access.experts, needs, strict=True)
@@ -95,10 +100,12 @@ class RowCache:
             unused = self._unused(access.layer, wanted) if first else ()
             first = False
             yield from self._waves(plan._replace(dropped=tuple(gone), unused=unused), wanted)
+            self._forget_bypassed()
 
     def _waves(self, plan: Plan, wanted: dict[Expert, int]) -> Iterator[Plan]:
         """Split a wave of experts into waves in which each has a part that fits its place."""
-        members = [*plan.hits, *(load.expert for load in plan.loads)]
+        self._deciding = True
+        self._members = members = [*plan.hits, *(load.expert for load in plan.loads)]
         gone = [left.expert for left in plan.evictions if left.expert not in members]
         for expert in gone:
             self._held.pop(expert, None)
@@ -120,6 +127,7 @@ class RowCache:
             ]
             loads = [load for load in moved if load is not None]
             last = plan.last and number == waves - 1
+            self._deciding = False
             if number:
                 yield Plan(plan.clock, fills=tuple(loads), last=last)
                 continue
@@ -132,9 +140,13 @@ class RowCache:
                 partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
                 last=last,
             )
-        for expert in members:
+
+    def _forget_bypassed(self) -> None:
+        """Of a wave that is over, forget the rows of those that were not kept."""
+        for expert in self._members:
             if not self.cache.holds(expert):
                 self._held.pop(expert, None)
+        self._members = []
 
     def _parts(self, expert: Expert, rows: int) -> list[int]:
         """Rows that pass through a place together: what is there first, what stays there last."""

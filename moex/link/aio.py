@@ -66,13 +66,16 @@ class AioLink(Link):
         self._make = lambda: KernelReads(depth, slots.records)
         self._kernel = self._make()  # keeps the records while it writes there
         self._addresses = [record.data_ptr() for record in slots.records]
-        self._queue = ReadQueue(store, slots)
+        self._bytes, self._busy = 0, 0.0
+        self._watched = [0, 0.0]  # bytes and seconds of reads whose end was seen
+        self._start()
+
+    def _start(self) -> None:
+        self._queue = ReadQueue(self.store, self.slots)
         self._flying: dict[int, Read] = {}
         self._together = False
         self._landed: deque[Read] = deque()
-        self._bytes, self._busy = 0, 0.0
         self._since = self._looked = self._moving = 0.0
-        self._watched = [0, 0.0]  # bytes and seconds of reads whose end was seen
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
@@ -118,6 +121,12 @@ class AioLink(Link):
             self._look()
         running = perf_counter() - self._since if self._flying else 0.0
         return LinkStats(self._bytes, self._busy + running)
+
+    def restart(self) -> None:
+        """Let the reads under way end, whoever knows about them, and begin anew."""
+        self._kernel.close()
+        self._kernel = self._make()
+        self._start()
 
     def close(self) -> None:
         """Let the reads under way end; the kernel writes into no place any more."""

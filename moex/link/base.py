@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    import threading
     from collections import deque
+    from collections.abc import Iterable
 
     from moex.types import Plan
 
@@ -64,11 +66,42 @@ class Link(ABC):
         return 0.0
 
     @abstractmethod
+    def restart(self) -> None:
+        """Begin anew after a call was interrupted, wherever that was; statistics go on.
+
+        When it returns nothing that was asked for before is under way: no copy into a slot, and no
+        reader of one. Threads that died are replaced.
+
+        Raises:
+            RuntimeError: a copy does not end, so its slot cannot be used again.
+        """
+
+    @abstractmethod
     def stats(self) -> LinkStats:
         """Bytes and seconds since the link was made."""
 
     def close(self) -> None:
         """Stop threads and give back what the link holds."""
+
+
+STUCK_S = 10.0
+"""How long `restart` waits for a copy that has begun."""
+
+
+def join(threads: Iterable[threading.Thread], link: str) -> None:
+    """Wait for a link's threads, which were told to stop.
+
+    Raises:
+        RuntimeError: one of them is stuck.
+    """
+    for thread in threads:
+        if thread.is_alive():  # one whose start was interrupted is not
+            thread.join(STUCK_S)
+        if thread.is_alive():
+            raise RuntimeError(
+                f"link={link}: a copy that has begun does not end ({STUCK_S:.0f} s), so its slot "
+                "cannot be used again; expected storage that answers; load the model anew"
+            )
 
 
 def refuse_other_streams(records: torch.Tensor, link: str) -> None:

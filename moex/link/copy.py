@@ -59,6 +59,10 @@ class CopyLink(Link):
         seconds, self._guessing = self._guessing, 0.0
         return seconds
 
+    def restart(self) -> None:
+        """Forget what was waited for: copies end before `submit` returns."""
+        self._took.clear()
+
     def stats(self) -> LinkStats:
         """Bytes and seconds since the link was made."""
         return LinkStats(self._bytes, self._busy)

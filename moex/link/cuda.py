@@ -157,6 +157,12 @@ class CudaLink(Link):
                     self.log.append(("load", copy.expert, copy.queued, till, copy.speculative))
         return LinkStats(self._bytes, self._busy)
 
+    def restart(self) -> None:
+        """Let copies that were given to the stream end, and forget the others."""
+        self._stream.synchronize()
+        for forgotten in (self._guesses, self._expected, self._under_way, self._waits):
+            forgotten.clear()
+
     def close(self) -> None:
         """Let copies under way end."""
         self._guesses.clear()

@@ -6,8 +6,9 @@ import threading
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from moex.link.base import Link, LinkStats, refuse_other_streams
+from moex.link.base import Link, LinkStats, join, refuse_other_streams
 from moex.link.queue import ReadQueue
+from moex.link.wakeup import Wakeup
 from moex.store.layout import PAGE
 
 if TYPE_CHECKING:
@@ -42,25 +43,28 @@ class DiskLink(Link):
     ) -> None:
         self.store, self.slots = store, slots
         self._piece = max(chunk_bytes // PAGE, 1) * PAGE
-        self._queue = ReadQueue(store, slots)
-        self._changed = threading.Condition(threading.Lock())
-        self._reading, self._since = 0, 0.0
         self._bytes, self._busy = 0, 0.0
+        self._readers = threads
+        self._threads: list[threading.Thread] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._queue = ReadQueue(self.store, self.slots)
+        self._changed = Wakeup()
+        self._reading, self._since = 0, 0.0
         self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._run, name=f"moex-read-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
+        for number in range(self._readers):
+            thread = threading.Thread(target=self._run, name=f"moex-read-{number}", daemon=True)
+            self._threads.append(thread)
             thread.start()
 
     def submit(self, plan: Plan) -> None:
         """Take back dropped guesses that have not begun, and queue the plan's loads."""
         if plan.transfers or plan.dropped:
             refuse_other_streams(self.slots.records, self.name)
-            with self._changed:
+            with self._changed.lock:
                 self._queue.take(plan)
-                self._changed.notify(len(self._threads))
+                self._changed.notify_all()
 
     def wait(self, place: int) -> float:
         """Return when the read into the place is over; a late guess is demanded from now on.
@@ -93,7 +97,7 @@ class DiskLink(Link):
         stall = 0.0
         if not over():
             started = perf_counter()
-            with self._changed:
+            with self._changed.lock:
                 self._queue.promote(read)
             while not over():
                 piece = self._claim(over, self._queue.demand, enough=enough)
@@ -107,18 +111,26 @@ class DiskLink(Link):
 
     def stats(self) -> LinkStats:
         """Bytes that were read, and seconds in which any thread was reading."""
-        with self._changed:
+        with self._changed.lock:
             running = perf_counter() - self._since if self._reading else 0.0
             return LinkStats(self._bytes, self._busy + running)
 
+    def restart(self) -> None:
+        """Let the pieces under way end, and begin anew with new threads."""
+        self._stop()
+        self._start()
+
     def close(self) -> None:
         """Let the pieces under way end, and stop the threads."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._stop()
         self._queue.close()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        with self._changed.lock:
+            self._changed.notify_all()
+        join(self._threads, self.name)
+        self._threads.clear()
 
     def _run(self) -> None:
         queues = self._queue.demand, self._queue.speculation
@@ -132,13 +144,15 @@ class DiskLink(Link):
         enough: Callable[[], bool] = lambda: False,
     ) -> tuple[Read, int, int] | None:
         """Wait until there is a piece to begin, first queue first, or until it is over (None)."""
-        with self._changed:
-            while not over():
+        while True:
+            with self._changed.lock:
+                if over():
+                    return None
                 for queue in () if enough() else queues:
                     if (read := self._queue.next(queue)) is not None:
                         return self._begin(queue, read)
-                self._changed.wait()
-        return None
+                change = self._changed.waiter()
+            change.acquire()
 
     def _begin(self, queue: deque[Read], read: Read) -> tuple[Read, int, int]:
         begin = read.begun
@@ -171,7 +185,7 @@ class DiskLink(Link):
 
     def _landed(self, read: Read, begin: int, size: int, started: float) -> None:
         """Book a piece; whoever brings the last one compares the record with its checksum."""
-        with self._changed:
+        with self._changed.lock:
             read.missing -= size
             last = not read.missing
         if last and read.error is None and read.record is not None:
@@ -179,7 +193,7 @@ class DiskLink(Link):
                 self._queue.whole.check(read.expert, read.record)
             except Exception as error:
                 read.error = error
-        with self._changed:
+        with self._changed.lock:
             now = perf_counter()
             self._bytes += size if read.error is None else 0
             self._reading -= 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from functools import partial
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
-from moex.link.base import Link, LinkStats, refuse_other_streams
+from moex.link.base import Link, LinkStats, join, refuse_other_streams
+from moex.link.wakeup import Wakeup
 from moex.sim.link import LinkTimeline
 
 if TYPE_CHECKING:
@@ -39,17 +41,12 @@ def wait_until(moment: float) -> None:
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
 
-    __slots__ = ("bring", "copied", "place", "transfer")
+    __slots__ = ("bring", "place", "there", "transfer")
 
     def __init__(self, bring: Callable[[], None], place: int, transfer: Transfer) -> None:
         self.bring, self.place, self.transfer = bring, place, transfer
-        self.copied: threading.Event | None = None
-        """Of a copy that the thread makes; others are made at once."""
-
-    @property
-    def there(self) -> bool:
+        self.there = False
         """Whether its bytes are."""
-        return self.copied is None or self.copied.is_set()
 
 
 class EmulatedLink(Link):
@@ -72,14 +69,18 @@ class EmulatedLink(Link):
         assert profile.link_bytes_per_s is not None
         self.store, self.slots = store, slots
         self._at_once = SMALL if store.io is None else 0
-        self.timeline = LinkTimeline(
-            profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
+        self._forgetting = 0.0
+        self._new_timeline = partial(
+            LinkTimeline, profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
+        self.timeline = self._new_timeline()
+        self._start()
+
+    def _start(self) -> None:
         self.timeline.on_chunk = self._sent
         self._expected: dict[int, list[_Copy]] = {}
         self._work: deque[_Copy] = deque()
-        self._wake = threading.Condition()
-        self._forgetting = 0.0
+        self._changed = Wakeup()
         self._error: Exception | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="moex-link", daemon=True)
@@ -106,7 +107,6 @@ class EmulatedLink(Link):
             if moved <= self._at_once and all(earlier.there for earlier in before):
                 self._bring(copy)
             else:
-                copy.copied = threading.Event()
                 handed.append(copy)
             before.append(copy)
         if handed:
@@ -114,7 +114,7 @@ class EmulatedLink(Link):
 
     def _hand_over(self, copies: list[_Copy]) -> None:
         """Give copies of one plan to the thread."""
-        with self._wake:
+        with self._changed.lock:
             # Bytes of a demanded load are copied before those of guesses still waiting, except for
             # guesses of the same place: what is loaded there later must come later.
             if copies[0].transfer.speculative:
@@ -125,13 +125,13 @@ class EmulatedLink(Link):
                 for copy in first:
                     self._work.remove(copy)
                 self._work.extendleft(reversed(first + copies))
-            self._wake.notify()
+            self._changed.notify_all()
 
     def _forget(self, copy: _Copy) -> None:
         """Do not copy what nobody wants; let a copy under way end, for its place is due."""
         if copy.there:
             return
-        with self._wake:
+        with self._changed.lock:
             if copy in self._work:
                 self._work.remove(copy)
                 return
@@ -144,8 +144,12 @@ class EmulatedLink(Link):
 
     def _finish(self, copy: _Copy) -> None:
         """Wait for the real bytes of a copy, which only a living thread brings."""
-        while copy.copied is not None and not copy.copied.wait(LOOK_S):
-            if not self._thread.is_alive():
+        while not copy.there:
+            with self._changed.lock:
+                if copy.there:
+                    return
+                change = self._changed.waiter()
+            if not change.acquire(timeout=LOOK_S) and not self._thread.is_alive():
                 raise RuntimeError(
                     f"the link's copying thread died before it read {copy.transfer.label}"
                 )
@@ -191,30 +195,46 @@ class EmulatedLink(Link):
         self.timeline.advance(perf_counter())
         return LinkStats(self.timeline.bytes_moved, self.timeline.busy_s)
 
+    def restart(self) -> None:
+        """Let a copy under way end, and begin anew with an idle wire and a new thread."""
+        self._stop()
+        before, self.timeline = self.timeline, self._new_timeline()
+        self.timeline.bytes_moved, self.timeline.busy_s = before.bytes_moved, before.busy_s
+        self._start()
+
     def close(self) -> None:
         """Stop the copying thread."""
-        with self._wake:
-            self._stopping = True
-            self._work.clear()
-            self._wake.notify()
-        self._thread.join()
+        self._stop()
         self._expected.clear()  # the books may be closed after the link: what was to come will not
         self.timeline.on_chunk = None  # a circle, which would keep store and slots for a while
 
+    def _stop(self) -> None:
+        self._stopping = True
+        with self._changed.lock:
+            self._work.clear()
+            self._changed.notify_all()
+        join([self._thread], self.name)
+
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._work and not self._stopping:
-                    self._wake.wait()
+        while not self._stopping:
+            change = None
+            with self._changed.lock:
                 if self._stopping:
                     return
-                copy = self._work.popleft()
+                if self._work:
+                    copy = self._work.popleft()
+                else:
+                    change = self._changed.waiter()
+            if change is not None:
+                change.acquire()
+                continue
             self._bring(copy)
-            assert copy.copied is not None
-            copy.copied.set()
+            with self._changed.lock:
+                self._changed.notify_all()
 
     def _bring(self, copy: _Copy) -> None:
         try:
             copy.bring()
         except Exception as error:  # said by the wait, as the thread cannot
             self._error = error
+        copy.there = True

@@ -6,7 +6,9 @@ a profile says how fast that machine's host is, results are held back until then
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from functools import partial
+from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,7 @@ from moex.link.emulated import wait_until
 from moex.runner import hf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -46,8 +47,14 @@ class HostLane:
                 "memory; expected memory.store=ram"
             )
         self.store, self.expert_s = store, expert_s
-        self._pool = ThreadPoolExecutor(1, "moex-host")
+        self._start()
+
+    def _start(self) -> None:
         self._free_at = 0.0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=[self._jobs], name="moex-host")
+        self._thread.daemon = True
+        self._thread.start()
 
     @property
     def emulated(self) -> bool:
@@ -56,32 +63,78 @@ class HostLane:
 
     def begin(
         self, module: torch.nn.Module, experts: Sequence[Expert], tokens: Sequence[Tensor]
-    ) -> list[Future[Tensor]]:
+    ) -> list[_Job]:
         """Start computing; `tokens` [n, hidden] of every expert may be on the device."""
         if self.expert_s is not None:
             now = perf_counter()
             self._free_at = max(now, self._free_at) + len(experts) * self.expert_s
         here = [rows.to("cpu") for rows in tokens]  # no copy where they are there already
-        return [
-            self._pool.submit(self._compute, module, expert, rows)
+        jobs = [
+            _Job(partial(self._compute, module, expert, rows))
             for expert, rows in zip(experts, here, strict=True)
         ]
+        for job in jobs:
+            self._jobs.put(job)
+        return jobs
 
     def _compute(self, module: torch.nn.Module, expert: Expert, tokens: Tensor) -> Tensor:
         with torch.inference_mode():
             return hf.expert_output(module, tokens, self.store.tensors(expert))
 
-    def done(self, results: Sequence[Future[Tensor]]) -> bool:
+    def done(self, jobs: Sequence[_Job]) -> bool:
         """Whether the results are there, and could be on the emulated host."""
-        return all(result.done() for result in results) and perf_counter() >= self._free_at
+        return all(job.done for job in jobs) and perf_counter() >= self._free_at
 
-    def finish(self, results: Sequence[Future[Tensor]], device: torch.device) -> list[Tensor]:
+    def finish(self, jobs: Sequence[_Job], device: torch.device) -> list[Tensor]:
         """Return the outputs [n, hidden] on the device, not before the host could have them."""
-        found = [result.result().to(device, non_blocking=True) for result in results]
+        found = [job.result().to(device, non_blocking=True) for job in jobs]
         if self.expert_s is not None:
             wait_until(self._free_at)
         return found
 
+    def restart(self) -> None:
+        """Begin anew after a call was interrupted: nobody takes the results that were asked for."""
+        self._jobs.put(None)
+        self._start()
+
     def close(self) -> None:
         """Stop the thread."""
-        self._pool.shutdown()
+        self._jobs.put(None)
+        self._thread.join()
+
+
+class _Job:
+    """A call for the lane's thread, and its result.
+
+    Not a `Future`: Ctrl-C inside its `result` can leave its lock taken, and the thread waiting.
+    """
+
+    def __init__(self, call: Callable[[], Tensor]) -> None:
+        self._call: Callable[[], Tensor] | None = call
+        self._found: list[Tensor] = []
+        self._error: BaseException | None = None
+        self.done = False
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def run(self) -> None:
+        try:
+            assert self._call is not None
+            self._found.append(self._call())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._call, self.done = None, True
+            self._ended.release()
+
+    def result(self) -> Tensor:
+        if not self.done:
+            self._ended.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
