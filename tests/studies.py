@@ -1,7 +1,9 @@
-"""Runs presets of conf/experiment in this process, a few cells of each, cut short."""
+"""Runs presets of conf/experiment and scripts of experiments/ in this process, cut short."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
+CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -73,3 +75,21 @@ def run_tiny(name: str, folder: Path, most: int | None = None) -> int:
         run_cell([f"experiment={name}", "smoke=true", *words], folder)
         done += 1
     return done
+
+
+def script(path: str) -> Any:
+    """A study's script as a module."""
+    name = path.replace("/", "_").removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch: Any, path: str, *words: Any) -> None:
+    """The tiny form of a study's script."""
+    monkeypatch.syspath_prepend((EXPERIMENTS / path).parent)  # as python does for a script
+    module = script(path)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, words), "--tiny"])
+    module.main()

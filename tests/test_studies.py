@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import sys
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -14,26 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-
-ROOT = Path(__file__).parents[1]
-STUDIES = ROOT / "experiments"
-
-
-def script(path):
-    """A study's script as a module."""
-    name = path.replace("/", "_").removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(name, STUDIES / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(monkeypatch, path, *words):
-    monkeypatch.syspath_prepend((STUDIES / path).parent)  # as python does for a script
-    module = script(path)
-    monkeypatch.setattr(sys, "argv", [path, *map(str, words), "--tiny"])
-    module.main()
+from studies import ROOT, run, script
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +108,6 @@ def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, mo
     assert [row["emulated"] for row in rows] == [True]
 
 
-def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
-    out = tmp_path / "rows.jsonl"
-    run(monkeypatch, "16_neurons/bench.py", "density", "--out", out, "--folder", tmp_path)
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    found = {row["store"]: row["break_even"] for row in rows if "break_even" in row}
-    assert set(found) == {"ram", "disk"}
-    assert all(0 < share <= 1 for share in found.values())
-
-
-def test_neurons_of_a_large_model_are_compared_from_files(tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "16_neurons/geometry.py", "--folder", tmp_path)
-    row = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (row["random_weights"], row["replayed_routing"]) == (True, True)
-    assert 0 < row["neurons_device_bytes"] <= row["whole_device_bytes"]
-    assert row["neurons_bytes_demand"] > 0
-
-
 def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
     study = script("35_speed_accuracy/figure.py")
     accuracy = pd.DataFrame(
@@ -212,7 +174,7 @@ TINY = {
     "12_quantization/bench.py": ("resident", "packing"),
     "13_host_compute/bench.py": ("simulate",),
     "14_true_geometry/bench.py": ("decode",),
-    "16_neurons/bench.py": ("disk", "surface"),
+    "16_neurons/bench.py": ("disk",),
     "16_neurons/stages.py": ("",),
     "20_policy_zoo/sequential.py": ("",),
 }

@@ -6,50 +6,37 @@
 
 `density` times loads of a share of an expert's neurons, scattered at random, from memory and from
 files, against the whole expert: where the lines cross is `memory.break_even`. `disk` decodes from
-files, neurons with that break-even against whole experts. `surface` decodes
-with the bundled model behind an emulated link, at equal device bytes (predictor included) and in
-interleaved turns: whole experts with LRU and gate lookahead against neurons in thin places. One
-JSON line a case; `--tiny` is a smoke test.
+files, neurons with that break-even against whole experts. `surface` (`surface.py`) decodes with the
+bundled model behind an emulated link, at equal device bytes, and `tables.py` shows its lines. Both
+decode `--prompts` different prompts and give the 95 % interval over prompts. One JSON line a case;
+`--tiny` is a smoke test.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sides import Side, equal_bytes, parts_of, prompts_of
+from sides import Side, over_prompts, parts_of, prompts_of, turn
+from surface import LOADS, SLOTS, TURNS, surface
 
 from moex.cache.capacity import Memory
-from moex.cache.lru import LRU
-from moex.paired import in_turns, paired_ratio
 from moex.prefetch.gate import Gate
-from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 from moex.runner import density as measured
-from moex.runner.assemble import Setup, bind_selector, load_parts, offload
+from moex.runner.assemble import bind_selector, load_parts
 from moex.runner.calibrate import break_evens
-from moex.sim.hardware import HardwareProfile
-from moex.train.data import corpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moex.runner.assemble import Parts
-
-ROOT = Path(__file__).parents[2]
 SIZES = ((4096, 14336), (256, 384))
 """Hidden size and neurons of an expert: Mixtral-8x7B's, and the bundled model's."""
-LOADS = (0.5, 1, 2, 4, 8)
-SLOTS = (2, 3, 4)
-DRIFT, TRIES = 0.1, 4
-"""A cell is measured again if a layer takes longer or less by this share after it than before."""
 
 
 def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -58,7 +45,7 @@ def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     `with_fallback` is the speed against whole experts if above the break-even all of an expert is
     moved: from files as its place has it, from memory as it lies, neuron by neuron.
     """
-    repeats = 2 if args.tiny else args.repeats
+    repeats = 2 if args.tiny else args.repeats or 7
     for hidden, neurons in ((64, 96),) if args.tiny else SIZES:
         tensors = {
             "gate_up_proj": ((2 * neurons, hidden), torch.bfloat16),
@@ -86,9 +73,9 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(args.threads)
     whole = load_parts("tiny", store="disk")
     neurons = load_parts("tiny", store="disk", bundles=True, wholes=True)
-    prompts = prompts_of(whole)[: args.prompts]
+    prompts, repeats = prompts_of(whole)[: args.prompts], args.repeats or TURNS
     if args.tiny:
-        prompts, args.tokens, args.repeats = prompts[:1], 4, 2
+        prompts, args.tokens, repeats = prompts[:2], 4, 1
     shares = break_evens(whole, args.folder)
     assert shares is not None
     crossing = shares["disk"]
@@ -102,116 +89,19 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     Side(stack, "whole", whole, Memory(count), Gate(), None, None),
                     Side(stack, "neurons", neurons, memory, prefetcher, selector, None),
                 ]
-                found = compared(sides, prompts, args)
+                turn(sides, prompts[:1], args.tokens)  # warmth
+                turns = []
+                for number in range(repeats):
+                    seconds, told = turn(sides, prompts, args.tokens, number)
+                    turns.append(seconds)
             yield {
                 "case": "disk",
                 "slots": count,
                 "break_even": share,
                 "measured": share != 1.0,
-                **found,
+                **over_prompts(turns),
+                **told,
             }
-
-
-def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Speed of neurons against whole experts, by load time and slots; the ceiling of each."""
-    torch.set_num_threads(args.threads)
-    whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
-    prompts = prompts_of(whole)[: args.prompts]
-    if args.tiny:
-        prompts, args.tokens, args.repeats, args.windows = prompts[:1], 4, 2, 1
-    geometry = whole.geometry
-    lost = _loss(whole, neurons, args) if args.text else {}
-    loads, slots = ((4.0,), (3,)) if args.tiny else (args.loads, args.slots)
-    for ratio in (*loads, 0.0):  # last without any load time: the ceiling
-        for count in slots:
-            selector, prefetcher = parts_of(args)
-            bind_selector(neurons, selector)
-            prefetcher.bind(geometry, neurons.folder, selector)
-            spent = selector.device_bytes + prefetcher.device_bytes
-            thin = equal_bytes(neurons, count, args.rows, spent)
-            for _ in range(1 if args.tiny else TRIES):  # until the machine's speed is what it was
-                layer_s = _layer_s(whole, prompts, args)
-                speed = geometry.expert_bytes / (ratio * layer_s) if ratio else float("inf")
-                link = HardwareProfile("emulated", link_bytes_per_s=speed, chunk_bytes=1 << 16)
-                with ExitStack() as stack:
-                    sides = [
-                        Side(stack, "whole", whole, Memory(count), Gate(), None, link),
-                        Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
-                    ]
-                    found = compared(sides, prompts, args)
-                after = _layer_s(whole, prompts, args)
-                drift = max(layer_s, after) / min(layer_s, after) - 1
-                if drift <= DRIFT:
-                    break
-            assert found["neurons_device_bytes"] <= found["whole_device_bytes"]
-            yield {
-                "case": "surface",
-                "emulated": True,
-                "load_over_layer": ratio,
-                "slots": count,
-                "layer_s": layer_s,
-                "drift": drift,
-                "selector": args.selector,
-                "coarse": args.coarse if args.selector == "corm" else None,
-                "mode": args.mode,
-                "rank": args.rank,
-                "fraction": args.fraction,
-                "rows": thin.rows,
-                **found,
-                "predictor_share": spent / found["neurons_device_bytes"],
-                **lost,
-            }
-
-
-def compared(
-    sides: list[Side], prompts: list[torch.Tensor], args: argparse.Namespace
-) -> dict[str, Any]:
-    """Seconds of both sides, measured in turns; their ratio, and what their books say."""
-    times = in_turns(args.repeats, *(partial(side.seconds, prompts, args.tokens) for side in sides))
-    gain = paired_ratio(*times)
-    return {
-        **{f"{side.name}_s": median(took) for side, took in zip(sides, times, strict=True)},
-        **{"speedup": gain.median, "low": gain.low, "high": gain.high, "pairs": gain.pairs},
-        **sides[0].books(),
-        **sides[1].books(),
-    }
-
-
-def _layer_s(parts: Parts, prompts: list[torch.Tensor], args: argparse.Namespace) -> float:
-    """Seconds of a layer now, with all experts there."""
-    with ExitStack() as stack:
-        every = Memory(parts.geometry.experts)
-        full = Side(stack, "full", parts, every, NoPrefetch(), None, None)
-        full.seconds(prompts, args.tokens)
-        passes = [full.seconds(prompts, args.tokens, empty=False) for _ in range(args.repeats)]
-    return median(passes) / parts.geometry.layers
-
-
-@torch.inference_mode()
-def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, Any]:
-    """Held-out nats a token, masked against dense, as `mode=eval` runs them: masks in prefill."""
-    selector, _ = parts_of(args)
-    selector.prefill = "masked"
-    memory = Memory(whole.geometry.experts)
-    with tempfile.TemporaryDirectory(prefix="moex-loss-") as folder:
-        text = corpus(args.text, whole.tokenizer(), Path(folder), 512, 10**9, 0)
-        windows = [torch.from_numpy(text.batch(n, 1, held_out=True)) for n in range(args.windows)]
-    nats = []
-    for parts, chosen in ((whole, None), (neurons, selector)):
-        with offload(parts, Setup(LRU(), memory, selector=chosen)) as model:
-            nats.append([_nats(model, window) for window in windows])
-    apart = [masked - dense for dense, masked in zip(*nats, strict=True)]
-    return {
-        "loss_dense_nats": mean(nats[0]),
-        "loss_apart_nats": mean(apart),
-        "loss_apart_stderr": stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else None,
-        "loss_windows": len(apart),
-    }
-
-
-def _nats(model: Any, window: torch.Tensor) -> float:
-    logits = model(window[:, :-1], use_cache=False).logits
-    return float(torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), window[0, 1:]))
 
 
 def main() -> None:
@@ -220,7 +110,7 @@ def main() -> None:
     parser.add_argument("what", choices=["density", "disk", "surface"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, help="turns; default 2, of density 7")
     parser.add_argument("--folder", type=Path, help="where density and disk write their files")
     parser.add_argument("--selector", choices=["corm", "oracle", "random"], default="corm")
     parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
@@ -230,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
     parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")
-    parser.add_argument("--prompts", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=8, choices=range(2, 9))
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import geometric_mean, mean, median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import yaml
 
 from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.paired import paired_ratio
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Setup, offload
@@ -21,6 +23,7 @@ from moex.types import DECODE
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from contextlib import ExitStack
 
     from moex.prefetch.base import Prefetcher
@@ -63,7 +66,7 @@ class Side:
         return decode.seconds / decode.passes
 
     def books(self) -> dict[str, Any]:
-        """What the books of the last turn say."""
+        """Statistics of the last `seconds`."""
         run = self.run
         decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
         predictor = sum(each.device_bytes for each in (self.selector, run.prefetcher) if each)
@@ -76,6 +79,55 @@ class Side:
             "stall_share": decode.stall_s / decode.seconds,
         }
         return {f"{self.name}_{name}": value for name, value in found.items()}
+
+
+def turn(
+    sides: Sequence[Side], prompts: Sequence[torch.Tensor], tokens: int, number: int = 0
+) -> tuple[list[list[float]], dict[str, Any]]:
+    """Every prompt once on every side, each from an empty cache, the sides one after the other.
+
+    Which side begins alternates from prompt to prompt, and between turns of odd and even `number`.
+
+    Returns:
+        Seconds a decoded token [prompt][side], and every side's statistics, mean over the prompts.
+    """
+    seconds = [[0.0] * len(sides) for _ in prompts]
+    told: dict[str, list[Any]] = {}
+    for place, prompt in enumerate(prompts):
+        order = list(enumerate(sides))
+        for which, side in order[:: -1 if (place + number) % 2 else 1]:
+            seconds[place][which] = side.seconds([prompt], tokens)
+            for name, value in side.books().items():
+                told.setdefault(name, []).append(value)
+    return seconds, {name: mean(values) for name, values in told.items()}
+
+
+def over_prompts(
+    turns: Sequence[Sequence[Sequence[float]]], names: tuple[str, str] = ("whole", "neurons")
+) -> dict[str, Any]:
+    """Speed of the second side over the first, from seconds [turn][prompt][side] of two sides.
+
+    A prompt's speedup is the geometric mean over its turns; `speedup` is the median prompt's, `low`
+    and `high` are the 95 % interval over prompts (Student's t, of their geometric mean), so it says
+    how far other prompts like these may be, which repeats of one prompt cannot. `runs_*` is about
+    single pairs of runs: their number, the least and the most.
+
+    Raises:
+        ValueError: fewer than two prompts.
+    """
+    prompts = list(zip(*turns, strict=True))
+    first, second = (
+        [geometric_mean([pair[side] for pair in pairs]) for pairs in prompts] for side in (0, 1)
+    )
+    gain = paired_ratio(first, second)
+    runs = [pair[0] / pair[1] for pairs in prompts for pair in pairs]
+    return {
+        **{"speedup": gain.median, "low": gain.low, "high": gain.high, "prompts": gain.pairs},
+        "by_prompt": [a / b for a, b in zip(first, second, strict=True)],
+        **{"runs": len(runs), "runs_least": min(runs), "runs_most": max(runs)},
+        **{f"{names[0]}_s": median(first), f"{names[1]}_s": median(second)},
+        "seconds": turns,
+    }
 
 
 def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
