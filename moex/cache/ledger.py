@@ -60,6 +60,11 @@ class Ledger:
                     setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
         return whole
 
+    def copy(self) -> Ledger:
+        """The statistics as they stand."""
+        phases = {phase: Counts(*vars(counts).values()) for phase, counts in self.phases.items()}
+        return Ledger(self.geometry, phases)
+
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
         # At once and not by name: replay books millions of plans.

@@ -10,6 +10,7 @@ from collections import deque
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
+from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -18,12 +19,12 @@ from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
+from moex.runner.journal import Journal
 from moex.runner.meter import Meter
 from moex.runner.residual import NormedLookahead
 from moex.runner.routers import Lookahead
 from moex.runner.work import Arriving, Work
 from moex.trace.format import DEPTHS
-from moex.trace.record import TraceRecorder
 from moex.types import PREFILL, Access, Expert
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from moex.runner.routing import Routing
     from moex.runner.rows import Neurons
     from moex.store.slots import Slots
+    from moex.trace.record import TraceRecorder
     from moex.types import Plan, Prediction
 
 
@@ -90,8 +92,9 @@ class OffloadedModel:
         # Also when nobody closes it: a thread of the link would hold all memory for ever.
         finalize(self, link.close).atexit = False
         self.planned_bytes: int | None = None
-        self._clock = 0
         self.events: deque[tuple[Any, ...]] | None = None
+        self._calling = RLock()
+        self.journal = Journal(cache.geometry)
         self.restart()
 
     def log_events(self, limit: int) -> None:
@@ -101,10 +104,7 @@ class OffloadedModel:
     def __enter__(self) -> PreTrainedModel:
         if not self.slots.tensors:
             raise RuntimeError("model: closed before, its memory was given back; load it anew")
-        visit: Callable[..., Tensor] = self._visit if self.events is None else self._logged_visit
-        if self.routing is not None:
-            visit = partial(self.routing.visit, visit)
-        calls = [partial(visit, number) for number in range(len(self.layers))]
+        calls = [partial(self._call, number) for number in range(len(self.layers))]
         self._stack.enter_context(hf.attach(self.model, self.layers, calls, self._begin))
         if self._normed:
             self._stack.enter_context(self._normed.attached())
@@ -123,38 +123,104 @@ class OffloadedModel:
                 self.host.close()
 
     def restart(self) -> None:
-        """Start a run: an empty cache, an empty trace, empty books."""
-        self.empty()
-        if self.routing is not None:
-            self.routing.reset()
-        self.recorder = TraceRecorder(self.cache.geometry)
-        self.ledgers = [Ledger(self.cache.geometry) for _ in self.layers]
-        if self.events is not None:
-            self.log_events(self.events.maxlen or 0)
-        self._clock = 0
-        self._phase, self._position, self._sequence = PREFILL, 0, -1
+        """Start a run: an empty cache, an empty trace, fresh statistics."""
+        with self._one_call():
+            self._open(-1)
+            self._empty()
+            if self.routing is not None:
+                self.routing.reset()
+            if self.events is not None:
+                self.log_events(self.events.maxlen or 0)
+            self._phase, self._position, self._sequence = PREFILL, 0, -1
+            self.journal = Journal(self.cache.geometry)
 
     def empty(self) -> None:
-        """Start a sequence cold: an empty cache, a fresh policy; books and trace go on."""
-        self.finish()
+        """Start a sequence cold: an empty cache, a fresh policy; statistics and trace go on."""
+        with self._one_call():
+            self._open(-1)
+            self._empty()
+            self.journal.end()
+
+    def _empty(self) -> None:
+        self._finish()
         self.books.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
     @property
+    def recorder(self) -> TraceRecorder:
+        """The run's visits so far."""
+        return self.journal.recorder
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """The statistics of every layer."""
+        return self.journal.ledgers
+
+    @property
     def ledger(self) -> Ledger:
-        """The books of all layers in one."""
+        """The statistics of all layers in one."""
         return Ledger.total(self.ledgers)
 
     def finish(self) -> None:
-        """End a run: guesses whose visit never came are booked as wasted."""
-        if self._clock:
-            plan = self.books.finish(self._clock - 1)
+        """End a run: prefetched experts whose visit never came are counted as wasted."""
+        with self._one_call():
+            self._open(-1)
+            self._finish()
+            self.journal.end()
+
+    def _finish(self) -> None:
+        if self.journal.clock:
+            plan = self.books.finish(self.journal.clock - 1)
             self._execute(plan)
             self.ledgers[-1].dropped(self._phase, plan)
+
+    def _one_call(self) -> RLock:
+        """The lock under which everything happens: two threads take turns, visit by visit.
+
+        Raises:
+            RuntimeError: this thread is inside a call already.
+        """
+        if self._calling._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "model: called from inside one of its own calls; expected callbacks such as "
+                "on_plan to return first"
+            )
+        return self._calling
+
+    def _open(self, layer: int) -> None:
+        """Begin what changes this layer's statistics; after an interrupted call, start cold.
+
+        What that call left behind (slots half filled, experts that count as resident and never
+        came, threads that died) is given up, whatever it was.
+        """
+        if self.journal.interrupted:
+            self.link.restart()
+            if self.host:
+                self.host.restart()
+            if self.routing is not None:
+                self.routing.reset()
+            self.books.reset()
+            self.prefetcher.reset(self.cache.geometry, self.cache.seed)
+            self.meter.start()
+            self.journal.take_back()
+        self.journal.begin(layer)
 
     def _begin(self, phase: str, position: int, tokens: int) -> None:
         self._phase, self._position = phase, position
         self._sequence += position == 0
+
+    def _call(
+        self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
+    ) -> Tensor:
+        """One layer visit, all of it or nothing."""
+        with self._one_call():
+            self._open(number)
+            if self.routing is not None:
+                index, weights = self.routing.route(number, index, weights)
+            visit = self._visit if self.events is None else self._logged_visit
+            result = visit(number, experts, hidden, index, weights)
+            self.journal.end()
+            return result
 
     def _visit(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
@@ -165,8 +231,8 @@ class OffloadedModel:
         chosen = index.tolist()
         self.meter.settle()
         demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
-        access = Access(self._clock, self._position, number, self._phase, demanded, *rows[:1])
-        self._clock += 1
+        clock = self.journal.clock
+        access = Access(clock, self._position, number, self._phase, demanded, *rows[:1])
         work = Work(experts, hidden, index, weights, chosen)
         late, waited = 0, False
         for plan in self._plans(access, work):

@@ -6,7 +6,7 @@ token there. So caches, links and prefetchers see a real model's routing at any 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +14,6 @@ from moex.places import trace_path
 from moex.trace.format import read_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -63,12 +62,6 @@ class Routing:
     def reset(self) -> None:
         """Begin at the trace's beginning."""
         self._next = [0] * len(self._next)
-
-    def visit(
-        self, inner: Callable[..., Tensor], number: int, experts: Any, hidden: Tensor, *own: Tensor
-    ) -> Tensor:
-        """Visit a layer with the recorded choice in the place of its own."""
-        return inner(number, experts, hidden, *self.route(number, *own))
 
     def route(self, number: int, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The recorded experts [tokens, k] of layer `number`, and equal weights for them."""

@@ -44,6 +44,12 @@ class Clock:
         if plan.transfers:  # it has begun while the computing lane is still busy with it
             self.now += self.profile.submit_s + len(plan.transfers) * self.profile.handover_s
 
+    def forget(self) -> None:
+        """Send nothing that has not begun, and wait for nothing."""
+        for transfer in [each for waiting in self.waiting.values() for each in waiting]:
+            self.link.cancel(self.now, transfer)
+        self.waiting.clear()
+
     def wait(self, slot: int) -> float:
         """Let the compute lane wait for a place; return for how long it did."""
         stall = 0.0

@@ -123,6 +123,7 @@ def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
     fresh = np.zeros(len(trace), np.bool_)
     if cold:
         fresh[1:] = trace.sequence[1:] != trace.sequence[:-1]
+    fresh[list(trace.resets)] = True
     return _Visits(
         pool=(trace.layer if pool == "layer" else np.zeros(len(trace))).astype(np.int64),
         offsets=np.ascontiguousarray(trace.offsets, np.int64),

@@ -54,8 +54,11 @@ def simulate(
     run = _Replay(trace, cache, prefetcher, hardware, on_plan, neurons)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
+    resets = frozenset(trace.resets)
     tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
     for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
+        if access.clock in resets:
+            run.reset()
         if sequence != before:
             if cold:
                 run.restart()
@@ -92,6 +95,15 @@ class _Replay:
     def restart(self) -> None:
         """Begin a sequence cold."""
         self._finish()
+        self._empty()
+
+    def reset(self) -> None:
+        """Begin cold where the run was interrupted; what was in flight counts as nothing."""
+        if self.clock:
+            self.clock.forget()
+        self._empty()
+
+    def _empty(self) -> None:
         self.books.reset()
         self.prefetcher.reset(self.trace.geometry, self.cache.seed)
 

@@ -119,9 +119,10 @@ class DiskStore(ExpertStore):
         Raises:
             RuntimeError: they cannot be read, or are not what was packed.
         """
-        reads = vars(self._mine).get("reads")
+        # Taken out while it reads: one whose reading is never ended is not used again.
+        reads = vars(self._mine).pop("reads", None)
         if reads is None:
-            reads = self._mine.reads = RowReads(self.layout.row_bytes, self.io == "direct")
+            reads = RowReads(self.layout.row_bytes, self.io == "direct")
         file, start = self.where(expert)
         wanted = np.arange(self.layout.neurons) if rows is None else rows
         try:
@@ -129,6 +130,7 @@ class DiskStore(ExpertStore):
                 runs = found.view(np.uint8).reshape(len(found), -1)
                 self._check_rows(expert, wanted[part], runs)
                 yield part, found
+            self._mine.reads = reads
         except OSError as error:
             raise self._failure(expert, error.strerror) from error
 

@@ -76,10 +76,14 @@ class RowReads:
                 before = batch.part, at, running
             if before is not None:
                 yield self._landed(*before)
-        finally:
-            while self._flying:
-                self._collect()
+        except BaseException:
+            # What the kernel told us of reads that ended may be lost: it waits for all of them.
+            if self._kernel is not None:
+                self._kernel.close()
+                self._kernel = None
+            self._flying.clear()
             self._short.clear()
+            raise
 
     def _begin(
         self, file: int, half: int, places: np.ndarray, offsets: np.ndarray, sizes: np.ndarray

@@ -17,7 +17,8 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 
 A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
 
-The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, `provenance`.
+The schema's metadata holds one JSON object under `moex`: `schema`, `geometry`, `provenance`, and
+`resets` where the run was interrupted: visits (row numbers) before which the cache was emptied.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         "visits": len(trace),
         "provenance": trace.provenance,
     }
+    if trace.resets:
+        header["resets"] = trace.resets
     table = pa.table(columns).replace_schema_metadata({b"moex": json.dumps(header).encode()})
     with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
@@ -144,4 +147,5 @@ def _from_table(table: Any, header: dict[str, Any]) -> Trace:
         rows=table.column("rows").to_pylist() if "rows" in table.column_names else None,
         provenance=header["provenance"],
         tokens=column("tokens", np.int32) if "tokens" in table.column_names else None,
+        resets=tuple(header.get("resets", ())),
     )

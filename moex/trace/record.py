@@ -27,6 +27,7 @@ class TraceRecorder:
         self.lookahead: list[tuple[tuple[float, ...], ...]] = []
         self.predictions: list[Sequence[Prediction]] = []
         self.needs: list[Sequence[int | None]] = []
+        self.resets: set[int] = set()
 
     def add(
         self,
@@ -53,6 +54,19 @@ class TraceRecorder:
         self.predictions.append(predictions)
         self.tokens.append(tokens)
         self.needs.append(needs)
+
+    def cut(self, count: int) -> None:
+        """Keep the first visits only, also where the last was recorded in part."""
+        columns: tuple[list[Any], ...] = (
+            self.accesses,
+            self.sequences,
+            self.lookahead,
+            self.predictions,
+            self.tokens,
+            self.needs,
+        )
+        for column in columns:
+            del column[count:]
 
     def trace(self, provenance: dict[str, Any]) -> Trace:
         """Return everything recorded so far."""
@@ -83,4 +97,5 @@ class TraceRecorder:
             rows=rows if any(self.needs) else None,
             provenance=provenance,
             tokens=None if None in self.tokens else np.asarray(self.tokens, np.int32),
+            resets=tuple(sorted(each for each in self.resets if each < len(accesses))),
         )

@@ -46,6 +46,7 @@ class Trace:
     rows: list[list[bytes | None]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int32] | None = None
+    resets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         count, limit = len(self.layer), self.geometry.experts
@@ -126,4 +127,5 @@ class Trace:
             None if self.rows is None else self.rows[start:stop],
             self.provenance,
             None if self.tokens is None else self.tokens[start:stop],
+            tuple(reset - start for reset in self.resets if start < reset < stop),
         )

@@ -91,6 +91,9 @@ class Ticking(Link):
         self.now += 8.5
         return 8.0
 
+    def restart(self):
+        self.now = 0.0
+
     def stats(self):
         return LinkStats(0, 0.0)
 
