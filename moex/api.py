@@ -133,4 +133,6 @@ def simulate(
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, sparsity)
-    return decisions.replay(trace, hardware, cold, on_plan)
+    report = decisions.replay(trace, hardware, cold, on_plan)
+    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
+    return report

@@ -52,6 +52,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
     report = decisions.replay(trace, hardware, cold)
+    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
     write_counts(trace, folder)
     if config.verdict:
         from moex.sim.verdict import judge

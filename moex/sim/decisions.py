@@ -9,6 +9,7 @@ from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate
+from moex.sim.time_bound import decode_lower_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,3 +114,18 @@ class Decisions:
             report.lossy.append("sparsity")
             report.rows, report.break_even = rows.share, rows.break_even
         return report
+
+    def decode_lower_bound_s(
+        self, trace: Trace, hardware: HardwareProfile | None, cold: bool = False
+    ) -> float | None:
+        """Return seconds that no policy and no prefetcher can decode the trace below.
+
+        None where it is not known: without a timed profile, where rows are moved, and with a miss
+        handler that computes on the host or skips.
+        """
+        fetches = self.miss is None or not (self.miss.on_host or self.miss.lossy)
+        if hardware is None or not hardware.timed or self.neurons or not fetches:
+            return None
+        memory = self.memory
+        slots = memory.resolve(trace.geometry)
+        return decode_lower_bound(trace, hardware, slots, memory.pool, memory.staging, cold)
