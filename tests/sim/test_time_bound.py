@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import yaml
@@ -37,7 +36,6 @@ from moex.sim.time_bound import belady_loads, decode_lower_bound
 from moex.types import Expert, Prediction
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = sorted(path.stem for path in (CONF / "cache").glob("*.yaml"))
 POLICIES = [LRU(), LFU(), FIFO(), Random(), Belady(), Belady(bypass=True)]
 PREFETCHERS = st.one_of(
     st.just(NoPrefetch()),
@@ -87,8 +85,6 @@ class Scripted(CachePolicy):
 
 class Told(Prefetcher):
     """Predicts by a script: an expert after every visit, or none."""
-
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, script):
         self.script = script
@@ -171,14 +167,14 @@ def test_it_holds_for_prefetches_several_visits_ahead(
         predict_s=predict_s,
     )
     prefetcher = Wanderer(seed, horizon, width, far_first)
-    given = {"pool": pool, "staging": staging, "hardware": hardware}
-    report = simulate(trace, policy, slots, prefetcher, **given)
+    where = {"pool": pool, "staging": staging, "hardware": hardware}
+    report = simulate(trace, policy, slots, prefetcher, **where)
     assert report.decode_lower_bound_s <= report.decode_s
     used = report.demand_misses + report.prefetch_used
     assert used >= belady_loads(trace, slots, pool).sum()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "cache").glob("*.yaml")))
 def test_it_holds_for_every_policy_on_a_recorded_trace(name):
     trace = read_trace("tiny").select(slice(900))
     size = trace.geometry.expert_bytes
@@ -218,8 +214,7 @@ def test_loads_of_every_visit_add_up_to_belady_s_curve(pool, cold):
 def test_it_is_tight_where_link_or_computing_alone_decide():
     trace = random_trace(2, experts=12, top_k=2, tokens=200, sequences=1)
     size = trace.geometry.expert_bytes
-    slow = HardwareProfile("slow link", link_bytes_per_s=size)
-    loads = belady_loads(trace, 4).sum()
+    slow, loads = HardwareProfile("slow link", link_bytes_per_s=size), belady_loads(trace, 4).sum()
     assert decode_lower_bound(trace, slow, 4) == pytest.approx(loads, rel=0.02)
     fast = HardwareProfile("fast link", link_bytes_per_s=1e6 * size, visit_s=1.0)
     assert decode_lower_bound(trace, fast, 4) == pytest.approx(len(trace), rel=0.02)
