@@ -179,6 +179,10 @@ RUNGS = (
 )
 
 
+LADDER_LINK = 5.75e8
+"""Bytes a second of the ladder's own link; the last rung's is infinite."""
+
+
 def ladder_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of experiment=oracle_ladder; none where its infinite link is missing."""
     rows = timed(table)
@@ -194,7 +198,7 @@ def rungs(table: pd.DataFrame) -> pd.DataFrame:
     rows = ladder_rows(table)
     need(rows, ["tokens_per_second"], "python run.py experiment=oracle_ladder")
     rows = rows.assign(free=rows["hardware.link_bytes_per_s"] > 1e14)
-    rows = rows[rows["free"] | (rows["hardware.link_bytes_per_s"] == 5.75e8)]
+    rows = rows[rows["free"] | (rows["hardware.link_bytes_per_s"] == LADDER_LINK)]
     rows = rows[rows["prefetcher"].isin(["none", "oracle"])]
     found = cells(rows, ["slots", "free", "prefetcher", "policy"], "tokens_per_second")
     best = []
@@ -204,6 +208,15 @@ def rungs(table: pd.DataFrame) -> pd.DataFrame:
         here = here.sort_values("middle").groupby("slots").last().reset_index()
         best.append(here.assign(rung=name))
     return pd.concat(best)
+
+
+def most_tokens_per_second(table: pd.DataFrame) -> pd.Series:
+    """Tokens/s that the lower bound on decoding time leaves on the ladder's link, by slots."""
+    rows = ladder_rows(table)
+    need(rows, ["decode_lower_bound_s"], "python run.py experiment=oracle_ladder")
+    rows = rows[rows["hardware.link_bytes_per_s"] == LADDER_LINK]
+    speeds = rows["tokens_decode"] / rows["decode_lower_bound_s"]
+    return speeds.groupby(rows["slots"]).max()
 
 
 def ladder(table: pd.DataFrame) -> Figure:

@@ -146,8 +146,8 @@ def buffers(table: pd.DataFrame) -> str:
 
 
 def oracle_ladder(table: pd.DataFrame) -> str:
-    """Tokens/s of every rung."""
-    found = speeds.rungs(table)
+    """Tokens/s of every rung, and the most that the lower bound on time leaves."""
+    found, most = speeds.rungs(table), speeds.most_tokens_per_second(table)
     names = [name for name, *_ in speeds.RUNGS]
     lines = []
     for slots, here in found.groupby("slots"):
@@ -157,8 +157,8 @@ def oracle_ladder(table: pd.DataFrame) -> str:
             if name in by.index else None
             for name in names
         ]  # fmt: skip
-        lines.append((int(slots), *cell))
-    return markdown(["slots", *names], lines)
+        lines.append((int(slots), *cell, f"{most[slots]:.1f}"))
+    return markdown(["slots", *names, "most, by the lower bound on time"], lines)
 
 
 def prefetch_value(table: pd.DataFrame) -> str:

@@ -6,12 +6,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from moex.cache.capacity import Memory
-from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.miss.fetch import Fetch
 from moex.places import trace_path
-from moex.sim.rows import row_cache, whole_from
-from moex.sim.simulator import simulate as _simulate
+from moex.sim.decisions import Decisions
+from moex.sim.rows import whole_from
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
 
@@ -133,19 +131,8 @@ def simulate(
     the rows that the recorded run selected. No torch.
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    policy = cache or LRU()
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
-    book = ExpertCache(
-        policy,
-        trace.geometry,
-        memory.resolve(trace.geometry),
-        pool,
-        staging,
-        seed,
-        trace.future() if "future" in policy.needs else None,
-        (miss or Fetch()).bound(trace.geometry, hardware).split,
-    )
-    if not sparsity:
-        memory.refuse_rows()
-    neurons = row_cache(book, memory, hardware) if sparsity else None
-    return _simulate(trace, book, prefetch, hardware, cold, on_plan, neurons)
+    decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, sparsity)
+    report = decisions.replay(trace, hardware, cold, on_plan)
+    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
+    return report

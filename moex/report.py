@@ -89,6 +89,7 @@ class Report:
     ttft_s: float | None = None
     tpot_s: float | None = None
     decode_s: float | None = None
+    decode_lower_bound_s: float | None = None
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1

@@ -28,7 +28,7 @@ def test_replay_never_loads_torch():
 
 
 def test_the_simulator_alone_does_not_load_the_compiler():
-    assert not {"numba", "pyarrow"} & loaded_by("moex.sim.simulator")
+    assert not {"numba", "pyarrow"} & loaded_by("moex.sim.decisions, moex.sim.verdict")
 
 
 def test_the_composition_root_loads_neither_torch_nor_a_tracker():

@@ -50,11 +50,16 @@ class TwoQ(CachePolicy):
         return True
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the oldest newcomer while they exceed their room, else the least recent proven."""
+        """Return the oldest newcomer while they exceed their share, else the least recent proven.
+
+        With none of that kind among the candidates, the other kind's.
+        """
         newcomer = next((expert for expert in self.newcomers if expert in candidates), None)
-        if newcomer is not None and len(self.newcomers) >= self.room:
+        proven = next((expert for expert in candidates if expert in self.proven), None)
+        if newcomer is not None and (proven is None or len(self.newcomers) > self.room):
             return newcomer
-        return next((expert for expert in candidates if expert in self.proven), candidates[0])
+        assert proven is not None
+        return proven
 
     def on_evict(self, expert: Expert, now: Now) -> None:
         """Remember a newcomer that leaves, the oldest memory making room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from moex.modes.common import (
     write_counts,
 )
 from moex.modes.verify import grade
-from moex.prefetch.none import NoPrefetch
 from moex.provenance import provenance
 
 if TYPE_CHECKING:
@@ -79,21 +79,22 @@ def judge(report: Report, config: Any, folder: Path, build: Build) -> None:
 def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.api import read_trace
-    from moex.cache.core import ExpertCache
-    from moex.sim.rows import row_cache
-    from moex.sim.verdict import judge_live
+    from moex.sim.decisions import Decisions
+    from moex.sim.verdict import judge_live, live_line
 
     assert report.slots is not None
     try:
-        trace, memory = read_trace(folder / "trace.parquet"), setup.memory
-        future = trace.future() if "future" in setup.policy.needs else None
-        shape = (trace.geometry, report.slots, memory.pool, memory.staging)
-        split = setup.miss.bound(trace.geometry, setup.hardware).split if setup.miss else None
-        cache = ExpertCache(setup.policy, *shape, report.seed, future, split)
-        given = (memory, setup.hardware, report.store)
-        rows = row_cache(cache, *given) if setup.selector is not None else None
-        prefetcher = setup.prefetcher or NoPrefetch()
-        return judge_live(trace, cache, prefetcher, setup.hardware, report, cold, rows)
+        trace, hardware = read_trace(folder / "trace.parquet"), setup.hardware
+        decisions = Decisions(
+            setup.policy,
+            replace(setup.memory, slots=report.slots, budget=None),
+            setup.prefetcher,
+            setup.miss,
+            report.seed,
+            setup.selector is not None,
+            report.store,
+        )
+        return live_line(judge_live(trace, decisions, hardware, report, cold), report)
     except Exception as error:
         note(f"no verdict on this run: its trace could not be replayed ({error})")
         return None

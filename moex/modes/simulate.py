@@ -25,9 +25,7 @@ SMOKE_TOKENS = 32
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
-    from moex.cache.core import ExpertCache
-    from moex.sim.rows import row_cache
-    from moex.sim.simulator import simulate as replay
+    from moex.sim.decisions import Decisions
 
     if not config.trace:
         raise ValueError(
@@ -38,40 +36,28 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     if config.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
     trace = _packed(trace, config, build)
-    policy, prefetcher, hardware = (
-        build(config[group]) for group in ("cache", "prefetch", "hardware")
-    )
-    miss = build(config.miss).bound(trace.geometry, hardware)
-    cache = ExpertCache(
-        policy,
-        trace.geometry,
-        memory.resolve(trace.geometry),
-        memory.pool,
-        memory.staging,
-        config.seed,
-        trace.future() if "future" in policy.needs else None,
-        miss.split,
-    )
-    neurons = None
-    if selects(config):
+    neurons = selects(config)
+    if neurons:
         _same_selection(trace, config)
-        recorded = str(trace.provenance.get("store", "ram"))
-        store = recorded if memory.store == "auto" else memory.store
-        neurons = row_cache(cache, memory, hardware, store)
-    else:
-        memory.refuse_rows()
+    recorded = str(trace.provenance.get("store", "ram"))
+    hardware, prefetcher = build(config.hardware), build(config.prefetch)
+    decisions = Decisions(
+        build(config.cache),
+        memory,
+        prefetcher,
+        build(config.miss),
+        config.seed,
+        neurons,
+        recorded if memory.store == "auto" else memory.store,
+    )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
-    report = replay(trace, cache, prefetcher, hardware, cold, neurons=neurons)
+    report = decisions.replay(trace, hardware, cold)
+    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
     write_counts(trace, folder)
     if config.verdict:
         from moex.sim.verdict import judge
 
-        report.verdict = str(judge(trace, cache, prefetcher, hardware, cold, neurons))
-    if miss.lossy:
-        report.lossy.append("miss")
-    if neurons is not None:
-        report.lossy.append("sparsity")
-        report.rows, report.break_even = memory.rows, neurons.break_even
+        report.verdict = str(judge(trace, decisions, hardware, cold))
     if names_a_part(config.quant):
         shape = trace.geometry
         changed = quantizes(build(config.quant))
@@ -80,7 +66,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         asked = plain(config.quant)
         report.replayed_routing = changed and trace.provenance.get("quant") != asked
         report.kernel = "not modelled" if hardware.timed else None
-    trained = neurons is not None or "recorded" in prefetcher.needs
+    trained = neurons or "recorded" in prefetcher.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
     report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
     report.model = str(trace.provenance.get("model", ""))

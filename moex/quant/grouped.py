@@ -63,7 +63,8 @@ class Grouped(Quantizer):
         bits: of a code: 8, 4, 3 or 2.
         group_size: weights that share a scale and a zero, along the input.
         meta_bits: of scales and zeros: 8, or 16 for half precision.
-        scale_group: scales that share a scale of their own, with 8 meta bits.
+        scale_group: at most so many scales share a scale of their own, with 8 meta bits; where it
+            does not divide their number, they are split as evenly as it goes.
         kernel: what computes: reference, int4 (CPU), tinygemm (CUDA), or auto: the best that is
             there and suits shape and activations.
 
@@ -88,9 +89,11 @@ class Grouped(Quantizer):
             if given not in known:
                 expected = ", ".join(map(str, known))
                 raise ValueError(f"quant.{name}={given}: expected one of {expected}")
-        for name in ("group_size", "scale_group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"quant.{name}={getattr(self, name)}: expected 1 or more")
+        for name, usual in (("group_size", 64), ("scale_group", 256)):
+            if (given := getattr(self, name)) < 1:
+                raise ValueError(
+                    f"quant.{name}={given}: expected 1 or more; try quant.{name}={usual}"
+                )
 
     @abstractmethod
     def solve(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

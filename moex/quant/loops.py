@@ -43,17 +43,18 @@ def _expand(
         step, origin = metas[group - first, 0], metas[group - first, 1]
         at, end = group * size, (group + 1) * size
         codes, zeros = scale[at:end], zero[at:end]
-        for i in range(size):
+        count = len(codes)  # the last group may be smaller
+        for i in range(count):
             values[i] = (np.float32(codes[i]) - origin) * step
             offsets[i] = (np.float32(8) - (np.float32(zeros[i]) - shift) * factor) * values[i]
         if len(pairs):
             line = pairs[at:end]
-            for i in range(size):  # rounded to nearest, ties to even
+            for i in range(count):  # rounded to nearest, ties to even
                 a = (low[i] + half + ((low[i] >> bits) & one)) >> bits
                 b = (high[i] + half + ((high[i] >> bits) & one)) >> bits
                 line[i] = a | (b << bits)
         else:
-            out[0, at:end], out[1, at:end] = values, offsets
+            out[0, at:end], out[1, at:end] = values[:count], offsets[:count]
 
 
 def table(packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -79,7 +80,10 @@ def numbers(packed: Mapping[str, Tensor]) -> Tensor:
 def _expanded(packed: Mapping[str, Tensor], out: Tensor, pairs: Tensor) -> None:
     codes = packed["scale"].view(-1).numpy(), packed["zero"].view(-1).numpy()
     metas, zero_meta = packed["scale_meta"].numpy(), packed["zero_meta"].numpy()
-    size, to = len(codes[0]) // len(metas), (out.numpy(), pairs.view(-1).view(torch.uint32).numpy())
+    size, to = (
+        -(-len(codes[0]) // len(metas)),
+        (out.numpy(), pairs.view(-1).view(torch.uint32).numpy()),
+    )
 
     def part(first: int, last: int) -> None:
         _expand(*codes, metas[first:last], zero_meta, first, size, *to)

@@ -1,12 +1,13 @@
 """Scales and zeros, quantized themselves: 8 bits each, as HQQ and Eliseev & Mazur 2023 have them.
 
 Both are [groups, out]: the order in which kernels want them. Scales get a scale and a zero of their
-own for every `scale_group` of them, zeros one for all. All in the arithmetic of hqq's `Quantizer`.
+own for at most `scale_group` of them, zeros one for all. Where `scale_group` does not divide their
+number, they are split as evenly as it goes: 3,072 scales and `scale_group=255` give 13 groups, 12
+of 237 and one of 228. All in the arithmetic of hqq's `Quantizer`.
 """
 
 from __future__ import annotations
 
-from math import gcd
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +32,7 @@ def tensors(grid: tuple[int, int], bits: int, group: int) -> Spec:
     return {
         "scale": (grid, torch.uint8),
         "zero": (grid, torch.uint8),
-        "scale_meta": ((count // gcd(group, count), 2), torch.float32),
+        "scale_meta": ((-(-count // group), 2), torch.float32),
         "zero_meta": ((1, 2), torch.float32),
     }
 
@@ -42,16 +43,26 @@ def pack(scale: Tensor, zero: Tensor, bits: int, group: int) -> dict[str, Tensor
         return {"scale": scale.half().contiguous(), "zero": zero.half().contiguous()}
     count = scale.numel()
     packed = {}
-    packed["scale"], packed["scale_meta"] = quantize(scale * UNIT, gcd(group, count))
+    packed["scale"], packed["scale_meta"] = quantize(scale * UNIT, group)
     packed["zero"], packed["zero_meta"] = quantize(zero, count)
     packed["scale_meta"][:, 0] /= UNIT
     return packed
 
 
 def quantize(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Codes of the values, in groups of consecutive ones; and each group's (scale, zero)."""
-    codes, scale, zero = round_to_nearest(values.contiguous().view(-1, group), 8)
-    return codes.to(torch.uint8).view(values.shape), torch.cat((scale, zero), 1)
+    """Codes of the values, in groups of at most so many; and each group's (scale, zero)."""
+    count = values.numel()
+    grouped = _split(values.contiguous().view(-1), -(-count // group))
+    codes, scale, zero = round_to_nearest(grouped, 8)
+    return codes.to(torch.uint8).view(-1)[:count].view(values.shape), torch.cat((scale, zero), 1)
+
+
+def _split(values: Tensor, groups: int) -> Tensor:
+    """Consecutive values in equal groups [groups, size]; the last one's end repeats its value."""
+    lacking = -len(values) % groups
+    if lacking:
+        values = torch.cat((values, values[-1:].expand(lacking)))
+    return values.view(groups, -1)
 
 
 def read(packed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,8 +74,9 @@ def read(packed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _read(packed: Mapping[str, Tensor], name: str) -> Tensor:
     codes, meta = packed[name], packed[name + "_meta"]
-    values = codes.reshape(len(meta), -1).float()
-    return values.sub_(meta[:, 1:]).mul_(meta[:, :1]).view(codes.shape)
+    values = _split(codes.reshape(-1), len(meta)).float()
+    values.sub_(meta[:, 1:]).mul_(meta[:, :1])
+    return values.view(-1)[: codes.numel()].view(codes.shape)
 
 
 def round_to_nearest(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""What no policy and no prefetcher can beat on a trace: counts of loads, and seconds.
+"""What no policy and no prefetcher can beat on a trace: counts of loads (seconds: `time_bound`).
 
-All bounds are for whole experts of one size whose misses are fetched.
+All bounds are for whole experts whose misses are fetched.
 """
 
 from __future__ import annotations
@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.sim.curves import curves, missed
-from moex.types import DECODE, PREFILL
+from moex.sim.curves import curves
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
-
-WINDOWS = 16
 
 
 @dataclass(frozen=True)
@@ -76,89 +70,3 @@ def floors(trace: Trace, slots: int, pool: str = "layer", cold: bool = False) ->
         belady_bypass=int(drawn["belady-bypass"].misses[0]),
         static=int(mine.sum() - kept.sum()),
     )
-
-
-def time_floor(
-    trace: Trace,
-    slots: int,
-    hardware: HardwareProfile,
-    pool: str = "layer",
-    staging: int | None = None,
-    cold: bool = False,
-    phase: str | None = DECODE,
-) -> float:
-    """Return seconds that no policy and no prefetcher of `simulate` can go below.
-
-    The run is cut into windows; their bounds add up, because a window's visits are computed one
-    after the other and only within it. A window takes at least its computing, and at least the
-    link's time for what must cross it meanwhile: Belady's loads with bypass on the window alone,
-    starting empty, less the experts that can be there or on their way when it begins, one a place,
-    guesses of any horizon included. What loads cost beside the link is left out. (Belady's
-    choices are optimal for every prefix at once, so one replay from a cut gives all windows that
-    begin there.) Of all ways to cut at the ends of `WINDOWS` equal parts, the best is taken.
-
-    Args:
-        trace: the recorded routing.
-        slots: residents per layer.
-        hardware: a timed profile.
-        pool: "layer" or "global".
-        staging: places beside the slots; default `2 * top_k`, as in `ExpertCache`.
-        cold: whether every sequence starts with an empty cache.
-        phase: seconds of "decode", of "prefill", or None for both.
-
-    Raises:
-        ValueError: the profile says no link bandwidth.
-    """
-    if hardware.link_bytes_per_s is None:
-        raise ValueError(
-            f"hardware={hardware.name}: says no link bandwidth, so nothing takes time; "
-            "expected a named profile, e.g. hardware=rtx3090"
-        )
-    geometry = trace.geometry
-    staging = 2 * geometry.top_k if staging is None else staging
-    places = slots * geometry.layers + staging
-    computing = _computing(trace, hardware)
-    load_s = hardware.link_latency_s + geometry.expert_bytes / hardware.link_bytes_per_s
-    total = 0.0
-    for begin, end, empty in _segments(trace, cold, phase):
-        windows = -(-WINDOWS * (end - begin) // len(trace))
-        cuts = np.unique(np.linspace(begin, end, windows + 1).astype(np.int64))
-        compute = np.append(0.0, np.cumsum(computing[begin:end]))[cuts - begin]
-        best = np.zeros(len(cuts))
-        for i, cut in enumerate(cuts[:-1]):
-            part = trace.select(slice(int(cut), end))
-            loads = np.append(0, np.cumsum(missed(part, slots, pool)))
-            there = 0 if empty and i == 0 else places
-            link = np.maximum(0, loads[cuts[i + 1 :] - cut] - there) * load_s
-            window = np.maximum(compute[i + 1 :] - compute[i], link)
-            best[i + 1 :] = np.maximum(best[i + 1 :], best[i] + window)
-        total += float(best[-1])
-    return total
-
-
-def _computing(trace: Trace, hardware: HardwareProfile) -> NDArray[np.float64]:
-    """Seconds of computing of every visit [visits]."""
-    seconds = hardware.visit_s + hardware.expert_s * np.diff(trace.offsets)
-    seconds[trace.layer == 0] += hardware.pass_s
-    return seconds
-
-
-def _segments(trace: Trace, cold: bool, phase: str | None) -> list[tuple[int, int, bool]]:
-    """Stretches of the run that are counted: (first visit, visit after, does it begin empty)."""
-    cut = np.zeros(len(trace), np.bool_)
-    cut[:1] = True
-    starts_empty = cut.copy()
-    if cold:
-        starts_empty[1:] = trace.sequence[1:] != trace.sequence[:-1]
-    if phase is not None:
-        cut[1:] = trace.prefill[1:] != trace.prefill[:-1]
-    begins = np.flatnonzero(cut | starts_empty)
-    ends = np.append(begins[1:], len(trace))
-    wanted = [
-        True if phase is None else bool(p) == (phase == PREFILL) for p in trace.prefill[begins]
-    ]
-    return [
-        (int(begin), int(end), bool(starts_empty[begin]))
-        for begin, end, use in zip(begins, ends, wanted, strict=True)
-        if use
-    ]

@@ -111,11 +111,6 @@ def curves(
     return drawn
 
 
-def missed(trace: Trace, slots: int, pool: str = "layer") -> NDArray[np.int64]:
-    """Return how many loads every visit needs [visits] under Belady with bypass."""
-    return _replayed(trace, _visits(trace, pool, cold=False), BYPASS, slots, pool)
-
-
 def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
     experts = trace.names()
     clocks = np.repeat(np.arange(len(trace)), np.diff(trace.offsets))

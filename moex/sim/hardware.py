@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+COSTS = (
+    "visit_s",
+    "expert_s",
+    "pass_s",
+    "submit_s",
+    "handover_s",
+    "load_s",
+    "predict_s",
+    "select_s",
+)
+"""Fields of a profile: all that computing takes on the device."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,21 @@ class HardwareProfile:
         if self.host_expert_s is None and self.host_bytes_per_s is not None:
             return expert_bytes / self.host_bytes_per_s
         return self.host_expert_s
+
+    def with_faster_link(self, factor: float) -> Self:
+        """The profile with so many times the link's bandwidth, where it says any."""
+        if self.link_bytes_per_s is None:
+            return self
+        return replace(self, link_bytes_per_s=factor * self.link_bytes_per_s)
+
+    def with_faster_computing(self, factor: float) -> Self:
+        """The profile with device and host that compute so many times as fast."""
+        costs = {name: getattr(self, name) / factor for name in COSTS}
+        if self.host_expert_s is not None:
+            costs["host_expert_s"] = self.host_expert_s / factor
+        elif self.host_bytes_per_s is not None:
+            costs["host_bytes_per_s"] = self.host_bytes_per_s * factor
+        return replace(self, **costs)
 
     @property
     def timed(self) -> bool:

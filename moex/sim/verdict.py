@@ -10,30 +10,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from moex.cache.belady import Belady
-from moex.cache.core import ExpertCache
 from moex.prefetch.recorded import Recorded
 from moex.sim.check import RECORDED
-from moex.sim.hardware import HardwareProfile
-from moex.sim.simulator import simulate
+from moex.sim.hardware import COSTS, HardwareProfile
 
 if TYPE_CHECKING:
-    from moex.cache.base import CachePolicy
-    from moex.cache.rows import RowCache
-    from moex.prefetch.base import Prefetcher
     from moex.report import Report
+    from moex.sim.decisions import Decisions
     from moex.trace.format import Trace
-
-COSTS = (
-    "visit_s",
-    "expert_s",
-    "pass_s",
-    "submit_s",
-    "handover_s",
-    "load_s",
-    "predict_s",
-    "select_s",
-)
-"""Of a profile: all that computing takes."""
 
 LONGEST = 10_000
 """Visits that are replayed at most for a live run's verdict: a second or two in all."""
@@ -43,21 +27,35 @@ LONGEST = 10_000
 class Verdict:
     """What limits a run.
 
-    limit: "policy", "capacity", "bandwidth" or "compute": the unit that buys most; "nothing" if
-        none buys anything.
-    gains: speed with one more unit of each, as a share of today's (0.1: 10 % faster). Without a
-        timed profile there are only policy and capacity, as the share of loads that they save.
-    report: the run itself.
+    Args:
+        report: the run itself.
+        what_ifs: the run with one more unit of "policy", "capacity", and with a timed profile of
+            "bandwidth" and "compute": each the row of a rerun with that one setting changed.
     """
 
-    limit: str
-    gains: dict[str, float]
     report: Report
+    what_ifs: dict[str, Report]
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Speed with one more unit of each, as a share of the run's (0.1: 10 % faster).
+
+        Without a timed profile the share of loads that each saves.
+        """
+        return {unit: _gain(self.report, other) for unit, other in self.what_ifs.items()}
+
+    @property
+    def limit(self) -> str:
+        """The unit that buys most; "nothing" if none buys anything."""
+        unit = max(self.gains, key=lambda each: self.gains[each])
+        return unit if self.gains[unit] > 0 else "nothing"
 
     def __str__(self) -> str:
         """The verdict in one line."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
+        if report.host_computed:
+            names["compute"] += " (device and host)"
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
         if report.tokens_per_second is None:
             bought = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
@@ -71,53 +69,44 @@ class Verdict:
 
 def judge(
     trace: Trace,
-    cache: ExpertCache,
-    prefetcher: Prefetcher | None = None,
+    decisions: Decisions,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
-    neurons: RowCache | None = None,
+    clock: HardwareProfile | None = None,
 ) -> Verdict:
     """Replay a run as it is and with one more unit of everything; name what limits it.
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
-    twice the speed of computing. Gains hold one at a time and do not add up.
+    twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
+    own hardware, as a rerun would. Gains hold one at a time and do not add up.
 
     Args:
         trace: the recorded routing.
-        cache: the run's cache.
-        prefetcher: the run's prefetcher; default none.
-        hardware: a timed profile, or None to judge by loads.
+        decisions: the run's.
+        hardware: the profile that the run's decisions are made for; None: none.
         cold: whether every sequence starts with an empty cache.
-        neurons: the run's books of rows; default whole experts.
+        clock: the profile that times are computed with; default `hardware`. If neither is timed,
+            the run is judged by loads.
     """
-    future = trace.future()
-
-    def run(policy: CachePolicy, slots: int, profile: HardwareProfile | None = hardware) -> Report:
-        other = ExpertCache(
-            policy,
-            trace.geometry,
-            slots,
-            cache.pool,
-            cache.staging,
-            cache.seed,
-            future,
-            cache.split,
-        )
-        rows = neurons.over(other) if neurons else None
-        return simulate(trace, other, prefetcher, profile, cold, neurons=rows)
-
-    own = cache.prototype
-    more = min(cache.slots + 1, trace.geometry.experts)
-    report = run(own, cache.slots)
-    others = {"policy": run(Belady(bypass=True), cache.slots), "capacity": run(own, more)}
-    if hardware is not None and hardware.link_bytes_per_s is not None:
-        twice = replace(hardware, link_bytes_per_s=2 * hardware.link_bytes_per_s)
-        faster = replace(hardware, **{name: getattr(hardware, name) / 2 for name in COSTS})
-        others["bandwidth"] = run(own, cache.slots, twice)
-        others["compute"] = run(own, cache.slots, faster)
-    gains = {unit: _gain(report, other) for unit, other in others.items()}
-    limit = max(gains, key=lambda unit: gains[unit])
-    return Verdict(limit if gains[limit] > 0 else "nothing", gains, report)
+    hardware = hardware or HardwareProfile()
+    clock = clock or hardware
+    report = decisions.replay(trace, hardware, cold, clock=clock)
+    assert report.slots is not None
+    more = min(report.slots + 1, trace.geometry.experts)
+    perfect = replace(decisions, policy=Belady(bypass=True))
+    larger = replace(decisions, memory=replace(decisions.memory, slots=more, budget=None))
+    what_ifs = {
+        "policy": perfect.replay(trace, hardware, cold, clock=clock),
+        "capacity": larger.replay(trace, hardware, cold, clock=clock),
+    }
+    if clock.timed:
+        for unit, faster in (
+            ("bandwidth", HardwareProfile.with_faster_link),
+            ("compute", HardwareProfile.with_faster_computing),
+        ):
+            times = faster(clock, 2)
+            what_ifs[unit] = decisions.replay(trace, faster(hardware, 2), cold, clock=times)
+    return Verdict(report, what_ifs)
 
 
 def _gain(report: Report, other: Report) -> float:
@@ -131,49 +120,52 @@ def _gain(report: Report, other: Report) -> float:
 
 def judge_live(
     trace: Trace,
-    cache: ExpertCache,
-    prefetcher: Prefetcher,
+    decisions: Decisions,
     hardware: HardwareProfile | None,
     report: Report,
     cold: bool = False,
-    neurons: RowCache | None = None,
-) -> str:
-    """Return the one-line verdict of a live run, by replaying its trace on hardware like its own.
+) -> Verdict:
+    """Return the verdict on a live run, by replaying its trace on hardware like its own.
 
-    What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
-    or one with the latency-free bandwidth that the run reached. A prefetcher that needs what no
-    trace holds is replayed as `recorded`. The first `LONGEST` visits speak for a longer trace.
+    Times are computed with `fitted` costs; decisions are made for the configured profile, as they
+    were in the run. A prefetcher that needs what no trace holds is replayed as `recorded`. The
+    first `LONGEST` visits stand for a longer trace.
 
     Args:
         trace: of the run's reported round.
-        cache: the run's cache.
-        prefetcher: the run's prefetcher.
+        decisions: the run's.
         hardware: the profile that the run emulated; None or untimed: its link was real.
         report: the run's row.
         cold: whether every sequence started with an empty cache.
-        neurons: the run's books of rows; default whole experts.
 
     Raises:
-        ValueError: the host computed experts, and nobody says how fast.
+        ValueError: the host computed experts, and the profile does not say how fast.
     """
-    profile = _like(report, trace, hardware)
-    if prefetcher.needs - RECORDED:
-        prefetcher = Recorded()
+    if decisions.prefetcher is not None and decisions.prefetcher.needs - RECORDED:
+        decisions = replace(decisions, prefetcher=Recorded())
     part = trace.select(slice(0, LONGEST))
-    judged = judge(part, cache, prefetcher, profile, cold, neurons)
-    replayed, measured = judged.report.tokens_per_second, report.tokens_per_second
+    return judge(part, decisions, hardware, cold, fitted(report, trace, hardware))
+
+
+def live_line(verdict: Verdict, report: Report) -> str:
+    """The verdict on a live run in one line, beside what was measured."""
+    replayed, measured = verdict.report.tokens_per_second, report.tokens_per_second
     if replayed is None or measured is None:
-        return f"{judged} (simulated)"
-    return f"{judged} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
+        return f"{verdict} (simulated)"
+    return f"{verdict} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
 
 
-def _like(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile | None:
-    """A profile fitted to a live run's row; None if it tells no times."""
+def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:
+    """The profile of a live run's own costs; an untimed one if its row tells no times.
+
+    What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
+    or one with the latency-free bandwidth that the run reached.
+    """
+    machine = hardware or HardwareProfile()
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
-        return None
+        return replace(machine, link_bytes_per_s=None)
     visit_s = (report.decode_s - report.stall_s) / int((~trace.prefill).sum())
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
-    machine = replace(hardware or HardwareProfile(), **costs)  # type: ignore[arg-type]
     # Where nothing crossed while decoding, no link can be told from another.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
-    return replace(machine, link_bytes_per_s=link)
+    return replace(machine, link_bytes_per_s=link, **costs)  # type: ignore[arg-type]

@@ -38,6 +38,17 @@ def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
     assert (alike["lossy"], alike["replayed_routing"]) == ([], False)
 
 
+def test_any_scale_group_costs_the_bits_that_it_says(tmp_path):
+    words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=rtn_4bit", *QUIET)
+    usual = row(*words, folder=tmp_path)["bits_per_weight"]
+    odd = row(*words, "quant.scale_group=255", folder=tmp_path)["bits_per_weight"]
+    assert usual <= odd < usual + 0.01
+    refused = run(*words, "quant.scale_group=0", folder=tmp_path)
+    assert refused.returncode != 0
+    typed = refused.stderr.rpartition("try ")[2].split()[0]
+    assert row(*words, typed, folder=tmp_path)["bits_per_weight"] == usual
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")

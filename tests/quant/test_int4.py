@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moex.quant import loops
+from moex.quant import loops, scales
 from moex.quant.kernels.int4 import MANY, block, has_integers
 from moex.quant.rtn import RTN
 
@@ -83,3 +83,16 @@ def test_a_kernel_that_is_slow_with_the_activations_is_passed_over_unless_it_is_
     assert set(names.values()) == {"int4", "reference"}
     slow = [pair for pair, name in names.items() if name == "reference"]
     assert slow == [(torch.float32, "auto"), (torch.float16, "auto")]
+
+
+@pytest.mark.parametrize("scale_group", [5, 255, 256])
+@pytest.mark.parametrize("count", [640, loops.LARGE])
+def test_scales_are_expanded_as_they_are_read_whatever_their_groups(scale_group, count):
+    draws = torch.Generator().manual_seed(4)
+    scale, zero = torch.rand(8, count // 8, generator=draws) / 50, torch.rand(8, count // 8) * 15
+    packed = scales.pack(scale, zero, 8, scale_group)
+    read, zeros = scales.read(packed)
+    expected = torch.stack((read, (8 - zeros) * read))
+    torch.testing.assert_close(loops.numbers(packed), expected)
+    pairs = loops.table(packed, torch.bfloat16).movedim(-1, 0).float()
+    torch.testing.assert_close(pairs, expected, rtol=1e-2, atol=1e-4)

@@ -74,6 +74,27 @@ def test_bits_a_weight_at_the_sizes_of_mixtral(bits, group, most):
     assert bits < 8 * nbytes / weights <= most
 
 
+@pytest.mark.parametrize("scale_group", [1, 3, 255, 256, 500, 3071, 10**9])
+def test_a_scale_group_that_does_not_divide_splits_evenly(scale_group):
+    rows, columns = 192, 1024
+    quantizer, original = RTN(4, 64, scale_group=scale_group), weight(rows, columns)
+    packed = quantizer.pack(original)
+    count = rows * columns // 64
+    groups = -(-count // scale_group)
+    assert packed["scale_meta"].shape == quantizer.tensors((rows, columns))["scale_meta"][0]
+    assert len(packed["scale_meta"]) == groups
+    scale, zero = RTN(4, 64, meta_bits=16).quantize(original)[1:]
+    expected = []
+    for part in (scale.t().reshape(-1) * scales.UNIT).split(-(-count // groups)):
+        codes, meta = scales.quantize(part, len(part))
+        expected.append((codes.float() - meta[0, 1]) * (meta[0, 0] / scales.UNIT))
+    found, zeros = scales.read(packed)
+    assert torch.equal(found.reshape(-1), torch.cat(expected))
+    assert (zeros - zero.t()).abs().max() < 0.05
+    loss = (quantizer.unpack(packed, torch.float32) - original).norm() / original.norm()
+    assert loss < 0.12
+
+
 def test_fewer_bits_lose_more_and_hqq_loses_less_than_rounding():
     def loss(quantizer: Grouped) -> float:
         # heavy tails, as trained weights have them
@@ -130,7 +151,8 @@ def test_a_weight_is_quantized_by_blocks_of_rows():
         ({"bits": 5}, "quant.bits=5: expected one of 8, 4, 3, 2"),
         ({"meta_bits": 4}, "quant.meta_bits=4: expected one of 8, 16"),
         ({"kernel": "marlin"}, "quant.kernel=marlin: expected one of auto, tinygemm, int4, ref"),
-        ({"group_size": 0}, "quant.group_size=0: expected 1 or more"),
+        ({"group_size": 0}, "quant.group_size=0: expected 1 or more; try quant.group_size=64"),
+        ({"scale_group": 0}, "quant.scale_group=0: expected 1 or more; try quant.scale_group=256"),
     ],
 )
 def test_wrong_settings_are_named(settings, said):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from traces import literal, random_trace
 
-from moex.cache.core import ExpertCache
+from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP
-from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
+from moex.sim.decisions import Decisions
 from moex.sim.hardware import HardwareProfile
-from moex.sim.simulator import simulate
-from moex.sim.verdict import judge, judge_live
+from moex.sim.verdict import judge, judge_live, live_line
 
 
 def machine(load_s, visit_s):
@@ -21,7 +20,12 @@ def machine(load_s, visit_s):
 
 def verdict(visits, slots, hardware, prefetcher=None):
     trace = literal(visits, experts=6)
-    return judge(trace, ExpertCache(LRU(), trace.geometry, slots), prefetcher, hardware)
+    return judge(trace, Decisions(LRU(), Memory(slots), prefetcher), hardware)
+
+
+def live(trace, decisions, hardware, report):
+    """The line on a live run."""
+    return live_line(judge_live(trace, decisions, hardware, report), report)
 
 
 CYCLE = [(0, pair) for pair in [(0, 1), (2, 3), (4, 5)] * 30]
@@ -54,17 +58,17 @@ def test_a_run_without_waiting_gains_from_computing_only():
 
 def test_perfect_prefetch_hides_what_computing_covers():
     trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
-    hidden = judge(trace, ExpertCache(LRU(), trace.geometry, 3), Oracle(), machine(0.1, 1.0))
+    hidden = judge(trace, Decisions(LRU(), Memory(3), Oracle()), machine(0.1, 1.0))
     assert hidden.limit == "compute"
     assert hidden.report.stall_share < 0.01
 
 
 def test_a_live_row_is_judged_by_a_machine_like_its_own():
     trace = literal(CYCLE, experts=6)
-    cache = ExpertCache(LRU(), trace.geometry, 3)
-    lived = simulate(trace, cache, hardware=machine(1, 0.25))  # stands in for a live run
-    fitted = judge_live(trace, cache, NoPrefetch(), HardwareProfile(), lived)
-    emulated = judge_live(trace, cache, NoPrefetch(), machine(1, 99.0), lived)
+    decisions = Decisions(LRU(), Memory(3))
+    lived = decisions.replay(trace, machine(1, 0.25))  # stands in for a live run
+    fitted = live(trace, decisions, HardwareProfile(), lived)
+    emulated = live(trace, decisions, machine(1, 99.0), lived)
     assert fitted.startswith(f"bandwidth-limited at {lived.tokens_per_second:.3g} tokens/s")
     assert emulated == fitted
     assert fitted.endswith(f"measured: {lived.tokens_per_second:.3g} tokens/s)")
@@ -73,15 +77,15 @@ def test_a_live_row_is_judged_by_a_machine_like_its_own():
 def test_a_prefetcher_that_asks_for_more_than_a_trace_holds_is_judged_by_what_it_said():
     trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
     trace.predictions = [[] for _ in range(len(trace))]
-    cache = ExpertCache(LRU(), trace.geometry, 4)
-    lived = simulate(trace, cache)
+    lived = Decisions(LRU(), Memory(4)).replay(trace)
     for prefetcher in (GateNorm(), MLP()):
-        assert judge_live(trace, cache, prefetcher, None, lived).endswith("(simulated)")
+        decisions = Decisions(LRU(), Memory(4), prefetcher)
+        assert live(trace, decisions, None, lived).endswith("(simulated)")
 
 
 def test_a_live_row_without_times_is_judged_by_counts():
     trace = literal(CYCLE, experts=6)
-    cache = ExpertCache(LRU(), trace.geometry, 4)
-    told = judge_live(trace, cache, NoPrefetch(), None, simulate(trace, cache))
+    decisions = Decisions(LRU(), Memory(4))
+    told = live(trace, decisions, None, decisions.replay(trace))
     assert told.startswith("policy-limited at hit rate")
     assert told.endswith("(simulated)")
