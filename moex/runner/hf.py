@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moex.quant.base import Packed
+from moex.runner.guards import guarded, refuse_absent
 from moex.types import DECODE, PREFILL, Geometry
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _dispatch(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> T
     call = vars(experts).get("moex")
     if call is None:
         raise RuntimeError("experts_implementation='moex' works only inside `with moex.load(...)`")
-    return call(experts, hidden, index, weights)
+    return guarded(call, experts, hidden, index, weights)
 
 
 @contextmanager
@@ -195,7 +196,14 @@ def attach(
     `calls` get (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
     `pass_begins(phase, position, tokens)` is called before every forward pass of the model. None
     of it is compiled, whoever asks for it (transformers does, for a static KV cache on a GPU).
+
+    Raises:
+        RuntimeError: the model is attached already.
     """
+    if any("moex" in vars(layer.experts) for layer in layers):
+        raise RuntimeError(
+            "model: its experts are offloaded already; leave the `with` block that it is in first"
+        )
     before, own = model.config._experts_implementation, vars(model).get("forward")
     ALL_EXPERTS_FUNCTIONS.register(NAME, _dispatch)
     names = tuple(inspect.signature(model.forward).parameters)
@@ -203,6 +211,7 @@ def attach(
     hook = model.register_forward_pre_hook(begin, with_kwargs=True)
     try:
         for layer, call in zip(layers, calls, strict=True):
+            vars(layer.experts).pop("forward", None)
             layer.experts.moex = call
         model.forward = torch.compiler.disable(model.forward)
         model.set_experts_implementation(NAME)
@@ -215,6 +224,7 @@ def attach(
             model.forward = own
         for layer in layers:
             vars(layer.experts).pop("moex", None)
+        refuse_absent(layer.experts for layer in layers)
 
 
 @torch.compiler.disable

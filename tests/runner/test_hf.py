@@ -135,3 +135,10 @@ def test_a_compiled_model_runs_as_it_is(parts, stock):
     assert compiling
     assert not any(compiling)
     assert "forward" not in vars(parts.model)
+
+
+def test_a_model_is_offloaded_once_at_a_time(parts, stock):
+    with offloaded(parts) as model:
+        with pytest.raises(RuntimeError, match="offloaded already; leave the `with` block"):
+            offloaded(parts).__enter__()
+        assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
