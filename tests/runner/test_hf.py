@@ -110,11 +110,18 @@ def test_a_cache_that_is_given_by_position_is_seen(parts):
     ]
 
 
+@pytest.fixture
+def dynamo():
+    """What compiling keeps for the process goes with the test."""
+    yield
+    torch._dynamo.reset()
+
+
 def never(*_):
     raise AssertionError("compiled")
 
 
-def test_generating_with_a_static_cache_compiles_nothing(parts, stock):
+def test_generating_with_a_static_cache_compiles_nothing(parts, stock, dynamo):
     compiling = CompileConfig(backend=never)
     compiling._compile_all_devices = True  # as on a GPU, where transformers compiles unasked
     with (running := offloaded(parts)) as model:
@@ -124,7 +131,7 @@ def test_generating_with_a_static_cache_compiles_nothing(parts, stock):
     assert positions(running) == [0, 6, 7, 8]
 
 
-def test_a_compiled_model_runs_as_it_is(parts, stock):
+def test_a_compiled_model_runs_as_it_is(parts, stock, dynamo):
     compiling = []
     seen = offloaded(parts, on_plan=lambda _: compiling.append(torch.compiler.is_compiling()))
     with torch.no_grad(), seen as model:
