@@ -66,6 +66,9 @@ def load(
         model.generate(...)
     ```
 
+    It is for inference: a gradient through the experts, a copy and a pickle are refused, and the
+    model is not compiled, also where transformers would (a static KV cache on a GPU).
+
     Args:
         name: a bundled model ("tiny"), a local folder, or a hub repository.
         cache: the policy; default LRU.

@@ -117,7 +117,8 @@ def seconds(run: OffloadedModel, model: Any, prompts: list[torch.Tensor], tokens
 def live(args: argparse.Namespace) -> Iterator[Row]:
     """A row a cell, with the 95 % interval of the paired ratio."""
     torch.set_num_threads(1)
-    parts = load_parts("tiny", store="ram")
+    models = [load_parts("tiny", store="ram") for _ in range(2)]  # open at once: a model each
+    parts = models[0]
     tokens, repeats = (4, 2) if args.tiny else (24, args.repeats)
     texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
     tokenizer = parts.tokenizer()
@@ -133,8 +134,8 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
         for count in (3,) if args.tiny else SLOTS:
             with ExitStack() as stack:
                 sides = []
-                for guess in (NoPrefetch(), Random()):
-                    run = offload(parts, Setup(LRU(), Memory(count), guess, link))
+                for own, guess in zip(models, (NoPrefetch(), Random()), strict=True):
+                    run = offload(own, Setup(LRU(), Memory(count), guess, link))
                     model = stack.enter_context(run)
                     sides.append(partial(seconds, run, model, prompts, tokens))
                 kept = in_turns(repeats, *sides)

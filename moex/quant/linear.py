@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from moex.quant.base import Packed
@@ -11,7 +12,6 @@ from moex.quant.base import Packed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from torch import Tensor
 
     from moex.quant.base import Quantizer
@@ -42,7 +42,11 @@ class QuantLinear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x @ weight.T + bias`."""
+        """Return `x @ weight.T + bias`; under autocast computed in the type of the weight."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):  # which reaches no kernel but the reference
+            with torch.autocast(device, enabled=False):
+                return self.forward(x.to(self.dtype)).to(torch.get_autocast_dtype(device))
         out = self._packed().matmul(x)
         return out if self.bias is None else out + self.bias
 

@@ -89,6 +89,7 @@ class Setup:
         return sum(each.device_bytes for each in (self.selector, self.prefetcher) if each)
 
 
+@torch.inference_mode(False)  # as in `load_parts`
 def offload(
     parts: Parts,
     setup: Setup,

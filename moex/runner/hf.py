@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moex.quant.base import Packed
+from moex.runner.guards import guarded, refuse_absent
 from moex.types import DECODE, PREFILL, Geometry
 
 if TYPE_CHECKING:
@@ -174,11 +176,12 @@ def _linear(experts: Any, x: Tensor, weights: Mapping[str, Tensor | Packed], nam
     return out.add_(weights[name + "_bias"]) if experts.has_bias else out  # type: ignore[arg-type]
 
 
-def _dispatch(experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+@torch.compiler.disable
+def _dispatch(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     call = vars(experts).get("moex")
     if call is None:
         raise RuntimeError("experts_implementation='moex' works only inside `with moex.load(...)`")
-    return call(experts, hidden, index, weights)
+    return guarded(call, experts, hidden, index, weights)
 
 
 @contextmanager
@@ -191,33 +194,53 @@ def attach(
     """Send every MoE layer's experts through `calls[layer]` while the context is open.
 
     `calls` get (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
-    `pass_begins(phase, position, tokens)` is called before every forward pass of the model.
+    `pass_begins(phase, position, tokens)` is called before every forward pass of the model. None
+    of it is compiled, whoever asks for it (transformers does, for a static KV cache on a GPU).
+
+    Raises:
+        RuntimeError: the model is attached already.
     """
-    before = model.config._experts_implementation
+    if any("moex" in vars(layer.experts) for layer in layers):
+        raise RuntimeError(
+            "model: its experts are offloaded already; leave the `with` block that it is in first"
+        )
+    before, own = model.config._experts_implementation, vars(model).get("forward")
     ALL_EXPERTS_FUNCTIONS.register(NAME, _dispatch)
-
-    def begin(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        pass_begins(*_pass(args, kwargs))
-
+    names = tuple(inspect.signature(model.forward).parameters)
+    begin = partial(_begin, pass_begins, names)
     hook = model.register_forward_pre_hook(begin, with_kwargs=True)
     try:
         for layer, call in zip(layers, calls, strict=True):
+            vars(layer.experts).pop("forward", None)
             layer.experts.moex = call
+        model.forward = torch.compiler.disable(model.forward)
         model.set_experts_implementation(NAME)
         yield
     finally:
         hook.remove()
         model.set_experts_implementation(before)
+        vars(model).pop("forward", None)
+        if own is not None:
+            model.forward = own
         for layer in layers:
             vars(layer.experts).pop("moex", None)
+        refuse_absent(layer.experts for layer in layers)
 
 
-def _pass(args: tuple, kwargs: dict) -> tuple[str, int, int]:
+@torch.compiler.disable
+def _begin(
+    pass_begins: PassBegins, names: Sequence[str], _: nn.Module, args: tuple, kwargs: dict
+) -> None:
+    pass_begins(*_pass(dict(zip(names, args, strict=False)) | kwargs))
+
+
+def _pass(given: Mapping[str, Any]) -> tuple[str, int, int]:
     """Phase, position of the first token, and number of tokens of a forward pass."""
-    inputs = args[0] if args else kwargs.get("input_ids")
+    inputs = given.get("input_ids")
     if inputs is None:
-        inputs = kwargs["inputs_embeds"]
-    past = kwargs.get("past_key_values")
-    position = past.get_seq_length() if past is not None else 0
+        inputs = given["inputs_embeds"]
+    past = given.get("past_key_values")
+    # A static cache counts in a tensor, and goes on counting in it.
+    position = int(past.get_seq_length()) if past is not None else 0
     decoding = inputs.shape[1] == 1 and position > 0
     return (DECODE if decoding else PREFILL), position, inputs.shape[0] * inputs.shape[1]

@@ -11,6 +11,7 @@ from functools import partial
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING
+from weakref import finalize
 
 import torch
 
@@ -55,6 +56,7 @@ class HostLane:
         self._thread = threading.Thread(target=_work, args=[self._jobs], name="moex-host")
         self._thread.daemon = True
         self._thread.start()
+        finalize(self, self._jobs.put, None)  # also when nobody closes it
 
     @property
     def emulated(self) -> bool:

@@ -19,6 +19,7 @@ from moex.cache.ledger import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner import hf
+from moex.runner.guards import NeverCopied
 from moex.runner.journal import Journal
 from moex.runner.meter import Meter
 from moex.runner.residual import NormedLookahead
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from moex.types import Plan, Prediction
 
 
-class OffloadedModel:
+class OffloadedModel(NeverCopied):
     """Runs a model's experts from slots; a context manager that gives the transformers model.
 
     Args:
@@ -75,8 +76,7 @@ class OffloadedModel:
     ) -> None:
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
-        # The books: those of rows lie over those of experts.
-        self.books: ExpertCache | RowCache = neurons.cache if neurons else cache
+        self.books: ExpertCache | RowCache = neurons.cache if neurons else cache  # of rows, if any
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(link.stats, link.settle)

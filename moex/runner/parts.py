@@ -16,6 +16,7 @@ from moex.cache.capacity import STORES
 from moex.places import cache_folder, model_folder
 from moex.runner import checkpoint, hf, hub
 from moex.runner.budget import process_bytes, skeleton_bytes
+from moex.runner.guards import refuse_absent
 from moex.runner.meter import trim
 from moex.runner.quantized import ExpertPacking, linear_settings, quantize_linears
 from moex.runner.quantized_rows import NeuronPacking
@@ -91,6 +92,7 @@ class Parts:
         return load_tokenizer(self.folder, self.model)
 
 
+@torch.inference_mode(False)  # whose tensors cannot be written to outside of it
 def load_parts(
     name: str,
     dtype: str = "auto",
@@ -179,6 +181,7 @@ def load_parts(
         linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+    refuse_absent(layer.experts for layer in layers)
     trim()
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
     size = linears + sum(skeleton.values())

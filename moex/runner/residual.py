@@ -55,7 +55,8 @@ class NormedLookahead:
         """
         caught = self.caught[number]
         if self.found is None:
-            same = [n for n, (_, out) in caught.items() if torch.equal(out.view_as(hidden), hidden)]
+            fed = {name: out.view_as(hidden).to(hidden.dtype) for name, (_, out) in caught.items()}
+            same = [name for name, out in fed.items() if torch.equal(out, hidden)]
             if not same or not self.routers.knows:
                 raise ValueError(
                     "prefetch=gate_norm: found no norm that feeds this model's MoE blocks, or "

@@ -74,7 +74,8 @@ class Lookahead:
         if self.kind == "silent":
             return [()]
         if self.kind == "softmax":
-            logits = functional.linear(hidden, *self._asked[number])
+            weight, bias = self._asked[number]
+            logits = functional.linear(hidden.to(weight.dtype), weight, bias)
             each = logits.view(len(hidden), -1, self._experts)
             found = each.softmax(-1, dtype=torch.float32).sum(0)
         else:

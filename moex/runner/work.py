@@ -115,5 +115,5 @@ class Work:
             self._split()
 
     def result(self) -> Tensor:
-        """Sum over the top-k positions."""
-        return self.out.sum(dim=1).to(self.hidden.dtype)
+        """Sum over the top-k positions, in the type of the products."""
+        return self.out.sum(dim=1)

@@ -58,8 +58,10 @@ def test_a_model_of_images_and_text_is_refused_in_one_line():
         checkpoint.build_from(AutoConfig.for_model("aria"))
 
 
-def test_biases_of_routers_stay_in_float32(tmp_path):
-    random_family("deepseek_v3").save_pretrained(tmp_path)
+@pytest.mark.parametrize("family", ["deepseek_v3", "hunyuan_v1_moe"])
+def test_what_routers_have_in_float32_stays_so(family, tmp_path):
+    """Biases; all of a router, which is given bfloat16."""
+    random_family(family).save_pretrained(tmp_path)
     theirs = stock(tmp_path, torch.bfloat16)
     parts = load_parts(str(tmp_path), "bfloat16")
     with offload(parts, Setup(LRU())) as model:
