@@ -29,14 +29,16 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    from moex.errors import given_twice, leave, refuse_lists, register_resolvers
+    from moex.errors import leave, register_resolvers
+    from moex.overrides import given_twice, options_first, refuse_groups
 
     register_resolvers()
+    sys.argv[1:] = options_first(sys.argv[1:])
     for key in given_twice(sys.argv[1:]):
         print(f"moex: {key}= is given twice: the last one counts", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely: as by Ctrl-C
     try:
-        refuse_lists(sys.argv[1:])
+        refuse_groups(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         sys.exit("moex: stopped; type the command again: what has finished is not run twice")

@@ -18,15 +18,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from moex import console, objective, settings
-from moex.errors import CONF, in_vain, one_line
+from moex.build import build as build
+from moex.errors import CONF, one_line
 from moex.files import alone, write_atomically
 from moex.identity import code_version, key_of, run_id
 from moex.modes.common import PARTIAL, names_a_part
 from moex.modes.live import judge
+from moex.overrides import in_vain
 from moex.provenance import provenance
 from moex.report import Report
 
@@ -34,12 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydra.core.utils import JobReturn
-
-
-def build(node: DictConfig) -> Any:
-    """Make the object that a group's `_target_` names: the only caller of `instantiate`."""
-    settings.check(OmegaConf.to_container(node, resolve=True), node._get_full_key(None))
-    return instantiate(node, _convert_="object")
 
 
 def run(config: DictConfig) -> float | None:

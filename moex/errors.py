@@ -8,14 +8,8 @@ import os
 import re
 import sys
 import traceback
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 CONF = Path(__file__).parents[1] / "conf"
 PLAIN = (
@@ -58,55 +52,15 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_id", resolve, use_cache=False, replace=True)
 
 
-def given_twice(words: list[str]) -> list[str]:
-    """Keys and groups that are given more than once: the last one counts, as Hydra has it."""
-    keys = [word.partition("=")[0] for word in words if "=" in word and word[0] not in "-~"]
-    return sorted({key for key in keys if keys.count(key) > 1})
-
-
-def refuse_lists(words: list[str]) -> None:
-    """Refuse several options of a group in one run: Hydra would make one part of all of them.
-
-    Raises:
-        ValueError: a list where one option belongs; studies and ablations may be several.
-    """
-    for word in words:
-        listed = re.fullmatch(r"\+*(\w+)=\[(.*)\]", word)
-        if listed and _keys(listed[1]):
-            raise ValueError(
-                f"{word}: one option a run; expected {listed[1]}=OPTION; for a sweep, "
-                f"try python run.py -m {listed[1]}={listed[2].replace(' ', '')}"
-            )
-
-
-def in_vain(config: Any, words: Sequence[str]) -> Iterator[str]:
-    """Say which words were typed in vain: a mode, or a baseline, has no use for them.
-
-    Where modes or runners are swept over, each of them.
-    """
-    for mode, runner in product(_chosen(config, "mode", words), _chosen(config, "runner", words)):
-        unused = [*mode.get("unused", ()), *runner.get("unused", ())]
-        vain = re.compile(rf"\+*({'|'.join(unused) or '$'})[.=](?!none$)")
-        if found := [word for word in words if vain.match(word)]:
-            who = f"mode={mode['name']} runner={runner['name']}"
-            yield f"{who} has no use for {' '.join(found)}"
-
-
-def _chosen(config: Any, group: str, words: Sequence[str]) -> list[Any]:
-    """The options of a group that words sweep over, else the one that is configured."""
-    swept = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
-    if not swept or "," not in swept[-1]:
-        return [config[group]]
-    paths = [CONF / group / f"{name.strip()}.yaml" for name in swept[-1].split(",")]
-    return [yaml.safe_load(path.read_text()) for path in paths if path.is_file()]
-
-
 def one_line(error: BaseException) -> str:
     """Return the error in one line that helps."""
     kind = type(error).__name__
     text = " ".join(str(error).split())
     if kind == "MissingConfigException":
         return _unknown_option(error, text)
+    if text.startswith("Error merging override "):
+        given, why = text.removeprefix("Error merging override "), str(error.__cause__)
+        return f"{given}: {why.splitlines()[0]}; python run.py --cfg hydra shows what is expected"
     if kind == "ConfigCompositionException":
         return _unknown_key(str(error))
     if kind == "OverrideParseException":
@@ -128,15 +82,19 @@ def one_line(error: BaseException) -> str:
 def _file(error: OSError) -> str:
     """The system refused a file: which, why, and what would help."""
     why = os.strerror(error.errno or 0).lower()
+    calls = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "make room and type the command again; nothing half-written is left"
-    elif error.errno == errno.ENOENT:
+    elif error.errno == errno.ENOENT and calls.isdisjoint({"mkdir", "makedirs"}):
         hint = "expected a file that is there"
     else:
         hint = (
             "expected a place that can be read and written; results go where "
             "hydra.run.dir=FOLDER (with -m: hydra.sweep.dir=FOLDER) says"
         )
+        for key, _, folder in (word.partition("=") for word in sys.argv):
+            if key in ("hydra.run.dir", "hydra.sweep.dir") and str(error.filename) in folder:
+                return f"{key}={folder}: {why}; {hint}; try {key}=results/mine"
     return f"{error.filename}: {why}; {hint}"
 
 
@@ -144,8 +102,11 @@ def _unknown_option(error: BaseException, text: str) -> str:
     missing = str(getattr(error, "missing_cfg_file", "") or "")
     options = list(getattr(error, "options", None) or [])
     group, _, given = missing.rpartition("/")
-    if not options:
-        return text
+    return unknown_option(group, given, options) if options else text
+
+
+def unknown_option(group: str, given: str, options: list[str]) -> str:
+    """Say that a group has no such option."""
     usual = re.search(rf"- {group}: (\w+)", (CONF / "config.yaml").read_text())
     near = difflib.get_close_matches(given, options, n=1)
     near += [usual[1]] if usual and usual[1] in options else options
@@ -167,7 +128,7 @@ def _unknown_key(text: str) -> str:
         return f"{key}: options have one place each; try {key.partition('@')[0]}={value}"
     if not (CONF / group).is_dir() or "." in name:
         return unknown_top(key, value)
-    keys = _keys(group)
+    keys = keys_of(group)
     having = [option for option, known in keys.items() if name in known]
     if having:
         return (
@@ -186,8 +147,14 @@ def unknown_top(key: str, value: str) -> str:
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
     if first in groups:
         return f"{key}: there is no such key; python run.py --cfg job shows those that there are"
-    known = sorted({*groups, *_keys("")["config"]} - {"hydra"})
-    inside = [f"{group}.{key}" for group in groups if any(key in k for k in _keys(group).values())]
+    if usual := re.search(
+        rf"^{first}: ([^\s#]+)", (CONF / "config.yaml").read_text(), re.MULTILINE
+    ):
+        return f"{key}: {first} is one value, and has no keys; try {first}={usual[1]}"
+    known = sorted({*groups, *keys_of("")["config"]} - {"hydra"})
+    inside = [
+        f"{group}.{key}" for group in groups if any(key in k for k in keys_of(group).values())
+    ]
     near = difflib.get_close_matches(first, known, n=1)
     if first in ("launcher", "sweeper"):
         near = [f"hydra/{first}"]
@@ -196,7 +163,7 @@ def unknown_top(key: str, value: str) -> str:
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
 
 
-def _keys(group: str) -> dict[str, set[str]]:
+def keys_of(group: str) -> dict[str, set[str]]:
     """By option of a group ("": of the main file), the keys of its file."""
     texts = {path.stem: path.read_text() for path in sorted((CONF / group).glob("*.yaml"))}
     return {

@@ -215,8 +215,21 @@ class Report:
         self.link_bytes_per_s = ratio(decode.bytes_moved, decode.link_busy_s)
 
     def json(self) -> str:
-        """The row as one line of JSON."""
-        return json.dumps(asdict(self))
+        """The row as one line of JSON.
+
+        Raises:
+            ValueError: a field holds nan or an infinity, which JSON has not.
+        """
+        row = asdict(self)
+        for name, value in row.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError as error:
+                raise ValueError(
+                    f"row: {name}={value}; expected finite numbers: a part of this run computed "
+                    "none; MOEX_TRACEBACK=1 shows where the row was written"
+                ) from error
+        return json.dumps(row)
 
     def write(self, folder: str | Path) -> Path:
         """Write `result.json` whole or not at all: its existence says that the run finished."""

@@ -5,23 +5,23 @@ A part's settings are the fields of its class. Groups that name no class have on
 
 from __future__ import annotations
 
-import collections.abc
 import importlib
-import sys
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from inspect import get_annotations
-from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+import os
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from moex.cache.capacity import Memory
 from moex.errors import unknown_top
+from moex.field_types import check_types, typed, with_advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("checkpoint", "random")
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+WIDEST = 32
+"""Bits of a weight in a checkpoint."""
 
 
 @dataclass
@@ -50,6 +50,18 @@ class Mode:
     hit_rates: list[float] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not all(0 < width <= WIDEST for width in self.bits):
+            raise ValueError(
+                f"mode.bits={typed(self.bits)}: expected bits of a weight above 0, at most "
+                f"{WIDEST}; try mode.bits=[4.5,3.0]"
+            )
+        if not all(0 <= rate <= 1 for rate in self.hit_rates):
+            raise ValueError(
+                f"mode.hit_rates={typed(self.hit_rates)}: expected shares from 0 to 1; "
+                "try mode.hit_rates=[0.5,0.9]"
+            )
+
 
 @dataclass
 class Runner:
@@ -63,6 +75,12 @@ class Runner:
 
     def __post_init__(self) -> None:
         _at_least("runner.", self, threads=1)
+        cores = os.cpu_count() or 1
+        if self.threads is not None and self.threads > cores:
+            raise ValueError(
+                f"runner.threads={self.threads}: expected at most {cores}, the cores of this "
+                f"machine; try runner.threads={cores}"
+            )
 
 
 @dataclass
@@ -149,7 +167,18 @@ def check(node: Any, where: str) -> None:
     kind = _named(node.get("_target_"))
     if is_dataclass(kind):
         given = {name: value for name, value in node.items() if not name.startswith("_")}
-        _check_types(kind, given, f"{where}.".lstrip("."))
+        check_types(kind, given, f"{where}.".lstrip("."))
+
+
+def refusal(error: Exception) -> str:
+    """What a class said that refused its settings, with what to type instead.
+
+    Args:
+        error: Hydra's, which names the class and the key of its settings; caused by the class's.
+    """
+    target, key = (re.search(rf"{name} '?([\w.]+)", str(error)) for name in ("target", "full_key:"))
+    kind, line = _named(target and target[1]), str(error.__cause__)
+    return with_advice(line, kind, key[1] if key else "") if is_dataclass(kind) else line
 
 
 def _named(target: Any) -> Any:
@@ -162,75 +191,13 @@ def _named(target: Any) -> Any:
 
 
 def _checked(kind: Any, given: dict[str, Any], where: str) -> None:
-    _check_types(kind, given, where)
-    if "???" not in given.values():
-        kind(**given)  # ranges are its own business
-
-
-def _check_types(kind: Any, given: dict[str, Any], where: str) -> None:
-    known = {each.name: each for each in fields(kind) if each.init}
-    for name, value in given.items():
-        key = f"{where}{name}"
-        if name not in known:
-            one_of = f"one of {', '.join(known)}" if known else "none"
-            raise ValueError(f"{key}: there is no such key; expected {one_of}")
-        hint = _hint(kind, name)
-        if value != "???" and not _fits(value, hint):
-            default = known[name].default
-            quoted = f"""'"{typed(value)}"'""" if _fits("", hint) else None
-            listed = f"[{typed(value)}]" if _fits([value], hint) else None
-            usual = None if isinstance(default, tuple) or default is MISSING else typed(default)
-            better = quoted or listed or usual
-            raise ValueError(
-                f"{key}={typed(value)}: expected {_words(hint)}"
-                + (f"; try {key}={better}" if better else "")
-            )
-
-
-def _hint(kind: Any, name: str) -> Any:
-    """The type of a field; Any where its words mean something only to a type checker."""
-    owner = next(base for base in kind.__mro__ if name in get_annotations(base))
-    text = get_annotations(owner)[name]
-    known = vars(collections.abc) | vars(sys.modules[owner.__module__])
+    check_types(kind, given, where)
+    if "???" in given.values():
+        return
     try:
-        return eval(text, known) if isinstance(text, str) else text
-    except NameError:
-        return Any
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type; a whole number is a number, true and false are none."""
-    if hint in (None, type(None)):
-        return value is None
-    if hint in (int, float):
-        numbers = int if hint is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (list, collections.abc.Sequence):
-        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
-    if origin in (dict, collections.abc.Mapping):
-        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
-    return origin is not UnionType or any(_fits(value, each) for each in inner)
-
-
-def _words(hint: Any) -> str:
-    """A type as people say it."""
-    if hint in (None, type(None)):
-        return "null"
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (list, collections.abc.Sequence):
-        return f"a list of {_words(inner[0]).removeprefix('a ')}".replace("number", "numbers")
-    if origin in (dict, collections.abc.Mapping):
-        return "a mapping, {key: value}"
-    return WORDS.get(hint) or " or ".join(map(_words, inner)) or "something else"
-
-
-def typed(value: Any) -> str:
-    """A value as it is typed."""
-    known = {"None": "null", "True": "true", "False": "false"}
-    return known.get(str(value), str(value))
+        kind(**given)  # ranges are its own business
+    except ValueError as error:
+        raise ValueError(with_advice(str(error), kind)) from error
 
 
 def _at_least(where: str, settings: Any, **least: int) -> None:

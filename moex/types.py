@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PREFILL = "prefill"
 DECODE = "decode"
+LARGEST = 10**15
+"""Of any number of a geometry: bytes of all experts are still exact in a float."""
+MOST_EXPERTS = 10**6
+"""Of all layers: some thirty times those of the largest models."""
 
 
 class Expert(NamedTuple):
@@ -37,6 +41,29 @@ class Geometry(NamedTuple):
     hidden: int
     intermediate: int
     expert_bytes: int
+
+    def check(self, where: str) -> None:
+        """Refuse numbers that no model has; widths of 0 are not known.
+
+        Args:
+            where: what has these numbers, for the message.
+
+        Raises:
+            ValueError: one that is not a whole number, or out of range.
+        """
+        known = {"hidden": 0, "intermediate": 0}
+        for name, given in self._asdict().items():
+            low, most = known.get(name, 1), self.experts if name == "top_k" else LARGEST
+            if type(given) is not int or not low <= given <= most:
+                upper = f"{most}, the experts of a layer" if name == "top_k" else str(most)
+                raise ValueError(
+                    f"{where}: {name}={given}; expected a whole number {low} to {upper}"
+                )
+        if self.layers * self.experts > MOST_EXPERTS:
+            raise ValueError(
+                f"{where}: layers={self.layers} experts={self.experts}; expected at most "
+                f"{MOST_EXPERTS} experts in all"
+            )
 
     def size(self, rows: bytes | None = None) -> int:
         """Bytes of some rows of an expert (a bitmap as in `Load`); of all of it without one."""

@@ -99,7 +99,7 @@ def test_a_results_folder_that_cannot_be_gets_one_line(words):
         command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("moex: run.py/x: not a directory; expected a place that can be")
+    assert done.stderr.startswith(f"moex: {words[-1]}: not a directory; expected a place that")
     assert done.stderr.count("\n") == 1, done.stderr
 
 

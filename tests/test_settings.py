@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from moex import app
-from moex.errors import given_twice, one_line, register_resolvers
+from moex.errors import one_line, register_resolvers
+from moex.overrides import given_twice
 
 CONF = Path(__file__).parents[1] / "conf"
 

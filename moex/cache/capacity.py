@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from moex.cache.core import POOLS
+from moex.cache.pool import check_staging
 
 if TYPE_CHECKING:
     from moex.types import Geometry
 
 STORES = ("auto", "ram", "disk")
+MOST_READERS = 256
+"""Threads that wait for one disk; more only take memory."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -22,10 +26,14 @@ def parse_bytes(text: str | int | float) -> int:
     Raises:
         ValueError: anything else.
     """
-    match = re.fullmatch(r"([\d.]+(?:e\d+)?) *([kmg]i?)?b?", str(text).strip().lower())
+    number = r"(\d+\.?\d*|\.\d+)(?:e\+?(\d{1,2}))?"
+    match = re.fullmatch(rf"{number} *([kmg]i?)?b?", str(text).strip().lower())
     if not match:
-        raise ValueError(f"memory.budget={text}: expected bytes, e.g. 6GiB, 800MB or 6442450944")
-    return int(float(match[1]) * UNITS[match[2] or ""])
+        raise ValueError(
+            f"memory.budget={text}: expected bytes, e.g. 6GiB, 800MB or 6442450944; "
+            "try memory.budget=6GiB"
+        )
+    return int(float(match[1]) * 10 ** int(match[2] or 0) * UNITS[match[3] or ""])
 
 
 class Needs(Protocol):
@@ -85,7 +93,7 @@ class Memory:
     def __post_init__(self) -> None:
         for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
             given = getattr(self, name)
-            if given is not None and not isinstance(given, int | float):
+            if given is not None and not (isinstance(given, int | float) and isfinite(given)):
                 raise ValueError(f"memory.{name}={given}: expected a number")
         for name in ("rows", "break_even"):
             given = getattr(self, name)
@@ -96,14 +104,20 @@ class Memory:
                 )
         for name, known in (("pool", POOLS), ("store", STORES)):
             if (given := getattr(self, name)) not in known:
-                raise ValueError(f"memory.{name}={given}: expected one of {', '.join(known)}")
+                raise ValueError(
+                    f"memory.{name}={given}: expected one of {', '.join(known)}; "
+                    f"try memory.{name}={known[0]}"
+                )
         if self.hot is not None and not Path(self.hot).expanduser().is_file():
             raise FileNotFoundError(
                 f"memory.hot={self.hot}: no such file; run once with sparsity=oracle (or another), "
                 "then use its results/<run_id>/neurons.npy"
             )
-        if self.reader_threads < 1:
-            raise ValueError(f"memory.reader_threads={self.reader_threads}: expected at least 1")
+        if not 1 <= self.reader_threads <= MOST_READERS:
+            raise ValueError(
+                f"memory.reader_threads={self.reader_threads}: expected at least 1, at most "
+                f"{MOST_READERS}; try memory.reader_threads=1"
+            )
 
     def places_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""
@@ -127,10 +141,17 @@ class Memory:
         Raises:
             ValueError: the setting makes no sense, or the budget does not hold the least that runs.
         """
-        if (self.slots is None) == (self.budget is None):
+        if self.staging is not None:
+            check_staging(self.staging, geometry)
+        if self.slots is None and self.budget is None:
             raise ValueError(
-                f"memory: slots={self.slots} and budget={self.budget}: expected exactly one of "
-                "them; try memory.slots=4, or memory.slots=null memory.budget=6GiB"
+                "memory.slots=null memory.budget=null: expected exactly one of them; "
+                "try memory.slots=0.5, or memory.budget=6GiB"
+            )
+        if self.slots is not None and self.budget is not None:
+            raise ValueError(
+                f"memory.slots={self.slots} memory.budget={self.budget}: expected exactly one of "
+                f"them; try memory.slots=null memory.budget={self.budget}"
             )
         if self.budget is not None:
             return self._from_budget(geometry, needs)
@@ -139,7 +160,8 @@ class Memory:
             return max(geometry.top_k, int(self.slots * geometry.experts))
         if self.slots != int(self.slots):
             raise ValueError(
-                f"memory.slots={self.slots}: expected a whole number, or a fraction below 1"
+                f"memory.slots={self.slots}: expected a whole number, or a fraction below 1; "
+                f"try memory.slots={min(geometry.experts, 2 * geometry.top_k)}"
             )
         return int(self.slots)
 

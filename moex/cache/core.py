@@ -19,7 +19,7 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.pool import Pool, overrides
+from moex.cache.pool import Pool, check_staging, overrides
 from moex.types import DECODE, Expert, Future, Left, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class ExpertCache:
         self.reset()
 
     def _check(self) -> None:
+        self.geometry.check("geometry")
         if self.pool not in POOLS:
             raise ValueError(f"memory.pool={self.pool!r}: expected one of {', '.join(POOLS)}")
         if not self.geometry.top_k <= self.slots <= self.geometry.experts:
@@ -82,11 +83,7 @@ class ExpertCache:
                 f"token needs in a layer) to {self.geometry.experts} (all of them); "
                 f"try memory.slots={min(2 * self.geometry.top_k, self.geometry.experts)}"
             )
-        if self.staging < 1:
-            raise ValueError(
-                f"memory.staging={self.staging}: expected at least 1 place to load into; "
-                f"try memory.staging={2 * self.geometry.top_k}"
-            )
+        check_staging(self.staging, self.geometry)
         if "future" in self.prototype.needs and self.future is None:
             raise ValueError(
                 f"{type(self.prototype).__name__} must know the future: give it a recorded trace "

@@ -37,7 +37,7 @@ class GDSF(CachePolicy):
         if self.weights and len(self.weights) <= max(scope.layers):
             raise ValueError(
                 f"cache.weights: {len(self.weights)} given, expected one per layer, at least "
-                f"{max(scope.layers) + 1}, or [] for equal ones"
+                f"{max(scope.layers) + 1}, or [] for equal ones; try cache.weights=[]"
             )
         self.weight = {layer: self.weights[layer] if self.weights else 1 for layer in scope.layers}
         self.age = 0.0

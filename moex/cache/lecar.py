@@ -34,8 +34,8 @@ class LeCaR(CachePolicy):
     forget: float = 0.005
 
     def __post_init__(self) -> None:
-        if self.rate <= 0:
-            raise ValueError(f"cache.rate={self.rate}: expected a rate above 0, e.g. 0.45")
+        if not 0 < self.rate <= 100:  # regret is its exponential
+            raise ValueError(f"cache.rate={self.rate}: expected a rate in (0, 100], e.g. 0.45")
         if not 0 < self.forget < 1:
             raise ValueError(f"cache.forget={self.forget}: expected a factor in (0, 1): 0.005")
 

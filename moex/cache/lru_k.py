@@ -42,9 +42,9 @@ class LRUK(CachePolicy):
         """Note the use; the oldest of the last K drops out."""
         uses = self.uses.get(expert)
         if uses is None:
-            uses = self.uses[expert] = deque([-1] * self.k, self.k)
+            uses = self.uses[expert] = deque(maxlen=self.k)
         uses.append(now.clock)
-        self.kth[expert] = uses[0]
+        self.kth[expert] = uses[0] if len(uses) == self.k else -1
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
         """Return the candidate of oldest K-th last use."""

@@ -163,7 +163,7 @@ def _reported(name: str, metrics: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "task": name,
             "metric": metric if chosen == "none" else key,
             "value": value,
-            "stderr": stderr if isinstance(stderr, float) else None,
+            "stderr": stderr if isinstance(stderr, float) and math.isfinite(stderr) else None,
             "n": metrics["sample_len"],
         }
 

@@ -127,7 +127,7 @@ def _evaluate(
 def _keep(path: Path, settings: dict[str, Any], report: Report, items: Items) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     results = {"settings": settings, "rows": report.tasks, "items": items}
-    write_atomically(path, json.dumps(results, default=str))
+    write_atomically(path, json.dumps(results, default=str, allow_nan=False))
 
 
 def _sparsity(config: Any, selector: NeuronSelector) -> dict[str, Any]:

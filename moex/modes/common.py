@@ -161,7 +161,7 @@ def write_counts(trace: Trace, folder: Path) -> None:
     """
     from moex.trace.diagnostics import counts
 
-    write_atomically(folder / "counts.json", json.dumps(counts(trace)) + "\n")
+    write_atomically(folder / "counts.json", json.dumps(counts(trace), allow_nan=False) + "\n")
     if trace.rows is not None:
         from moex.trace.neurons import neuron_counts, write_neurons
 

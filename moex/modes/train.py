@@ -64,7 +64,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         path = Path(recipe.out) if recipe.out else trained.own_path(kind, parts.folder)
         done = trained.write(path, kind, tensors, parts.geometry, parts.folder, about)
     (folder / "training.pt").unlink(missing_ok=True)
-    (folder / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "quality.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
     report = Report(source="live", mode="train", tasks=_tasks(kind, rows))
     own = "" if not recipe.out else f" prefetch.checkpoint={path}"
     report.verdict = (

@@ -98,7 +98,7 @@ def grade(
     kept = Path("results") / "verify" / f"{key_of(settings)}.json"
     if found is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}))
+        write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}, allow_nan=False))
     if kept.is_file():
         for name, value in json.loads(kept.read_text())["row"].items():
             setattr(report, name, value)

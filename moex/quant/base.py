@@ -50,6 +50,8 @@ def quantizes(scheme: Scheme) -> bool:
 class Quantizer(Scheme):
     """Weights [out, in] <-> named tensors. The planes that are stored are those that compute."""
 
+    key: str = "quant"
+    """Where its settings stand on the command line, for messages."""
     device: str = "cpu"
     """Where products are computed."""
     dtype: torch.dtype | None = None

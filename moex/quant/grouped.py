@@ -163,8 +163,8 @@ class Grouped(Quantizer):
         rows, columns = shape
         if columns % self.group_size:
             raise ValueError(
-                f"quant.group_size={self.group_size}: does not divide the {columns} inputs of a "
-                f"weight {rows}x{columns}; try quant.group_size={_largest(columns)}"
+                f"{self.key}.group_size={self.group_size}: does not divide the {columns} inputs of "
+                f"a weight {rows}x{columns}; try {self.key}.group_size={_largest(columns)}"
             )
         refused = ""
         auto = self.kernel == "auto"
@@ -175,9 +175,14 @@ class Grouped(Quantizer):
             refused = kernel.refusal(self.bits, self.group_size, shape, self.device)
             if not refused:
                 return kernel
+        reference = _kernel("reference")
+        settings = (self.group_size, shape, self.device)
+        possible = [bits for bits in BITS if not reference.refusal(bits, *settings)]
+        nearest = min(possible, key=lambda bits: abs(bits - self.bits))
+        better = "kernel=auto" if nearest == self.bits else f"bits={nearest}"
         raise ValueError(
-            f"quant.kernel={self.kernel}: {refused} (a weight {rows}x{columns}, {self.bits} bits, "
-            f"groups of {self.group_size}, {self.device}); try quant.kernel=auto"
+            f"{self.key}.kernel={self.kernel}: {refused} (a weight {rows}x{columns}, {self.bits} "
+            f"bits, groups of {self.group_size}, {self.device}); try {self.key}.{better}"
         )
 
 

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def kind_of(name: str) -> str:
+    """The kind of a weight, by its name: gate_up, down, attention or head."""
+    if name.startswith(EXPERTS):
+        return "down" if "down" in name else "gate_up"
+    return "head" if name == HEAD else "attention"
+
+
 @dataclass
 class Mixed(Scheme):
     """A quantizer for each kind of weight; None keeps 16 bits.
@@ -38,14 +45,15 @@ class Mixed(Scheme):
             if not isinstance(given, Quantizer | None):
                 raise ValueError(
                     f"quant.{name}={given}: expected a quantizer or null (16 bits); "
-                    f"try 'quant.{name}={{bits: 4, group_size: 64}}'"
+                    f"try quant.{name}=null"
                 )
+            if given is not None:
+                given.key = f"quant.{name}"
 
     def of(self, name: str) -> Quantizer | None:
         """Return the quantizer of a weight."""
-        if name.startswith(EXPERTS):
-            return self.down if "down" in name else self.gate_up
-        return self.head if name == HEAD else self.attention
+        quantizer: Quantizer | None = getattr(self, kind_of(name))
+        return quantizer
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
         """Tell all of them where products will be computed, and in what."""

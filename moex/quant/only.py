@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moex.quant.base import Scheme
-from moex.quant.mixed import Mixed
+from moex.quant.base import Quantizer, Scheme
+from moex.quant.mixed import kind_of
 
 if TYPE_CHECKING:
     import torch
-
-    from moex.quant.base import Quantizer
 
 KINDS = ("gate_up", "down", "attention", "head")
 
@@ -25,7 +23,7 @@ class Only(Scheme):
         quantizer: of the weights of this kind.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: there is no such kind, or what should be a quantizer is none.
     """
 
     kind: str
@@ -36,10 +34,15 @@ class Only(Scheme):
             raise ValueError(
                 f"quant.kind={self.kind}: expected one of {', '.join(KINDS)}; try quant.kind=down"
             )
+        if not isinstance(self.quantizer, Quantizer):
+            raise ValueError(
+                f"quant.quantizer={self.quantizer}: expected a quantizer; for none try quant=none"
+            )
+        self.quantizer.key = "quant.quantizer"
 
     def of(self, name: str) -> Quantizer | None:
         """Return the quantizer of a weight."""
-        return Mixed(**{self.kind: self.quantizer}).of(name)
+        return self.quantizer if kind_of(name) == self.kind else None
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
         """Tell it where products will be computed, and in what."""

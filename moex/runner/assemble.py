@@ -201,7 +201,7 @@ def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
     if expert_s is None:
         raise ValueError(
             f"hardware={hardware.name}: does not say how fast its host computes an expert; "
-            "try hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
+            "try ++hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
         )
     return HostLane(parts.store, expert_s)
 

@@ -10,6 +10,7 @@ import torch
 
 from moex.runner import checkpoint, hf
 from moex.runner.budget import fits
+from moex.runner.hub import of_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,7 @@ def stock(
     checkpoint.check_device(device)
     folder = checkpoint.find(name)
     checkpoint.shards(folder)
+    of_folder(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=_dtype(dtype), device_map={"": device}, experts_implementation=experts
     )

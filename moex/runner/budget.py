@@ -103,7 +103,7 @@ def process_bytes(device: str, hardware: HardwareProfile | None = None, held: in
 
     A GPU's memory, or one that an emulated link stands for, holds nothing of it: 0.
     """
-    if torch.device(device).type != "cpu" or (hardware is not None and hardware.timed):
+    if _kind(device) != "cpu" or (hardware is not None and hardware.timed):
         return 0
     return max(LIBRARIES, resident_bytes() - held)
 
@@ -129,6 +129,17 @@ def kv_bytes_per_token(config: Any, itemsize: int) -> int:
         head = settings.get("head_dim") or settings["hidden_size"] // heads
         width = 2 * (settings.get("num_key_value_heads") or heads) * head
     return config.num_hidden_layers * width * itemsize
+
+
+def _kind(device: str) -> str:
+    """Of a device, which need not be here."""
+    try:
+        return torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.device={device}: expected a name that torch has for one, e.g. cpu, cuda or "
+            "cuda:1; try model.device=cpu"
+        ) from error
 
 
 def fits(size: int, device: str) -> bool:

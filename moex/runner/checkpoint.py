@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from moex.runner.decode import decoder
 from moex.runner.fusing import groups, in_order
 from moex.runner.hf import moe_layers
 from moex.runner.hub import find as find
+from moex.runner.hub import of_folder, understood
 from moex.runner.shards import Folder, Shards
 from moex.runner.shards import shards as shards
 from moex.settings import DTYPES
@@ -50,7 +51,7 @@ def check_device(device: str) -> None:
 
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Build a folder's model with all weights on meta; buffers are real."""
-    model = build_from(AutoConfig.from_pretrained(folder), dtype)
+    model = build_from(of_folder(folder), dtype)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
@@ -66,9 +67,10 @@ def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel
         raise ValueError(
             f"model: transformers makes no text model of a {config.model_type} checkpoint "
             "(AutoModelForCausalLM); expected one that reads and writes text only, e.g. mixtral; "
-            "models of images and text are not supported"
+            "models of images and text are not supported; try model=tiny"
         )
-    with init_empty_weights(include_buffers=False):
+    where = f"model: {config.name_or_path or config.model_type}"
+    with understood(where), init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     _keep_wide(model, kind)
     return model.eval()

@@ -93,7 +93,7 @@ def compare(
 
         for ours, theirs in zip(_continue(model, batch, len(passes), given), passes, strict=True):
             same = same and _bits(ours.logits) == _bits(theirs.logits)
-            largest = max(largest, float((ours.logits - theirs.logits).abs().max()))
+            largest = max(largest, _distance(ours.logits, theirs.logits))
             divergences.append(_divergence(theirs.logits, ours.logits))
             layer = _first_difference(ours.hidden, theirs.hidden) if layer is None else layer
     begin()
@@ -128,6 +128,21 @@ def _continue(
 
 def _bits(tensor: Tensor) -> bytes:
     return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two logits.
+
+    Raises:
+        ValueError: a logit is nan or infinite: neither equal to anything, nor far from it.
+    """
+    for whose, logits in (("stock transformers", theirs), ("the configured parts", ours)):
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"mode=verify: the logits of {whose} hold nan or an infinity; expected finite "
+                "numbers; try model.dtype=float32"
+            )
+    return float((ours - theirs).abs().max())
 
 
 def _divergence(theirs: Tensor, ours: Tensor) -> Tensor:

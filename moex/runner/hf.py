@@ -64,7 +64,7 @@ def moe_layers(model: PreTrainedModel) -> list[MoeLayer]:
     if not layers:
         raise ValueError(
             f"model: {type(model).__name__} has no MoE layer that transformers dispatches through "
-            "its experts interface; expected e.g. Mixtral, OLMoE or Qwen3-MoE"
+            "its experts interface; expected e.g. Mixtral, OLMoE or Qwen3-MoE; try model=tiny"
         )
     _check_alike(layers)
     return layers
@@ -109,7 +109,8 @@ def _check_alike(layers: Sequence[MoeLayer]) -> None:
         ):
             raise ValueError(
                 f"model: the experts of MoE layer {number} differ from those of layer 0 in number, "
-                "shape or type; expected the same in all MoE layers (dense ones may lie between)"
+                "shape or type; expected the same in all MoE layers (dense ones may lie between); "
+                "try model=tiny"
             )
 
 
@@ -119,7 +120,7 @@ def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: i
     experts = layers[0].experts
     down = experts.down_proj
     sizes = down.shape[1:] if not experts.is_transposed else down.shape[:0:-1]
-    return Geometry(
+    found = Geometry(
         layers=len(layers),
         experts=down.shape[0],
         top_k=_top_k(config),
@@ -127,6 +128,11 @@ def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: i
         intermediate=int(sizes[1]),
         expert_bytes=expert_bytes,
     )
+    try:
+        found.check(f"model: {config.name_or_path or config.model_type}")
+    except ValueError as error:
+        raise ValueError(f"{error}; try model=tiny") from error
+    return found
 
 
 def _top_k(config: Any) -> int:
@@ -135,7 +141,7 @@ def _top_k(config: Any) -> int:
             return int(getattr(config, name))
     raise ValueError(
         f"model: the configuration of {config.model_type} does not say how many experts a token "
-        "gets; expected num_experts_per_tok"
+        "gets; expected num_experts_per_tok; try model=tiny"
     )
 
 

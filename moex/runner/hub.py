@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import transformers
 from transformers import AutoConfig
 
 from moex.places import model_folder
@@ -38,7 +40,8 @@ def find(name: str, weights: bool = True) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=patterns))
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"model.name={name}: {folder} has no config.json; expected a Hugging Face model folder"
+            f"model.name={name}: {folder} has no config.json; expected a Hugging Face model "
+            "folder; try model=tiny"
         )
     return folder
 
@@ -51,11 +54,48 @@ def configuration(name: str, architecture: Mapping[str, Any] | None = None) -> P
     """
     folder = model_folder(name)
     if folder is None and architecture:
-        return AutoConfig.for_model(**architecture)
+        return made_up(architecture)
     if folder is not None:
-        return AutoConfig.from_pretrained(find(name))
-    with explained(name):
+        return of_folder(find(name))
+    with explained(name), understood(f"model.name={name}"):
         return AutoConfig.from_pretrained(name)
+
+
+def of_folder(folder: Path) -> PreTrainedConfig:
+    """The configuration in a model's folder."""
+    path = folder / "config.json"
+    with understood(f"model: {path}"):
+        json.loads(path.read_text(encoding="utf-8"))  # transformers does not say what is wrong
+        return AutoConfig.from_pretrained(folder)
+
+
+def made_up(architecture: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of these settings."""
+    with understood("model.architecture"):
+        return AutoConfig.for_model(**architecture)
+
+
+@contextmanager
+def understood(where: str) -> Iterator[None]:
+    """Turn what transformers says of a configuration that it cannot use into one line that helps.
+
+    Its own advice is another version of it, and moex is made for this one.
+
+    Raises:
+        ValueError: `where` it stands, and why it is none.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    refused = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+    try:
+        yield
+    except (*refused, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"{where}: {reason}; expected the configuration of a mixture of experts that "
+            f"transformers {transformers.__version__} knows, e.g. of model_type mixtral, olmoe or "
+            "qwen3_moe; try model=tiny"
+        ) from error
 
 
 def fetch(name: str, file: str, folder: Path) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig
 
 from moex.cache.capacity import STORES
 from moex.places import cache_folder, model_folder
@@ -134,7 +133,7 @@ def load_parts(
         identity, fill = files.identity(), partial(_fill, model, files)
     else:
         folder = Path(name)
-        model = checkpoint.build_from(AutoConfig.for_model(**architecture), dtype)
+        model = checkpoint.build_from(hub.made_up(architecture), dtype)
         identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = hf.moe_layers(model)
     tensors, packing, settings = layers[0].tensors, None, None

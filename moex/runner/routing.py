@@ -43,7 +43,8 @@ class Routing:
         if (theirs.experts, theirs.top_k) != (geometry.experts, geometry.top_k):
             raise ValueError(
                 f"workload.routing: recorded on {theirs.experts} experts, top-{theirs.top_k}, but "
-                f"the model has {geometry.experts}, top-{geometry.top_k}; expected the same"
+                f"the model has {geometry.experts}, top-{geometry.top_k}; expected the same; "
+                "try workload.routing=null"
             )
         self.experts, self.layers = geometry.experts, theirs.layers
         self._visits: list[list[tuple[tuple[int, ...], Rows]]] = [[] for _ in range(self.layers)]
@@ -54,7 +55,7 @@ class Routing:
         if not all(self._visits):
             raise ValueError(
                 "workload.routing: the trace has layers without a visit of one token; expected a "
-                "trace of decoding"
+                "trace of decoding; try workload.routing=null"
             )
         self._next = [0] * geometry.layers
         self._rows: Rows = []

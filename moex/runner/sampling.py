@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
+
+COLDEST = 1e-3
+"""Logits divided by less may overflow; by this, only the likeliest token is left."""
 
 Choose = Callable[[Tensor, int, int], Tensor]
 """(logits [batch, vocabulary], number of the first prompt, of the new token) -> token [batch, 1]"""
@@ -40,10 +44,11 @@ class Sampler:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not COLDEST <= self.temperature < inf:
             raise ValueError(
-                f"workload.temperature={self.temperature}: expected more than 0; "
-                "for the likeliest token try workload.sampling=greedy"
+                f"workload.temperature={self.temperature}: expected more than 0, at least "
+                f"{COLDEST}; try workload.temperature=1.0, or for the likeliest token "
+                "workload.sampling=greedy workload.temperature=1.0"
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"workload.top_p={self.top_p}: expected more than 0, at most 1")

@@ -196,7 +196,8 @@ def shards(folder: Path) -> dict[str, Path]:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
         raise FileNotFoundError(
-            f"model: {folder} has no *.safetensors file; expected the weights beside config.json"
+            f"model: {folder} has no *.safetensors file; expected the weights beside "
+            "config.json; try model=tiny"
         )
     found: dict[str, Path] = {}
     for name in names:

@@ -45,8 +45,12 @@ def write_timeline(path: Path, done: Round, about: dict[str, Any]) -> None:
     with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"displayTimeUnit":"ms","otherData":{header},"traceEvents":[\n')
         for number, event in enumerate(trace_events(done, own)):
-            file.write((",\n" if number else "") + json.dumps(event, separators=(",", ":")))
+            file.write((",\n" if number else "") + _line(event))
         file.write("\n]}\n")
+
+
+def _line(event: dict[str, Any]) -> str:
+    return json.dumps(event, separators=(",", ":"), allow_nan=False)
 
 
 def trace_events(done: Round, own_thread: str) -> Iterator[dict[str, Any]]:

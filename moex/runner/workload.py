@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from moex.runner.sampling import Choose
 
 
+MOST = 1 << 20
+"""Of every length and count: as many tokens as the longest contexts hold."""
+
+
 @dataclass(kw_only=True)
 class Workload(ABC):
     """Prompts, each continued by a fixed number of tokens. Where from: see `texts.py`.
@@ -65,8 +69,10 @@ class Workload(ABC):
         least = {"prompt_tokens": 1, "new_tokens": 2, "batch_size": 1, "limit": 1}
         for name, low in {**least, "warmup": 0, "repeats": 1}.items():
             given = getattr(self, name)
-            if given is not None and (not isinstance(given, int) or given < low):
-                raise ValueError(f"workload.{name}={given}: expected a number, at least {low}")
+            if given is not None and (not isinstance(given, int) or not low <= given <= MOST):
+                raise ValueError(
+                    f"workload.{name}={given}: expected a number, at least {low}, at most {MOST}"
+                )
         if self.prompt_tokens is None and self.batch_size > 1:
             raise ValueError(
                 f"workload.batch_size={self.batch_size} with workload.prompt_tokens=null: prompts "

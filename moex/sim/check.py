@@ -20,8 +20,10 @@ def check(
     """Refuse a replay that cannot be.
 
     Raises:
-        ValueError: the trace is of another geometry, or holds not what the replay needs.
+        ValueError: the trace is empty or of another geometry, or holds not what the replay needs.
     """
+    if not len(trace):
+        raise ValueError("trace: holds no visit; expected at least one")
     ours, theirs = cache.geometry, trace.geometry
     if (ours.layers, ours.experts, ours.top_k) != (theirs.layers, theirs.experts, theirs.top_k):
         raise ValueError(
@@ -31,21 +33,22 @@ def check(
     if "lookahead" in prefetcher.needs and trace.lookahead is None:
         raise ValueError(
             f"trace: holds no gate-lookahead scores, which {type(prefetcher).__name__} needs; "
-            "record it with: python run.py mode=live (any prefetcher)"
+            "record it with: python run.py mode=live (any prefetcher), or try prefetch=none"
         )
     if "recorded" in prefetcher.needs and trace.predictions is None:
         raise ValueError(
             f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
-            "record them with: python run.py mode=live prefetch=gate (or any other)"
+            "record them with: python run.py mode=live prefetch=gate (or any other), or try "
+            "prefetch=none"
         )
     lacking = prefetcher.needs - RECORDED
     if lacking:
         raise ValueError(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
-            "needs; replay a run made with it using prefetch=recorded"
+            "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
         )
     if neurons is not None and trace.rows is None:
         raise ValueError(
             "trace: holds no selected rows; record it with: mode=live sparsity=oracle "
-            "(or another selector), or replay whole experts with sparsity=none"
+            "(or another selector), or to replay whole experts try sparsity=none"
         )

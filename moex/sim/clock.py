@@ -63,7 +63,7 @@ class Clock:
         if self.host_s is None:
             raise ValueError(
                 f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
-                "which this way of handling misses needs; try hardware.host_expert_s=0.002"
+                "which this way of handling misses needs; try ++hardware.host_expert_s=0.002"
             )
         self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
 

@@ -70,18 +70,26 @@ class HardwareProfile:
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
-            if name.endswith("_bytes_per_s") and given is not None and given <= 0:
+            if name.endswith("_bytes_per_s") and given is not None and not given >= 1:
                 raise ValueError(
-                    f"hardware.{name}={given}: expected a positive number of bytes a second, e.g. "
-                    "12e9 for PCIe 3.0 x16"
+                    f"hardware.{name}={given}: expected a positive number of bytes a second, at "
+                    f"least 1; try hardware.{name}=12e9, as of PCIe 3.0 x16"
                 )
-            if name.endswith("_s") and given is not None and given < 0:
-                raise ValueError(f"hardware.{name}={given}: expected seconds, 0 or more")
+            if name.endswith("_s") and given is not None and not given >= 0:
+                raise ValueError(
+                    f"hardware.{name}={given}: expected seconds, 0 or more; try hardware.{name}=0"
+                )
         if self.chunk_bytes < 1:
-            raise ValueError(f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1")
+            raise ValueError(
+                f"hardware.chunk_bytes={self.chunk_bytes}: expected at least 1; "
+                f"try hardware.chunk_bytes={HardwareProfile.chunk_bytes}"
+            )
         for store, share in (self.break_even or {}).items():
             if not 0 < share <= 1:
-                raise ValueError(f"hardware.break_even.{store}={share}: expected a share in (0, 1]")
+                raise ValueError(
+                    f"hardware.break_even.{store}={share}: expected a share in (0, 1]; "
+                    f"try hardware.break_even.{store}=1"
+                )
 
     def host_seconds(self, expert_bytes: int) -> float | None:
         """One expert on the host for one token: as given, else its bytes at the memory's speed."""

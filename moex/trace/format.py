@@ -25,14 +25,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moex.files import whole
-from moex.trace.trace import DEPTHS as DEPTHS
+from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
-from moex.types import Expert, Geometry, Prediction
+from moex.trace.validity import DEPTHS as DEPTHS
+from moex.types import Geometry
+
+if TYPE_CHECKING:
+    from moex.types import Prediction
 
 SCHEMA = 1
 
@@ -94,58 +98,73 @@ def read_trace(path: str | Path, field: str = "trace") -> Trace:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a trace, cut short, or of another schema.
+        ValueError: not a trace, cut short, of another schema, or none that a run can have recorded.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path, named = Path(path), f"{field}={path}"
-    record = "record one with: python run.py mode=live (it writes results/<run_id>/trace.parquet)"
+    other = (
+        f"try {field}=tiny, or record one: python run.py mode=live (it writes "
+        "results/<run_id>/trace.parquet)"
+    )
     if not path.is_file():
-        raise FileNotFoundError(f"{named}: no such file; {record}")
+        raise FileNotFoundError(f"{named}: no such file; expected a recorded trace; {other}")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{named}: not a whole parquet file ({error}); {record}") from error
-    header = json.loads((table.schema.metadata or {}).get(b"moex", b"{}"))
-    if header.get("schema") != SCHEMA:
-        given = header.get("schema", "none")
-        raise ValueError(f"{named}: schema {given}, this moex reads {SCHEMA}; {record}")
-    return _from_table(table, header)
+        raise ValueError(f"{named}: not a whole parquet file ({error}); {other}") from error
+    try:
+        return _from_table(table)
+    except ValueError as error:
+        why = str(error).removeprefix("trace: ")
+        raise ValueError(f"{named}: {why}; {other}") from error
 
 
-def _from_table(table: Any, header: dict[str, Any]) -> Trace:
-    def column(name: str, kind: Any) -> Any:
-        return table.column(name).to_numpy().astype(kind, copy=False)
-
-    def lists(name: str) -> Any:
-        return table.column(name).combine_chunks()
-
-    def matrix(name: str) -> Any:
-        if name not in table.column_names:
-            return None
-        return lists(name).flatten().to_numpy().reshape(len(table), -1)
-
-    predictions = None
-    if "predictions" in table.column_names:
-        predictions = [
-            [Prediction(Expert(p["layer"], p["index"]), p["score"], p.get("rows")) for p in row]
-            for row in table.column("predictions").to_pylist()
-        ]
-    experts = lists("experts")
-    return Trace(
-        geometry=Geometry(**header["geometry"]),
-        sequence=column("sequence", np.int32),
-        position=column("position", np.int32),
-        layer=column("layer", np.int16),
-        prefill=column("prefill", np.bool_),
-        experts=experts.flatten().to_numpy(),
-        offsets=experts.offsets.to_numpy().astype(np.int64),
-        scores=matrix("scores"),
-        lookahead=matrix("lookahead"),
-        predictions=predictions,
-        rows=table.column("rows").to_pylist() if "rows" in table.column_names else None,
+def _from_table(table: Any) -> Trace:
+    header = _header(table)
+    columns = Columns(table)
+    geometry = _geometry(header.get("geometry"))
+    trace = Trace(
+        geometry=geometry,
+        sequence=columns.numbers("sequence", np.int32),
+        position=columns.numbers("position", np.int32),
+        layer=columns.numbers("layer", np.int16),
+        prefill=columns.numbers("prefill", np.bool_),
+        **columns.experts(),
+        scores=columns.matrix("scores", geometry.experts),
+        lookahead=columns.matrix("lookahead", DEPTHS * geometry.experts),
+        predictions=columns.predictions(),
+        rows=columns.rows(),
         provenance=header["provenance"],
-        tokens=column("tokens", np.int32) if "tokens" in table.column_names else None,
+        tokens=columns.numbers("tokens", np.int32) if "tokens" in table.column_names else None,
         resets=tuple(header.get("resets", ())),
     )
+    if not len(trace):
+        raise ValueError("holds no visit; expected at least one")
+    if header.get("visits", len(trace)) != len(trace):
+        raise ValueError(f"holds {len(trace)} visits; expected {header['visits']}, as it says")
+    return trace
+
+
+def _header(table: Any) -> dict[str, Any]:
+    """The JSON object under `moex` in the schema's metadata."""
+    text = (table.schema.metadata or {}).get(b"moex")
+    try:
+        header = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"its header is not JSON ({error}); expected one object") from error
+    given = header.get("schema", "none") if isinstance(header, dict) else "none"
+    if given != SCHEMA:
+        raise ValueError(f"schema {given}; expected {SCHEMA}, which this moex reads")
+    if not isinstance(header.get("provenance"), dict):
+        raise ValueError("its header has no provenance; expected an object")
+    return dict(header)
+
+
+def _geometry(given: Any) -> Geometry:
+    if not isinstance(given, dict) or set(given) != {*Geometry._fields}:
+        raise ValueError(f"its geometry is {given}; expected {', '.join(Geometry._fields)}")
+    geometry = Geometry(**given)
+    geometry.check("geometry")  # the widths of columns follow from it
+    return geometry

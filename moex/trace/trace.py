@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.trace.validity import DEPTHS, check
 from moex.types import DECODE, PREFILL, Access, Future, Geometry, Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-DEPTHS = 3
 
 
 def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -31,6 +30,9 @@ class Trace:
     """Columns of a recorded run; `format.py` says what they mean.
 
     `offsets[i]:offsets[i + 1]` delimits visit i's experts in `experts`.
+
+    Raises:
+        ValueError: columns that no run can have recorded.
     """
 
     geometry: Geometry
@@ -49,16 +51,7 @@ class Trace:
     resets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        count, limit = len(self.layer), self.geometry.experts
-        if len(self.offsets) != count + 1 or self.offsets[-1] != len(self.experts):
-            raise ValueError("trace: the columns disagree about the number of visits")
-        if len(self.experts) and int(self.experts.max()) >= limit:
-            raise ValueError(f"trace: expert {self.experts.max()} named, but a layer has {limit}")
-        if count and not 0 <= self.layer.min() <= self.layer.max() < self.geometry.layers:
-            raise ValueError(
-                f"trace: layers {self.layer.min()} to {self.layer.max()} named, "
-                f"but the geometry has {self.geometry.layers}"
-            )
+        check(self)
 
     def __len__(self) -> int:
         """Number of layer visits."""

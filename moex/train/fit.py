@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from moex.files import whole
+from moex.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.train.data import Corpus
-    from moex.train.recipe import Recipe
 
     See = Callable[[Tensor], Sequence[Any]]
     """Windows [batch, context] to what each layer saw: objects with `hidden` and `chosen`."""
@@ -84,6 +84,9 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
         recipe: the settings.
         kept: the file of the state, between runs.
         run: names settings, text and code; a state of another name is not taken up.
+
+    Raises:
+        ValueError: the loss is no longer a number.
     """
     batches = max(2, math.ceil(recipe.tokens / (recipe.batch * corpus.context)))
     first = 0
@@ -96,6 +99,11 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
         for number in range(first, batches):
             seen = see(torch.from_numpy(corpus.batch(number, recipe.batch)))
             loss = trainer.learn(seen, recipe.batch, number / batches)
+            if loss is not None and not math.isfinite(loss):
+                raise ValueError(
+                    f"train.rate={recipe.rate}: the loss of batch {number} is {loss}; expected a "
+                    f"lower rate; try train.rate={min(recipe.rate / 10, Recipe.rate):g}"
+                )
             bar.set_postfix(loss=loss)
             bar.update()
             if number % SAVE_EVERY == SAVE_EVERY - 1:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WIDEST = 1 << 16
+"""Of what takes memory: more than any network or window of this kind has."""
+
 
 @dataclass
 class Recipe:
@@ -43,6 +46,9 @@ class Recipe:
         for name, value in {**least, "rank": 2}.items():
             if getattr(self, name) < value:
                 raise ValueError(f"train.{name}={getattr(self, name)}: expected at least {value}")
+        for name in ("context", "batch", "width", "rank"):
+            if getattr(self, name) > WIDEST:
+                raise ValueError(f"train.{name}={getattr(self, name)}: expected at most {WIDEST}")
         if not 1 <= self.horizon <= 3:
             raise ValueError(f"train.horizon={self.horizon}: expected 1 to 3 layers ahead")
         if self.rank % 2:

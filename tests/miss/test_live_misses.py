@@ -120,7 +120,7 @@ def test_the_host_needs_experts_in_memory_and_a_speed(parts, checkpoints, tmp_pa
         offload(disk, Setup(LRU(), Memory(5), miss=Host()))
     disk.store.close()
     silent = HardwareProfile("silent", link_bytes_per_s=1e9)
-    with pytest.raises(ValueError, match=r"hardware=silent: .* try hardware.host_expert_s"):
+    with pytest.raises(ValueError, match=r"hardware=silent: .* try \+\+hardware.host_expert_s"):
         offload(parts, Setup(LRU(), Memory(5), hardware=silent, miss=Host()))
 
 

@@ -87,7 +87,7 @@ def test_a_routing_of_other_experts_or_of_nothing_is_refused(parts):
     trace = read_trace(trace_path("tiny"))
     with pytest.raises(ValueError, match="recorded on 8 experts, top-2, but the model has 16"):
         Routing(trace, parts.geometry._replace(experts=16))
-    with pytest.raises(FileNotFoundError, match=r"^workload\.routing=nope: no such file; record"):
+    with pytest.raises(FileNotFoundError, match=r"^workload\.routing=nope: no such file; expected"):
         read_routing("nope", parts.geometry)
 
 

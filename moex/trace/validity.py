@@ -1,0 +1,143 @@
+"""Whether the columns of a trace can be a recorded run: asked once, when a trace is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from moex.trace.trace import Trace
+
+DEPTHS = 3
+"""Layers ahead that gate-lookahead scores are recorded for."""
+
+
+def check(trace: Trace) -> None:
+    """Refuse a trace that no run can have recorded.
+
+    Raises:
+        ValueError: the column, the first visit that is wrong, and what was expected there.
+    """
+    trace.geometry.check("trace: geometry")
+    _same_length(trace)
+    _experts(trace)
+    geometry = trace.geometry
+    _within("layer", trace.layer, 0, geometry.layers - 1)
+    _within("position", trace.position, 0)
+    if trace.tokens is not None:
+        _within("tokens", trace.tokens, 1)
+        counts = np.diff(trace.offsets)
+        if (many := _first(counts > geometry.top_k * trace.tokens.astype(np.int64))) is not None:
+            expected = f"at most top-{geometry.top_k} of each of {trace.tokens[many]} tokens"
+            raise wrong("experts", many, f"{counts[many]} experts", expected)
+    if trace.scores is not None:
+        _scores("scores", trace.scores, geometry.experts)
+    if trace.lookahead is not None:
+        _lookahead(trace.lookahead, geometry.experts)
+    if trace.predictions is not None:
+        _predictions(trace)
+    if trace.rows is not None:
+        _rows(trace)
+
+
+def wrong(column: str, visit: int, given: object, expected: str) -> ValueError:
+    """The error of one visit."""
+    return ValueError(f"trace: visit {visit}: {column}={given}; expected {expected}")
+
+
+def _same_length(trace: Trace) -> None:
+    count, offsets = len(trace.layer), trace.offsets
+    columns = {name: value for name, value in vars(trace).items() if _is_column(name, value)}
+    for name, column in columns.items():
+        if len(column) != count:
+            raise ValueError(
+                f"trace: {name} has {len(column)} visits, layer {count}; expected as many in each"
+            )
+    if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != len(trace.experts):
+        raise ValueError("trace: the offsets do not divide the experts into the visits")
+
+
+def _is_column(name: str, value: object) -> bool:
+    return name not in ("geometry", "provenance", "experts", "offsets") and value is not None
+
+
+def _experts(trace: Trace) -> None:
+    """Every visit demands something, and nothing twice."""
+    counts, experts = np.diff(trace.offsets), trace.experts
+    if (empty := _first(counts < 1)) is not None:
+        raise wrong("experts", empty, "[]", "at least one expert")
+    visits = np.repeat(np.arange(len(counts)), counts)
+    limit = trace.geometry.experts
+    if (bad := _first((experts < 0) | (experts >= limit))) is not None:
+        raise wrong("experts", int(visits[bad]), experts[bad], f"experts 0 to {limit - 1}")
+    names = np.sort(visits * limit + experts)
+    if (twice := _first(names[1:] == names[:-1])) is not None:
+        visit, expert = divmod(int(names[twice]), limit)
+        raise wrong("experts", visit, f"{expert}, {expert}", "each expert once")
+
+
+def _first(bad: NDArray[np.bool_]) -> int | None:
+    """The number of the first that is wrong."""
+    return int(bad.argmax()) if bad.any() else None
+
+
+def _within(name: str, column: NDArray[Any], low: int, high: int | None = None) -> None:
+    outside = column < low if high is None else (column < low) | (column > high)
+    if (bad := _first(outside)) is not None:
+        upper = " or more" if high is None else f" to {high}"
+        raise wrong(name, bad, column[bad], f"{low}{upper}")
+
+
+def _scores(name: str, rows: NDArray[np.float32], width: int) -> None:
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"trace: {name} has shape {rows.shape}; expected {width} numbers a visit")
+    # A nan or an infinity makes the sum one; a sum that overflows is no row of probabilities.
+    if (bad := _first(~np.isfinite(rows.sum(1)) | (rows < 0).any(1))) is not None:
+        raise wrong(name, bad, rows[bad].tolist(), "finite numbers, 0 or more")
+
+
+def _lookahead(rows: NDArray[np.float32], experts: int) -> None:
+    """Rows of layers that there are not are nan altogether."""
+    if rows.ndim != 2 or rows.shape[1] != DEPTHS * experts:
+        raise ValueError(
+            f"trace: lookahead has shape {rows.shape}; expected {DEPTHS * experts} numbers a visit"
+        )
+    each = rows.reshape(-1, experts)
+    absent = np.isnan(each).all(1)
+    if (bad := _first(~absent & (~np.isfinite(each.sum(1)) | (each < 0).any(1)))) is not None:
+        expected = "finite numbers, 0 or more, or nan for all experts of a layer"
+        raise wrong("lookahead", bad // DEPTHS, each[bad].tolist(), expected)
+
+
+def _predictions(trace: Trace) -> None:
+    layers, experts, *_, neurons, _ = trace.geometry
+    assert trace.predictions is not None
+    for visit, said in enumerate(trace.predictions):
+        for (layer, index), score, rows in said:
+            if not (0 <= layer < layers and 0 <= index < experts and abs(score) < np.inf):
+                given = f"layer {layer}, expert {index}, score {score}"
+                expected = f"layers 0 to {layers - 1}, experts 0 to {experts - 1}, finite scores"
+                raise wrong("predictions", visit, given, expected)
+            if rows is not None and not _is_bitmap(rows, neurons):
+                given = f"rows of {len(rows)} bytes"
+                raise wrong("predictions", visit, given, f"a bitmap of {neurons} neurons")
+
+
+def _rows(trace: Trace) -> None:
+    """A bitmap for each expert of a visit; None for all of its neurons."""
+    neurons, counts = trace.geometry.intermediate, np.diff(trace.offsets).tolist()
+    assert trace.rows is not None
+    for visit, (count, bitmaps) in enumerate(zip(counts, trace.rows, strict=True)):
+        given = [each for each in bitmaps if each is not None]
+        if len(bitmaps) != count or not all(_is_bitmap(each, neurons) for each in given):
+            lengths = [None if each is None else len(each) for each in bitmaps]
+            expected = f"a bitmap of {neurons} neurons for each of {count} experts"
+            raise wrong("rows", visit, f"bitmaps of {lengths} bytes", expected)
+
+
+def _is_bitmap(rows: bytes, neurons: int) -> bool:
+    """Whether there is a bit for each neuron, and none for others."""
+    return len(rows) == -(-neurons // 8) and not int.from_bytes(rows, "little") >> neurons
