@@ -27,6 +27,11 @@ def check(trace: Trace) -> None:
     geometry = trace.geometry
     _within("layer", trace.layer, 0, geometry.layers - 1)
     _within("position", trace.position, 0)
+    if not all(type(at) is int and 0 < at < len(trace) for at in trace.resets):
+        raise ValueError(
+            f"trace: resets={list(trace.resets)}; expected visits 1 to {len(trace) - 1}, before "
+            "which the cache was emptied"
+        )
     if trace.tokens is not None:
         _within("tokens", trace.tokens, 1)
         counts = np.diff(trace.offsets)
@@ -61,7 +66,8 @@ def _same_length(trace: Trace) -> None:
 
 
 def _is_column(name: str, value: object) -> bool:
-    return name not in ("geometry", "provenance", "experts", "offsets") and value is not None
+    others = ("geometry", "provenance", "resets", "experts", "offsets")
+    return name not in others and value is not None
 
 
 def _experts(trace: Trace) -> None:

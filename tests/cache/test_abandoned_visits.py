@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_policies import POLICIES
+from test_policies import CONFIGS, build
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -41,11 +41,11 @@ def all_slots_are_there(cache):
 
 
 @pytest.mark.parametrize("pool", ["layer", "global"])
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("name", CONFIGS)
 @given(data=st.data())
-def test_slots_free_resident_and_in_flight_are_all_slots(policy, pool, data):
+def test_slots_free_resident_and_in_flight_are_all_slots(name, pool, data):
     accesses = visits(data.draw)
-    cache = ExpertCache(policy, GEOMETRY, 3, pool, staging=5, future=Future(accesses))
+    cache = ExpertCache(build(name), GEOMETRY, 3, pool, staging=5, future=Future(accesses))
     abandoned = []
     for access in accesses:
         plans = cache.request(access)

@@ -158,6 +158,7 @@ def test_it_holds_for_prefetches_several_visits_ahead(
     seed, horizon, width, far_first, layers, slots, staging, pool, load_s, extra_s, policy
 ):
     trace = random_trace(seed, layers=layers, experts=6, tokens=15)
+    staging = min(staging, 6 * layers)
     submit_s, handover_s, later_s, predict_s = extra_s
     hardware = replace(
         HardwareProfile("test", trace.geometry.expert_bytes / load_s, visit_s=0.5, chunk_bytes=30),
