@@ -29,6 +29,7 @@ class Wakeup:
 
     def notify_all(self) -> None:
         """Wake everybody who waits; called with `lock` held."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.release()
+        for waiter in self._waiters:  # if this is interrupted, the next call wakes the rest
+            if waiter.locked():
+                waiter.release()
+        self._waiters.clear()
