@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     """Run one configuration; return its objective, for sweepers."""
-    from moex.app import in_sweep, run
-    from moex.errors import forget, leave, one_line
+    from moex.cli.app import in_sweep, run
+    from moex.cli.errors import forget, leave, one_line
 
     try:
         return run(config)
@@ -29,8 +29,8 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    from moex.errors import leave, register_resolvers
-    from moex.overrides import given_twice, options_first, refuse_groups
+    from moex.cli.errors import leave, register_resolvers
+    from moex.cli.overrides import given_twice, options_first, refuse_groups
 
     register_resolvers()
     sys.argv[1:] = options_first(sys.argv[1:])

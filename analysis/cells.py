@@ -6,7 +6,7 @@ from math import sqrt
 
 import pandas as pd
 
-from moex.paired import T95
+from analysis.paired import T95
 
 CONTEXT = ["model", "workload", "smoke"]
 """What one figure has in common: rows that differ here make figures of their own."""

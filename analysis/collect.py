@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from moex.report import SCHEMA
+from moex.runs.report import SCHEMA
 
 TRY = "python run.py experiment=policy_zoo"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.collect import collect
-from moex.paired import Ratio, paired_ratio
+from analysis.paired import Ratio, paired_ratio
 
 ALIASES = {"cache": "policy", "prefetch": "prefetcher"}
 

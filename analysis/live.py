@@ -14,9 +14,9 @@ from analysis.speeds import SPEED
 from analysis.style import COLOURS, WIDE, caption, new
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace
 

@@ -12,7 +12,7 @@ import numpy as np
 from analysis.published import ADAPMOE_MEAN, ADAPMOE_SOURCE
 from analysis.routing import lookahead_recall, pattern
 from analysis.style import COLOURS, COLUMN, WIDE, caption, new
-from moex.places import trace_path
+from moex.paths import trace_path
 from moex.trace.format import read_trace
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from moex.sim.hardware import HardwareProfile
+from moex.hardware.profile import HardwareProfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.places import trace_path
-from moex.sim.decisions import Decisions
-from moex.sim.rows import whole_from
+from moex.cache.memory import Memory
+from moex.decisions.decisions import Decisions
+from moex.decisions.rows import whole_from
+from moex.paths import trace_path
+from moex.sim.replay import decode_lower_bound_s, replay
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
 
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.cache.base import CachePolicy
+    from moex.hardware.profile import HardwareProfile
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
-    from moex.report import Report
-    from moex.runner.model import OffloadedModel
-    from moex.sim.hardware import HardwareProfile
+    from moex.runner.offloaded import OffloadedModel
+    from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
@@ -136,6 +137,6 @@ def simulate(
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, sparsity)
-    report = decisions.replay(trace, hardware, cold, on_plan)
-    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
+    report = replay(decisions, trace, hardware, cold, on_plan)
+    report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
     return report

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 PREFILL = "prefill"
 DECODE = "decode"
+
+DEEPEST = 3
+"""Layers ahead that experts are predicted for, at most."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of a model's weights; `auto` is as the checkpoint says."""
 LARGEST = 10**15
 """Of any number of a geometry: bytes of all experts are still exact in a float."""
 MOST_EXPERTS = 10**6

@@ -123,7 +123,7 @@ figure
 # %%
 import pandas as pd
 
-from moex import trained
+from moex.predictors import trained
 
 geometry = moex.read_trace("tiny").geometry
 

@@ -92,9 +92,9 @@ import pandas as pd
 import yaml
 
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.markov import Markov
-from moex.sim.hardware import HardwareProfile
 from moex.testing import check_prefetcher
 
 any_weights = np.random.default_rng(0).normal(
@@ -136,7 +136,7 @@ import subprocess
 import sys
 import tempfile
 
-from moex import trained
+from moex.predictors import trained
 
 folder = Path(moex.__file__).parent
 with tempfile.TemporaryDirectory() as place:

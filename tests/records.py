@@ -11,7 +11,7 @@ import torch
 
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer
+from moex.store.packing import Packer
 from moex.types import Expert, Geometry, Load, Plan
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ FAMILIES: dict[str, tuple[dict, str]] = {
         "asked",
     ),
 }
-"""Fourteen more families: settings, and what kind of router `moex.runner.routers` finds in them."""
+"""Fourteen more families: settings, and the kind of router that `models.router_scores` finds."""
 
 
 def random_family(name: str):

@@ -15,9 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import OmegaConf, open_dict, read_write
 
-from moex import app
-from moex.errors import register_resolvers
-from moex.identity import run_id
+from moex.cli import app
+from moex.cli.errors import register_resolvers
+from moex.runs.run_id import run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from moex.report import Report
+from moex.runs.report import Report
 
 ROOT = Path(__file__).parents[1]
 LIVE = ("workload.repeats=2", "memory.slots=3", "memory.store=ram")

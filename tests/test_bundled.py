@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from moex.api import read_trace, simulate
 from moex.cache.lru import LRU
 from moex.evals.lm import evaluate
-from moex.places import trace_path
+from moex.models import checkpoint
+from moex.paths import trace_path
 from moex.prefetch.gate import Gate
-from moex.runner import checkpoint
 from moex.runner.assemble import Memory, Setup, load_parts, offload
 
 TASKS = ["moex_replace", "moex_swap"]

@@ -9,9 +9,9 @@ import sys
 import pytest
 from records import EXPERTS, LAYOUT, give, holds, opened, pack
 
-from moex.clean import entries, main
+from moex.cli.clean import entries, main
 from moex.quant.rtn import RTN
-from moex.store.pack import Packer
+from moex.store.packing import Packer
 from moex.store.slots import paged
 
 
@@ -96,7 +96,7 @@ def test_what_is_no_packed_folder_is_one_line(cache, capsys, word):
 def test_what_is_read_or_packed_stays(cache, capsys):
     store = opened(cache / "one-a")
     with Packer(cache / "half-d", LAYOUT, store.geometry, {}) as packer:
-        command = [sys.executable, "-m", "moex.clean", "all", "--cache-dir", str(cache)]
+        command = [sys.executable, "-m", "moex.cli.clean", "all", "--cache-dir", str(cache)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1
         assert names(cache) == ["half-d", "one-a", "predictors"]

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from moex.errors import CONF, register_resolvers
+from moex.cli.errors import CONF, register_resolvers
 
 SCRIPT = CONF.parent / "experiments/09_random_combinations/combine.py"
 spec = importlib.util.spec_from_file_location("combine", SCRIPT)

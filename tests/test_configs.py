@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from moex.errors import register_resolvers
+from moex.cli.errors import register_resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
 OPTIONS = [

@@ -14,8 +14,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from analysis.options import catalogue
-from moex.errors import register_resolvers
-from moex.report import Report
+from moex.cli.errors import register_resolvers
+from moex.runs.report import Report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

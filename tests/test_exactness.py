@@ -14,10 +14,10 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
 from moex.store.disk import DiskStore
 
 POLICIES = [LRU(), LFU(decay=0.9), FIFO(), Random(), Belady(), Belady(bypass=True)]

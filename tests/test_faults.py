@@ -12,19 +12,19 @@ import pytest
 import torch
 from records import LAYOUT, handles
 
+from moex.bench import baselines
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_offloaded
 from moex.cache.lru import LRU
-from moex.errors import one_line
+from moex.cli.errors import one_line
+from moex.hardware.profile import HardwareProfile
 from moex.link.aio import reads_alone
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
-from moex.runner import baselines
 from moex.runner.assemble import Memory, Setup, load_parts
-from moex.runner.live import run_offloaded
-from moex.runner.texts import Prompts
-from moex.sim.hardware import HardwareProfile
 from moex.store import slots as slots_module
-from moex.store.kernel import KernelReads
+from moex.store.linux_aio import KernelReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from moex import files
-from moex.errors import one_line
+from moex.cli.errors import one_line
+from moex.runs import atomic
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_path):
@@ -21,7 +21,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
     try:
         with pytest.raises(OSError, match="too large") as caught:
-            files.write_lines(path, ({"line": number} for number in range(100_000)))
+            atomic.write_lines(path, ({"line": number} for number in range(100_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -34,10 +34,10 @@ def test_two_at_the_same_run_take_turns(tmp_path):
     order = []
 
     def second():
-        with files.alone(tmp_path, lambda: order.append("waits")):
+        with atomic.alone(tmp_path, lambda: order.append("waits")):
             order.append("second")
 
-    with files.alone(tmp_path, lambda: order.append("never")):
+    with atomic.alone(tmp_path, lambda: order.append("never")):
         other = threading.Thread(target=second)
         other.start()
         while "waits" not in order:

@@ -14,11 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from moex import trained
-from moex.errors import register_resolvers
-from moex.identity import contents, folder_digest, run_id
+from moex.cli.errors import register_resolvers
 from moex.modes.common import plain
-from moex.places import ASSETS
+from moex.paths import ASSETS
+from moex.predictors import trained
+from moex.runs.run_id import contents, folder_digest, run_id
 from moex.types import Geometry
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def test_what_is_in_a_file_counts_and_not_only_its_name(words, tmp_path):
     names = []
     for content in ("1", "2"):
         file.write_text(f"[{content}]")
-        profile.write_text(f"_target_: moex.sim.hardware.HardwareProfile\nvisit_s: {content}\n")
+        profile.write_text(f"_target_: moex.hardware.profile.HardwareProfile\nvisit_s: {content}\n")
         names.append(name(*given))
     assert names[0] != names[1]
 
@@ -161,7 +161,7 @@ def test_a_copied_model_is_the_same_by_content(tmp_path):
 
 def test_naming_a_run_of_trained_parts_needs_no_torch():
     code = (
-        "import sys, json; from moex.identity import run_id\n"
+        "import sys, json; from moex.runs.run_id import run_id\n"
         "print(run_id(json.loads(sys.argv[1])), 'torch' in sys.modules, "
         "'safetensors' in sys.modules)"
     )

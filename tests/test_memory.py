@@ -17,16 +17,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from moex import api
-from moex.app import build
+from moex.bench import rounds as runner
 from moex.cache.core import ExpertCache
-from moex.errors import CONF, forget, register_resolvers
+from moex.cli.app import build
+from moex.cli.errors import CONF, forget, register_resolvers
+from moex.hardware.profile import HardwareProfile
 from moex.link.base import Link
 from moex.miss.host import Host
 from moex.modes import eval, live, simulate, verify
 from moex.prefetch.gate import Gate
-from moex.runner import live as runner
-from moex.runner.model import OffloadedModel
-from moex.sim.hardware import HardwareProfile
+from moex.runner.offloaded import OffloadedModel
 from moex.sparsity.oracle import Oracle
 from moex.store.base import ExpertStore
 from moex.store.ram import RamStore

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moex.bits import EightBits, FourBits, has_int4
+from moex.predictors.packed_matmul import EightBits, FourBits, has_int4
 from moex.sparsity.up_reuse import UpReuse
 from moex.types import Geometry
 

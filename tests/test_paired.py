@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moex.paired import in_turns, paired_ratio
+from analysis.paired import in_turns, paired_ratio
 
 
 def test_a_constant_ratio_has_no_width():

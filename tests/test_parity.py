@@ -10,9 +10,9 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE

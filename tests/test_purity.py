@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 MODULES = (
-    "moex, moex.sim.simulator, moex.sim.verdict, moex.sim.bounds, moex.sim.costs, "
+    "moex, moex.sim.simulator, moex.sim.bottleneck, moex.sim.bounds, moex.hardware.costs, "
     "moex.trace.synthetic, moex.trace.export, moex.trace.importers.arrays, "
     "moex.trace.importers.vllm, moex.trace.importers.llamacpp, moex.trace.importers.policylang, "
     "moex.trace.importers.selections, moex.prefetch.gate, moex.prefetch.oracle, "
-    "moex.prefetch.recorded, moex.prefetch.markov, moex.testing"
+    "moex.prefetch.recorded, moex.prefetch.markov, moex.testing.policies"
 )
 HEAVY = {"torch", "transformers", "pandas", "matplotlib", "wandb", "lm_eval", "hydra"}
 
@@ -28,8 +28,8 @@ def test_replay_never_loads_torch():
 
 
 def test_the_simulator_alone_does_not_load_the_compiler():
-    assert not {"numba", "pyarrow"} & loaded_by("moex.sim.decisions, moex.sim.verdict")
+    assert not {"numba", "pyarrow"} & loaded_by("moex.decisions.decisions, moex.sim.bottleneck")
 
 
 def test_the_composition_root_loads_neither_torch_nor_a_tracker():
-    assert not {"torch", "wandb", "pandas", "numba"} & loaded_by("moex.app, moex.track.wandb")
+    assert not {"torch", "wandb", "pandas", "numba"} & loaded_by("moex.cli.app, moex.track.wandb")

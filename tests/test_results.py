@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from records import handles
 
-from moex import app, files
-from moex.errors import one_line, register_resolvers
-from moex.identity import run_id
+from moex.bench.rounds import generate
+from moex.cli import app
+from moex.cli.errors import one_line, register_resolvers
 from moex.modes.common import PARTIAL
-from moex.runner.live import generate
 from moex.runner.meter import Meter
+from moex.runs import atomic
+from moex.runs.run_id import run_id
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = (
@@ -81,7 +82,7 @@ def test_a_file_that_cannot_be_written_leaves_no_result_and_nothing_torn(
             raise OSError(code, os.strerror(code))
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", refuse)
+    monkeypatch.setattr(atomic.os, "replace", refuse)
     with pytest.raises(OSError, match=r"No space|Read-only") as caught:
         app.run(config)
     line = one_line(caught.value)
@@ -135,7 +136,7 @@ def test_a_stopped_run_keeps_what_it_measured_and_is_run_anew(configured, monkey
             meter.measure = _stopping(meter.measure, after=3)
         return generate(*given)
 
-    monkeypatch.setattr("moex.runner.live.generate", interrupted)
+    monkeypatch.setattr("moex.bench.rounds.generate", interrupted)
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         app.run(config)

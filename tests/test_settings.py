@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from moex import app
-from moex.errors import one_line, register_resolvers
-from moex.overrides import given_twice
+from moex.cli import app
+from moex.cli.errors import one_line, register_resolvers
+from moex.cli.overrides import given_twice
 
 CONF = Path(__file__).parents[1] / "conf"
 

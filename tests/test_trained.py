@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moex import trained
+from moex.predictors import trained
 from moex.types import Geometry
 
 SHAPE = Geometry(layers=3, experts=4, top_k=2, hidden=8, intermediate=6, expert_bytes=288)

@@ -22,10 +22,10 @@ from moex.api import simulate
 from moex.cache.lru import LRU
 from moex.evals.bits import bits_per_byte
 from moex.evals.text import documents, encode
+from moex.models import checkpoint, experts_interface
 from moex.prefetch.base import Observation
 from moex.prefetch.mlp import MLP
-from moex.provenance import provenance
-from moex.runner import checkpoint, hf
+from moex.runs.provenance import provenance
 from moex.store.layout import Planes
 from moex.trace.diagnostics import decoded, entropy_bits, overlap, usage
 from moex.trace.format import DEPTHS, Trace, write_trace
@@ -49,10 +49,13 @@ def windows(tokenizer, text: Path, count: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def record(
-    model, layers: list[hf.MoeLayer], texts: list[list[int]], guesses: MLP | None = None
+    model,
+    layers: list[experts_interface.MoeLayer],
+    texts: list[list[int]],
+    guesses: MLP | None = None,
 ) -> Trace:
     """The routing of every token of the texts, as decoding them would give it."""
-    geometry = hf.geometry(model, layers, Planes(layers[0].tensors).bytes)
+    geometry = experts_interface.geometry(model, layers, Planes(layers[0].tensors).bytes)
     if guesses:
         guesses.bind(geometry, checkpoint.find("tiny"))
         guesses.reset(geometry, seed=0)
@@ -122,7 +125,7 @@ def main() -> None:
         )
         for row in rows:
             print("{task} {metric} {value:.4f} +- {stderr:.4f} (n={n})".format(**row))
-    layers = hf.moe_layers(model)
+    layers = experts_interface.moe_layers(model)
     texts = windows(tokenizer, args.text, args.tokens // WINDOW)
     guesses = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
     trace = record(model, layers, texts, guesses if args.guesses else None)

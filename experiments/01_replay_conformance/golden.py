@@ -28,7 +28,7 @@ from moex.trace.importers import arrays
 from moex.types import Geometry
 
 if TYPE_CHECKING:
-    from moex.report import Report
+    from moex.runs.report import Report
     from moex.trace.format import Trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.oracle import Oracle
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.synthetic import Dials, generate
 from moex.types import Geometry

@@ -26,20 +26,20 @@ import torch
 from compare import against_accelerate
 from raw import raw_seconds, synthetic
 
-from moex.cache.capacity import Memory
+from moex.bench.prompts import Prompts
+from moex.bench.workload import generate
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
 from moex.link.aio import AioLink, reads_alone
 from moex.link.disk import DiskLink
-from moex.places import cache_folder
+from moex.paths import cache_folder
 from moex.prefetch.gate import Gate
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
-from moex.provenance import provenance
 from moex.runner.assemble import Parts, Setup, load_parts, offload
-from moex.runner.texts import Prompts
-from moex.runner.workload import generate
+from moex.runs.provenance import provenance
 from moex.store.disk import DiskStore
 from moex.store.slots import Slots
 from moex.types import DECODE, Expert, Load, Plan
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
     from moex.prefetch.scored import ScoredPrefetcher
-    from moex.report import Clocked
+    from moex.runs.report import Clocked
 
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""

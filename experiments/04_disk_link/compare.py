@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moex.paired import paired_ratio
-from moex.runner import baselines
+from analysis.paired import paired_ratio
+from moex.bench import baselines
+from moex.bench.workload import generate
 from moex.runner.meter import Meter
-from moex.runner.workload import generate
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from time import perf_counter, sleep
 
 import torch
 
-from moex.places import cache_folder
-from moex.provenance import provenance
+from moex.paths import cache_folder
 from moex.runner.assemble import load_parts
-from moex.store.pack import PROGRESS
+from moex.runs.provenance import provenance
+from moex.store.packing import PROGRESS
 
 
 def digest(folder: Path) -> str:

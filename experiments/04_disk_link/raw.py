@@ -12,7 +12,7 @@ import torch
 
 from moex.store.disk import DIRECT, DiskStore
 from moex.store.layout import Planes
-from moex.store.pack import Packer, layer_file
+from moex.store.packing import Packer, layer_file
 from moex.store.slots import HUGE, paged
 from moex.types import Expert, Geometry
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 
 import torch
 
+from analysis.paired import paired_ratio
+from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
+from moex.calibrate.measure import calibrate
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Memory, Parts, Setup, load_parts, offload
-from moex.runner.calibrate import calibrate
-from moex.runner.workload import generate
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]

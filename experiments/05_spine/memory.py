@@ -18,14 +18,14 @@ from transformers import MixtralConfig, MixtralForCausalLM
 ROOT = Path(__file__).parents[2]
 IMPORTS = """
 import torch, transformers
-from moex.runner.meter import peak_host_bytes
-import moex.runner.assemble, moex.runner.live, moex.cache.lru, moex.prefetch.gate
+from moex.hardware.process_memory import peak_host_bytes
+import moex.runner.assemble, moex.bench.rounds, moex.cache.lru, moex.prefetch.gate
 from transformers import MixtralForCausalLM
 torch.set_num_threads(1)
 """
 RUN = """
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.workload import generate
+from moex.bench.workload import generate
 parts = load_parts({folder!r}, store="disk", cache_dir={cache!r})
 run = offload(parts, Setup(moex.cache.lru.LRU(), Memory({slots}), moex.prefetch.gate.Gate()))
 with run as model:

@@ -7,12 +7,12 @@ import argparse
 
 import torch
 
+from analysis.paired import paired_ratio
+from moex.bench import baselines
+from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
-from moex.runner import baselines
 from moex.runner.assemble import Memory, Setup, load_parts, offload
 from moex.runner.meter import Meter
-from moex.runner.workload import generate
 
 
 def main() -> None:

@@ -17,18 +17,18 @@ from statistics import mean, median, quantiles
 
 import torch
 
-from moex.cache.capacity import Memory
+from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.calibrate.measure import costs_of
+from moex.hardware.profile import HardwareProfile
+from moex.models.loader import Parts, load_parts
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Setup, offload
-from moex.runner.calibrate import costs_of
-from moex.runner.parts import Parts, load_parts
-from moex.runner.workload import generate
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import Trace
 

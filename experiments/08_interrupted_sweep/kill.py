@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter, sleep
 
-from moex.provenance import provenance
+from moex.runs.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 GRID = ["mode=simulate", "verdict=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]

@@ -96,7 +96,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     """Verify a combination and run it live; return its row: what it is, and what went wrong."""
     from hydra import compose, initialize_config_dir
 
-    from moex.app import build
+    from moex.cli.app import build
     from moex.modes import live, simulate, verify
 
     model, words = combination(number)
@@ -187,7 +187,7 @@ def main() -> int:
         model, words = combination(given.show)
         print(f"model={model}", *words)
         return 0
-    from moex.provenance import provenance
+    from moex.runs.provenance import provenance
 
     failed, held = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -223,7 +223,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from moex.errors import register_resolvers
+    from moex.cli.errors import register_resolvers
 
     register_resolvers()
     sys.exit(min(main(), 1))

@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt
 
 from moex.api import read_trace, simulate
 from moex.cache.lru import LRU
-from moex.places import trace_path
+from moex.hardware.profile import HardwareProfile
+from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.oracle import Oracle
-from moex.sim.hardware import HardwareProfile
 from moex.trace.importers import arrays
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.paired import T95
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
-from moex.paired import T95
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

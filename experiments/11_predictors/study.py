@@ -25,32 +25,32 @@ import torch
 from timed import timed
 
 from analysis.studies import show
-from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.hardware.profile import HardwareProfile
+from moex.models.loader import Parts, load_parts
+from moex.predictors.nets import Lean, read_nets
+from moex.predictors.quantized_lowrank import held_bytes
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.gate_resid import GateResid
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
-from moex.prefetch.nets import Lean, read_nets
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.provenance import provenance
-from moex.report import ratio
-from moex.runner.activations import contributions, read
 from moex.runner.assemble import Setup, bind_selector, offload
-from moex.runner.parts import Parts, load_parts
-from moex.sim.hardware import HardwareProfile
+from moex.runs.provenance import provenance
+from moex.runs.report import ratio
 from moex.sim.simulator import simulate
 from moex.sparsity.active import active
 from moex.sparsity.corm import Corm
-from moex.sparsity.lean import held_bytes
 from moex.sparsity.up_reuse import UpReuse
 from moex.train import quality
+from moex.train.activations import contributions, read
 from moex.train.data import Corpus, corpus
 from moex.train.experts import ExpertTrainer
 from moex.train.recipe import Recipe

@@ -12,8 +12,8 @@ from moex.prefetch.mlp import MLP
 from moex.sparsity.corm import Corm
 
 if TYPE_CHECKING:
+    from moex.models.loader import Parts
     from moex.prefetch.base import Observation
-    from moex.runner.parts import Parts
 
 
 def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:

@@ -23,12 +23,12 @@ from torch.nn.functional import cross_entropy
 from analysis import losses
 from analysis.published import TABLE_1
 from analysis.style import styled
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
 from moex.evals.lm import evaluate
 from moex.evals.text import HELD_OUT, documents, encode
-from moex.provenance import provenance
 from moex.runner.assemble import Setup, load_parts, offload
+from moex.runs.provenance import provenance
 
 WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]

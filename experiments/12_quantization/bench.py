@@ -20,14 +20,14 @@ from time import perf_counter
 import torch
 from torch.nn.functional import linear, silu
 
-from moex.cache.capacity import Memory
+from analysis.paired import paired_ratio
+from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
+from moex.cache.memory import Memory
+from moex.hardware.profile import HardwareProfile
 from moex.quant.hqq import HQQ
 from moex.quant.rtn import RTN
 from moex.runner.assemble import Setup, load_parts, offload
-from moex.runner.workload import generate
-from moex.sim.hardware import HardwareProfile
 
 LINK = HardwareProfile("slow link", link_bytes_per_s=1e8, link_latency_s=10e-6)
 """Emulated: real bytes move, and arrive when a link of 100 MB/s would have brought them."""
@@ -161,8 +161,8 @@ def peak(args: argparse.Namespace) -> None:
     """Write a random model; or read its skeleton; or pack it: peak memory of the process."""
     from transformers import AutoModelForCausalLM, MixtralConfig
 
-    from moex.runner import checkpoint
-    from moex.runner.meter import peak_host_bytes
+    from moex.hardware.process_memory import peak_host_bytes
+    from moex.models import checkpoint
 
     folder = Path(args.folder) / "model"
     if args.form == "model":

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.miss.fetch import Fetch
 from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
-from moex.places import trace_path
+from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.provenance import provenance
-from moex.sim.hardware import HardwareProfile
+from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.sim.worth import calibrate_worth
 
@@ -110,9 +110,9 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
     """Run the bundled model behind an emulated link, ways interleaved round by round."""
     import torch
 
-    from moex.cache.capacity import Memory
+    from moex.bench.workload import generate
+    from moex.cache.memory import Memory
     from moex.runner.assemble import Setup, load_parts, offload
-    from moex.runner.workload import generate
     from moex.types import DECODE
 
     parts = load_parts("tiny", store="ram")

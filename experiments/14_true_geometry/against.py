@@ -28,15 +28,15 @@ from common import architecture, folder, say, scheme, setup
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
-from moex.files import write_atomically
-from moex.runner import baselines
+from moex.bench import baselines
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_baseline, run_offloaded
+from moex.hardware.process_memory import peak_host_bytes
+from moex.models.checkpoint import build_from
+from moex.models.random_weights import DEVIATION
+from moex.models.shards import INDEX
 from moex.runner.assemble import load_parts
-from moex.runner.checkpoint import build_from
-from moex.runner.live import run_baseline, run_offloaded
-from moex.runner.meter import peak_host_bytes
-from moex.runner.random_weights import DEVIATION
-from moex.runner.shards import INDEX
-from moex.runner.texts import Prompts
+from moex.runs.atomic import write_atomically
 
 
 def checkpoint(options: argparse.Namespace) -> Path:

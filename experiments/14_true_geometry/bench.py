@@ -33,20 +33,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from common import architecture, folder, say, scheme, setup
 
-from moex.cache.capacity import parse_bytes
-from moex.paired import in_turns, paired_ratio
-from moex.runner import hf
+from analysis.paired import in_turns, paired_ratio
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_offloaded
+from moex.bench.setup import prepare
+from moex.bench.workload import generate
+from moex.cache.memory import parse_bytes
+from moex.models import experts_interface
 from moex.runner.assemble import load_parts
-from moex.runner.live import run_offloaded
-from moex.runner.prepare import prepare
-from moex.runner.texts import Prompts
-from moex.runner.workload import generate
-from moex.store.pack import MANIFEST
+from moex.store.packing import MANIFEST
 from moex.store.slots import Slots, paged
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
-    from moex.runner.parts import Parts
+    from moex.models.loader import Parts
 
 
 def load(options: argparse.Namespace) -> Parts:
@@ -129,7 +129,9 @@ def memory_speed(parts: Parts, count: int) -> float:
     with torch.inference_mode():
         for number in range(count):
             started = perf_counter()
-            hf.expert_output(parts.layers[0].experts, token, slots.tensors[number % places])
+            experts_interface.expert_output(
+                parts.layers[0].experts, token, slots.tensors[number % places]
+            )
             times.append(perf_counter() - started)
     return parts.layout.bytes / median(times[1:])
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.utils import instantiate
 
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.places import cache_folder, trace_path
+from moex.cache.memory import Memory
+from moex.paths import cache_folder, trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
-from moex.prefetch.scored import DEEPEST, ScoredPrefetcher
-from moex.provenance import provenance
 from moex.runner.assemble import Setup
+from moex.runs.provenance import provenance
 from moex.trace.format import read_trace
-from moex.types import DECODE
+from moex.types import DECODE, DEEPEST, ScoredPrefetcher
 
 if TYPE_CHECKING:
     import argparse

@@ -33,16 +33,16 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dic
     """Their settings on this machine; naive is left out: accelerate has no such bits."""
     from table2 import RECALL
 
-    from moex.cache.capacity import Memory
+    from moex.bench.prompts import Prompts
+    from moex.bench.rounds import run_offloaded
     from moex.cache.lru import LRU
+    from moex.cache.memory import Memory
     from moex.cache.none import NoCache
     from moex.prefetch.none import NoPrefetch
     from moex.prefetch.oracle import Oracle
     from moex.quant.mixed import Mixed
     from moex.quant.rtn import RTN
     from moex.runner.assemble import Setup, load_parts
-    from moex.runner.live import run_offloaded
-    from moex.runner.texts import Prompts
 
     lengths = (4, 0, 1) if options.tiny else (16, 1, 2)
     workload = Prompts(

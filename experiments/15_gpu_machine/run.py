@@ -173,15 +173,15 @@ def _decode(
     more: Any = (),
 ) -> Iterator[dict[str, Any]]:
     """Rows of a replayed routing, with shares of the ceiling; with chunks, of the second cell."""
-    from moex.cache.capacity import Memory
+    from moex.bench.prompts import Prompts
+    from moex.bench.rounds import run_offloaded
     from moex.cache.lfu import LFU
     from moex.cache.lru import LRU
+    from moex.cache.memory import Memory
     from moex.link import cuda
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
     from moex.runner.assemble import Setup, load_parts
-    from moex.runner.live import run_offloaded
-    from moex.runner.texts import Prompts
 
     started = perf_counter()
     given = ("random", "auto", options.device, "ram", options.scratch)
@@ -269,7 +269,7 @@ def _inside(part: str, options: argparse.Namespace) -> None:
     file = options.out / "rows.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     file.write_text("".join(x + "\n" for x in lines if json.loads(x)["what"] != part))
-    from moex.provenance import provenance
+    from moex.runs.provenance import provenance
 
     wrong = False
     for row in PARTS[part][0](options):

@@ -56,12 +56,12 @@ def _machine(device: str) -> dict[str, Any]:
 
 def _cases(device: str) -> Iterator[tuple[str, bool, dict[str, Any]]]:
     """Name, whether no token may differ from the first case's, and what is changed."""
-    from moex.cache.capacity import Memory
+    from moex.cache.memory import Memory
+    from moex.hardware.profile import HardwareProfile
     from moex.miss.host import Host
     from moex.prefetch.gate import Gate
     from moex.quant.mixed import Mixed
     from moex.quant.rtn import RTN
-    from moex.sim.hardware import HardwareProfile
     from moex.sparsity.oracle import Oracle
     from moex.sparsity.random import Random
     from moex.sparsity.up_reuse import UpReuse
@@ -104,11 +104,11 @@ def _run(
     from contextlib import closing
     from dataclasses import replace
 
-    from moex.cache.capacity import Memory
+    from moex.bench.prompts import Prompts
+    from moex.bench.rounds import run_offloaded
     from moex.cache.lru import LRU
+    from moex.cache.memory import Memory
     from moex.runner.assemble import Setup, load_parts
-    from moex.runner.live import run_offloaded
-    from moex.runner.texts import Prompts
 
     given = ("smoke", dtype, options.device, store, options.scratch)
     bundles = "selector" in setup

@@ -25,12 +25,12 @@ import torch
 from sides import Side, over_prompts, parts_of, prompts_of, turn
 from surface import LOADS, SLOTS, TURNS, surface
 
-from moex.cache.capacity import Memory
+from moex.cache.memory import Memory
+from moex.calibrate import row_break_even as measured
+from moex.calibrate.measure import break_evens
 from moex.prefetch.gate import Gate
-from moex.provenance import provenance
-from moex.runner import density as measured
 from moex.runner.assemble import bind_selector, load_parts
-from moex.runner.calibrate import break_evens
+from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,13 +23,13 @@ import torch
 import yaml
 from sides import Side, equal_bytes
 
-from moex.cache.capacity import Memory
-from moex.paired import in_turns, paired_ratio
-from moex.places import cache_folder
+from analysis.paired import in_turns, paired_ratio
+from moex.cache.memory import Memory
+from moex.paths import cache_folder
 from moex.prefetch.none import NoPrefetch
-from moex.provenance import provenance
 from moex.runner.assemble import bind_selector, load_parts
-from moex.runner.routing import read_routing
+from moex.runner.routing_replay import read_routing
+from moex.runs.provenance import provenance
 from moex.sparsity.base import NeuronSelector
 
 if TYPE_CHECKING:

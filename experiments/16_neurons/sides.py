@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from moex.cache.capacity import Memory
+from analysis.paired import paired_ratio
+from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
+from moex.cache.memory import Memory
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Setup, offload
-from moex.runner.workload import generate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
 from moex.store.bundles import Bundles
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
+    from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
     from moex.runner.assemble import Parts
-    from moex.runner.routing import Routing
-    from moex.sim.hardware import HardwareProfile
+    from moex.runner.routing_replay import Routing
     from moex.sparsity.base import NeuronSelector
 
 ROOT = Path(__file__).parents[2]

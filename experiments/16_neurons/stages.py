@@ -22,23 +22,23 @@ from unittest.mock import patch
 import torch
 from sides import Side, equal_bytes, parts_of, prompts_of
 
-from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
-from moex.cache.ledger import Ledger
-from moex.cache.rows import RowCache
+from moex.cache.memory import Memory
+from moex.cache.row_cache import RowCache
+from moex.cache.stats import Ledger
+from moex.hardware.profile import HardwareProfile
 from moex.link.emulated import EmulatedLink
+from moex.models import experts_interface
+from moex.models.router_scores import Lookahead
 from moex.prefetch.corm import Corm as Fetch
 from moex.prefetch.gate import Gate
 from moex.prefetch.mlp import MLP
-from moex.provenance import provenance
-from moex.runner import hf
 from moex.runner.assemble import bind_selector, load_parts
-from moex.runner.routers import Lookahead
-from moex.runner.rows import Neurons
-from moex.runner.work import Work
-from moex.sim.hardware import HardwareProfile
+from moex.runner.layer_forward import Work
+from moex.runner.neurons import Neurons
+from moex.runs.provenance import provenance
 from moex.sparsity.corm import Corm
-from moex.store.rows import RowSlots
+from moex.store.row_slots import RowSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ STAGES = {
     "books": [(ExpertCache, "prefetch"), (RowCache, "prefetch"), (RowCache, "_waves")],
     "positions": [(RowSlots, "hold"), (RowSlots, "without")],
     "link": [(EmulatedLink, "submit"), (EmulatedLink, "wait")],
-    "computing": [(hf, "neurons_output"), (hf, "expert_output")],
+    "computing": [(experts_interface, "neurons_output"), (experts_interface, "expert_output")],
     "weights and sums": [(Work, "__init__"), (Work, "put"), (Work, "result")],
     "ledgers": [(Ledger, "demand"), (Ledger, "prefetch"), (Ledger, "selected")],
 }

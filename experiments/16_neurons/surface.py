@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sides import Side, equal_bytes, over_prompts, parts_of, prompts_of, turn
 
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Setup, bind_selector, load_parts, offload
-from moex.sim.hardware import HardwareProfile
 from moex.train.data import corpus
 
 if TYPE_CHECKING:

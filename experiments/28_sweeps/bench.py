@@ -16,8 +16,8 @@ from statistics import median
 from time import perf_counter, thread_time
 
 import moex
+from analysis.paired import paired_ratio
 from moex.cache.lru import LRU
-from moex.paired import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 TINY = "--tiny" in sys.argv

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
-from moex.runner.activations import contributions, read
+from moex.cache.memory import Memory
 from moex.runner.assemble import Setup, load_parts, offload
 from moex.sparsity.active import active
+from moex.train.activations import contributions, read
 from moex.train.data import corpus
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from moex.runner.parts import Parts
+    from moex.models.loader import Parts
 
 ENERGIES = (0.8, 0.9, 0.95, 0.99)
 HOT = (0.1, 0.2)

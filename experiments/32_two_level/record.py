@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
+from moex.cache.memory import Memory
+from moex.cache.row_cache import RowCache
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm as Fetch
 from moex.prefetch.gate import Gate
 from moex.prefetch.mlp import MLP
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.provenance import provenance
 from moex.runner.assemble import Setup, load_parts, offload
+from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm
 from moex.trace.format import write_trace
@@ -39,7 +39,7 @@ from moex.train.data import corpus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.runner.parts import Parts
+    from moex.models.loader import Parts
     from moex.types import Geometry, Plan, Prediction
 
 

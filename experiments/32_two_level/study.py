@@ -21,7 +21,7 @@ from analysis.studies import machine, show
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
+from moex.cache.row_cache import RowCache
 from moex.prefetch.gate import Gate
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate
@@ -31,7 +31,7 @@ from moex.trace.neurons import hottest, neuron_counts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from moex.sim.hardware import HardwareProfile
+    from moex.hardware.profile import HardwareProfile
 
 SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3)
 BUDGETS = (2, 3, 4)

@@ -22,10 +22,10 @@ from analysis.style import COLOURS, WIDE, caption, new, styled
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
-from moex.prefetch.nets import Lean, nets
+from moex.cache.row_cache import RowCache
+from moex.hardware.roofline import READ_SHARE
+from moex.predictors.nets import Lean, nets
 from moex.prefetch.recorded import Recorded
-from moex.sim.roofline import READ_SHARE
 from moex.sim.simulator import simulate
 from moex.types import Expert, Geometry, Prediction
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from moex.sim.hardware import HardwareProfile
+    from moex.hardware.profile import HardwareProfile
     from moex.trace.format import Trace
 
 SHAPE = Geometry(layers=32, experts=8, top_k=2, hidden=4096, intermediate=14336, expert_bytes=0)

@@ -24,21 +24,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from analysis.paired import in_turns, paired_ratio
 from analysis.studies import machine
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.api import read_trace
-from moex.cache.capacity import Memory
+from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
-from moex.paired import in_turns, paired_ratio
+from moex.cache.memory import Memory
+from moex.cache.row_cache import RowCache
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.provenance import provenance
 from moex.runner.assemble import Setup, load_parts, offload
-from moex.runner.workload import generate
-from moex.sim.hardware import HardwareProfile
+from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.types import DECODE
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moex.prefetch.base import Prefetcher
-    from moex.runner.model import OffloadedModel
+    from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
 
 ROOT = Path(__file__).parents[2]

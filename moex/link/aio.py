@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
-from moex.store.kernel import KernelReads, Request, kernel_reads
 from moex.store.layout import PAGE
+from moex.store.linux_aio import KernelReads, Request, kernel_reads
 
 if TYPE_CHECKING:
     from moex.link.queue import Read

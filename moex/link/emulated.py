@@ -8,15 +8,15 @@ from functools import partial
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
+from moex.hardware.link_model import LinkTimeline
 from moex.link.base import Link, LinkStats, join, refuse_other_streams
 from moex.link.wakeup import Wakeup
-from moex.sim.link import LinkTimeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from moex.sim.hardware import HardwareProfile
-    from moex.sim.link import Transfer
+    from moex.hardware.link_model import Transfer
+    from moex.hardware.profile import HardwareProfile
     from moex.store.base import ExpertStore
     from moex.store.slots import Slots
     from moex.types import Plan

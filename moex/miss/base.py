@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.sim.hardware import HardwareProfile
+    from moex.hardware.profile import HardwareProfile
     from moex.types import Access, Expert, Geometry
 
 

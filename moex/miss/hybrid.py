@@ -10,7 +10,7 @@ from moex.miss.base import MissHandler, Split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.sim.hardware import HardwareProfile
+    from moex.hardware.profile import HardwareProfile
     from moex.types import Access, Expert, Geometry
 
 

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
-from moex.files import write_atomically
-from moex.identity import code_version, contents, folder_digest, key_of, sources
+from moex.cache.memory import Memory
 from moex.modes.common import make_selector, plain
+from moex.runs.atomic import write_atomically
+from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
-    from moex.report import Report
     from moex.runner.assemble import Parts
+    from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
 
     Items = dict[str, dict[str, list[tuple[int, float]]]]
@@ -85,8 +85,8 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     items: Items = {}
     from moex.cache.lru import LRU
     from moex.evals.stepwise import stepwise
+    from moex.models.memory_needs import fits
     from moex.runner.assemble import Setup, offload
-    from moex.runner.budget import fits
 
     if miss.lossy:
         policy, memory = build(config.cache), Memory(**config.memory)

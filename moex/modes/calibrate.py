@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.files import write_atomically
 from moex.modes.common import load, set_threads
-from moex.places import cache_folder
-from moex.report import Report
+from moex.paths import cache_folder
+from moex.runs.atomic import write_atomically
+from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
@@ -19,7 +19,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Measure this machine with this model and write a hardware profile."""
     from dataclasses import asdict
 
-    from moex.runner.calibrate import calibrate as measure
+    from moex.calibrate.measure import calibrate as measure
 
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
     # On that store's own link only where it is asked for: profiles are for emulated ones, too.
@@ -30,7 +30,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     profile = measure(parts, tokens=8 if config.smoke else 64, folder=cache)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
-    text = "\n".join(["_target_: moex.sim.hardware.HardwareProfile", *lines]) + "\n"
+    text = "\n".join(["_target_: moex.hardware.profile.HardwareProfile", *lines]) + "\n"
     path = folder / "hardware" / "measured.yaml"
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, f"# python run.py --config-dir {folder} hardware=measured\n{text}")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
-from moex.files import write_atomically
-from moex.sim.rows import whole_from
+from moex.cache.memory import Memory
+from moex.decisions.rows import whole_from
+from moex.runs.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from moex.bench.workload import Workload
+    from moex.hardware.profile import HardwareProfile
+    from moex.models.memory_needs import Needs
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
     from moex.runner.assemble import Parts, Setup
-    from moex.runner.budget import Needs
-    from moex.runner.workload import Workload
-    from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
     from moex.types import Geometry
@@ -128,15 +128,15 @@ def sized(
 
     No weight is read for it, and at most a config.json is fetched.
     """
-    from moex.runner import budget, checkpoint, hub
+    from moex.models import checkpoint, hub, memory_needs
 
     given = hub.configuration(config.model.name, config.model.architecture)
     skeleton = checkpoint.build_from(given, config.model.dtype)
-    geometry, size = budget.sizes(skeleton, make_quant(config, build))
+    geometry, size = memory_needs.sizes(skeleton, make_quant(config, build))
     lengths = (workload.prompt_tokens or 0, workload.new_tokens, workload.batch_size)
-    process = budget.process_bytes(config.model.device, hardware)
+    process = memory_needs.process_bytes(config.model.device, hardware)
     held = (prefetcher.device_bytes if prefetcher else 0, size, process)
-    return skeleton, geometry, budget.needs(skeleton, geometry, *lengths, *held)
+    return skeleton, geometry, memory_needs.needs(skeleton, geometry, *lengths, *held)
 
 
 def set_threads(config: Any, link_threads: int = 0) -> None:

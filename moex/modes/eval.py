@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.modes.accuracy import accuracy, check_tasks
 from moex.modes.common import load, selects, set_threads
-from moex.report import Report
+from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from moex.console import note
-from moex.files import write_lines
 from moex.modes.accuracy import accuracy, check_tasks
 from moex.modes.common import (
     PARTIAL,
@@ -20,15 +18,17 @@ from moex.modes.common import (
     write_counts,
 )
 from moex.modes.verify import grade
-from moex.provenance import provenance
+from moex.runs.atomic import write_lines
+from moex.runs.notes import note
+from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.bench.rounds import OnStop, Result, Round
     from moex.modes.common import Build
-    from moex.report import Report
     from moex.runner.assemble import Setup
-    from moex.runner.live import OnStop, Result, Round
+    from moex.runs.report import Report
 
 
 DRIFT = 0.1
@@ -39,7 +39,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Run the workload on the model."""
     import torch
 
-    from moex.runner.live import run_offloaded
+    from moex.bench.rounds import run_offloaded
 
     check_tasks(config)
     workload = shrunk(build(config.workload), config)
@@ -79,8 +79,8 @@ def judge(report: Report, config: Any, folder: Path, build: Build) -> None:
 def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.api import read_trace
-    from moex.sim.decisions import Decisions
-    from moex.sim.verdict import judge_live, live_line
+    from moex.decisions.decisions import Decisions
+    from moex.sim.bottleneck import judge_live, live_line
 
     assert report.slots is not None
     try:
@@ -101,9 +101,10 @@ def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | No
 
 
 def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
-    from moex.runner import baselines, checkpoint
-    from moex.runner.live import run_baseline
-    from moex.runner.tokenizer import load_tokenizer
+    from moex.bench import baselines
+    from moex.bench.rounds import run_baseline
+    from moex.models import checkpoint
+    from moex.models.tokenizer import load_tokenizer
 
     settings = (config.model.name, config.model.dtype, config.model.device)
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
@@ -124,11 +125,11 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
     if done.ledgers:
-        from moex.cache.ledger import by_layer
+        from moex.cache.stats import by_layer
 
         write_lines(folder / "layers.jsonl", by_layer(done.ledgers))
     if done.events:
-        from moex.runner.timeline import write_timeline
+        from moex.bench.timeline import write_timeline
 
         about = {"model": config.model.name, "workload": config.workload.name}
         about |= {"link": report.link, "emulated": report.emulated, **provenance()}

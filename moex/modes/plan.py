@@ -4,41 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
-from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.decisions.decisions import Decisions
+from moex.decisions.rows import whole_from
+from moex.hardware.roofline import roofline
 from moex.modes.common import selects, sized
-from moex.report import Report
-from moex.sim.roofline import roofline
-from moex.sim.rows import whole_from
+from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.hardware.profile import HardwareProfile
+    from moex.models.memory_needs import Needs
     from moex.modes.common import Build
-    from moex.runner.budget import Needs
-    from moex.sim.hardware import HardwareProfile
     from moex.types import Geometry
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Read the configuration, no weights, and do the sums."""
-    from moex.runner import budget
+    from moex.models import memory_needs
 
     memory, hardware = Memory(**config.memory), build(config.hardware)
     if not selects(config):
         memory.refuse_rows()
     given = build(config.workload), build(config.prefetch), hardware
     skeleton, stored, wanted = sized(config, build, *given)
-    plain, _ = budget.sizes(skeleton)
+    plain, _ = memory_needs.sizes(skeleton)
     whole = 8 * skeleton.dtype.itemsize
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
+    decisions = Decisions(LRU(), memory, neurons=selects(config))
     lines, report = [], Report(source="plan", mode="plan", model=config.model.name)
     for width in [bits, *(w for w in config.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
-            slots = memory.resolve(geometry, wanted)
-            ExpertCache(LRU(), geometry, slots, memory.pool, memory.staging)  # refused as in a run
+            slots = decisions.build(geometry, needs=wanted)[0].slots
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.capacity import Memory
+from moex.cache.memory import Memory
 from moex.modes.common import names_a_part, plain, selects, write_counts
-from moex.places import trace_path
+from moex.paths import trace_path
 from moex.quant.base import quantizes
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
     from moex.quant.base import Spec
-    from moex.report import Report
+    from moex.runs.report import Report
     from moex.trace.format import Trace
 
 
@@ -25,7 +25,8 @@ SMOKE_TOKENS = 32
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
-    from moex.sim.decisions import Decisions
+    from moex.decisions.decisions import Decisions
+    from moex.sim.replay import decode_lower_bound_s, replay
 
     if not config.trace:
         raise ValueError(
@@ -51,11 +52,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         recorded if memory.store == "auto" else memory.store,
     )
     cold = bool(trace.provenance.get("cold", config.workload.cold))
-    report = decisions.replay(trace, hardware, cold)
-    report.decode_lower_bound_s = decisions.decode_lower_bound_s(trace, hardware, cold)
+    report = replay(decisions, trace, hardware, cold)
+    report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
     write_counts(trace, folder)
     if config.verdict:
-        from moex.sim.verdict import judge
+        from moex.sim.bottleneck import judge
 
         report.verdict = str(judge(trace, decisions, hardware, cold))
     if names_a_part(config.quant):
@@ -103,9 +104,9 @@ def _packed(trace: Trace, config: Any, build: Build) -> Trace:
         )
     import torch
 
-    from moex.runner.quantized import ExpertPacking
-    from moex.runner.quantized_rows import NeuronPacking
+    from moex.quant.packing import ExpertPacking
     from moex.store.layout import Planes
+    from moex.store.quantized_bundles import NeuronPacking
 
     shape = trace.geometry
     hidden, neurons = shape.hidden, shape.intermediate

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex import trained
-from moex.identity import code_version, key_of
 from moex.modes.common import names_a_part, set_threads
-from moex.provenance import provenance
-from moex.report import Report
+from moex.predictors import trained
+from moex.runs.provenance import provenance
+from moex.runs.report import Report
+from moex.runs.run_id import code_version, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Train the predictor that `prefetch` names; write its checkpoint."""
     from dataclasses import replace
 
-    from moex.runner.parts import load_parts
+    from moex.models.loader import load_parts
     from moex.train.data import LEAST_TOKENS, corpus
 
     kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
@@ -79,12 +79,12 @@ def _train(
     """Tensors, what is known of them, and their quality on held-out documents."""
     import torch
 
-    from moex.cache.capacity import Memory
     from moex.cache.lru import LRU
-    from moex.runner.activations import contributions, factors_of, read
+    from moex.cache.memory import Memory
+    from moex.models.memory_needs import fits
     from moex.runner.assemble import Setup, offload
-    from moex.runner.budget import fits
     from moex.train import experts, fit, neurons, quality
+    from moex.train.activations import contributions, factors_of, read
 
     geometry = parts.geometry
     routers = [_router(layer, geometry) for layer in parts.layers]

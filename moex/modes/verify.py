@@ -8,29 +8,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.files import write_atomically
-from moex.identity import code_version, contents, folder_digest, key_of, sources
 from moex.modes.common import load, make_setup, plain, set_threads, shrunk
-from moex.provenance import provenance
+from moex.runs.atomic import write_atomically
+from moex.runs.provenance import provenance
+from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from moex.bench.equality import Equality
+    from moex.bench.workload import Workload
     from moex.modes.common import Build
-    from moex.report import Report
     from moex.runner.assemble import Parts
-    from moex.runner.equality import Equality
-    from moex.runner.workload import Workload
+    from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
     """Grade the configured parts on the workload; stock first, and only then they are loaded."""
-    from moex.runner import baselines, checkpoint, equality
-    from moex.runner.prepare import describe, prepare
-    from moex.runner.tokenizer import load_tokenizer
+    from moex.bench import baselines, equality
+    from moex.bench.setup import describe, prepare
+    from moex.models import checkpoint
+    from moex.models.tokenizer import load_tokenizer
 
     if config.runner.name != "moex":
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional
 
-from moex.prefetch.nets import read_nets
+from moex.predictors.nets import read_nets
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from moex.prefetch.nets import DECAY, Lean, read_nets
+from moex.predictors.nets import DECAY, Lean, read_nets
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:

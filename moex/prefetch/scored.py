@@ -7,14 +7,12 @@ from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from moex.prefetch.base import Prefetcher
-from moex.types import PREFILL, Expert, Prediction
+from moex.types import DEEPEST, PREFILL, Expert, Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from moex.types import Access, Geometry
-
-DEEPEST = 3
 
 
 @dataclass

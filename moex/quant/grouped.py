@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moex.identity import code_digest
 from moex.quant import scales
 from moex.quant.base import Quantizer
+from moex.runs.run_id import code_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

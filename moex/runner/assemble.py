@@ -9,27 +9,26 @@ from weakref import ref
 
 import torch
 
-from moex.cache.capacity import Memory
-from moex.cache.core import ExpertCache
+from moex.cache.memory import Memory
+from moex.decisions.decisions import Decisions
 from moex.link.aio import AioLink, reads_alone
 from moex.link.copy import CopyLink
 from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.runner.budget import needs, skeleton_bytes
-from moex.runner.hosts import HostLane
-from moex.runner.model import OffloadedModel
-from moex.runner.parts import Parts as Parts  # noqa: TC001 - others take it from here
-from moex.runner.parts import load_parts as load_parts
-from moex.runner.rows import Neurons
-from moex.sim.rows import row_cache
+from moex.models.loader import Parts as Parts  # noqa: TC001 - others take it from here
+from moex.models.loader import load_parts as load_parts
+from moex.models.memory_needs import needs, skeleton_bytes
+from moex.runner.host_executor import HostLane
+from moex.runner.neurons import Neurons
+from moex.runner.offloaded import OffloadedModel
 from moex.store.bundles import Bundles, PackedBundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
-from moex.store.packed_rows import PackedRowSlots
+from moex.store.packed_row_slots import PackedRowSlots
 from moex.store.ram import RamStore
-from moex.store.rows import RowSlots
+from moex.store.row_slots import RowSlots
 from moex.store.slots import Slots
 
 if TYPE_CHECKING:
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.cache.base import CachePolicy
+    from moex.hardware.profile import HardwareProfile
     from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.sim.hardware import HardwareProfile
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
 
@@ -82,6 +81,13 @@ class Setup:
     def skips(self) -> bool:
         """Whether misses may change logits."""
         return self.miss is not None and self.miss.lossy
+
+    def decisions(self, store: str) -> Decisions:
+        """What decides, of experts that lie in this store."""
+        neurons = self.selector is not None
+        return Decisions(
+            self.policy, self.memory, self.prefetcher, self.miss, self.seed, neurons, store
+        )
 
     @property
     def predictor_bytes(self) -> int:
@@ -129,25 +135,15 @@ def offload(
     process = 0 if hardware is not None and hardware.timed else parts.process_bytes
     beside = (setup.predictor_bytes, skeleton, process)
     wanted = needs(parts.model, parts.geometry, *lengths, *beside)
-    cache = ExpertCache(
-        setup.policy,
-        parts.geometry,
-        memory.resolve(parts.geometry, wanted),
-        memory.pool,
-        memory.staging,
-        setup.seed,
-        future,
-        miss.split,
-    )
+    cache, rows = setup.decisions(parts.store.name).build(parts.geometry, hardware, future, wanted)
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(parts.layout, Bundles):
-        books = row_cache(cache, memory, hardware, parts.store.name)
+        assert rows is not None
         kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
-        slots = kind(parts.layout, books.capacity, cache.places, parts.device)
-        neurons = Neurons(selector, books, slots)
+        slots = kind(parts.layout, rows.capacity, cache.places, parts.device)
+        neurons = Neurons(selector, rows, slots)
     else:
-        memory.refuse_rows()
         assert isinstance(parts.layout, Planes)
         slots = Slots(parts.layout, cache.places, parts.device)
     link: Link

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.ledger import Ledger
+from moex.cache.stats import Ledger
 from moex.trace.record import TraceRecorder
 
 if TYPE_CHECKING:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
-import resource
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moex.link.base import LinkStats
-from moex.report import Clocked
+from moex.runs.report import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -126,26 +122,3 @@ def begin_peak() -> None:
 def peak_device_bytes() -> int | None:
     """Most that torch has held on the device since `begin_peak`; None without one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def peak_host_bytes() -> int:
-    """Largest resident set of this process so far."""
-    return _status("VmHWM")
-
-
-def resident_bytes() -> int:
-    """The resident set of this process; its peak on systems that do not say."""
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would count what the process was before exec
-        return int(re.search(rf"{field}:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def trim() -> None:
-    """Return to the system what was freed: glibc's heap keeps it, 0.8 GB after a large model."""
-    with suppress(OSError, AttributeError):
-        ctypes.pythonapi.malloc_trim(0)

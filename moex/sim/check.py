@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
-    from moex.cache.rows import RowCache
+    from moex.cache.row_cache import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.trace.format import Trace
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.report import Clocked
-from moex.sim.link import LinkTimeline
+from moex.hardware.link_model import LinkTimeline
+from moex.runs.report import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from moex.sim.hardware import HardwareProfile
-    from moex.sim.link import Transfer
+    from moex.hardware.link_model import Transfer
+    from moex.hardware.profile import HardwareProfile
     from moex.types import Geometry, Plan
 
 

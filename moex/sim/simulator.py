@@ -1,17 +1,17 @@
 """Replays a trace through the very cache, policy and prefetcher that run live.
 
-Without a timed profile it counts; with one it also keeps a clock: a link (`moex.sim.link`) and
-fixed costs for a visit, an expert and a pass. No torch.
+Without a timed profile it counts; with one it also keeps a clock: a link and fixed costs for a
+visit, an expert and a pass. No torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.ledger import Ledger
+from moex.cache.stats import Ledger
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
-from moex.report import Report
+from moex.runs.report import Report
 from moex.sim.check import check
 from moex.sim.clock import Clock
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from moex.cache.core import ExpertCache
-    from moex.cache.rows import RowCache
+    from moex.cache.row_cache import RowCache
+    from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
-    from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
     from moex.types import Access, Plan
 

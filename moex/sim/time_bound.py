@@ -12,7 +12,7 @@ from moex.trace.trace import following
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from moex.sim.hardware import HardwareProfile
+    from moex.hardware.profile import HardwareProfile
     from moex.trace.format import Trace
 
 WINDOWS = 64

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from moex.cache.core import ExpertCache
+    from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
-    from moex.sim.hardware import HardwareProfile
     from moex.trace.format import Trace
 
 SHARES = (-inf, 0.0, 0.125, 0.25, 0.5, 1.0, 2.0, inf)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from moex import trained
-from moex.sparsity import lean, lowrank
+from moex.predictors import lowrank, quantized_lowrank, trained
 from moex.sparsity.active import active
 from moex.sparsity.base import RULES, NeuronSelector
 
@@ -80,8 +79,8 @@ class Corm(NeuronSelector):
         if self.rank not in (None, full):
             self.identity += f"-rank{self.rank}"
             factors = [lowrank.truncate(each, geometry, self.rank) for each in factors]
-        self.factors = [lean.Lean(each, table) for each in factors]
-        self.device_bytes = lean.held_bytes(self.factors)
+        self.factors = [quantized_lowrank.Lean(each, table) for each in factors]
+        self.device_bytes = quantized_lowrank.held_bytes(self.factors)
         self._known: tuple[int, bool, Tensor] | None = None
         self._codes: Tensor | None = None
         self._masks: dict[int, Tensor] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional
 
-from moex.bits import FourBits
+from moex.predictors.packed_matmul import FourBits
 from moex.sparsity.active import active
 from moex.sparsity.base import NeuronSelector
 from moex.types import Expert

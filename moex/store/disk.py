@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.files import shared
+from moex.runs.atomic import shared
 from moex.store.base import ExpertStore
-from moex.store.gather import RowReads
 from moex.store.layout import PAGE
-from moex.store.pack import MANIFEST, header, layer_file, rows_file
+from moex.store.packing import MANIFEST, header, layer_file, rows_file
+from moex.store.row_reader import RowReads
 from moex.store.slots import paged
 from moex.types import Expert
 

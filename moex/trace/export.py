@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.files import whole
+from moex.runs.atomic import whole
 from moex.trace.trace import following
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moex.files import whole
+from moex.runs.atomic import whole
 from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
 from moex.trace.validity import DEPTHS as DEPTHS

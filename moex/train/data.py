@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moex.files import whole
+from moex.runs.atomic import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from moex.prefetch import nets
+from moex.predictors import nets
 from moex.train.fit import Trainer
 
 if TYPE_CHECKING:

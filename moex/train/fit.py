@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.files import whole
+from moex.runs.atomic import whole
 from moex.train.recipe import Recipe
 
 if TYPE_CHECKING:

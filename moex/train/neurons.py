@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moex.sparsity import lowrank
+from moex.predictors import lowrank
 from moex.train.fit import WARM, Trainer
 
 if TYPE_CHECKING:

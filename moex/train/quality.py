@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moex.sparsity.lowrank import LayerFactors
+    from moex.predictors.lowrank import LayerFactors
     from moex.train.experts import ExpertTrainer, Router
 
 Row = dict[str, Any]

@@ -21,7 +21,7 @@ from analysis.collect import need
 from analysis.compare import compare, compare_runs, sentence
 from analysis.publish import ALSO, BLOCK, publish
 from analysis.style import NAMES, ORACLES, policy_style
-from moex.report import Report
+from moex.runs.report import Report
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import losses, scores, tradeoffs
-from moex.report import Report
+from moex.runs.report import Report
 
 TABLE = pd.DataFrame(
     {"model": "tiny", "windows": 32, "attention": a, "gate_up": e}

@@ -9,7 +9,7 @@ from analysis.routing import hit_rate, lookahead_recall, pattern, sequential
 from moex.api import read_trace, simulate
 from moex.cache.lru import LRU
 from moex.cache.none import NoCache
-from moex.places import trace_path
+from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 
 

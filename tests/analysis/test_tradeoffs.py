@@ -13,9 +13,9 @@ from analysis.tradeoffs import GROUPS
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.places import trace_path
-from moex.report import Report
-from moex.sim.hardware import HardwareProfile
+from moex.hardware.profile import HardwareProfile
+from moex.paths import trace_path
+from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.trace.format import write_trace
 

@@ -9,7 +9,7 @@ from test_policies import CONFIGS, build
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
+from moex.cache.row_cache import RowCache
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Prediction
 
 GEOMETRY = Geometry(3, 8, 2, 8, 16, 1600)

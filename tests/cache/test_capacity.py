@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from moex.cache.capacity import Memory, parse_bytes
+from moex.cache.memory import Memory, parse_bytes
 from moex.types import Geometry
 
 MODEL = Geometry(layers=4, experts=8, top_k=2, hidden=1, intermediate=1, expert_bytes=100)

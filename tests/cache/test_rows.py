@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
-from moex.cache.held import bitmap, lowest
-from moex.cache.ledger import Ledger
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
-from moex.sim.hardware import HardwareProfile
-from moex.sim.rows import row_cache
-from moex.testing import GEOMETRY, _guesses, _traces
+from moex.cache.memory import Memory
+from moex.cache.resident_rows import bitmap, lowest
+from moex.cache.row_cache import RowCache
+from moex.cache.stats import Ledger
+from moex.decisions.rows import row_cache
+from moex.hardware.profile import HardwareProfile
+from moex.testing.policies import GEOMETRY, _guesses, _traces
 from moex.types import DECODE, Access, Expert, Left, Plan, Prediction
 
 WIDTH = GEOMETRY.intermediate

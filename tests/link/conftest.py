@@ -6,7 +6,7 @@ import pytest
 from records import LAYOUT, need, opened, pack
 
 from moex.link.aio import AioLink
-from moex.store.kernel import KernelReads
+from moex.store.linux_aio import KernelReads
 from moex.store.slots import Slots
 
 

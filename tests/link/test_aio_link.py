@@ -9,8 +9,8 @@ from records import EXPERTS, LAYOUT, A, B, C, D, holds, load, need, opened
 
 from moex.link import aio
 from moex.link.aio import AHEAD, AioLink, reads_alone
-from moex.store import kernel
-from moex.store.kernel import KernelReads, kernel_reads
+from moex.store import linux_aio
+from moex.store.linux_aio import KernelReads, kernel_reads
 from moex.types import Expert, Left, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -179,7 +179,7 @@ def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, s
 
 def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatch, caplog):
     need(KernelReads, store)
-    monkeypatch.setattr(kernel, "NUMBERS", {})
+    monkeypatch.setattr(linux_aio, "NUMBERS", {})
     kernel_reads.cache_clear()
     assert not reads_alone(store)
     assert "no asynchronous reads here" in caplog.text

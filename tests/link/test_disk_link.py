@@ -12,10 +12,10 @@ import pytest
 import torch
 from records import EXPERTS, LAYOUT, A, B, C, handles, holds, opened
 
-from moex.cache.capacity import Memory
+from moex.cache.memory import Memory
+from moex.hardware.profile import HardwareProfile
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
-from moex.sim.hardware import HardwareProfile
 from moex.types import Expert, Left, Load, Plan
 
 

@@ -10,7 +10,7 @@ from records import EXPERTS, LAYOUT, A, B, C, D, handles, holds, load, need, ope
 
 from moex.link.aio import AioLink
 from moex.link.disk import DiskLink
-from moex.store.kernel import KernelReads
+from moex.store.linux_aio import KernelReads
 from moex.types import Expert, Left, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure

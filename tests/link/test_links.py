@@ -8,10 +8,10 @@ from time import perf_counter, sleep
 import pytest
 import torch
 
+from moex.hardware.profile import HardwareProfile
 from moex.link import emulated
 from moex.link.copy import CopyLink
 from moex.link.emulated import EmulatedLink
-from moex.sim.hardware import HardwareProfile
 from moex.store.layout import Planes
 from moex.store.ram import RamStore
 from moex.store.slots import Slots

@@ -9,11 +9,11 @@ import pytest
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.miss.fetch import Fetch
 from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
-from moex.sim.hardware import HardwareProfile
 from moex.types import DECODE, PREFILL, Access, Expert, Geometry
 
 GEOMETRY = Geometry(1, 8, 4, 8, 8, expert_bytes=1000)

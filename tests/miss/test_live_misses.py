@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.evals.stepwise import stepwise
+from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.trace.record import TraceRecorder
@@ -87,7 +87,7 @@ def test_skipping_replays_alike_and_changes_logits(parts, expected, tmp_path):
 
 
 def test_weights_of_what_is_left_are_scaled_to_the_same_sum():
-    from moex.runner.work import Work
+    from moex.runner.layer_forward import Work
     from moex.types import Expert
 
     index = torch.tensor([[3, 1], [1, 2]])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from moex.sim.hardware import HardwareProfile
-from moex.sim.roofline import roofline
+from moex.hardware.profile import HardwareProfile
+from moex.hardware.roofline import roofline
 from moex.types import Geometry
 
 ROOT = Path(__file__).parents[2]

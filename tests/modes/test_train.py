@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from moex.app import build
-from moex.errors import register_resolvers
+from moex.cli.app import build
+from moex.cli.errors import register_resolvers
 from moex.modes.train import run
 from moex.prefetch.gate_resid import GateResid
 from moex.prefetch.linear import Linear

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from moex.app import build
-from moex.errors import CONF, register_resolvers
+from moex.cli.app import build
+from moex.cli.errors import CONF, register_resolvers
+from moex.models import checkpoint
 from moex.modes import eval, live, verify
-from moex.runner import checkpoint
 
 FIELDS = ("equality", "max_logit_diff", "kl", "first_diverging_token", "first_diverging_layer")
 EQUAL = ("bit-equal", 0.0, 0.0, None, None)

@@ -10,8 +10,10 @@ import pytest
 from studies import run_cell
 
 from moex.api import read_trace
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.decisions.decisions import Decisions
+from moex.hardware.profile import COSTS, HardwareProfile
 from moex.miss.base import MissHandler, Split
 from moex.miss.fetch import Fetch
 from moex.miss.host import Host
@@ -19,10 +21,8 @@ from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.report import Report
-from moex.sim.decisions import Decisions
-from moex.sim.hardware import COSTS, HardwareProfile
-from moex.sim.verdict import fitted, judge, judge_live, live_line
+from moex.runs.report import Report
+from moex.sim.bottleneck import fitted, judge, judge_live, live_line
 
 MACHINE = HardwareProfile(
     "toy",

@@ -11,6 +11,7 @@ import torch
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.predictors.nets import Lean, read_nets
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
@@ -18,7 +19,6 @@ from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.gate_resid import GateResid
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
-from moex.prefetch.nets import Lean, read_nets
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Memory, Setup, load_parts, offload
@@ -133,7 +133,7 @@ def test_lean_networks_score_as_the_trained_ones_do(parts, depth):
 
 
 def test_what_the_checkpoint_claims_meets_the_bars(parts, selector):
-    from moex import trained
+    from moex.predictors import trained
 
     rows = trained.read("corm", parts.geometry, parts.folder).about["metrics"]
     late = [row for row in rows if row["way"] == "late"]

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from moex.errors import register_resolvers
+from moex.cli.errors import register_resolvers
 from moex.testing import check_quantizer
 
 CONF = Path(__file__).parents[2] / "conf"

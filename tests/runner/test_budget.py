@@ -8,13 +8,13 @@ import yaml
 from small_models import random_family
 from test_configs import CONF
 
+from moex.bench.prompts import Prompts
+from moex.bench.setup import prepare
 from moex.cache.belady import Belady
 from moex.cache.lru import LRU
-from moex.runner import budget, checkpoint, hf, hub
+from moex.hardware.profile import HardwareProfile
+from moex.models import checkpoint, experts_interface, hub, memory_needs
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.prepare import prepare
-from moex.runner.texts import Prompts
-from moex.sim.hardware import HardwareProfile
 from moex.store.layout import Planes
 
 KNOWN = {  # MB of an expert at 4.5 bits, GB of 4.5-bit experts and visits a token
@@ -34,12 +34,12 @@ def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path)
     planned = checkpoint.build(tmp_path)
     parts = load_parts(str(tmp_path))
     buffers = sum(buffer.nbytes for buffer in parts.model.buffers())
-    assert budget.skeleton_bytes(planned) == parts.skeleton_bytes + buffers
+    assert memory_needs.skeleton_bytes(planned) == parts.skeleton_bytes + buffers
     with offload(parts, Setup(LRU())) as model, torch.inference_mode():
         cache = model(torch.arange(2, 13)[None], use_cache=True).past_key_values
     kept = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
     real = sum(tensor.nbytes for tensor in kept)
-    assert real == 11 * budget.kv_bytes_per_token(planned.config.get_text_config(), 4)
+    assert real == 11 * memory_needs.kv_bytes_per_token(planned.config.get_text_config(), 4)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -47,27 +47,27 @@ def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path)
 def test_known_models_have_the_sizes_that_others_name(name):
     config = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
     model = checkpoint.build_from(hub.configuration(config["name"], config["architecture"]))
-    layers = hf.moe_layers(model)
-    geometry = hf.geometry(model, layers, Planes(layers[0].tensors).bytes)
+    layers = experts_interface.moe_layers(model)
+    geometry = experts_interface.geometry(model, layers, Planes(layers[0].tensors).bytes)
     megabytes, pool, visits = KNOWN[name]
     size = geometry.expert_bytes * 4.5 / 16
     assert size / 1e6 == pytest.approx(megabytes, abs=0.06)
     assert geometry.layers * geometry.experts * size / 1e9 == pytest.approx(pool, abs=0.06)
     assert geometry.layers * geometry.top_k == visits
     if name == "mixtral_8x7b":
-        assert budget.skeleton_bytes(model) == pytest.approx(3.2e9, rel=0.01)
+        assert memory_needs.skeleton_bytes(model) == pytest.approx(3.2e9, rel=0.01)
         text = model.config.get_text_config()
-        assert budget.kv_bytes_per_token(text, 2) == 131072
+        assert memory_needs.kv_bytes_per_token(text, 2) == 131072
 
 
 def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
-    monkeypatch.setattr(budget, "resident_bytes", lambda: 10**9)
+    monkeypatch.setattr(memory_needs, "resident_bytes", lambda: 10**9)
     parts = load_parts(str(mixtral))
     lengths = (20, 12, 3)
     held = parts.skeleton_bytes + sum(b.nbytes for b in parts.model.buffers())
     held += sum(record.nbytes for record in parts.store.records)
-    wanted = budget.needs(parts.model, parts.geometry, *lengths, process=10**9 - held)
-    assert wanted.kv_cache == 3 * 32 * budget.kv_bytes_per_token(parts.model.config, 4)
+    wanted = memory_needs.needs(parts.model, parts.geometry, *lengths, process=10**9 - held)
+    assert wanted.kv_cache == 3 * 32 * memory_needs.kv_bytes_per_token(parts.model.config, 4)
     assert wanted.predictor == 4 * parts.layers[0].router.weight.nbytes
     places = 4 * 3 + 4
     enough = wanted.total + places * parts.layout.bytes
@@ -84,20 +84,22 @@ def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
 
 def test_a_process_counts_only_where_its_memory_is_the_device():
     profile = HardwareProfile("made up", link_bytes_per_s=1e9)
-    assert budget.process_bytes("cpu") >= budget.LIBRARIES
-    assert budget.process_bytes("cpu", HardwareProfile()) >= budget.LIBRARIES
-    assert budget.process_bytes("cpu", profile) == budget.process_bytes("cuda") == 0
-    assert budget.process_bytes("cpu", held=10**15) == budget.LIBRARIES
+    assert memory_needs.process_bytes("cpu") >= memory_needs.LIBRARIES
+    assert memory_needs.process_bytes("cpu", HardwareProfile()) >= memory_needs.LIBRARIES
+    assert memory_needs.process_bytes("cpu", profile) == memory_needs.process_bytes("cuda") == 0
+    assert memory_needs.process_bytes("cpu", held=10**15) == memory_needs.LIBRARIES
 
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
 def test_a_recording_pass_takes_no_slots_from_an_oracle(mixtral, tmp_path, monkeypatch, store):
     parts = load_parts(str(mixtral), store=store, cache_dir=tmp_path)
     most = parts.geometry.layers * 3 + 2 * parts.geometry.top_k
-    enough = budget.needs(parts.model, parts.geometry, 4, 2, process=parts.process_bytes).total
+    enough = memory_needs.needs(
+        parts.model, parts.geometry, 4, 2, process=parts.process_bytes
+    ).total
     memory = Memory(None, enough + most * parts.layout.bytes)
-    grown = budget.resident_bytes() + (1 << 30)
-    monkeypatch.setattr(budget, "resident_bytes", lambda: grown)
+    grown = memory_needs.resident_bytes() + (1 << 30)
+    monkeypatch.setattr(memory_needs, "resident_bytes", lambda: grown)
     workload = Prompts(name="one", prompts=["x"], new_tokens=2)
     batches = [torch.arange(2, 6)[None]]
     slots = []

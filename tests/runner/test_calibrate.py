@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moex.cache.capacity import Memory
+from moex.bench.workload import generate
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.calibrate import cost_fit
+from moex.calibrate.measure import break_evens, calibrate, costs_of
+from moex.calibrate.row_break_even import break_even
 from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
-from moex.runner import fitting
 from moex.runner.assemble import Setup, load_parts, offload
-from moex.runner.calibrate import break_evens, calibrate, costs_of
-from moex.runner.density import break_even
-from moex.runner.workload import generate
 from moex.types import Plan
 
 PROMPT = [torch.arange(8)[None]]
@@ -65,7 +65,7 @@ def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_pa
         made.append(offload(*given, **named))
         return made[-1]
 
-    monkeypatch.setattr(fitting, "offload", offloaded)
+    monkeypatch.setattr(cost_fit, "offload", offloaded)
     parts = load_parts(str(mixtral), store="disk", cache_dir=tmp_path)
     profile = costs_of(parts, tokens=5)
     (run,) = made
@@ -100,8 +100,8 @@ class Ticking(Link):
 
 def test_a_timed_link_keeps_what_is_spent_in_its_calls_but_for_waiting(monkeypatch):
     link = Ticking()
-    monkeypatch.setattr(fitting, "perf_counter", lambda: link.now)
-    seconds = fitting._timed_link(link)
+    monkeypatch.setattr(cost_fit, "perf_counter", lambda: link.now)
+    seconds = cost_fit._timed_link(link)
     link.submit(Plan(3))
     link.used(0)
     assert link.wait(0) == 8.0

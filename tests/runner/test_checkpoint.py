@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moex.runner import baselines, checkpoint, hf
+from moex.bench import baselines
+from moex.models import checkpoint, experts_interface
+from moex.models.shards import Folder
 from moex.runner.assemble import load_parts
-from moex.runner.shards import Folder
-from moex.store.pack import Packer
+from moex.store.packing import Packer
 from moex.store.slots import paged
 from moex.types import Expert
 
@@ -29,7 +30,7 @@ def test_skeleton_and_experts_are_the_stock_model_s_weights(checkpoints):
         for name, weight in stock.named_parameters():
             if not mine[name].is_meta:
                 assert torch.equal(mine[name], weight), name
-        for number, layer in enumerate(hf.moe_layers(stock)):
+        for number, layer in enumerate(experts_interface.moe_layers(stock)):
             out = torch.empty(parts.layout.bytes, dtype=torch.uint8)
             parts.store.read(Expert(number, 5), out)
             for name, tensor in parts.layout.views(out).items():

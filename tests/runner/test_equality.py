@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moex.bench import baselines
+from moex.bench.equality import Equality, compare, observe
+from moex.bench.prompts import Prompts
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.prefetch.gate import Gate
-from moex.runner import baselines
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.equality import Equality, compare, observe
-from moex.runner.texts import Prompts
 
 EQUAL = Equality("bit-equal", 0.0, 0.0, None, None)
 TEXTS = ["An iron bridge.", "The king sat down, and then", "It rained.", "Snow", "Why not?"]

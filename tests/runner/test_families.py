@@ -13,8 +13,8 @@ from test_exactness import run
 from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from moex.cache.lru import LRU
+from moex.models import checkpoint, experts_interface
 from moex.prefetch.gate import Gate
-from moex.runner import checkpoint, hf
 from moex.runner.assemble import Memory, Setup, load_parts, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn
@@ -131,4 +131,4 @@ def test_experts_that_differ_from_layer_to_layer_are_refused_in_one_line():
     experts = model.model.layers[2].mlp.experts
     experts.down_proj = torch.nn.Parameter(experts.down_proj[..., :-1].clone())
     with pytest.raises(ValueError, match="experts of MoE layer 2 differ from those of layer 0"):
-        hf.moe_layers(model)
+        experts_interface.moe_layers(model)

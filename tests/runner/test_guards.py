@@ -11,16 +11,17 @@ import torch
 from small_models import random_family
 
 import moex
+from moex.bench import baselines
 from moex.cache.lru import LRU
-from moex.errors import one_line
+from moex.cli.errors import one_line
+from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
+from moex.models import experts_interface
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.quant.linear import QuantLinear
 from moex.quant.rtn import RTN
-from moex.runner import baselines, hf
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
 from moex.sparsity.random import Random
 
 SLOW = HardwareProfile("slow", link_bytes_per_s=3e8, link_latency_s=2e-5, chunk_bytes=8192)
@@ -77,7 +78,7 @@ def stock(mixtral):
 def test_a_gradient_through_experts_is_refused_and_the_advice_works(mixtral, way, tokens):
     hidden, index, weights = visit(tokens)
     with loaded(mixtral, **EVERY[way] | {"prefetch": None}) as model:
-        experts = hf.moe_layers(model)[0].experts
+        experts = experts_interface.moe_layers(model)[0].experts
         expected = experts(hidden, index, weights)  # gradients are on, and nobody asks for one
         for wanted in (hidden, weights):
             wanted.requires_grad_()
@@ -148,7 +149,7 @@ def test_a_family_under_autocast_is_bit_equal_to_stock(family, tmp_path):
 @pytest.mark.parametrize("way", LOSSY)
 def test_autocast_does_not_change_what_lossy_experts_compute(mixtral, way, tokens):
     with torch.no_grad(), loaded(mixtral, **LOSSY[way]) as model:
-        experts, given = hf.moe_layers(model)[0].experts, visit(tokens)
+        experts, given = experts_interface.moe_layers(model)[0].experts, visit(tokens)
         expected = experts(*given)
         with torch.autocast("cpu", torch.bfloat16):
             assert equal([experts(*given)], [expected])
@@ -174,7 +175,12 @@ def test_a_copy_is_refused_and_the_model_goes_on(mixtral, way, twin):
     offloaded = loaded(mixtral, **EVERY[way])
     with torch.no_grad(), offloaded as model:
         expected = passes(model)
-        for original in (model, model.model, hf.moe_layers(model)[1].experts, offloaded):
+        for original in (
+            model,
+            model.model,
+            experts_interface.moe_layers(model)[1].experts,
+            offloaded,
+        ):
             with pytest.raises(RuntimeError, match="cannot be copied or pickled") as caught:
                 twin(original)
             assert "load it anew instead: `with moex.load(" in one_line(caught.value)
@@ -212,7 +218,9 @@ def test_parts_of_a_closed_model_are_offloaded_again(mixtral, stock):
 
 def test_a_model_that_has_its_experts_is_stock_after_closing(mixtral, stock):
     whole = stock_of(mixtral)
-    parts = replace(load_parts(str(mixtral)), model=whole, layers=hf.moe_layers(whole))
+    parts = replace(
+        load_parts(str(mixtral)), model=whole, layers=experts_interface.moe_layers(whole)
+    )
     with offload(parts, Setup(LRU(), Memory(2))) as model:
         assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
     assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)

@@ -7,8 +7,8 @@ import torch
 from small_models import random_family
 from transformers import CompileConfig, DynamicCache, StaticCache
 
+from moex.bench import baselines
 from moex.cache.lru import LRU
-from moex.runner import baselines
 from moex.runner.assemble import Memory, Setup, load_parts, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn

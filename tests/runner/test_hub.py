@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import random_family
 
-from moex.runner import hub
+from moex.models import hub
 from moex.runner.assemble import load_parts
 
 NAME = "somebody/small-model"

@@ -23,12 +23,12 @@ from test_parity import LOGICAL
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.none import NoCache
+from moex.decisions.rows import row_cache
+from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
-from moex.report import Report
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
-from moex.sim.rows import row_cache
+from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from moex.bench import baselines
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_baseline, run_offloaded
+from moex.bench.workload import generate
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
-from moex.runner import baselines
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.live import run_baseline, run_offloaded
 from moex.runner.meter import Meter
-from moex.runner.texts import Prompts
-from moex.runner.workload import generate
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 

@@ -13,17 +13,18 @@ import torch
 from small_models import ARCHITECTURES
 from transformers import AutoModelForCausalLM
 
-from moex import api, files
-from moex.cache.capacity import Memory
+from moex import api
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.models.checkpoint import find
 from moex.quant.base import quantizes
 from moex.quant.hqq import HQQ
 from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
 from moex.quant.rtn import RTN
-from moex.report import Report
 from moex.runner.assemble import Setup, load_parts, offload
-from moex.runner.checkpoint import find
+from moex.runs import atomic
+from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +170,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(mixtral, tmp_pa
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(RuntimeError, match=r"store: cannot pack .*No space left.*cache_dir="):
         load_parts(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 32)))
     assert not list((tmp_path / "linears").iterdir())

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from moex.cache.capacity import Memory
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_offloaded
+from moex.bench.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Setup, load_parts
-from moex.runner.live import run_offloaded
-from moex.runner.texts import Prompts
-from moex.runner.timeline import COMPUTE, COMPUTING, LINK, PASSES, STALL, without, write_timeline
-from moex.sim.hardware import HardwareProfile
 
 EXACT = 1e-5  # microseconds a written time may be off, as a share of a second
 WORKLOAD = Prompts(prompts=["one two three", "four five six"], new_tokens=6, warmup=0, repeats=1)
@@ -124,7 +124,7 @@ def test_residents_and_guesses_never_hold_more_than_the_places(timed):
 
 
 def test_only_so_many_events_are_kept(mixtral, tmp_path, monkeypatch):
-    monkeypatch.setattr("moex.runner.live.EVENTS", 40)
+    monkeypatch.setattr("moex.bench.rounds.EVENTS", 40)
     done = run(mixtral, tmp_path, "ram", timeline=True).round
     assert len(done.events) == 40
     write_timeline(tmp_path / "timeline.json", done, {})

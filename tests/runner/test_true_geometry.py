@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from moex.api import read_trace
+from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_offloaded
 from moex.cache.lru import LRU
-from moex.places import trace_path
+from moex.models.random_weights import DEVIATION
+from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 from moex.quant.rtn import RTN
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.live import run_offloaded
-from moex.runner.random_weights import DEVIATION
-from moex.runner.routing import Routing, read_routing
-from moex.runner.texts import Prompts
-from moex.store.pack import MANIFEST, PROGRESS, layer_file
+from moex.runner.routing_replay import Routing, read_routing
+from moex.store.packing import MANIFEST, PROGRESS, layer_file
 from moex.store.slots import paged
 from moex.types import Expert
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from moex.errors import one_line
-from moex.runner.sampling import Sampler, greedy
-from moex.runner.texts import Hub, Jsonl, Prompts
+from moex.bench.prompts import Hub, Jsonl, Prompts
+from moex.bench.sampling import Sampler, greedy
+from moex.cli.errors import one_line
 
 
 class Letters:
@@ -151,7 +151,7 @@ def test_top_p_and_temperature_narrow_the_choice():
 
 @pytest.mark.parametrize("named", [("workload", "path"), ("sparsity", "counts")])
 def test_what_is_in_a_named_file_is_part_of_a_run_s_name(tmp_path, named):
-    from moex.identity import run_id
+    from moex.runs.run_id import run_id
 
     path = tmp_path / "texts.jsonl"
     group, key = named

@@ -15,9 +15,9 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.oracle import Oracle
 from moex.sim.bounds import floors
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 POLICIES = [LRU(), LFU(), FIFO(), Random(), Belady(), Belady(bypass=True)]

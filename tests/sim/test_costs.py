@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moex.sim.costs import fit
-from moex.sim.hardware import HardwareProfile
+from moex.hardware.costs import fit
+from moex.hardware.profile import HardwareProfile
 
 
 def test_costs_are_recovered_in_spite_of_noise_and_interruptions():

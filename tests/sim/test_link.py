@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from moex.hardware.link_model import LinkTimeline
+from moex.hardware.profile import HardwareProfile
 from moex.sim.clock import Clock
-from moex.sim.hardware import HardwareProfile
-from moex.sim.link import LinkTimeline
 from moex.types import Expert, Geometry, Load, Plan
 
 

@@ -10,7 +10,7 @@ from traces import random_trace
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.sim.hardware import HardwareProfile
+from moex.hardware.profile import HardwareProfile
 from moex.sim.simulator import simulate
 
 FOLDER = Path(__file__).parents[2] / "conf" / "hardware"
@@ -22,7 +22,7 @@ def load(path):
     for base in fields.pop("defaults", []):  # a profile may be another one with a few changes
         if base != "_self_":
             fields = yaml.safe_load((FOLDER / f"{base}.yaml").read_text()) | fields
-    assert fields.pop("_target_") == "moex.sim.hardware.HardwareProfile"
+    assert fields.pop("_target_") == "moex.hardware.profile.HardwareProfile"
     return HardwareProfile(**fields)
 
 

@@ -7,9 +7,9 @@ from traces import literal
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
+from moex.cache.row_cache import RowCache
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.oracle import Oracle
-from moex.sim.hardware import HardwareProfile
 from moex.sim.simulator import simulate
 
 TRACE = literal([(0, (0, 1)), (0, (2, 3)), (0, (4, 5))])

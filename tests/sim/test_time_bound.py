@@ -21,6 +21,7 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
+from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
@@ -31,7 +32,6 @@ from moex.prefetch.oracle import Oracle
 from moex.prefetch.previous import Previous
 from moex.prefetch.random import Random as RandomPrefetch
 from moex.sim.curves import curves
-from moex.sim.hardware import HardwareProfile
 from moex.sim.time_bound import belady_loads, decode_lower_bound
 from moex.types import Expert, Prediction
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from traces import literal, random_trace
 
-from moex.cache.capacity import Memory
 from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.decisions.decisions import Decisions
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP
 from moex.prefetch.oracle import Oracle
-from moex.sim.decisions import Decisions
-from moex.sim.hardware import HardwareProfile
-from moex.sim.verdict import judge, judge_live, live_line
+from moex.sim.bottleneck import judge, judge_live, live_line
+from moex.sim.replay import replay
 
 
 def machine(load_s, visit_s):
@@ -66,7 +67,7 @@ def test_perfect_prefetch_hides_what_computing_covers():
 def test_a_live_row_is_judged_by_a_machine_like_its_own():
     trace = literal(CYCLE, experts=6)
     decisions = Decisions(LRU(), Memory(3))
-    lived = decisions.replay(trace, machine(1, 0.25))  # stands in for a live run
+    lived = replay(decisions, trace, machine(1, 0.25))  # stands in for a live run
     fitted = live(trace, decisions, HardwareProfile(), lived)
     emulated = live(trace, decisions, machine(1, 99.0), lived)
     assert fitted.startswith(f"bandwidth-limited at {lived.tokens_per_second:.3g} tokens/s")
@@ -77,7 +78,7 @@ def test_a_live_row_is_judged_by_a_machine_like_its_own():
 def test_a_prefetcher_that_asks_for_more_than_a_trace_holds_is_judged_by_what_it_said():
     trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
     trace.predictions = [[] for _ in range(len(trace))]
-    lived = Decisions(LRU(), Memory(4)).replay(trace)
+    lived = replay(Decisions(LRU(), Memory(4)), trace)
     for prefetcher in (GateNorm(), MLP()):
         decisions = Decisions(LRU(), Memory(4), prefetcher)
         assert live(trace, decisions, None, lived).endswith("(simulated)")
@@ -86,6 +87,6 @@ def test_a_prefetcher_that_asks_for_more_than_a_trace_holds_is_judged_by_what_it
 def test_a_live_row_without_times_is_judged_by_counts():
     trace = literal(CYCLE, experts=6)
     decisions = Decisions(LRU(), Memory(4))
-    told = live(trace, decisions, None, decisions.replay(trace))
+    told = live(trace, decisions, None, replay(decisions, trace))
     assert told.startswith("policy-limited at hit rate")
     assert told.endswith("(simulated)")

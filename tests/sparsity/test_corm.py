@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moex import trained
-from moex.sparsity import lowrank
+from moex.predictors import lowrank, trained
 from moex.sparsity.corm import Corm
 from moex.types import Geometry
 

@@ -11,17 +11,17 @@ from transformers import AutoModelForCausalLM
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.rows import RowCache
+from moex.cache.row_cache import RowCache
 from moex.prefetch.none import NoPrefetch
 from moex.quant.base import Quantizer
 from moex.quant.mixed import Mixed
 from moex.quant.rows import Neurons, pack_rows, unpack_rows
 from moex.quant.rtn import RTN
-from moex.report import Report
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.quantized_rows import NeuronPacking
+from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
+from moex.store.quantized_bundles import NeuronPacking
 from moex.types import DECODE
 
 SCHEME = Mixed(gate_up=RTN(3, 16), down=RTN(4, 32))

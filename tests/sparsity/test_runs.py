@@ -17,13 +17,13 @@ from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lru import LRU
+from moex.decisions.rows import row_cache
+from moex.hardware.profile import HardwareProfile
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.sim.hardware import HardwareProfile
-from moex.sim.rows import row_cache
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from moex.cache.capacity import Memory
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.sim.rows import row_cache
+from moex.cache.memory import Memory
+from moex.decisions.rows import row_cache
 from moex.sparsity.active import active, contributions, rows_of
 from moex.sparsity.freq import Freq
 from moex.sparsity.oracle import Oracle

@@ -12,9 +12,9 @@ import torch
 from moex.runner.assemble import load_parts
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
-from moex.store.pack import Packer
+from moex.store.packing import Packer
 from moex.store.ram import RamStore
-from moex.store.rows import RowSlots, bitmaps_of, members
+from moex.store.row_slots import RowSlots, bitmaps_of, members
 from moex.store.slots import paged
 from moex.types import Expert, Geometry, Load
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moex.store import gather, kernel
-from moex.store.gather import RowReads, _batches
+from moex.store import linux_aio, row_reader
+from moex.store.row_reader import RowReads, _batches
 
 ROWS, START = 900, 8192
 
@@ -34,9 +34,9 @@ def file(tmp_path, size):
 def reads(request, size, monkeypatch):
     """A reader of small requests, so that a few rows make several batches."""
     for name, small in {"PIECE": 16384, "GAP": 4096, "HALF": 65536, "TOGETHER": 5}.items():
-        monkeypatch.setattr(gather, name, small)
+        monkeypatch.setattr(row_reader, name, small)
     if request.param == "ourselves":
-        monkeypatch.setattr(kernel, "NUMBERS", {})
+        monkeypatch.setattr(linux_aio, "NUMBERS", {})
     made = RowReads(size, direct=True)
     assert (made._kernel is None) == (request.param == "ourselves")
     return made
@@ -70,7 +70,7 @@ def test_rows_come_as_they_lie_in_the_file(reads, file, size, share):
 
 
 def test_rows_near_each_other_come_with_one_request(monkeypatch):
-    monkeypatch.setattr(gather, "GAP", 8192)
+    monkeypatch.setattr(row_reader, "GAP", 8192)
     (batch,) = _batches(np.array([0, 1, 3, 5, 40, 41, 50]), 4096, 1 << 20)
     assert batch.begins.tolist() == [0, 40 * 4096, 50 * 4096]
     assert batch.bytes.tolist() == [6 * 4096, 2 * 4096, 4096]

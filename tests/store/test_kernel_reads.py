@@ -6,7 +6,7 @@ import pytest
 import torch
 from records import LAYOUT, B, need, opened, pack
 
-from moex.store.kernel import KernelReads, Request
+from moex.store.linux_aio import KernelReads, Request
 from moex.store.slots import paged
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure

@@ -16,8 +16,8 @@ from contextlib import nullcontext, suppress
 import pytest
 from records import EXPERTS, GEOMETRY, LAYOUT, SOURCE, contents, give, handles, opened, pack
 
-from moex.places import cache_folder
-from moex.store.pack import Packer, packed_folder
+from moex.paths import cache_folder
+from moex.store.packing import Packer, packed_folder
 
 
 def packer(folder):

@@ -7,8 +7,8 @@ import pytest
 from moex.api import read_trace, write_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.places import trace_path
-from moex.sim.hardware import HardwareProfile
+from moex.hardware.profile import HardwareProfile
+from moex.paths import trace_path
 from moex.sim.simulator import simulate
 from moex.trace.record import TraceRecorder
 from moex.types import DECODE, PREFILL, Access, Geometry

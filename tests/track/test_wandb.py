@@ -12,8 +12,8 @@ import pytest
 import yaml
 from server import serving
 
-from moex.cache.ledger import Ledger, by_layer
-from moex.report import Report
+from moex.cache.stats import Ledger, by_layer
+from moex.runs.report import Report
 from moex.track.wandb import WandB
 from moex.types import Geometry
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moex.prefetch import nets
+from moex.predictors import nets
 from moex.train import experts, fit, neurons, quality
 from moex.train.data import Corpus
 from moex.train.recipe import Recipe

@@ -16,7 +16,7 @@ from hydra.types import HydraContext
 from hydra_plugins.moex._composing import Composer
 from omegaconf import open_dict
 
-from moex.errors import one_line
+from moex.cli.errors import one_line
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

@@ -16,7 +16,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.moex._composing import Composer
 
-from moex.errors import one_line
+from moex.cli.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,116 @@
+"""Where prompts come from: the configuration, a jsonl file, a data set of the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moex.bench.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(kw_only=True)
+class Prompts(Workload):
+    """Texts that stand in the configuration."""
+
+    prompts: list[str] = dataclasses.field(default_factory=list)
+
+    def texts(self) -> Iterator[str]:
+        """All prompts, in order."""
+        yield from self.prompts
+
+
+@dataclass(kw_only=True)
+class Jsonl(Workload):
+    """A text from every line of a file of JSON objects.
+
+    Args:
+        path: the file.
+        field: the key that holds the text; dots lead into objects ("conversation.prompt").
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is no JSON object with that text.
+    """
+
+    path: str
+    field: str = "prompt"
+
+    def texts(self) -> Iterator[str]:
+        """All prompts, in order; empty lines are passed over."""
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'workload.path={self.path}: no such file; expected lines like {{"prompt": "..."}}'
+            )
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    where = f"workload.path={self.path}, line {number}"
+                    raise ValueError(f"{where}: not JSON ({error})") from error
+                yield _text(row, self.field, f"workload.path={self.path}, line {number}")
+
+
+@dataclass(kw_only=True)
+class Hub(Workload):
+    """A column of a data set that `datasets` loads: of the hub, of its cache, or a local folder.
+
+    Args:
+        dataset: name on the hub, or a folder of data files.
+        subset: the data set's configuration, where it has several.
+        split: which part of it.
+        revision: commit or tag on the hub.
+        field: the column that holds the text; dots lead into structures.
+        where: take rows that have these values in these columns.
+
+    Raises:
+        RuntimeError: it cannot be had, which offline means: it is not in the cache.
+        ValueError: it has no such column, or no row is left.
+    """
+
+    dataset: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    field: str = "text"
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def texts(self) -> Iterator[str]:
+        """The chosen rows' texts, in the data set's order."""
+        from datasets import load_dataset
+
+        name = f"workload.dataset={self.dataset}"
+        try:
+            rows = load_dataset(self.dataset, self.subset, split=self.split, revision=self.revision)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RuntimeError(
+                f"{name}: cannot be loaded ({reason}); offline, it must be in the cache of "
+                "`datasets`: run once with a network, or try workload=short or workload=jsonl"
+            ) from error
+        lacking = [key for key in self.where if key not in rows.column_names]
+        if lacking:
+            raise ValueError(
+                f"{name}: no column {lacking[0]} for workload.where; expected one of "
+                f"{', '.join(rows.column_names)}"
+            )
+        for row in rows:
+            if all(row[key] == value for key, value in self.where.items()):
+                yield _text(row, self.field, name)
+
+
+def _text(row: Any, name: str, where: str) -> str:
+    value = row
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, str):
+        known = ", ".join(row) if isinstance(row, dict) else "no JSON object"
+        raise ValueError(f"{where}: no text in {name}; expected workload.field= one of {known}")
+    return value

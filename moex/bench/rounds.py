@@ -1,0 +1,159 @@
+"""Runs a workload on a model and makes its result row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from moex.bench.setup import describe, prepare
+from moex.bench.timeline import EVENTS
+from moex.bench.workload import generate
+from moex.hardware.process_memory import peak_host_bytes
+from moex.runner.meter import Meter, begin_peak, peak_device_bytes, reference_s
+from moex.runs.report import Clocked, Report
+from moex.types import DECODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from transformers import PreTrainedModel
+
+    from moex.bench.workload import Workload
+    from moex.cache.stats import Ledger
+    from moex.runner.assemble import Parts, Setup
+    from moex.runner.offloaded import OffloadedModel
+    from moex.trace.format import Trace
+
+    OnStop = Callable[[list["Round"]], None]
+
+
+@dataclass
+class Round:
+    """One measured run over all prompts."""
+
+    texts: list[list[int]]
+    phases: dict[str, Clocked]
+    series: list[dict[str, Any]]
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    trace: Trace | None = None
+    reference_s: tuple[float, ...] = ()
+    """The fixed reference work of the meter, before and after."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoded tokens a second."""
+        decode = self.phases[DECODE]
+        return decode.tokens / decode.seconds
+
+
+@dataclass
+class Result:
+    """A row, and what it was made from: the round of median speed."""
+
+    report: Report
+    round: Round
+    rounds: list[Round]
+
+
+def run_offloaded(
+    parts: Parts,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    setup: Setup,
+    timeline: bool = False,
+    on_stop: OnStop | None = None,
+) -> Result:
+    """Run the workload with offloaded experts.
+
+    A policy or prefetcher that needs the future gets it from a recording pass made first: a model
+    routes the same under every cache, also one whose neurons are selected. With `timeline`, rounds
+    keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
+    called with the measured rounds, the last one cut short, when the run is interrupted or fails.
+    """
+    offloaded = prepare(parts, batches, workload, setup)
+    if timeline:
+        offloaded.log_events(EVENTS // workload.repeats)
+    try:
+        with offloaded as model:
+            given = (workload, batches, offloaded.meter, offloaded, setup.seed)
+            rounds = _rounds(model, *given, on_stop)
+    finally:
+        offloaded.close()
+    return _result(describe(offloaded, parts, setup), rounds, setup.seed)
+
+
+def run_baseline(
+    model: PreTrainedModel,
+    name: str,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    seed: int = 0,
+    on_stop: OnStop | None = None,
+) -> Result:
+    """Run the workload on an ordinary transformers model, for the same row."""
+    rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
+    report = Report(source="live", mode="live", runner=name)
+    return _result(report, rounds, seed)
+
+
+def _rounds(
+    model: PreTrainedModel,
+    workload: Workload,
+    batches: list[torch.Tensor],
+    meter: Meter,
+    offloaded: OffloadedModel | None,
+    seed: int,
+    on_stop: OnStop | None,
+) -> list[Round]:
+    begin_peak()
+    rounds: list[Round] = []
+    choose = workload.sampler(seed)
+    before: Callable[[], None] | None = None
+    if offloaded is not None and workload.cold:
+        before = offloaded.empty
+    with tqdm(total=workload.warmup + workload.repeats, desc="rounds", disable=None) as bar:
+        reference = reference_s()
+        for number in range(-workload.warmup, workload.repeats):
+            if offloaded is not None:
+                offloaded.restart()
+            meter.reset()
+            try:
+                texts = generate(model, batches, workload.new_tokens, meter, before, choose)
+            except BaseException:
+                if on_stop and number >= 0:
+                    on_stop([*rounds, Round([], meter.phases, meter.series)])
+                raise
+            done = Round(texts, meter.phases, meter.series, meter.spans)
+            if offloaded is not None:
+                offloaded.finish()
+                done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
+                done.trace = offloaded.recorder.trace({})
+            done.reference_s = (reference, reference := reference_s())
+            if number >= 0:
+                rounds.append(done)
+            bar.update()
+    return rounds
+
+
+def _result(report: Report, rounds: list[Round], seed: int) -> Result:
+    speeds = [done.tokens_per_second for done in rounds]
+    middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
+    if middle.ledgers:
+        report.book(middle.ledgers, middle.phases)
+    else:
+        report.book_times(middle.phases)
+    report.repeats, report.seed = len(rounds), seed
+    seen = [seconds for done in rounds for seconds in done.reference_s]
+    report.drift = max(seen) / min(seen) - 1
+    if len(speeds) > 1:
+        low, _, high = quantiles(speeds, n=4, method="inclusive")
+        report.tokens_per_second_iqr = high - low
+    report.peak_host_bytes = peak_host_bytes()
+    report.peak_device_bytes = peak_device_bytes()
+    return Result(report, middle, rounds)

@@ -1,0 +1,101 @@
+"""The offloaded model of a workload, and the beginning of its row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.bench.workload import generate
+from moex.cache.lru import LRU
+from moex.hardware.process_memory import trim
+from moex.runner.assemble import Setup, offload
+from moex.runner.routing_replay import read_routing
+from moex.runs.report import Report
+
+if TYPE_CHECKING:
+    import torch
+
+    from moex.bench.workload import Workload
+    from moex.runner.assemble import Parts
+    from moex.runner.offloaded import OffloadedModel
+    from moex.trace.format import Trace
+    from moex.types import Future
+
+
+def prepare(
+    parts: Parts, batches: list[torch.Tensor], workload: Workload, setup: Setup
+) -> OffloadedModel:
+    """Make the offloaded model; parts that know the future get it from a recording pass."""
+    prefetcher = setup.prefetcher
+    if prefetcher is not None and "recorded" in prefetcher.needs:
+        raise ValueError(
+            "prefetch=recorded replays what another run predicted: it works with mode=simulate "
+            "trace=FILE; live, run that predictor itself"
+        )
+    if setup.foresight and setup.skips:
+        raise ValueError(
+            "miss: skipping changes what later layers demand, so no recorded future holds; "
+            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
+        )
+    future: Future | None = None
+    if setup.foresight:
+        plain = Setup(LRU(), setup.memory, seed=setup.seed, selector=setup.selector)
+        recording = _record(
+            _make(parts, batches, workload, plain, None), workload, batches, setup.seed
+        )
+        trim()
+        future = recording.future()
+        if prefetcher is not None:
+            prefetcher.foresee(recording)
+    return _make(parts, batches, workload, setup, future)
+
+
+def _make(
+    parts: Parts,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    setup: Setup,
+    future: Future | None,
+) -> OffloadedModel:
+    """Make an offloaded model for a workload, with its recorded routing if it has one."""
+    widest, longest = (max(sizes) for sizes in zip(*(b.shape for b in batches), strict=True))
+    offloaded = offload(parts, setup, future, (longest, workload.new_tokens, widest))
+    if workload.routing is not None:
+        offloaded.replay(read_routing(workload.routing, parts.geometry))
+    return offloaded
+
+
+def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
+    """Begin a row with what the model's parts say of themselves."""
+    cache, link, store = offloaded.cache, offloaded.link, parts.store
+    report = Report(source="live", mode="live", oracle=setup.foresight)
+    report.policy = type(cache.prototype).__name__
+    report.prefetcher = type(offloaded.prefetcher).__name__
+    report.slots, report.pool = cache.slots, cache.pool
+    report.predictor_bytes = setup.predictor_bytes
+    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
+    if setup.selector is not None and offloaded.neurons is not None:
+        report.lossy.append("sparsity")
+        report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
+        report.break_even = offloaded.neurons.cache.break_even
+    report.skeleton_bytes = parts.skeleton_bytes
+    report.random_weights = parts.random_weights
+    report.replayed_routing = offloaded.routing is not None
+    report.planned_device_bytes = offloaded.planned_bytes
+    host = offloaded.host
+    report.link, report.pinned = link.name, link.pinned
+    parts.describe(report)
+    report.emulated = link.emulated or (host is not None and host.emulated)
+    if setup.skips:
+        report.lossy.append("miss")
+    report.store, report.io, report.files_warm = store.name, link.io or store.io, store.files_warm
+    return report
+
+
+def _record(
+    offloaded: OffloadedModel, workload: Workload, batches: list[torch.Tensor], seed: int
+) -> Trace:
+    """Run the workload once to know its routing, which no cache changes."""
+    choose = workload.sampler(seed)
+    with offloaded as model:
+        generate(model, batches, workload.new_tokens, offloaded.meter, choose=choose)
+    return offloaded.recorder.trace({})

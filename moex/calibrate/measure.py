@@ -1,0 +1,144 @@
+"""Measures this machine running this model: the costs that a simulation of it needs.
+
+Offloaded runs compute slower than resident ones: loads are handed over by the computing thread, a
+link's thread takes turns with it, and weights that have just arrived are cold. So costs are fitted
+to an offloaded run: of experts on disk or beside a GPU on their own link, of others behind an
+emulated one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from moex.bench.workload import generate
+from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.calibrate import row_break_even
+from moex.calibrate.cost_fit import offloaded_costs
+from moex.hardware.profile import HardwareProfile
+from moex.models import experts_interface
+from moex.runner.assemble import Setup, offload
+from moex.runner.meter import synchronize
+from moex.store.layout import Planes
+from moex.store.slots import Slots
+from moex.types import DECODE, Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from moex.runner.assemble import Parts
+
+ROUNDS = 7
+
+
+def calibrate(
+    parts: Parts, tokens: int = 64, slots: float = 0.5, folder: Path | None = None
+) -> HardwareProfile:
+    """Fit `costs_of` this machine; then move neurons from memory and from `folder` (`break_evens`).
+
+    Nothing else should run meanwhile.
+    """
+    return replace(costs_of(parts, tokens, slots), break_even=break_evens(parts, folder))
+
+
+def costs_of(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
+    """Fit the costs of computing to one offloaded run; time one expert, the head and the link.
+
+    The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
+    GPU cross their own link, whose bandwidth is the run's; others an emulated one on which a load
+    takes as long as a layer with all experts resident, and the bandwidth is a plain copy's.
+    """
+    geometry = parts.geometry
+    prompts = [
+        torch.arange(start, start + 32, device=parts.device)[None] % parts.model.config.vocab_size
+        for start in (16, 113, 210, 307)
+    ]
+    expert_s, link = _expert_seconds(parts), None
+    threads = f"{torch.get_num_threads()} threads"
+    plain = HardwareProfile("measured", source=f"{parts.folder.name} on this machine, {threads}")
+    if parts.store.io is None and torch.device(parts.device).type == "cpu":
+        plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(parts))
+        layer_s = _layer_seconds(parts, prompts[0])
+        link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)
+    costs, predict_s, crossed = offloaded_costs(parts, Memory(slots), link, prompts, tokens)
+    if link is None:
+        assert crossed.busy_s
+        plain = replace(plain, link_bytes_per_s=crossed.bytes_moved / crossed.busy_s)
+    visit_s = costs.visit_s + geometry.top_k * (costs.expert_s - expert_s)
+    profile = costs.profile(plain)
+    return replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
+
+
+def break_evens(parts: Parts, folder: Path | None) -> dict[str, float] | None:
+    """From which share of its rows on an expert of this model is moved whole, by store.
+
+    None for experts that cannot be kept neuron by neuron, and for quantized ones. Files are written
+    to `folder`, which should be on the disk that experts are packed to.
+    """
+    if parts.packing is not None:
+        return None
+    try:
+        return {
+            pair.name: row_break_even.break_even(row_break_even.measure(pair), pair.width)
+            for pair in row_break_even.pairs(parts.layers[0].tensors, folder, parts.device)
+        }
+    except ValueError:
+        return None
+
+
+def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
+    """A layer visit of decoding with all experts resident, median over passes."""
+    run = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
+    with run as model:
+        generate(model, [prompt], 48, run.meter)
+    # Loads of the cold start are no computing.
+    lines = [x["seconds"] - x["stall_s"] for x in run.meter.series if x["phase"] == DECODE]
+    return median(lines) / parts.geometry.layers
+
+
+def _median_of(call: Callable[[int], object], count: int) -> float:
+    """Median over rounds of the mean seconds of `count` calls."""
+    rounds = []
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            synchronize()
+            started = perf_counter()
+            for number in range(count):
+                call(number)
+            synchronize()
+            rounds.append((perf_counter() - started) / count)
+    return median(rounds)
+
+
+def _expert_seconds(parts: Parts) -> float:
+    """One expert for one token, of as many as a layer has."""
+    if not isinstance(parts.layout, Planes):
+        raise ValueError("mode=calibrate: measures whole experts; try sparsity=none")
+    places = Slots(parts.layout, parts.geometry.experts, parts.device)
+    for number, record in enumerate(places.records):
+        parts.store.read(Expert(0, number), record)
+    slots = places.tensors
+    experts = parts.layers[0].experts
+    kind = parts.dtype
+    token = torch.randn(1, parts.geometry.hidden, device=parts.device).to(kind)
+    return _median_of(
+        lambda number: experts_interface.expert_output(experts, token, slots[number % len(slots)]),
+        48,
+    )
+
+
+def _copy_seconds(parts: Parts) -> float:
+    out = torch.empty(parts.layout.bytes, dtype=torch.uint8, device=parts.device)
+    geometry = parts.geometry
+    return _median_of(
+        lambda number: parts.store.read(
+            Expert(number % geometry.layers, number % geometry.experts), out
+        ),
+        48,
+    )

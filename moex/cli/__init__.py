@@ -1,0 +1,1 @@
+"""From the command line to typed parts and back to the screen."""

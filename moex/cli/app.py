@@ -1,0 +1,244 @@
+"""The composition root: builds the parts that a configuration names, runs a mode, keeps results.
+
+The only file that knows Hydra and OmegaConf besides run.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from moex.cli import console, objective, schema
+from moex.cli.errors import CONF, one_line
+from moex.cli.instantiate import build as build
+from moex.cli.overrides import in_vain
+from moex.modes.common import PARTIAL, names_a_part
+from moex.modes.live import judge
+from moex.runs.atomic import alone, write_atomically
+from moex.runs.notes import note
+from moex.runs.provenance import provenance
+from moex.runs.report import Report
+from moex.runs.run_id import code_version, key_of, run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydra.core.utils import JobReturn
+
+
+def run(config: DictConfig) -> float | None:
+    """Run a configuration in its results folder, or show the result that is already there."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return _run(config, folder)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # Hydra made it, and what was refused has put nothing into it
+        raise
+
+
+def _run(config: DictConfig, folder: Path) -> float | None:
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    schema.check_all(given, HydraConfig.get().runtime.choices)
+    objective.check(config.objective)
+    if config.runner.name != "moex" and config.mode.name not in ("live", "verify"):
+        raise ValueError(
+            f"runner={config.runner.name}: mode={config.mode.name} knows moex only; expected "
+            "runner=moex; baselines are for mode=live"
+        )
+    _refuse_mistyped(config)
+    tracker = build(config.tracker)
+    if not in_sweep():
+        _notice_unused(config, HydraConfig.get().overrides.task)
+    name = run_id(given)
+    with alone(folder, lambda: note("another process is at this very run: waiting for it")):
+        report, why = (None, "") if config.force else _finished(folder, name)
+        if report and config.verdict and report.verdict is None and report.requests is not None:
+            report, why = _judged(report, config, folder)
+        if why and not (report and in_sweep()):  # the sweep has counted those
+            note(why)
+        fresh = report is None
+        if report is None:
+            report = _execute(config, folder, name)
+        else:
+            _enter(folder)
+    console.show(report, folder, brief=in_sweep())
+    try:
+        tracker.publish(folder, _group(), fresh)
+    except Exception as error:
+        note(f"not tracked ({one_line(error)}); the run itself is whole")
+    if in_sweep() and not _is_grid(HydraConfig.get().sweeper):
+        return objective.found(report, config.objective)
+    return getattr(report, config.objective, None)
+
+
+def _execute(config: DictConfig, folder: Path, name: str) -> Report:
+    """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
+    folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
+    for left_over in folder.glob(".*.part"):
+        left_over.unlink()
+    with suppress(FileNotFoundError):
+        os.replace(folder / "result.json", folder / "result.previous.json")
+    report: Report = get_method(config.mode.run)(config, folder, build)
+    _names(report, config)
+    report.run_id = name
+    report.mode, report.seed, report.smoke = config.mode.name, config.seed, config.smoke
+    for field, value in provenance().items():
+        setattr(report, field, value)
+    report.code = code_version()
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    _enter(folder)
+    report.write(folder)
+    (folder / PARTIAL).unlink(missing_ok=True)
+    return report
+
+
+def _judged(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
+    """A finished run with the verdict that is asked for only now; None: replay it, with one."""
+    told = "this very run was finished before, without a verdict"
+    if report.source == "sim":
+        return None, f"{told}: replaying it again"
+    judge(report, config, folder, build)
+    if report.verdict is None:
+        return report, told
+    report.write(folder)
+    return report, f"{told}: added, from its trace"
+
+
+def _refuse_mistyped(config: DictConfig) -> None:
+    """Refuse what a part cannot take, also where this mode has no use for the part."""
+    typed = {re.sub(r"\W.*", "", word.lstrip("+~")) for word in HydraConfig.get().overrides.task}
+    for group in sorted(typed & {*HydraConfig.get().runtime.choices} & {*config}):
+        if names_a_part(config[group]):
+            build(config[group])
+
+
+def _notice_unused(config: DictConfig, words: Sequence[str]) -> None:
+    for line in in_vain(config, words):
+        note(line)
+
+
+def in_sweep() -> bool:
+    """Whether this run is one cell of a multirun."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+class Sweep(Callback):
+    """Says of a multirun typed again how many of how many cells were finished before.
+
+    Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a file of
+    these very words before their row is there, because to know a name is to compose the cell, which
+    takes as long as a short simulation.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Look which cells of these words are there already."""
+        _notice_unused(config, config.hydra.overrides.task)
+        settings = {
+            "words": OmegaConf.to_container(config.hydra.overrides.task),
+            "study": config.hydra.sweeper.get("params"),
+            "conf": [path.read_text() for path in sorted(CONF.rglob("*.yaml"))],
+        }
+        os.environ["MOEX_SWEEP"] = key_of(settings)  # workers of a launcher see it, too
+        self.folder, self.total = Path(config.hydra.sweep.dir), _count(config)
+        self.before = 0 if config.force else self._done()
+        if self.before:
+            note(f"{self.before} of {self.total} cells were finished before")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""
+        job_return.cfg = job_return.hydra_cfg = None
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Count again: the folders know, whichever process ran a cell."""
+        if self.before:
+            note(f"{self._done()} of {self.total} cells are finished")
+
+    def _done(self) -> int:
+        noted = _noted(self.folder)
+        names = set(noted.read_text().split()) if self.total and noted.is_file() else ()
+        return sum(_finished(self.folder / name, name)[0] is not None for name in names)
+
+
+def _noted(folder: Path) -> Path:
+    """The file in a results folder that names the cells of this process's sweep."""
+    return folder / ".sweeps" / os.environ.get("MOEX_SWEEP", "none")
+
+
+def _enter(folder: Path) -> None:
+    """Note the name of a sweep's cell; one that cannot be noted costs a count and nothing else."""
+    if not in_sweep():
+        return
+    noted = _noted(folder.parent)
+    with suppress(OSError):
+        noted.parent.mkdir(exist_ok=True)
+        with noted.open("a") as file:
+            file.write(folder.name + "\n")
+
+
+def _count(config: DictConfig) -> int:
+    """How many cells a grid has; 0 where a search decides what comes next, or words are wrong."""
+    sweeper = config.hydra.sweeper
+    with suppress(Exception):  # a wrong word is the sweeper's to report
+        if _is_grid(sweeper):
+            words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            overrides = parser.parse_overrides([*words, *config.hydra.overrides.task])
+            return len(BasicSweeper.split_arguments(overrides, None)[0])
+    return 0
+
+
+def _is_grid(sweeper: DictConfig) -> bool:
+    """Whether a sweeper runs all combinations; others search, by each cell's objective."""
+    # By name: in a process of a launcher's the class may not be there to be imported.
+    return sweeper._target_.rpartition(".")[2] in ("Grid", "BasicSweeper")
+
+
+def _group() -> str | None:
+    """What a tracker files the run under: its study, or its sweep."""
+    study = HydraConfig.get().runtime.choices.get("experiment")
+    sweep = os.environ.get("MOEX_SWEEP")
+    return study or (f"sweep-{sweep}" if sweep and in_sweep() else None)
+
+
+def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
+    """The report of an earlier run of the same configuration by the same code, and what to say."""
+    path = folder / "result.json"
+    if not path.is_file():
+        stopped = (folder / PARTIAL).is_file()
+        return None, f"this run was stopped before ({PARTIAL}): running it anew" if stopped else ""
+    try:
+        row = json.loads(path.read_text())
+    except ValueError:
+        return None, f"{path} is damaged: running it again"
+    if row.get("run_id") != name:  # a folder of the user's own choice: hydra.run.dir=
+        return None, f"{folder} held another run, whose row is result.previous.json now"
+    if row.get("schema") != Report.schema or row.get("code") != code_version():
+        return None, "moex itself has changed since this was run: running it again"
+    return Report(**row), "this very run was finished before; force=true runs it again"
+
+
+def _names(report: Report, config: DictConfig) -> None:
+    """What the row calls its parts: the words that the user typed."""
+    choices = HydraConfig.get().runtime.choices
+    report.hardware, report.runner = config.hardware.name, choices["runner"]
+    if report.source == "live":
+        report.model, report.workload = config.model.name, config.workload.name
+    if report.source == "sim" or report.runner == "moex":
+        report.runner = "moex"
+        report.policy, report.prefetcher = choices["cache"], choices["prefetch"]
+        report.quant, report.sparsity = choices["quant"], choices["sparsity"]
+        report.miss = choices["miss"]

@@ -1,0 +1,129 @@
+"""What a run prints: notes on stderr, a table and one sentence, and the row as the last line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moex.runs.report import Report
+
+
+def show(report: Report, folder: Path, brief: bool = False) -> None:
+    """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
+    if brief:
+        # One write: cells of several processes share the terminal.
+        print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
+        print(report.json(), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.source} run {report.run_id}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_column("meaning", style="dim")
+    for what, value, meaning in _rows(report):
+        table.add_row(what, value, meaning)
+    console = Console(stderr=True)
+    if table.rows:
+        console.print(table)
+    console.print(sentence(report), highlight=False)
+    if report.verdict:
+        console.print(report.verdict, highlight=False)
+    console.print(f"results: {folder}", style="dim", highlight=False)
+    print(report.json(), flush=True)
+
+
+def _rows(report: Report) -> list[tuple[str, str, str]]:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    speed = "-" if report.tokens_per_second is None else f"{report.tokens_per_second:.1f}"
+    if report.tokens_per_second_iqr is not None:
+        speed += f" (IQR {report.tokens_per_second_iqr:.1f})"
+    ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
+    rows = (
+        []
+        if report.mode in ("eval", "plan", "train", "verify")
+        else [
+            (
+                "tokens per second",
+                speed,
+                "decoding only" + (", emulated" if report.emulated else ""),
+            ),
+            ("time to first token", ttft, "prefill"),
+        ]
+    )
+    if report.requests is not None:
+        moved = (report.bytes_moved or 0) / 1e6
+        rows += [
+            ("hit rate", percent(report.hit_rate), "resident before any prefetch"),
+            ("effective hit rate", percent(report.effective_hit_rate), "and guesses in time"),
+            ("all-hit rate", percent(report.all_hit_rate), "layer visits without a wait"),
+            ("prefetch precision", percent(report.prefetch_precision), "guesses that were used"),
+            ("bytes moved", f"{moved:.1f} MB", "in decoding"),
+            ("stall share", percent(report.stall_share), "of decoding time, waiting for experts"),
+        ]
+    if report.equality is not None:
+        far = f"logits off by at most {report.max_logit_diff:.2g}"
+        rows.append(("equality", report.equality, f"{far}, against stock transformers"))
+    return rows + [
+        (
+            task["task"],
+            f"{task['value']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}"),
+            f"{task['metric']}, n={task['n']}",
+        )
+        for task in report.tasks
+        if "/" not in task["task"]  # parts of a task are in the row
+    ]
+
+
+def sentence(report: Report) -> str:
+    """Say in one sentence what was run and what came out."""
+    if report.mode == "train":
+        return f"{report.model}: trained {report.prefetcher}; the numbers are means over layers."
+    if report.mode == "eval":
+        tasks = ", ".join(
+            f"{task['task']} {100 * task['value']:.1f} %"
+            if task["metric"] == "acc"
+            else f"{task['task']} {task['value']:.3f} {task['metric'].replace('_', ' ')}"
+            for task in report.tasks
+            if "/" not in task["task"] and task["metric"] in ("acc", "nats_per_token")
+        )
+        return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
+    if report.mode == "plan":
+        return f"{report.model}: what fits and what it may reach, from its configuration alone."
+    if report.mode == "verify":
+        return _equality(report)
+    speed = report.tokens_per_second
+    kind = "simulated" if report.source == "sim" else "emulated" if report.emulated else "measured"
+    pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
+    if report.requests is None or report.hit_rate is None:
+        return f"{report.model} with runner={report.runner}: {pace}."
+    guessed = ""
+    if report.prefetcher != "none":
+        there = 100 * (report.effective_hit_rate or 0.0)
+        guessed = f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
+    return (
+        f"{report.model} with {report.slots} expert slots per "
+        f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "
+        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident{guessed}; "
+        f"{pace}."
+    )
+
+
+def _equality(report: Report) -> str:
+    """Say how equal the parts were to stock."""
+    text = f"{report.model} with cache={report.policy} prefetch={report.prefetcher}"
+    text += f": graded {report.equality} against stock transformers (grouped_mm)"
+    if report.equality == "bit-equal":
+        return f"{text}, every logit and every hidden state."
+    text += f"; logits differ by at most {report.max_logit_diff:.3g}, KL {report.kl:.3g} nats"
+    if report.first_diverging_layer is not None:
+        text += f", beginning with the output of layer {report.first_diverging_layer}"
+    if report.first_diverging_token is not None:
+        text += f"; the texts part at new token {report.first_diverging_token}"
+    return f"{text}."

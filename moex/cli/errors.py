@@ -1,0 +1,182 @@
+"""One clear line for bad input: what was given, what was expected, what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+CONF = Path(__file__).parents[2] / "conf"
+PLAIN = (
+    "ValueError",
+    "FileNotFoundError",
+    "RuntimeError",
+    "PermissionError",
+    "SearchPathException",
+)
+"""Errors whose own words are the line."""
+
+
+def leave(error: Exception) -> NoReturn:
+    """End the program with one line and exit code 1; with a traceback where it was asked for."""
+    if os.environ.get("MOEX_TRACEBACK"):
+        raise error
+    sys.exit(f"moex: {one_line(error)}")
+
+
+def forget(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold, and of what led to it.
+
+    A sweep keeps the error of every cell that failed, and with it would keep the cell's model.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def register_resolvers() -> None:
+    """Teach OmegaConf `${run_id:}`, which names the folder of a result."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from moex.runs.run_id import run_id
+
+    def resolve(*, _root_: DictConfig) -> str:
+        own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+        return run_id(OmegaConf.to_container(own, resolve=True))  # type: ignore[arg-type]
+
+    OmegaConf.register_new_resolver("run_id", resolve, use_cache=False, replace=True)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the error in one line that helps."""
+    kind = type(error).__name__
+    text = " ".join(str(error).split())
+    if kind == "MissingConfigException":
+        return _unknown_option(error, text)
+    if text.startswith("Error merging override "):
+        given, why = text.removeprefix("Error merging override "), str(error.__cause__)
+        return f"{given}: {why.splitlines()[0]}; python run.py --cfg hydra shows what is expected"
+    if kind == "ConfigCompositionException":
+        return _unknown_key(str(error))
+    if kind == "OverrideParseException":
+        return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
+    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
+    cause = error.__cause__
+    if kind == "InstantiationException" and cause is not None:
+        return _constructor(error, cause)
+    if isinstance(error, OSError) and error.filename and error.errno:
+        return _file(error)
+    if gone := re.match(r"Key '(\w+)' is not in struct", text):
+        return f"{gone[1]}: is needed, and was taken away; leave out ~{gone[1]}"
+    if kind in PLAIN:
+        return text
+    return f"{kind}: {text} (MOEX_TRACEBACK=1 shows where)"
+
+
+def _file(error: OSError) -> str:
+    """The system refused a file: which, why, and what would help."""
+    why = os.strerror(error.errno or 0).lower()
+    calls = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "make room and type the command again; nothing half-written is left"
+    elif error.errno == errno.ENOENT and calls.isdisjoint({"mkdir", "makedirs"}):
+        hint = "expected a file that is there"
+    else:
+        hint = (
+            "expected a place that can be read and written; results go where "
+            "hydra.run.dir=FOLDER (with -m: hydra.sweep.dir=FOLDER) says"
+        )
+        for key, _, folder in (word.partition("=") for word in sys.argv):
+            if key in ("hydra.run.dir", "hydra.sweep.dir") and str(error.filename) in folder:
+                return f"{key}={folder}: {why}; {hint}; try {key}=results/mine"
+    return f"{error.filename}: {why}; {hint}"
+
+
+def _unknown_option(error: BaseException, text: str) -> str:
+    missing = str(getattr(error, "missing_cfg_file", "") or "")
+    options = list(getattr(error, "options", None) or [])
+    group, _, given = missing.rpartition("/")
+    return unknown_option(group, given, options) if options else text
+
+
+def unknown_option(group: str, given: str, options: list[str]) -> str:
+    """Say that a group has no such option."""
+    usual = re.search(rf"- {group}: (\w+)", (CONF / "config.yaml").read_text())
+    near = difflib.get_close_matches(given, options, n=1)
+    near += [usual[1]] if usual and usual[1] in options else options
+    return (
+        f"{group}={given}: there is no such option; expected one of {', '.join(sorted(options))}; "
+        f"try {group}={near[0]}"
+    )
+
+
+def _unknown_key(text: str) -> str:
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{several[1]}: several values are swept: python run.py -m {several[1]}"
+    match = re.search(r"Could not override '([^']+)'(?:.*use \+\S+?=(\S*))?", text, re.DOTALL)
+    if not match:
+        return " ".join(text.split())
+    key, value = match[1], match[2] or "..."
+    group, _, name = key.partition(".")
+    if "@" in key:
+        return f"{key}: options have one place each; try {key.partition('@')[0]}={value}"
+    if not (CONF / group).is_dir() or "." in name:
+        return unknown_top(key, value)
+    keys = keys_of(group)
+    having = [option for option, known in keys.items() if name in known]
+    if having:
+        return (
+            f"{key}: the chosen {group} has no such key; {group}={'|'.join(having)} has it; "
+            f"try {group}={having[0]} {key}={value}"
+        )
+    known = sorted(set().union(*keys.values()))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; try {group}.{near[0]}={value}" if near else ""
+    return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
+
+
+def unknown_top(key: str, value: str) -> str:
+    """Say that there is no such key, beside the groups or deep in one."""
+    first = key.partition(".")[0]
+    groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
+    if first in groups:
+        return f"{key}: there is no such key; python run.py --cfg job shows those that there are"
+    if usual := re.search(
+        rf"^{first}: ([^\s#]+)", (CONF / "config.yaml").read_text(), re.MULTILINE
+    ):
+        return f"{key}: {first} is one value, and has no keys; try {first}={usual[1]}"
+    known = sorted({*groups, *keys_of("")["config"]} - {"hydra"})
+    inside = [
+        f"{group}.{key}" for group in groups if any(key in k for k in keys_of(group).values())
+    ]
+    near = difflib.get_close_matches(first, known, n=1)
+    if first in ("launcher", "sweeper"):
+        near = [f"hydra/{first}"]
+    hints = [key.replace(first, each, 1) for each in near] or inside
+    hint = f"; try {hints[0]}={value}" if hints else ""
+    return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
+
+
+def keys_of(group: str) -> dict[str, set[str]]:
+    """By option of a group ("": of the main file), the keys of its file."""
+    texts = {path.stem: path.read_text() for path in sorted((CONF / group).glob("*.yaml"))}
+    return {
+        option: set(re.findall(r"^([a-z]\w*):", text, re.MULTILINE)) - {"defaults"}
+        for option, text in texts.items()
+        if "@package _global_" not in text
+    }
+
+
+def _constructor(error: BaseException, cause: BaseException) -> str:
+    """A part refused its hyper-parameters, or was given one that it does not have."""
+    text = " ".join(str(cause).split())
+    if isinstance(cause, TypeError):
+        node = re.search(r"full_key: (\S+)", str(error))
+        return f"{node[1] if node else 'configuration'}: {text}"
+    return text

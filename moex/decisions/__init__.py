@@ -1,0 +1,1 @@
+"""What decides: policy, cache, rows, prefetcher and miss handler, without torch."""

@@ -1,0 +1,41 @@
+"""The books of rows that a memory setting asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.cache.row_cache import RowCache
+from moex.trace.neurons import hottest, read_counts
+
+if TYPE_CHECKING:
+    from moex.cache.core import ExpertCache
+    from moex.cache.memory import Memory
+    from moex.hardware.profile import HardwareProfile
+
+
+def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> float:
+    """The share of an expert's rows from which on all of it is moved; 1: never."""
+    measured = (hardware.break_even if hardware else None) or {}
+    share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
+    return share if memory.rows == 1 else 1.0
+
+
+def row_cache(
+    cache: ExpertCache,
+    memory: Memory,
+    hardware: HardwareProfile | None = None,
+    store: str = "ram",
+) -> RowCache:
+    """Make the books of rows over a cache; half of a thin place is kept for hot rows, if known.
+
+    Where the setting does not say from which share of rows on whole experts are moved, the hardware
+    does, if it was measured for this kind of store.
+
+    Raises:
+        ValueError: a share outside (0, 1], or counts of another model.
+    """
+    books = RowCache(cache, memory.rows, whole_from(memory, hardware, store))
+    if memory.hot is not None:
+        counts = read_counts(memory.hot, cache.geometry, "memory.hot")
+        books.hot = hottest(counts, books.capacity // 2) if books.thin else {}
+    return books

@@ -1,0 +1,1 @@
+"""What a machine costs: profile, link model, compute costs, roofline."""

@@ -1,0 +1,50 @@
+"""How fast offloaded decoding of one text can be at best: bytes over bandwidths, nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from moex.hardware.profile import HardwareProfile
+    from moex.types import Geometry
+
+READ_SHARE = 0.85
+"""Of the vendor's memory bandwidth that well-made kernels read weights with."""
+
+
+class Roof(NamedTuple):
+    """Tokens a second at a hit rate: with loads hidden behind computing, and with none hidden."""
+
+    hit_rate: float
+    overlapped: float
+    serial: float
+
+
+def roofline(
+    geometry: Geometry, skeleton_bytes: int, hardware: HardwareProfile, hit_rate: float
+) -> Roof:
+    """Ceiling of tokens a second of one sequence.
+
+    Computing reads the skeleton and the demanded experts once from the device's memory, at 85 % of
+    its speed (no time at all where the profile does not give one); a miss crosses the link once.
+
+    Args:
+        geometry: whose `expert_bytes` cross the link.
+        skeleton_bytes: all other weights.
+        hardware: a timed profile.
+        hit_rate: share of demanded experts that need no load.
+    """
+    assert hardware.link_bytes_per_s is not None
+    visits = geometry.layers * geometry.top_k
+    missed = (1 - hit_rate) * visits
+    link_s = missed * geometry.expert_bytes / hardware.link_bytes_per_s
+    compute_s = 0.0
+    if hardware.memory_bytes_per_s is not None:
+        read = skeleton_bytes + geometry.token_bytes
+        compute_s = read / (READ_SHARE * hardware.memory_bytes_per_s)
+    serial_s = compute_s + link_s + missed * hardware.link_latency_s
+    return Roof(hit_rate, _per_second(max(compute_s, link_s)), _per_second(serial_s))
+
+
+def _per_second(seconds: float) -> float:
+    return 1 / seconds if seconds else float("inf")

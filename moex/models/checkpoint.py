@@ -1,0 +1,172 @@
+"""Reads a checkpoint folder: the skeleton into memory, the experts one layer at a time to a sink.
+
+Renaming and fusing follow transformers' own conversion tables, so every architecture that it loads
+through them is read the same way here. Experts that lie one by one in the files are fused one by
+one; where files hold them as a stack, a layer is in memory, and another while it is converted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from moex.models.conversion import groups, in_order
+from moex.models.experts_interface import moe_layers
+from moex.models.hub import find as find
+from moex.models.hub import of_folder, understood
+from moex.models.shards import Folder, Shards
+from moex.models.shards import shards as shards
+from moex.models.stored_formats import decoder
+from moex.types import DTYPES, Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from moex.models.conversion import Group
+
+    Sink = Callable[[Expert, Mapping[str, Tensor]], None]
+
+
+def check_device(device: str) -> None:
+    """Raise a ValueError if torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"model.device={device}: torch finds no such device here; try model.device=cpu, with "
+            "hardware=rtx3060 to emulate a GPU's link"
+        ) from error
+
+
+def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Build a folder's model with all weights on meta; buffers are real."""
+    model = build_from(of_folder(folder), dtype)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel:
+    """Build the model of a configuration with all weights on meta; buffers are real."""
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype={dtype}: expected one of {', '.join(DTYPES)}")
+    kind: Any = config.dtype or torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    decoder(config)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"model: transformers makes no text model of a {config.model_type} checkpoint "
+            "(AutoModelForCausalLM); expected one that reads and writes text only, e.g. mixtral; "
+            "models of images and text are not supported; try model=tiny"
+        )
+    where = f"model: {config.name_or_path or config.model_type}"
+    with understood(where), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind)
+    _keep_wide(model, kind)
+    return model.eval()
+
+
+def _keep_wide(model: PreTrainedModel, kind: torch.dtype) -> None:
+    """Some weights of some models (router biases) stay in float32, as transformers' plan says."""
+    for pattern, wide in model._get_dtype_plan(kind).items():
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if re.search(pattern, name):
+                tensor.data = tensor.data.to(wide)
+
+
+def fill(
+    model: PreTrainedModel,
+    source: Path | Shards,
+    sink: Sink | None,
+    device: str = "cpu",
+    skip: Collection[int] = (),
+) -> None:
+    """Read the weights: the skeleton into the model, every expert to the sink (None: not at all).
+
+    `source` is a folder, or says where else the tensors are.
+
+    Experts of the MoE layers in `skip` are not read.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the model.
+    """
+    source = source if isinstance(source, Shards) else Folder(source)
+    layers = moe_layers(model)
+    layer_of = {layer.name: number for number, layer in enumerate(layers)}
+    skeleton: dict[str, Tensor] = {}
+    pending: dict[str, dict[str, Tensor]] = {}
+    done: set[str] = set()
+    wanted = set(layer_of) if sink is not None else set()
+    wanted -= {layers[number].name for number in skip}
+    for name, first, tensor in _tensors(model, source, layer_of, wanted):
+        module, _, parameter = name.rpartition(".")
+        if module not in layer_of:
+            skeleton[name] = tensor.to(device)
+            continue
+        stacked = pending.setdefault(module, {})
+        stacked[parameter] = tensor
+        if stacked.keys() == layers[layer_of[module]].tensors.keys():
+            assert sink is not None
+            for index in range(len(tensor)):
+                expert = Expert(layer_of[module], first + index)
+                sink(expert, {part: values[index] for part, values in stacked.items()})
+            del pending[module], stacked, tensor  # or it lives on while the next is read
+            done.add(module)
+    model.load_state_dict(skeleton, strict=False, assign=True)
+    model.tie_weights()
+    model.requires_grad_(False)
+    _check_complete(model, source.folder, wanted - done, layer_of)
+
+
+def _tensors(
+    model: PreTrainedModel, source: Shards, layer_of: Mapping[str, int], wanted: Collection[str]
+) -> Iterator[tuple[str, int, Tensor]]:
+    """Yield (parameter name, first expert, tensor), fused as the model wants it, file by file.
+
+    Modules come whole, but experts one after the other where the files have them so. Of the MoE
+    layers' modules `layer_of`, only those in `wanted`.
+    """
+    coded, known, files = decoder(model.config), model.state_dict(), source.files
+    made: dict[str, Group] = {}
+    kept: dict[str, list[str]] = {file: [] for file in files.values()}
+    for target, group in groups(model, files, coded).items():
+        module = target.rpartition(".")[0]
+        if module not in layer_of:
+            for key, _ in group.keys:
+                kept[files[key]].append(key)
+        if module not in layer_of or module in wanted:
+            made[target] = group
+    pieces = in_order(made, known, files, layer_of)
+    left = Counter(file for *_, piece in pieces for file in piece.files(files))
+    for target, first, piece in pieces:
+        dtype = known[target].dtype
+        for name, value in piece.values(target, model, source, None if coded else dtype):
+            yield name, first, value.to(dtype)
+            del value
+        for file in piece.files(files):
+            left[file] -= 1
+            if not left[file]:
+                source.finish(file, kept[file])
+
+
+def _check_complete(
+    model: PreTrainedModel, folder: Path, absent: set[str], layer_of: dict[str, int]
+) -> None:
+    missing = sorted(absent)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and name.rpartition(".")[0] not in layer_of:
+            missing.append(name)
+    if missing:
+        raise ValueError(
+            f"model: {folder} lacks {len(missing)} weights of {type(model).__name__}, "
+            f"first {missing[0]}; is a shard missing, or is it another model's config?"
+        )

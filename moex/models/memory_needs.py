@@ -1,0 +1,153 @@
+"""What a model needs on the device, known from its configuration before any weight is read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moex.hardware.process_memory import resident_bytes
+from moex.models import experts_interface
+from moex.quant.packing import ExpertPacking, saved_bytes
+from moex.store.layout import Planes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from moex.hardware.profile import HardwareProfile
+    from moex.quant.base import Scheme
+    from moex.types import Geometry
+
+LIBRARIES = 640 << 20
+"""What interpreter, torch and transformers hold once all of them have been used, measured; as a
+constant, so that a plan and the run that follows it make the same slots."""
+
+STAGES = 10
+"""Hidden states of all tokens that a prefill pass has in memory at once, more or less."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes on the device beside experts, by what they are for; a model's and a workload's.
+
+    skeleton: all weights but the experts'.
+    kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
+    workspace: an estimate of activations (hidden states, one expert's inner state, the logits),
+        and the largest copy that is made of a weight.
+    predictor: a copy of the routers for the gate lookahead, and what prefetchers keep.
+    process: interpreter and libraries, where the device is the host's own memory.
+    """
+
+    skeleton: int
+    kv_cache: int = 0
+    workspace: int = 0
+    predictor: int = 0
+    process: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything but slots and staging."""
+        return self.skeleton + self.kv_cache + self.workspace + self.predictor + self.process
+
+
+def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:
+    """Geometry and bytes of the skeleton, as they are or as `quant` packs them; on meta, too."""
+    layers = experts_interface.moe_layers(model)
+    tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
+    if quant is not None:
+        tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
+        skeleton -= saved_bytes(model, quant)
+    return experts_interface.geometry(model, layers, Planes(tensors).bytes), skeleton
+
+
+def needs(
+    model: PreTrainedModel,
+    geometry: Geometry,
+    prompt_tokens: int = 0,
+    new_tokens: int = 0,
+    batch_size: int = 1,
+    predictor_bytes: int = 0,
+    skeleton: int | None = None,
+    process: int = 0,
+) -> Needs:
+    """Bytes beside experts; the model's weights may be on meta.
+
+    `predictor_bytes` are what prefetcher and neuron selector keep on the device, `skeleton` the
+    bytes of all other weights where they are known to differ from the model's own, `process` those
+    of `process_bytes`.
+    """
+    text = model.config.get_text_config()
+    size = model.dtype.itemsize
+    prompt = prompt_tokens * batch_size
+    widest = geometry.hidden * (STAGES + geometry.top_k) + 3 * geometry.intermediate
+    matrix = geometry.hidden * geometry.intermediate * size
+    # On a CPU the last token of a prompt meets the head in a product of batches, which copies it;
+    # quantized experts are dequantized for many tokens, one matrix at a time.
+    head = text.vocab_size * geometry.hidden * size if process else 0
+    copied = max(head, 2 * matrix if geometry.expert_bytes < 2 * matrix else 0)
+    layers = experts_interface.moe_layers(model)
+    routers = sum(p.nbytes for x in layers if x.router for p in x.router.parameters())
+    return Needs(
+        skeleton=skeleton_bytes(model) if skeleton is None else skeleton,
+        kv_cache=(prompt_tokens + new_tokens) * batch_size * kv_bytes_per_token(text, size),
+        workspace=prompt * widest * size + 2 * batch_size * text.vocab_size * 4 + copied,
+        predictor=routers + predictor_bytes,
+        process=process,
+    )
+
+
+def process_bytes(device: str, hardware: HardwareProfile | None = None, held: int = 0) -> int:
+    """What this process holds beside `held` bytes of the model, where the device is the host's.
+
+    A GPU's memory, or one that an emulated link stands for, holds nothing of it: 0.
+    """
+    if _kind(device) != "cpu" or (hardware is not None and hardware.timed):
+        return 0
+    return max(LIBRARIES, resident_bytes() - held)
+
+
+def skeleton_bytes(model: PreTrainedModel) -> int:
+    """Bytes of all weights and buffers but the experts', tied ones once."""
+    model.tie_weights()
+    experts = {
+        id(p) for layer in experts_interface.moe_layers(model) for p in layer.experts.parameters()
+    }
+    held = {id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}
+    return sum(size for key, size in held.items() if key not in experts)
+
+
+def kv_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Bytes that one token adds to the cache of keys and values.
+
+    Windows of layers with sliding attention are not taken off: the figure is an upper bound there.
+    """
+    settings = config.to_dict()
+    heads = config.num_attention_heads
+    if settings.get("kv_lora_rank"):  # latent attention keeps the latent and one rotary key
+        width = settings["kv_lora_rank"] + settings["qk_rope_head_dim"]
+    else:
+        head = settings.get("head_dim") or settings["hidden_size"] // heads
+        width = 2 * (settings.get("num_key_value_heads") or heads) * head
+    return config.num_hidden_layers * width * itemsize
+
+
+def _kind(device: str) -> str:
+    """Of a device, which need not be here."""
+    try:
+        return torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.device={device}: expected a name that torch has for one, e.g. cpu, cuda or "
+            "cuda:1; try model.device=cpu"
+        ) from error
+
+
+def fits(size: int, device: str) -> bool:
+    """Whether so many bytes fit on the device with as much to spare again."""
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2 * size < free

@@ -1,0 +1,129 @@
+"""What routers say: this layer's scores for the trace, later layers' for the gate lookahead.
+
+Most routers are a product with a matrix, softmax and top-k: the scores of several layers then cost
+one product, and a row is the softmax. Others add a bias to the choice, use a sigmoid, or limit it
+to groups of experts; what such a router means is the weights that it gives, so it is asked itself,
+and a row holds the weights of the chosen experts (their sum 1 a token) and 0 for all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from moex.models.experts_interface import BiasedRouter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+PROBES = 64
+
+log = logging.getLogger(__name__)
+
+
+class Lookahead:
+    """Router rows of a layer and the `depth` layers after it, for one layer's router input.
+
+    Args:
+        routers: of every MoE layer, in order; None where none was found.
+        hidden: width of their input.
+        depth: layers ahead.
+    """
+
+    def __init__(self, routers: Sequence[nn.Module | None], hidden: int, depth: int) -> None:
+        self.depth = depth
+        self.routers = [router for router in routers if router is not None]
+        self.kind = "silent"
+        if len(self.routers) == len(routers):
+            kinds = {_kind(router, hidden) for router in self.routers}
+            self.kind = next((k for k in ("silent", "asked") if k in kinds), "softmax")
+        if self.kind == "silent":
+            log.warning("moex: this model's routers cannot be asked: no scores, no gate lookahead")
+        if self.kind == "softmax":
+            weights = [_weight(router) for router in self.routers]
+            biases = [
+                _bias(router, weight) for router, weight in zip(self.routers, weights, strict=True)
+            ]
+            self._experts = len(weights[0])
+            weight = torch.cat(weights)  # once: what a layer needs are rows of it
+            bias = torch.cat(biases) if None not in biases else None  # type: ignore[arg-type]
+            starts = range(0, len(weight), self._experts)
+            spans = [slice(start, start + (1 + depth) * self._experts) for start in starts]
+            self._asked = [(weight[s], None if bias is None else bias[s]) for s in spans]
+
+    @property
+    def knows(self) -> bool:
+        """Whether there are scores at all."""
+        return self.kind != "silent"
+
+    def must_know(self, prefetcher: str, model: str) -> None:
+        """Raise a ValueError where there are no scores for a prefetcher that asks for them."""
+        if not self.knows:
+            raise ValueError(
+                f"prefetch: {prefetcher} asks the routers of later layers, but those of {model} "
+                "cannot be asked; try prefetch=markov"
+            )
+
+    def rows(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
+        """Rows of layers `number` to `number + depth`, summed over the tokens [tokens, hidden]."""
+        if self.kind == "silent":
+            return [()]
+        if self.kind == "softmax":
+            weight, bias = self._asked[number]
+            logits = functional.linear(hidden.to(weight.dtype), weight, bias)
+            each = logits.view(len(hidden), -1, self._experts)
+            found = each.softmax(-1, dtype=torch.float32).sum(0)
+        else:
+            ahead = self.routers[number : number + 1 + self.depth]
+            found = torch.stack([_asked(router, hidden).sum(0) for router in ahead])
+        return [tuple(row) for row in found.tolist()]
+
+
+def _kind(router: nn.Module, hidden: int) -> str:
+    """`softmax`, `asked` or `silent`: found out by asking, because names say nothing."""
+    weight = _weight(router)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(PROBES, hidden, generator=generator).to(weight.device, weight.dtype)
+    with torch.inference_mode():
+        try:
+            _, weights, index = router(probe)
+            rows = _asked(router, probe)
+        except (TypeError, ValueError, RuntimeError):
+            return "silent"
+        if index.shape != weights.shape or index.dtype.is_floating_point:
+            return "silent"
+        parts = sum(1 for _ in router.parameters()) + sum(1 for _ in router.buffers())
+        bias = _bias(router, weight)
+        if parts != 1 + (bias is not None) or isinstance(router, BiasedRouter):
+            return "asked"
+        softmax = functional.linear(probe, weight, bias).softmax(-1, dtype=torch.float32)
+        best = softmax.topk(index.shape[1])[1]
+        kept = torch.zeros_like(softmax).scatter(1, best, softmax.gather(1, best))
+        kept /= kept.sum(-1, keepdim=True)
+    # In half precision a near tie may fall the other way: a few rows may differ, not many.
+    same = (kept - rows).abs().amax(-1) < 2e-2
+    return "softmax" if same.float().mean() > 0.9 else "asked"
+
+
+def _weight(router: nn.Module) -> Tensor:
+    return next(p.detach() for p in router.parameters() if p.dim() == 2)
+
+
+def _bias(router: nn.Module, weight: Tensor) -> Tensor | None:
+    return next(
+        (p.detach() for n, p in router.named_parameters() if n == "bias" and len(p) == len(weight)),
+        None,
+    )
+
+
+def _asked(router: nn.Module, hidden: Tensor) -> Tensor:
+    """The router's own weights, spread over all experts [tokens, experts], their sum 1 a token."""
+    _, weights, index = router(hidden)
+    chosen = weights.float()
+    row = torch.zeros(len(hidden), len(_weight(router)), device=hidden.device)
+    return row.scatter(1, index, chosen / chosen.sum(-1, keepdim=True).clamp_min(1e-20))

@@ -1,0 +1,212 @@
+"""Where a checkpoint's tensors are read from: a folder, or a hub repository a shard at a time."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from moex.models import hub
+from moex.runs.run_id import folder_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Shards(ABC):
+    """The files of a checkpoint. Read in their order, each is needed for a while and then done."""
+
+    folder: Path
+    """Of the configuration."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+
+    @abstractmethod
+    def path(self, file: str, key: str) -> Path:
+        """Where the tensor `key` of a file can be read."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Say in a few lines which weights these are and who reads them, without reading them."""
+
+    @abstractmethod
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """Nobody will read the file in this run any more; later runs will want `kept` of it."""
+
+    def read(self, key: str) -> Tensor:
+        """Read one tensor into memory of its own.
+
+        Not through the library's mapping: mapped pages count as memory until the file is closed,
+        and a shard of a large model is larger than a small machine's.
+        """
+        path = self.path(self.files[key], key)
+        with path.open("rb", buffering=0) as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(size))[key]
+            begin, end = entry["data_offsets"]
+            data = torch.empty(end - begin, dtype=torch.uint8)
+            file.seek(8 + size + begin)
+            view, done = memoryview(data.numpy()), 0  # type: ignore[arg-type]
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise ValueError(f"model: {path} ends inside {key}; is the file whole?")
+                done += count
+        return data.view(STORED[entry["dtype"]]).view(entry["shape"])
+
+
+class Folder(Shards):
+    """A folder that holds all shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths = shards(folder)
+        self._files = {key: path.name for key, path in self.paths.items()}
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+        return self._files
+
+    def path(self, file: str, key: str) -> Path:
+        """The file."""
+        return self.folder / file
+
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """All files stay."""
+
+    def identity(self) -> dict[str, Any]:
+        """The model's digest, which looks at samples, so times of change stand beside it."""
+        paths = sorted(set(self.paths.values()))
+        return {
+            "model": folder_digest(self.folder, ("config.json", ".safetensors")),
+            "changed": [path.stat().st_mtime_ns for path in paths],
+            "transformers": transformers.__version__,
+        }
+
+
+class Streamed(Shards):
+    """A hub repository on a small disk: a shard is downloaded when it is wanted, and then removed.
+
+    What later runs need of it (everything but experts, which are packed by then) is kept as a
+    smaller file of the same form. Killed at any moment, the next run goes on: what was packed is
+    not downloaded again, and a download cut short continues.
+
+    Args:
+        name: the repository.
+        folder: of its configuration and index, already here.
+        work: a folder of our own for shards and for what is kept of them.
+    """
+
+    def __init__(self, name: str, folder: Path, work: Path) -> None:
+        self.name, self.folder = name, folder
+        self.work = work / (name.replace("/", "--") + "-" + folder.name[:12])
+        self._files = self._read_index()
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The file of every tensor."""
+        return self._files
+
+    def _read_index(self) -> dict[str, str]:
+        index = self.folder / INDEX
+        if index.is_file():
+            return json.loads(index.read_text())["weight_map"]
+        only = "model.safetensors"  # a small model, in one file that must be seen to be known
+        kept = self._kept(only)
+        path = kept if kept.is_file() else hub.fetch(self.name, only, self.work)
+        return dict.fromkeys(_header(path), only)
+
+    def path(self, file: str, key: str) -> Path:
+        """What was kept of the file if the tensor is in it, else the file, downloaded."""
+        kept, whole = self._kept(file), self.work / file
+        if kept.is_file() and key in _header(kept):
+            return kept
+        return whole if whole.is_file() else hub.fetch(self.name, file, self.work)
+
+    def finish(self, file: str, kept: Collection[str]) -> None:
+        """Keep what later runs need of a shard, and remove it."""
+        whole, small = self.work / file, self._kept(file)
+        if not whole.is_file():
+            return
+        if not small.is_file():
+            small.parent.mkdir(parents=True, exist_ok=True)
+            partial = small.with_name(small.name + ".part")
+            save_file({key: self.read(key) for key in kept}, partial)
+            partial.replace(small)
+        whole.unlink()
+
+    def identity(self) -> dict[str, Any]:
+        """Name and revision, which stand for its weights, and the digest of its small files."""
+        return {
+            "model": [self.name, self.folder.name],
+            "index": folder_digest(self.folder, ("config.json", INDEX)),
+            "transformers": transformers.__version__,
+        }
+
+    def _kept(self, file: str) -> Path:
+        return self.work / "skeleton" / file
+
+
+def _header(path: Path) -> set[str]:
+    """Names of a safetensors file's tensors."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return set(json.loads(file.read(size))) - {"__metadata__"}
+
+
+def shards(folder: Path) -> dict[str, Path]:
+    """Map every tensor's name to the safetensors file that holds it.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard named by the index is missing.
+        ValueError: a file cut short.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        raise FileNotFoundError(
+            f"model: {folder} has no *.safetensors file; expected the weights beside "
+            "config.json; try model=tiny"
+        )
+    found: dict[str, Path] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"model: {folder} lacks {name}, which its index names")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.update(dict.fromkeys(file.keys(), path))
+        except SafetensorError as error:
+            raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
+    return found

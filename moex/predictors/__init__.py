@@ -1,0 +1,1 @@
+"""Trained predictors: nets, checkpoints, packed products."""

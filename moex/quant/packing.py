@@ -1,0 +1,238 @@
+"""Quantizes a model while it is read: its experts for the store, its linear layers in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from tqdm.auto import tqdm
+
+from moex.quant.base import EXPERTS, HEAD, Packed
+from moex.quant.linear import QuantLinear
+from moex.runs.atomic import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from moex.quant.base import Quantizer, Scheme, Spec
+    from moex.types import Expert
+
+    Sink = Callable[[Expert, Mapping[str, Tensor]], None]
+
+log = logging.getLogger(__name__)
+
+
+class ExpertPacking:
+    """How the tensors of one expert are packed, and how they are computed with.
+
+    Args:
+        tensors: name, shape and dtype of an expert's tensors.
+        scheme: says which of them are quantized; biases never are.
+        transposed: whether weights are [in, out].
+    """
+
+    def __init__(self, tensors: Spec, scheme: Scheme, transposed: bool) -> None:
+        self.transposed = transposed
+        self.shapes: dict[str, tuple[int, int]] = {}
+        self.quantizers: dict[str, Quantizer] = {}
+        self.tensors: Spec = {}
+        for name, (shape, dtype) in tensors.items():
+            quantizer = scheme.of(EXPERTS + name) if len(shape) == 2 else None
+            if quantizer is None:
+                self.tensors[name] = (shape, dtype)
+                continue
+            rows, columns = shape[::-1] if transposed else shape
+            self.shapes[name], self.quantizers[name] = (rows, columns), quantizer
+            for part, spec in quantizer.tensors((rows, columns)).items():
+                self.tensors[f"{name}.{part}"] = spec
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pack an expert's tensors: what is not quantized is passed on."""
+        packed = {}
+        for name, tensor in tensors.items():
+            quantizer = self.quantizers.get(name)
+            if quantizer is None:
+                packed[name] = tensor
+                continue
+            weight = tensor.t() if self.transposed else tensor
+            for part, value in quantizer.pack(weight).items():
+                packed[f"{name}.{part}"] = value
+        return packed
+
+    def sink(self, put: Sink) -> Sink:
+        """Return what packs an expert and hands it on."""
+        return lambda expert, tensors: put(expert, self.pack(tensors))
+
+    def bind(self, views: Mapping[str, Tensor]) -> dict[str, Tensor | Packed]:
+        """Join the tensors of a record: what to compute with, by the name of the weight."""
+        bound: dict[str, Tensor | Packed] = {}
+        for name, tensor in views.items():
+            weight, _, part = name.partition(".")
+            quantizer = self.quantizers.get(weight)
+            if quantizer is None:
+                bound[name] = tensor
+                continue
+            packed = bound.setdefault(weight, Packed(quantizer, {}))
+            packed.tensors[part] = tensor  # type: ignore[union-attr, index]
+        return bound
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the packed bytes, by the name of the weight."""
+        return {name: q.settings(self.shapes[name]) for name, q in self.quantizers.items()}
+
+    @property
+    def kernels(self) -> set[str]:
+        """The names of what computes."""
+        return {q.kernel_name(self.shapes[name]) for name, q in self.quantizers.items()}
+
+    def announce(self, experts: int) -> None:
+        """Say how long packing so many experts will take, before it starts."""
+        jobs = [Job(q, self.shapes[name], experts) for name, q in self.quantizers.items()]
+        announce(jobs, f"{experts} experts")
+
+
+class Job(NamedTuple):
+    """So many weights of a shape to be packed."""
+
+    quantizer: Quantizer
+    shape: tuple[int, int]
+    weights: int
+
+
+def announce(jobs: Iterable[Job], what: str) -> None:
+    """Time a piece of every shape and say how long all of it will take."""
+    seconds = 0.0
+    for quantizer, (rows, columns), weights in jobs:
+        if not weights:
+            continue
+        piece = torch.randn(min(rows, max(256, (1 << 21) // columns)), columns) / 50
+        quantizer.pack(piece[:64])  # loads and compiles
+        started = perf_counter()
+        quantizer.pack(piece)
+        seconds += (perf_counter() - started) * rows / len(piece) * weights
+    if seconds:
+        log.warning("moex: packing %s once, in about %s", what, _duration(seconds))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def quantize_linears(
+    model: nn.Module, scheme: Scheme, folder: Path, source: Mapping[str, Any]
+) -> int:
+    """Put packed linear layers in the place of those that the scheme names; return their bytes.
+
+    Each is packed once and kept in `folder` as a file of its own, named by settings and source.
+
+    Raises:
+        ValueError: the settings do not suit a layer, or the head is to be packed and is tied.
+        RuntimeError: the folder cannot be written.
+    """
+    chosen = _chosen(model, scheme)
+    files = {name: _file(folder, name, q, module, source) for name, (q, module) in chosen.items()}
+    missing = [name for name, path in files.items() if _read(path) is None]
+    shapes: dict[tuple[int, tuple[int, int]], Job] = {}
+    for name in missing:
+        quantizer, module = chosen[name]
+        key = (id(quantizer), _shape(module))
+        count = shapes[key].weights if key in shapes else 0
+        shapes[key] = Job(quantizer, key[1], count + 1)
+    announce(shapes.values(), f"{len(missing)} linear layers")
+    nbytes = 0
+    for name in tqdm(chosen, desc="packing linears", disable=None if missing else True):
+        quantizer, module = chosen[name]
+        tensors = _read(files[name])
+        if tensors is None:
+            tensors = quantizer.pack(module.weight.detach().cpu())
+            _write(files[name], tensors)
+        packed = QuantLinear(quantizer, tensors, module.bias, module.weight.dtype)
+        model.set_submodule(name, packed)
+        nbytes += packed.nbytes
+    return nbytes
+
+
+def saved_bytes(model: nn.Module, scheme: Scheme) -> int:
+    """How much less the linear layers that the scheme names take once packed; on meta, too."""
+    return sum(
+        module.weight.nbytes - quantizer.nbytes(_shape(module))
+        for quantizer, module in _chosen(model, scheme).values()
+    )
+
+
+def linear_settings(model: nn.Module, scheme: Scheme) -> list[Any]:
+    """The different settings and kernels of the linear layers that the scheme names."""
+    found = {
+        json.dumps(q.settings(_shape(m)), sort_keys=True)
+        for q, m in _chosen(model, scheme).values()
+    }
+    return sorted(found)
+
+
+def _chosen(model: nn.Module, scheme: Scheme) -> dict[str, tuple[Quantizer, nn.Linear]]:
+    """The linear layers to be packed. Routers (`gate`) are none of them."""
+    chosen = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name.endswith("gate"):
+            continue
+        quantizer = scheme.of(name)
+        if quantizer is None:
+            continue
+        config: Any = model.config
+        if name == HEAD and config.get_text_config().tie_word_embeddings:
+            raise ValueError(
+                "quant.head: this model's head is its embedding, which keeps 16 bits; "
+                "try quant.head=null"
+            )
+        quantizer.tensors(_shape(module))  # complains now, not after an hour
+        chosen[name] = (quantizer, module)
+    return chosen
+
+
+def _shape(module: nn.Linear) -> tuple[int, int]:
+    return (module.out_features, module.in_features)
+
+
+def _file(
+    folder: Path, name: str, quantizer: Quantizer, module: nn.Linear, source: Mapping[str, Any]
+) -> Path:
+    settings = {**quantizer.settings(_shape(module)), "dtype": str(module.weight.dtype)}
+    text = json.dumps([name, settings, source], sort_keys=True)
+    return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.linear"
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """A packed layer; None where there is none, or not the one that was written."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    body, checksum = data[:-4], data[-4:]
+    return load(body) if zlib.crc32(body).to_bytes(4, "little") == checksum else None
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write it whole or not at all, and its checksum behind it."""
+    data = save(dict(tensors))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as partial:
+            partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
+    except OSError as error:
+        raise RuntimeError(
+            f"store: cannot pack into {path.parent} ({error.strerror}); expected a folder that can "
+            "be written and has room; try cache_dir=ANOTHER_FOLDER"
+        ) from error

@@ -1,0 +1,142 @@
+"""The host as a second engine: it computes absent experts from its own memory.
+
+Beside a GPU that is what it really is. On a machine without one, a thread plays the host, and where
+a profile says how fast that machine's host is, results are held back until then: emulated.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from queue import SimpleQueue
+from time import perf_counter
+from typing import TYPE_CHECKING
+from weakref import finalize
+
+import torch
+
+from moex.link.emulated import wait_until
+from moex.models import experts_interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from moex.store.base import ExpertStore
+    from moex.types import Expert
+
+
+class HostLane:
+    """One lane: experts given to it are computed one after the other, beside everything else.
+
+    The arithmetic is the device's, so on one kind of processor no bit changes; between a CPU and a
+    GPU the rounding differs.
+
+    Args:
+        store: must have `tensors`, i.e. hold experts in memory.
+        expert_s: seconds of one expert on the host that is emulated; None: as fast as it is here.
+
+    Raises:
+        ValueError: the store has no memory to compute from.
+    """
+
+    def __init__(self, store: ExpertStore, expert_s: float | None = None) -> None:
+        if not store.in_memory:
+            raise ValueError(
+                f"memory.store={store.name}: computing misses on the host needs the experts in its "
+                "memory; expected memory.store=ram"
+            )
+        self.store, self.expert_s = store, expert_s
+        self._start()
+
+    def _start(self) -> None:
+        self._free_at = 0.0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=[self._jobs], name="moex-host")
+        self._thread.daemon = True
+        self._thread.start()
+        finalize(self, self._jobs.put, None)  # also when nobody closes it
+
+    @property
+    def emulated(self) -> bool:
+        """Whether results come when another machine's host would have them."""
+        return self.expert_s is not None
+
+    def begin(
+        self, module: torch.nn.Module, experts: Sequence[Expert], tokens: Sequence[Tensor]
+    ) -> list[_Job]:
+        """Start computing; `tokens` [n, hidden] of every expert may be on the device."""
+        if self.expert_s is not None:
+            now = perf_counter()
+            self._free_at = max(now, self._free_at) + len(experts) * self.expert_s
+        here = [rows.to("cpu") for rows in tokens]  # no copy where they are there already
+        jobs = [
+            _Job(partial(self._compute, module, expert, rows))
+            for expert, rows in zip(experts, here, strict=True)
+        ]
+        for job in jobs:
+            self._jobs.put(job)
+        return jobs
+
+    def _compute(self, module: torch.nn.Module, expert: Expert, tokens: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return experts_interface.expert_output(module, tokens, self.store.tensors(expert))
+
+    def done(self, jobs: Sequence[_Job]) -> bool:
+        """Whether the results are there, and could be on the emulated host."""
+        return all(job.done for job in jobs) and perf_counter() >= self._free_at
+
+    def finish(self, jobs: Sequence[_Job], device: torch.device) -> list[Tensor]:
+        """Return the outputs [n, hidden] on the device, not before the host could have them."""
+        found = [job.result().to(device, non_blocking=True) for job in jobs]
+        if self.expert_s is not None:
+            wait_until(self._free_at)
+        return found
+
+    def restart(self) -> None:
+        """Begin anew after a call was interrupted: nobody takes the results that were asked for."""
+        self._jobs.put(None)
+        self._start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+
+class _Job:
+    """A call for the lane's thread, and its result.
+
+    Not a `Future`: Ctrl-C inside its `result` can leave its lock taken, and the thread waiting.
+    """
+
+    def __init__(self, call: Callable[[], Tensor]) -> None:
+        self._call: Callable[[], Tensor] | None = call
+        self._found: list[Tensor] = []
+        self._error: BaseException | None = None
+        self.done = False
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def run(self) -> None:
+        try:
+            assert self._call is not None
+            self._found.append(self._call())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._call, self.done = None, True
+            self._ended.release()
+
+    def result(self) -> Tensor:
+        if not self.done:
+            self._ended.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()

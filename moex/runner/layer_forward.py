@@ -1,0 +1,119 @@
+"""The computing of one layer visit."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from moex.runner.host_executor import HostLane
+    from moex.types import Expert
+
+
+class Arriving(dict[str, Any]):
+    """The weights of an expert that may still be on its way: one is waited for when it is needed.
+
+    Args:
+        weights: by their names.
+        ends: how much of the expert has to be there to compute with a weight.
+        wait: for so many of its bytes.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Any], ends: Mapping[str, int], wait: Callable[[int], object]
+    ) -> None:
+        super().__init__(weights)
+        self._ends, self._wait = ends, wait
+
+    def __getitem__(self, name: str) -> Any:
+        self._wait(self._ends[name])
+        return super().__getitem__(name)
+
+
+class Work:
+    """The computing of one visit. Every result lands in its top-k position and is summed last.
+
+    So the order in which experts arrive cannot change a bit; the arithmetic is `grouped_mm`'s.
+    """
+
+    def __init__(
+        self,
+        experts: nn.Module,
+        hidden: Tensor,
+        index: Tensor,
+        weights: Tensor,
+        chosen: list[list[int]],
+    ) -> None:
+        self.experts, self.hidden, self.weights, self.chosen = experts, hidden, weights, chosen
+        self.index = index
+        kind = torch.promote_types(hidden.dtype, weights.dtype)
+        self.out = torch.empty(*index.shape, hidden.shape[1], dtype=kind, device=hidden.device)
+        if len(chosen) == 1:
+            self._split()
+        else:
+            order, rows = torch.sort(index.reshape(-1))  # as stock does it, ties included
+            counts = torch.bincount(order, minlength=int(order[-1]) + 1).tolist()
+            self.rows = rows.split(counts)
+
+    def _split(self) -> None:
+        """Of one token: where each top-k position's result goes, and what it weighs."""
+        self._into = list(zip(self.out.unbind(1), self.weights.split(1, 1), strict=True))
+
+    def tokens_of(self, expert: Expert) -> Tensor:
+        """The tokens of the visit that chose the expert, in the order in which it is computed."""
+        return self.rows[expert[1]] // self.weights.shape[1]
+
+    def compute(self, expert: Expert, output: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        """Compute the expert for all tokens of the visit that chose it, in one call."""
+        self.put(expert, output(self.experts, self.tokens(expert)))
+
+    def tokens(self, expert: Expert) -> Tensor:
+        """The tokens [n, hidden] that chose the expert."""
+        if len(self.chosen) == 1:
+            return self.hidden
+        return self.hidden[self.tokens_of(expert)]
+
+    def put(self, expert: Expert, result: Tensor) -> None:
+        """Weigh an expert's output for `tokens(expert)` and keep it in its place."""
+        if len(self.chosen) == 1:
+            out, weight = self._into[self.chosen[0].index(expert[1])]
+            torch.mul(result, weight, out=out)
+            return
+        rows = self.rows[expert[1]]
+        self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
+            rows
+        ].unsqueeze(-1)
+
+    def begin(self, host: HostLane, experts: Sequence[Expert]) -> list[Any]:
+        """Give experts to the host."""
+        return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
+
+    def finish(self, host: HostLane, experts: Sequence[Expert], given: list[Any]) -> float:
+        """Take the host's results: seconds waited for them, 0 if they were there."""
+        started, late = perf_counter(), not host.done(given)
+        for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):
+            self.put(expert, result)
+        return perf_counter() - started if late else 0.0
+
+    def skip(self, experts: Sequence[Expert]) -> None:
+        """Leave experts out: what the others weigh is scaled up to the same sum."""
+        if not experts:
+            return
+        left_out = torch.tensor([e.index for e in experts], device=self.index.device)
+        gone = torch.isin(self.index, left_out)
+        kept = self.weights.masked_fill(gone, 0.0)
+        rest = kept.sum(1, keepdim=True)
+        self.weights = kept * torch.where(rest > 0, self.weights.sum(1, keepdim=True) / rest, 0.0)
+        self.out[gone] = 0.0
+        if len(self.chosen) == 1:
+            self._split()
+
+    def result(self) -> Tensor:
+        """Sum over the top-k positions, in the type of the products."""
+        return self.out.sum(dim=1)

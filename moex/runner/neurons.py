@@ -1,0 +1,124 @@
+"""Runs experts by rows: which neurons count for a visit, and computing with those alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moex.models import experts_interface
+from moex.store.row_slots import bitmaps_of
+from moex.types import DECODE, Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from moex.cache.row_cache import RowCache
+    from moex.sparsity.base import NeuronSelector
+    from moex.store.row_slots import RowSlots
+    from moex.types import Access, Plan, Prediction
+
+    TokensOf = Callable[[Expert], Tensor | None]
+
+
+class Neurons:
+    """What a neuron selector changes in a layer visit.
+
+    Args:
+        selector: says which neurons count; bound to the model.
+        cache: keeps the books of rows.
+        slots: holds them.
+    """
+
+    def __init__(self, selector: NeuronSelector, cache: RowCache, slots: RowSlots) -> None:
+        self.selector, self.cache, self.slots = selector, cache, slots
+        self.needs: list[int | None] = []
+        """The rows that each expert of the running visit needs; None: all."""
+        self._before: Tensor | None = None
+        self._masks: dict[Expert, Tensor | None] = {}
+        """Of a visit of several tokens: the mask of each expert's, [tokens, intermediate]."""
+        self._alone: dict[Expert, int | None] = {}
+        """Of a visit of one: the bitmap of the rows that it needs."""
+        self._sums: dict[Expert, Tensor] = {}
+
+    def request(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> Iterator[Plan]:
+        """Select, and yield the visit's plans.
+
+        Args:
+            access: the visit.
+            hidden: its router input [tokens, hidden].
+            tokens_of: which of the tokens an expert is computed for; None for all.
+        """
+        state = self._before if self.selector.ahead(access.layer) else hidden
+        self._before, self._sums = hidden, {}
+        demanded = [Expert(access.layer, index) for index in access.experts]
+        self._masks, self._alone = {}, {}
+        self.needs = [None] * len(demanded)
+        if access.phase == DECODE or self.selector.prefill == "masked":
+            assert state is not None
+            if len(state) == 1:
+                self._select_alone(state, access, demanded)
+            else:
+                self._select(state, access, demanded, tokens_of)
+        for plan in self.cache.request(access, self.needs):
+            self._hold(plan)
+            yield plan
+
+    def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
+        """Admit guesses."""
+        plan = self.cache.prefetch(predictions, clock)
+        self._hold(plan)
+        return plan
+
+    def _select_alone(self, state: Tensor, access: Access, demanded: list[Expert]) -> None:
+        chosen = self.selector.select(state, access.layer, access.experts)
+        if chosen is None:
+            return
+        needs = bitmaps_of(chosen[:, 0])
+        self._alone = dict(zip(demanded, needs, strict=True))
+        if access.phase == DECODE:  # in prefill whole experts come; a mask is only computed with
+            self.needs = list(needs)
+
+    def _select(
+        self, state: Tensor, access: Access, demanded: list[Expert], tokens_of: TokensOf
+    ) -> None:
+        # One by one: a mask of all tokens for all experts may be too large.
+        for place, expert in enumerate(demanded):
+            chosen = self.selector.select(state[tokens_of(expert)], expert.layer, [expert.index])
+            if chosen is not None:
+                self._masks[expert] = chosen[0]
+                if access.phase == DECODE:
+                    self.needs[place] = bitmaps_of(chosen[0].any(0)[None])[0]
+
+    def _hold(self, plan: Plan) -> None:
+        for load in plan.transfers:
+            self.slots.hold(load, self.cache.held(load.expert))
+
+    def output(self, expert: Expert, place: int) -> Callable[[Any, Tensor], Tensor]:
+        """What computes the expert's part that is in the place, added to its parts before."""
+
+        def compute(experts: Any, tokens: Tensor) -> Tensor:
+            absent = self._absent(expert, place)
+            part = experts_interface.neurons_output(
+                experts, tokens, *self.slots.computed(place, absent)
+            )
+            before = self._sums.get(expert)
+            self._sums[expert] = part if before is None else before + part
+            return self._sums[expert]
+
+        return compute
+
+    def _absent(self, expert: Expert, place: int) -> Tensor | None:
+        """Where in the place lies nothing that this part computes: bool [tokens or 1, capacity]."""
+        slots, mask, alone = self.slots, self._masks.get(expert), self._alone.get(expert)
+        if not slots.thin and alone is None:
+            return None if mask is None else ~mask
+        rows = self.cache.parts[expert]
+        absent = slots.without(place, rows if alone is None else rows & alone)[None]
+        found = torch.from_numpy(absent).to(slots.records.device)
+        if mask is None:
+            return found
+        table = torch.from_numpy(slots.tables[place]).clamp(min=0)
+        return found | ~mask[:, table.to(mask.device)]

@@ -1,0 +1,172 @@
+"""What limits a run: one line that says what one more unit of everything would buy.
+
+A live run is judged by replaying its own trace (`judge_live`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from moex.cache.belady import Belady
+from moex.hardware.profile import COSTS, HardwareProfile
+from moex.prefetch.recorded import Recorded
+from moex.sim.check import RECORDED
+from moex.sim.replay import replay
+
+if TYPE_CHECKING:
+    from moex.decisions.decisions import Decisions
+    from moex.runs.report import Report
+    from moex.trace.format import Trace
+
+LONGEST = 10_000
+"""Visits that are replayed at most for a live run's verdict: a second or two in all."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What limits a run.
+
+    Args:
+        report: the run itself.
+        what_ifs: the run with one more unit of "policy", "capacity", and with a timed profile of
+            "bandwidth" and "compute": each the row of a rerun with that one setting changed.
+    """
+
+    report: Report
+    what_ifs: dict[str, Report]
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Speed with one more unit of each, as a share of the run's (0.1: 10 % faster).
+
+        Without a timed profile the share of loads that each saves.
+        """
+        return {unit: _gain(self.report, other) for unit, other in self.what_ifs.items()}
+
+    @property
+    def limit(self) -> str:
+        """The unit that buys most; "nothing" if none buys anything."""
+        unit = max(self.gains, key=lambda each: self.gains[each])
+        return unit if self.gains[unit] > 0 else "nothing"
+
+    def __str__(self) -> str:
+        """The verdict in one line."""
+        report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
+        names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
+        if report.host_computed:
+            names["compute"] += " (device and host)"
+        ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
+        if report.tokens_per_second is None:
+            bought = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
+            return f"{self.limit}-limited at hit rate {report.hit_rate or 0:.3f}: {bought}"
+        bought = ", ".join(f"{names[unit]} {gain:+.1%}" for unit, gain in ordered)
+        return (
+            f"{self.limit}-limited at {report.tokens_per_second:.3g} tokens/s "
+            f"({report.stall_share or 0:.0%} stall): {bought}"
+        )
+
+
+def judge(
+    trace: Trace,
+    decisions: Decisions,
+    hardware: HardwareProfile | None = None,
+    cold: bool = False,
+    clock: HardwareProfile | None = None,
+) -> Verdict:
+    """Replay a run as it is and with one more unit of everything; name what limits it.
+
+    The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
+    twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
+    own hardware, as a rerun would. Gains hold one at a time and do not add up.
+
+    Args:
+        trace: the recorded routing.
+        decisions: the run's.
+        hardware: the profile that the run's decisions are made for; None: none.
+        cold: whether every sequence starts with an empty cache.
+        clock: the profile that times are computed with; default `hardware`. If neither is timed,
+            the run is judged by loads.
+    """
+    hardware = hardware or HardwareProfile()
+    clock = clock or hardware
+    report = replay(decisions, trace, hardware, cold, clock=clock)
+    assert report.slots is not None
+    more = min(report.slots + 1, trace.geometry.experts)
+    perfect = replace(decisions, policy=Belady(bypass=True))
+    larger = replace(decisions, memory=replace(decisions.memory, slots=more, budget=None))
+    what_ifs = {
+        "policy": replay(perfect, trace, hardware, cold, clock=clock),
+        "capacity": replay(larger, trace, hardware, cold, clock=clock),
+    }
+    if clock.timed:
+        for unit, faster in (
+            ("bandwidth", HardwareProfile.with_faster_link),
+            ("compute", HardwareProfile.with_faster_computing),
+        ):
+            times = faster(clock, 2)
+            what_ifs[unit] = replay(decisions, trace, faster(hardware, 2), cold, clock=times)
+    return Verdict(report, what_ifs)
+
+
+def _gain(report: Report, other: Report) -> float:
+    if report.decode_s is None or other.decode_s is None:
+        before, after = report.demand_misses or 0, other.demand_misses or 0
+        return 1 - after / before if before else 0.0
+    if not other.decode_s:
+        return 0.0
+    return report.decode_s / other.decode_s - 1
+
+
+def judge_live(
+    trace: Trace,
+    decisions: Decisions,
+    hardware: HardwareProfile | None,
+    report: Report,
+    cold: bool = False,
+) -> Verdict:
+    """Return the verdict on a live run, by replaying its trace on hardware like its own.
+
+    Times are computed with `fitted` costs; decisions are made for the configured profile, as they
+    were in the run. A prefetcher that needs what no trace holds is replayed as `recorded`. The
+    first `LONGEST` visits stand for a longer trace.
+
+    Args:
+        trace: of the run's reported round.
+        decisions: the run's.
+        hardware: the profile that the run emulated; None or untimed: its link was real.
+        report: the run's row.
+        cold: whether every sequence started with an empty cache.
+
+    Raises:
+        ValueError: the host computed experts, and the profile does not say how fast.
+    """
+    if decisions.prefetcher is not None and decisions.prefetcher.needs - RECORDED:
+        decisions = replace(decisions, prefetcher=Recorded())
+    part = trace.select(slice(0, LONGEST))
+    return judge(part, decisions, hardware, cold, fitted(report, trace, hardware))
+
+
+def live_line(verdict: Verdict, report: Report) -> str:
+    """The verdict on a live run in one line, beside what was measured."""
+    replayed, measured = verdict.report.tokens_per_second, report.tokens_per_second
+    if replayed is None or measured is None:
+        return f"{verdict} (simulated)"
+    return f"{verdict} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
+
+
+def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:
+    """The profile of a live run's own costs; an untimed one if its row tells no times.
+
+    What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
+    or one with the latency-free bandwidth that the run reached.
+    """
+    machine = hardware or HardwareProfile()
+    if not report.decode_s or not report.tokens_decode or report.stall_s is None:
+        return replace(machine, link_bytes_per_s=None)
+    visit_s = (report.decode_s - report.stall_s) / int((~trace.prefill).sum())
+    costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
+    # Where nothing crossed while decoding, no link can be told from another.
+    link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
+    return replace(machine, link_bytes_per_s=link, **costs)  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""Replays a trace with decisions that were made for it: a row, and the least time it could take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moex.sim.simulator import simulate
+from moex.sim.time_bound import decode_lower_bound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moex.decisions.decisions import Decisions
+    from moex.hardware.profile import HardwareProfile
+    from moex.runs.report import Report
+    from moex.trace.format import Trace
+    from moex.types import Plan
+
+
+def replay(
+    decisions: Decisions,
+    trace: Trace,
+    hardware: HardwareProfile | None = None,
+    cold: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    clock: HardwareProfile | None = None,
+) -> Report:
+    """Replay a trace and return its row.
+
+    Args:
+        decisions: what decides.
+        trace: the recorded routing.
+        hardware: the profile that decisions are made for.
+        cold: whether every sequence starts with an empty cache.
+        on_plan: called with every plan.
+        clock: the profile that times are computed with; default `hardware`.
+    """
+    future = trace.future() if "future" in decisions.policy.needs else None
+    cache, rows = decisions.build(trace.geometry, hardware, future)
+    report = simulate(
+        trace, cache, decisions.prefetcher, clock or hardware, cold, on_plan, neurons=rows
+    )
+    if decisions.miss is not None and decisions.miss.lossy:
+        report.lossy.append("miss")
+    if rows is not None:
+        report.lossy.append("sparsity")
+        report.rows, report.break_even = rows.share, rows.break_even
+    return report
+
+
+def decode_lower_bound_s(
+    decisions: Decisions, trace: Trace, hardware: HardwareProfile | None, cold: bool = False
+) -> float | None:
+    """Return seconds that no policy and no prefetcher can decode the trace below.
+
+    None where it is not known: without a timed profile, where rows are moved, and with a miss
+    handler that computes on the host or skips.
+    """
+    fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)
+    if hardware is None or not hardware.timed or decisions.neurons or not fetches:
+        return None
+    memory = decisions.memory
+    slots = memory.resolve(trace.geometry)
+    return decode_lower_bound(trace, hardware, slots, memory.pool, memory.staging, cold)

@@ -1,0 +1,1 @@
+"""Sweepers and launchers, which Hydra finds under `hydra_plugins`."""

@@ -1,0 +1,89 @@
+"""What every MoE layer sees while a model reads text: router inputs and choices, batch by batch."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from moex.store.layout import Planes
+from moex.types import Expert
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from moex.models.experts_interface import MoeLayer
+    from moex.runner.assemble import Parts
+
+
+class Seen(NamedTuple):
+    """One layer's view of a batch: router input [tokens, hidden], choices [tokens, top_k]."""
+
+    hidden: Tensor
+    chosen: Tensor
+
+
+def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> list[Seen]:
+    """Let the model read windows [batch, context]; return what each MoE layer saw.
+
+    It lies on the CPU, where predictors are trained. Memory is bounded by the batch.
+    """
+    seen: dict[int, Seen] = {}
+
+    def catch(number: int) -> object:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            hidden, index, *_rest = (*args, *kwargs.values())
+            seen[number] = Seen(hidden.detach().float().cpu(), index.detach().cpu())
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for number, layer in enumerate(layers):
+            handle = layer.experts.register_forward_pre_hook(catch(number), with_kwargs=True)
+            stack.callback(handle.remove)
+        model(tokens.to(model.device), use_cache=False, logits_to_keep=1)
+    return [seen[number] for number in range(len(layers))]
+
+
+def factors_of(parts: Parts, layer: int) -> tuple[Tensor, Tensor]:
+    """A layer's gate and up rows [experts, 2 * intermediate, hidden], and its down columns' norms.
+
+    Raises:
+        ValueError: experts that are no plain gated pair of matrices.
+    """
+    experts = parts.layers[layer].experts
+    if not experts.has_gate or experts.has_bias or not experts.is_concatenated:
+        raise ValueError(
+            f"model: the experts of {type(parts.model).__name__} are not gate, up and down without "
+            "bias, which prefetch=corm is trained on; try prefetch=mlp"
+        )
+    both, norms = [], []
+    for index in range(parts.geometry.experts):
+        tensors = _expert(parts, layer, index)
+        gate_up, down = tensors["gate_up_proj"].float(), tensors["down_proj"].float()
+        if experts.is_transposed:
+            gate_up, down = gate_up.T, down.T
+        both.append(gate_up)
+        norms.append(down.norm(dim=0))
+    return torch.stack(both), torch.stack(norms)
+
+
+@torch.no_grad()
+def contributions(parts: Parts, layer: int, expert: int, hidden: Tensor) -> Tensor:
+    """True `|silu(gate) * up| * ||down column||` [tokens, intermediate] of states."""
+    tensors = _expert(parts, layer, expert)
+    experts = parts.layers[layer].experts
+    first, down = tensors["gate_up_proj"].float(), tensors["down_proj"].float()
+    both = hidden @ first if experts.is_transposed else hidden @ first.T
+    return experts._apply_gate(both).abs() * down.norm(dim=1 if experts.is_transposed else 0)
+
+
+def _expert(parts: Parts, layer: int, index: int) -> dict[str, Tensor]:
+    assert isinstance(parts.layout, Planes)
+    record = torch.empty(parts.layout.bytes, dtype=torch.uint8)
+    parts.store.read(Expert(layer, index), record)
+    return parts.layout.views(record)
