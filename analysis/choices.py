@@ -49,7 +49,7 @@ def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
     return found[found["recall"] > 0]
 
 
-def guesses(table: pd.DataFrame) -> Figure:
+def prefetches(table: pd.DataFrame) -> Figure:
     """Gain against recall, a line a precision, one panel a link."""
     found, rows = guess_gains(table), guess_rows(table)
     loads = sorted(set(found["load"]), reverse=True)

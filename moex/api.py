@@ -75,7 +75,7 @@ def load(
         cache: the policy; default LRU.
         slots: experts per layer on the device; a fraction below 1 is a share of the layer's.
         prefetch: the prefetcher; default none. One that knows the future is told it before:
-            `prefetch.foresee(read_trace(...))`.
+            `prefetch.set_future(read_trace(...))`.
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
         staging: places beside the slots; default twice the model's top-k.
@@ -95,19 +95,19 @@ def load(
         break_even: with it, the share from which on whole experts are moved; default: what the
             hardware profile says of the store, else 1.
     """
-    from moex.runner.assemble import Setup, load_parts, offload
+    from moex.runner.assemble import Setup, load_model, offload
 
     memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
     bundles = selector is not None
     wholes = whole_from(memory, hardware, "disk") < 1
-    parts = load_parts(
+    loaded = load_model(
         name, dtype, device, store, cache_dir, quant=quant, bundles=bundles, wholes=wholes
     )
     with ExitStack() as stack:
-        stack.callback(parts.store.close)
+        stack.callback(loaded.store.close)
         setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector)
-        offloaded = offload(parts, setup, future, on_plan=on_plan)
+        offloaded = offload(loaded, setup, future, on_plan=on_plan)
         offloaded.closing = stack.pop_all()
     return offloaded
 

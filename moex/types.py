@@ -127,7 +127,7 @@ class Load(NamedTuple):
     speculative: bool = False
 
 
-class Left(NamedTuple):
+class Eviction(NamedTuple):
     """An expert that left, and the place that it held; `rows` as in `Load`, of what was wasted."""
 
     expert: Expert
@@ -150,17 +150,17 @@ class Plan(NamedTuple):
 
     clock: int
     hits: tuple[Expert, ...] = ()
-    places: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
     loads: tuple[Load, ...] = ()
-    evictions: tuple[Left, ...] = ()
-    guessed: tuple[Expert, ...] = ()
-    dropped: tuple[Left, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    prefetched: tuple[Expert, ...] = ()
+    dropped: tuple[Eviction, ...] = ()
     host: tuple[Expert, ...] = ()
     skipped: tuple[Expert, ...] = ()
     substituted: tuple[Expert, ...] = ()
     last: bool = True
     fills: tuple[Load, ...] = ()
-    unused: tuple[Left, ...] = ()
+    unused: tuple[Eviction, ...] = ()
     partial: tuple[Expert, ...] = ()
 
     @property

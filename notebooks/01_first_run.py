@@ -54,7 +54,7 @@ print(f"{report.hit_rate:.1%} resident, {report.effective_hit_rate:.1%} with gue
 # Live and simulated take the same decisions, expert for expert. The live run's own books say so:
 
 # %%
-live = offloaded.ledger.phases["decode"]
+live = offloaded.cache_stats.phases["decode"]
 assert (live.requests, live.resident_hits) == (report.requests, report.resident_hits)
 live
 

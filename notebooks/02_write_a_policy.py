@@ -100,16 +100,16 @@ figure
 import tempfile
 from pathlib import Path
 
-place = Path(tempfile.mkdtemp())
-(place / "my_policies.py").write_text(In[1])  # noqa: F821 - the text of this notebook's first cell
-(place / "my_conf" / "cache").mkdir(parents=True)
-(place / "my_conf" / "cache" / "sought.yaml").write_text(
+work = Path(tempfile.mkdtemp())
+(work / "my_policies.py").write_text(In[1])  # noqa: F821 - the text of this notebook's first cell
+(work / "my_conf" / "cache").mkdir(parents=True)
+(work / "my_conf" / "cache" / "sought.yaml").write_text(
     """# Average router share, also of experts not chosen: python run.py --config-dir my_conf cache=sought
 _target_: my_policies.Sought
 memory: 0.97
 """
 )
-lines = [line for line in (place / "my_policies.py").read_text().splitlines() if line.strip()]
+lines = [line for line in (work / "my_policies.py").read_text().splitlines() if line.strip()]
 print(f"{len(lines)} lines and one yaml")
 
 # %% [markdown]
@@ -122,11 +122,11 @@ import subprocess
 import sys
 import warnings
 
-words = "mode=simulate verdict=false prefetch=none cache=lru,sought,belady memory.slots=3,4,5"
-command = [sys.executable, "run.py", "--config-dir", f"{place}/my_conf", "-m", *words.split()]
-path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+words = "mode=simulate bottleneck=false prefetch=none cache=lru,sought,belady memory.slots=3,4,5"
+command = [sys.executable, "run.py", "--config-dir", f"{work}/my_conf", "-m", *words.split()]
+path = os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])
 subprocess.run(
-    [*command, f"hydra.sweep.dir={place}/results", "tracker=none"],
+    [*command, f"hydra.sweep.dir={work}/results", "tracker=none"],
     check=True, capture_output=True, env=os.environ | {"PYTHONPATH": path},
 )  # fmt: skip
 
@@ -134,7 +134,7 @@ from analysis import collect
 from analysis.catalogue import FIGURES
 
 warnings.simplefilter("ignore")  # of results made with changes that are not committed
-table = collect(place / "results")
+table = collect(work / "results")
 with styled():
     picture = FIGURES["fig2a_hits_by_slots"].draw(table)
 picture

@@ -83,7 +83,7 @@ def moved(prefetch, selector):
     with offloaded as model:
         model.generate(windows[0], max_new_tokens=32, min_new_tokens=32, do_sample=False)
     offloaded.finish()
-    counts = offloaded.ledger.phases["decode"]
+    counts = offloaded.cache_stats.phases["decode"]
     return counts.bytes_demand + counts.bytes_prefetch
 
 

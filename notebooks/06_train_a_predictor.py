@@ -139,13 +139,13 @@ import tempfile
 from moex.predictors import trained
 
 folder = Path(moex.__file__).parent
-with tempfile.TemporaryDirectory() as place:
-    texts = Path(place) / "text"
+with tempfile.TemporaryDirectory() as work:
+    texts = Path(work) / "text"
     texts.mkdir()
     for source in sorted(folder.rglob("*.py")):  # any text will do: here this package's own source
         (texts / f"{'-'.join(source.relative_to(folder).parts)}.txt").write_text(source.read_text())
     words = (
-        f"mode=train prefetch=mlp tracker=none train.text={texts} train.out={place}/mlp.safetensors"
+        f"mode=train prefetch=mlp tracker=none train.text={texts} train.out={work}/mlp.safetensors"
     )
     small = "train.tokens=8192 train.batch=2 train.context=256 train.valid_tokens=1024"
     command = [
@@ -153,10 +153,10 @@ with tempfile.TemporaryDirectory() as place:
         "run.py",
         *words.split(),
         *small.split(),
-        f"hydra.run.dir={place}/run",
+        f"hydra.run.dir={work}/run",
     ]
     subprocess.run(command, cwd=folder.parent, check=True, capture_output=True)
-    made = f"{place}/mlp.safetensors"
+    made = f"{work}/mlp.safetensors"
     mine = trained.read("mlp", trace.geometry, folder / "assets" / "tiny", made, "prefetch").about
 bundled = trained.read("mlp", trace.geometry, folder / "assets" / "tiny", None, "prefetch").about
 
@@ -186,8 +186,8 @@ linear.reset(trace.geometry, 0)
 for access, after in pairwise(second.accesses()):
     seen = Observation(access, second.lookahead_rows(access.clock))
     linear.observe(seen)
-    for guess in linear.predict(seen):
-        right[after.layer].append(guess.expert.index in after.experts)
+    for prefetch in linear.predict(seen):
+        right[after.layer].append(prefetch.expert.index in after.experts)
 curves = {
     "gate": recalls(bundled, "gate_recall"),
     "linear, from the trace": pd.Series({n: np.mean(right[n]) for n in range(1, layers)}),

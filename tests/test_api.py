@@ -50,7 +50,7 @@ def test_a_prefetcher_that_needs_what_no_run_gives_is_refused(mixtral):
 @pytest.mark.parametrize("prefetcher", [Oracle(), Recorded()])
 def test_a_prefetcher_that_was_told_no_future_is_refused(mixtral, prefetcher):
     name = type(prefetcher).__name__
-    with pytest.raises(ValueError, match=rf"prefetch={name}\(\): .* try prefetch.foresee\(moex"):
+    with pytest.raises(ValueError, match=rf"prefetch={name}\(\): .* try prefetch.set_future\(moex"):
         moex.load(str(mixtral), slots=3, prefetch=prefetcher)
 
 

@@ -63,10 +63,10 @@ def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
 
 
 def test_a_live_run_says_what_limits_it_unless_told_not_to(results, model, live):
-    assert "-limited at" in live["verdict"]
-    assert "simulated with the run's costs; measured:" in live["verdict"]
-    silent = row(start(results, *model, *LIVE, "verdict=false", "workload.repeats=1"))
-    assert silent["verdict"] is None
+    assert "-limited at" in live["bottleneck"]
+    assert "simulated with the run's costs; measured:" in live["bottleneck"]
+    silent = row(start(results, *model, *LIVE, "bottleneck=false", "workload.repeats=1"))
+    assert silent["bottleneck"] is None
 
 
 def test_counts_of_a_run_pin_the_favourites_of_another(results, live):
@@ -231,7 +231,7 @@ def test_a_budget_that_holds_nothing_says_what_would(results, model):
 
 
 def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
-    words = ["mode=simulate", "verdict=false", "prefetch=none", "memory.slots=1,3", "-m"]
+    words = ["mode=simulate", "bottleneck=false", "prefetch=none", "memory.slots=1,3", "-m"]
     done = start(results, f"hydra.sweep.dir={results}", *words)
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3

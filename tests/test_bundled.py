@@ -12,7 +12,7 @@ from moex.evals.lm import evaluate
 from moex.models import checkpoint
 from moex.paths import trace_path
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 
 TASKS = ["moex_replace", "moex_swap"]
 
@@ -33,16 +33,16 @@ def test_files_are_standard_and_small():
     files = [path for path in checkpoint.find("tiny").iterdir() if path.suffix != ".md"]
     assert sum(path.stat().st_size for path in files) <= 32_000_000
     assert all(p.stat().st_size <= 15_000_000 for p in files)
-    parts = load_parts("tiny")
-    assert (parts.geometry.experts, parts.geometry.top_k, parts.geometry.layers) == (8, 2, 6)
-    assert parts.geometry.expert_bytes >= 500_000
+    loaded = load_model("tiny")
+    assert (loaded.geometry.experts, loaded.geometry.top_k, loaded.geometry.layers) == (8, 2, 6)
+    assert loaded.geometry.expert_bytes >= 500_000
 
 
 def test_stock_transformers_and_moex_generate_the_same_text_from_the_same_logits(stock, tokenizer):
     prompt = tokenizer("The old house stood at the end of the lane, and", return_tensors="pt")
     expected = stock.generate(**prompt, max_new_tokens=24, do_sample=False)
     with (
-        offload(load_parts("tiny"), Setup(LRU(), Memory(3), Gate())) as model,
+        offload(load_model("tiny"), Setup(LRU(), Memory(3), Gate())) as model,
         torch.inference_mode(),
     ):
         assert torch.equal(model.generate(**prompt, max_new_tokens=24, do_sample=False), expected)
@@ -51,7 +51,7 @@ def test_stock_transformers_and_moex_generate_the_same_text_from_the_same_logits
 
 def test_fifty_items_score_the_same_on_the_offloaded_path(stock, tokenizer):
     expected = evaluate(stock, tokenizer, TASKS, limit=25, batch_size=8)
-    with offload(load_parts("tiny"), Setup(LRU(), Memory(2), Gate())) as model:
+    with offload(load_model("tiny"), Setup(LRU(), Memory(2), Gate())) as model:
         assert evaluate(model, tokenizer, TASKS, limit=25, batch_size=8) == expected
 
 

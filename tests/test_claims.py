@@ -29,8 +29,8 @@ def lacking(claim: str, study: str) -> list[str]:
         decimals = [len(number.partition(".")[2]) for number in quoted]
         return any(
             all(
-                abs(float(number) - known) <= 0.5001 * 10**-places
-                for number, known, places in zip(quoted, there[start:], decimals, strict=False)
+                abs(float(number) - known) <= 0.5001 * 10**-slots
+                for number, known, slots in zip(quoted, there[start:], decimals, strict=False)
             )
             for start in range(len(there) - len(quoted) + 1)
         )

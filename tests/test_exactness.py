@@ -17,7 +17,7 @@ from moex.cache.random import Random
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.store.disk import DiskStore
 
 POLICIES = [LRU(), LFU(decay=0.9), FIFO(), Random(), Belady(), Belady(bypass=True)]
@@ -49,21 +49,21 @@ def case(request, checkpoints):
         folder, dtype=torch.float32, experts_implementation="grouped_mm"
     ).eval()
     expected = run(stock, seed=3)
-    parts = load_parts(str(folder))
-    recording = offload(parts, Setup(LRU()))
+    loaded = load_model(str(folder))
+    recording = offload(loaded, Setup(LRU()))
     with recording as model:
         run(model, seed=3)
-    return parts, expected, recording.recorder.trace({}).future()
+    return loaded, expected, recording.recorder.trace({}).future()
 
 
 @pytest.mark.parametrize("pool", ["layer", "global"])
 def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, pool):
-    parts, expected, future = case
-    geometry = parts.geometry
+    loaded, expected, future = case
+    geometry = loaded.geometry
     slot_counts = (geometry.top_k, geometry.top_k + 1, geometry.experts)
     for policy, prefetcher, slots in itertools.product(POLICIES, PREFETCHERS, slot_counts):
         memory = Memory(slots, pool=pool)
-        offloaded = offload(parts, Setup(policy, memory, prefetcher), future=future)
+        offloaded = offload(loaded, Setup(policy, memory, prefetcher), future=future)
         with offloaded as model:
             logits = run(model, seed=3)
         for mine, stock in zip(logits, expected, strict=True):
@@ -71,10 +71,10 @@ def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, p
 
 
 def test_logits_are_bit_equal_behind_an_emulated_link(case):
-    parts, expected, _ = case
+    loaded, expected, _ = case
     for prefetcher in PREFETCHERS:
         offloaded = offload(
-            parts, Setup(LRU(), Memory(parts.geometry.top_k), prefetcher, SLOW_LINK)
+            loaded, Setup(LRU(), Memory(loaded.geometry.top_k), prefetcher, SLOW_LINK)
         )
         with offloaded as model:
             logits = run(model, seed=3)
@@ -85,41 +85,41 @@ def test_logits_are_bit_equal_behind_an_emulated_link(case):
 @pytest.mark.parametrize("direct", [True, False])
 def test_logits_are_bit_equal_from_disk(case, direct):
     ram, expected, _ = case
-    parts = load_parts(str(ram.folder), store="disk")
+    loaded = load_model(str(ram.folder), store="disk")
     if not direct:
-        parts.store.close()
-        parts.store = DiskStore(parts.store.folder, parts.layout, parts.geometry, direct=False)
+        loaded.store.close()
+        loaded.store = DiskStore(loaded.store.folder, loaded.layout, loaded.geometry, direct=False)
     small_chunks = HardwareProfile(chunk_bytes=8192)
     ways = (1, small_chunks), (2, small_chunks), (1, None)  # the last: by the kernel, if it can
     for prefetcher, (threads, chunks) in itertools.product(PREFETCHERS, ways):
-        memory = Memory(parts.geometry.top_k, reader_threads=threads)
-        with offload(parts, Setup(LRU(), memory, prefetcher, chunks)) as model:
+        memory = Memory(loaded.geometry.top_k, reader_threads=threads)
+        with offload(loaded, Setup(LRU(), memory, prefetcher, chunks)) as model:
             logits = run(model, seed=3)
         assert all(map(torch.equal, logits, expected)), (prefetcher, threads)
-    with offload(parts, Setup(LRU(), Memory(parts.geometry.top_k), Gate(), SLOW_LINK)) as model:
+    with offload(loaded, Setup(LRU(), Memory(loaded.geometry.top_k), Gate(), SLOW_LINK)) as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
-    parts.store.close()
+    loaded.store.close()
 
 
 def test_generate_gives_the_same_tokens(mixtral):
     stock = AutoModelForCausalLM.from_pretrained(mixtral, dtype=torch.float32)
     prompt = torch.arange(2, 12)[None]
     expected = stock.generate(prompt, max_new_tokens=12, do_sample=False)
-    with offload(load_parts(str(mixtral)), Setup(LRU(), Memory(3), Gate())) as model:
+    with offload(load_model(str(mixtral)), Setup(LRU(), Memory(3), Gate())) as model:
         assert torch.equal(model.generate(prompt, max_new_tokens=12, do_sample=False), expected)
 
 
 def test_leaving_the_context_restores_the_model_also_after_an_exception(mixtral):
-    parts = load_parts(str(mixtral))
-    before = parts.model.config._experts_implementation
+    loaded = load_model(str(mixtral))
+    before = loaded.model.config._experts_implementation
 
     def fail():
-        with offload(parts, Setup(LRU())) as model:
+        with offload(loaded, Setup(LRU())) as model:
             assert model.config._experts_implementation == "moex"
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
         fail()
-    assert parts.model.config._experts_implementation == before
-    assert not any("moex" in vars(layer.experts) for layer in parts.layers)
-    assert not parts.model._forward_pre_hooks
+    assert loaded.model.config._experts_implementation == before
+    assert not any("moex" in vars(layer.experts) for layer in loaded.layers)
+    assert not loaded.model._forward_pre_hooks

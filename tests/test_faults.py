@@ -18,13 +18,13 @@ from moex.bench.rounds import run_offloaded
 from moex.cache.lru import LRU
 from moex.cli.errors import one_line
 from moex.hardware.profile import HardwareProfile
-from moex.link.aio import reads_alone
+from moex.link.aio import suits_aio
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts
+from moex.runner.assemble import Memory, Setup, load_model
 from moex.store import slots as slots_module
-from moex.store.linux_aio import KernelReads
+from moex.store.linux_aio import AsyncReads
 from moex.store.slots import Slots
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -37,19 +37,19 @@ def ours() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("moex")}
 
 
-def run(parts, hardware=None):
-    batches = WORKLOAD.batches(parts.tokenizer(), "cpu")
+def run(loaded, hardware=None):
+    batches = WORKLOAD.batches(loaded.tokenizer(), "cpu")
     memory = Memory(2, reader_threads=2)
-    return run_offloaded(parts, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
+    return run_offloaded(loaded, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
 
 
 @pytest.fixture
-def parts(mixtral):
+def loaded(mixtral):
     before = handles()
-    parts = load_parts(str(mixtral), store="disk")
-    yield parts
-    assert parts.model.config._experts_implementation != "moex"
-    parts.store.close()
+    loaded = load_model(str(mixtral), store="disk")
+    yield loaded
+    assert loaded.model.config._experts_implementation != "moex"
+    loaded.store.close()
     assert not ours()
     assert handles() == before
 
@@ -57,7 +57,7 @@ def parts(mixtral):
 @pytest.fixture
 def by_threads(monkeypatch):
     """As where the kernel takes no reads from us."""
-    monkeypatch.setattr("moex.runner.assemble.reads_alone", lambda *_: False)
+    monkeypatch.setattr("moex.runner.assemble.suits_aio", lambda *_: False)
 
 
 def breaks_after(count: int, broken, works):
@@ -70,24 +70,24 @@ def breaks_after(count: int, broken, works):
     return call
 
 
-def test_a_disk_that_fails_while_decoding_ends_the_run(parts, by_threads, monkeypatch):
+def test_a_disk_that_fails_while_decoding_ends_the_run(loaded, by_threads, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", breaks_after(60, fail, os.preadv))
     with pytest.raises(RuntimeError, match=r"cannot read expert .* Input/output error"):
-        run(parts)
+        run(loaded)
 
 
-def test_a_short_read_while_decoding_ends_the_run(parts, by_threads, monkeypatch):
+def test_a_short_read_while_decoding_ends_the_run(loaded, by_threads, monkeypatch):
     monkeypatch.setattr(os, "preadv", breaks_after(60, lambda *_: 0, os.preadv))
     with pytest.raises(RuntimeError, match="the file is too short"):
-        run(parts)
+        run(loaded)
 
 
 @pytest.mark.parametrize("result", [-errno.EIO, 0])
-def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, result):
-    if not reads_alone(parts.store):
+def test_a_disk_that_fails_the_kernels_reads_ends_the_run(loaded, monkeypatch, result):
+    if not suits_aio(loaded.store):
         pytest.skip("no asynchronous reads here")
 
     def fail(*_):
@@ -98,24 +98,24 @@ def test_a_disk_that_fails_the_kernels_reads_ends_the_run(parts, monkeypatch, re
     def broken(*given, **named):
         return [(tag, result) for tag, _ in ended(*given, **named)]
 
-    kind, ended = KernelReads, KernelReads.ended
+    kind, ended = AsyncReads, AsyncReads.ended
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
-    expected = run(parts).round.texts  # the store reads again what did not come
+    expected = run(loaded).round.texts  # the store reads again what did not come
     monkeypatch.setattr(kind, "ended", breaks_after(20, broken, ended))
     monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(RuntimeError, match=r"cannot read expert .* (Input/output|too short)"):
-        run(parts)
+        run(loaded)
     monkeypatch.undo()
-    assert run(parts).round.texts == expected
+    assert run(loaded).round.texts == expected
 
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 @DYING
-def test_reader_threads_that_die_do_not_stop_the_run(parts, by_threads, monkeypatch):
+def test_reader_threads_that_die_do_not_stop_the_run(loaded, by_threads, monkeypatch):
     """The computing thread reads what it waits for, so it needs nobody."""
-    expected = run(parts).round.texts
+    expected = run(loaded).round.texts
     fetch = DiskLink._fetch
 
     def die(link, *piece):
@@ -127,29 +127,29 @@ def test_reader_threads_that_die_do_not_stop_the_run(parts, by_threads, monkeypa
 
     for _ in range(2):
         monkeypatch.setattr(DiskLink, "_fetch", die)
-        assert run(parts).round.texts == expected
+        assert run(loaded).round.texts == expected
     monkeypatch.setattr(DiskLink, "_run", lambda _: None)  # all of them, at once
-    assert run(parts).round.texts == expected
+    assert run(loaded).round.texts == expected
 
 
 @DYING
-def test_a_read_that_dies_with_its_thread_is_an_error(parts, by_threads, monkeypatch):
+def test_a_read_that_dies_with_its_thread_is_an_error(loaded, by_threads, monkeypatch):
     main = threading.main_thread()
-    read = parts.store.read_part
+    read = loaded.store.read_part
 
     def die(*given):
         if threading.current_thread() is not main:
             raise SystemExit
         read(*given)
 
-    monkeypatch.setattr(parts.store, "read_part", die)
+    monkeypatch.setattr(loaded.store, "read_part", die)
     with pytest.raises(RuntimeError, match=r"reading Expert.* was interrupted"):
-        run(parts)
+        run(loaded)
 
 
-def test_a_dead_copying_thread_ends_the_run(parts, monkeypatch):
+def test_a_dead_copying_thread_ends_the_run(loaded, monkeypatch):
     monkeypatch.setattr("moex.link.emulated.LOOK_S", 0.01)
-    links, read, work = [], parts.store.read, EmulatedLink._run
+    links, read, work = [], loaded.store.read, EmulatedLink._run
 
     def last_read(*given):
         links[0]._stopping = True  # its loop ends, and tells nobody
@@ -160,20 +160,20 @@ def test_a_dead_copying_thread_ends_the_run(parts, monkeypatch):
         work(link)
 
     monkeypatch.setattr(EmulatedLink, "_run", noted)
-    monkeypatch.setattr(parts.store, "read", breaks_after(40, last_read, read))
+    monkeypatch.setattr(loaded.store, "read", breaks_after(40, last_read, read))
     with pytest.raises(RuntimeError, match="the link's copying thread died before it read Expert"):
-        run(parts, LINK)
+        run(loaded, LINK)
 
 
-def test_an_error_of_the_copying_thread_comes_out(parts, monkeypatch):
-    read = parts.store.read
+def test_an_error_of_the_copying_thread_comes_out(loaded, monkeypatch):
+    read = loaded.store.read
 
     def fail(*_):
         raise RuntimeError("no bytes")
 
-    monkeypatch.setattr(parts.store, "read", breaks_after(20, fail, read))
+    monkeypatch.setattr(loaded.store, "read", breaks_after(20, fail, read))
     with pytest.raises(RuntimeError, match="the link's copying thread failed: no bytes"):
-        run(parts, LINK)
+        run(loaded, LINK)
 
 
 def test_memory_that_is_refused_is_one_line_that_names_the_setting():
@@ -185,13 +185,13 @@ def test_memory_that_is_refused_is_one_line_that_names_the_setting():
     assert "\n" not in line
 
 
-def test_a_device_that_is_full_leaves_nothing_behind(parts, monkeypatch):
+def test_a_device_that_is_full_leaves_nothing_behind(loaded, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(slots_module, "paged", full)
     with pytest.raises(RuntimeError, match="does not give; expected less"):
-        run(parts)
+        run(loaded)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused(copied):
     tokenizer["model"]["vocab"]["far"] = 500
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(ValueError, match="tokens up to 500, but the model embeds 128") as caught:
-        load_parts(str(copied)).tokenizer()
+        load_model(str(copied)).tokenizer()
     assert "expected the model's own tokenizer.json" in one_line(caught.value)
 
 
@@ -215,7 +215,7 @@ def test_a_tokenizer_that_is_missing_or_broken_is_one_line(copied, content):
     if content is not None:
         (copied / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match="has no tokenizer that transformers can read") as caught:
-        load_parts(str(copied)).tokenizer()
+        load_model(str(copied)).tokenizer()
     assert "\n" not in one_line(caught.value)
 
 

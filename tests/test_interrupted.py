@@ -27,7 +27,7 @@ def test_a_killed_multirun_resumes_to_the_same_rows():
 
 def start(folder, caches):
     command = [sys.executable, "run.py", "-m", f"hydra.sweep.dir={folder}", "mode=simulate"]
-    command += ["verdict=false", "prefetch=none", "memory.slots=3", f"cache={caches}"]
+    command += ["bottleneck=false", "prefetch=none", "memory.slots=3", f"cache={caches}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, **pipes)
 

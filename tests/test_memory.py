@@ -37,7 +37,7 @@ from moex.trace.record import TraceRecorder
 LARGE = (PreTrainedModel, ExpertStore, Slots, Link, OffloadedModel, ExpertCache)
 LARGE += (Trace, TraceRecorder)
 RUNS = [
-    (live, ["memory.store=ram", "verdict=true"]),
+    (live, ["memory.store=ram", "bottleneck=true"]),
     (live, ["memory.store=disk", "cache=belady", "runner.timeline=true"]),
     (live, ["memory.store=ram", "+hardware.link_bytes_per_s=3e8", "prefetch=gate_norm"]),
     (live, ["memory.store=ram", "miss=host"]),
@@ -53,7 +53,7 @@ RUNS = [
 def configured(mixtral, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     register_resolvers()
-    words = ["model=hf", f"model.name={mixtral}", "memory.slots=3", "eval=none", "verdict=false"]
+    words = ["model=hf", f"model.name={mixtral}", "memory.slots=3", "eval=none", "bottleneck=false"]
     words += ["workload.new_tokens=3", "workload.limit=1", "workload.repeats=1", "quant=none"]
 
     def make(*more):
@@ -147,7 +147,7 @@ def test_memory_is_given_back_when_the_block_is_left_whoever_keeps_the_model(mix
         model.generate(torch.arange(2, 12)[None], max_new_tokens=4, do_sample=False)
     assert not memory & storages()
     offloaded.finish()
-    assert offloaded.ledger.phases["decode"].requests == 3 * 4 * 2
+    assert offloaded.cache_stats.phases["decode"].requests == 3 * 4 * 2
     with pytest.raises(RuntimeError, match="closed before"):
         offloaded.__enter__()
 

@@ -12,7 +12,7 @@ from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE
@@ -39,34 +39,34 @@ LOGICAL = (
 
 
 @pytest.fixture(scope="module")
-def parts(checkpoints):
-    return load_parts(str(checkpoints["olmoe"]))
+def loaded(checkpoints):
+    return load_model(str(checkpoints["olmoe"]))
 
 
 @pytest.mark.parametrize("policy", CAUSAL, ids=repr)
 @pytest.mark.parametrize("prefetcher", PREFETCHERS, ids=repr)
 @pytest.mark.parametrize(("pool", "hardware"), [("layer", None), ("global", LINK)])
-def test_plans_are_identical(parts, tmp_path, policy, prefetcher, pool, hardware):
+def test_plans_are_identical(loaded, tmp_path, policy, prefetcher, pool, hardware):
     live = []
     memory = Memory(6, pool=pool)
-    offloaded = offload(parts, Setup(policy, memory, prefetcher, hardware, 5), on_plan=live.append)
+    offloaded = offload(loaded, Setup(policy, memory, prefetcher, hardware, 5), on_plan=live.append)
     with offloaded as model:
         run(model, seed=11)
     offloaded.finish()
     offloaded.close()
     path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
     replayed = []
-    cache = ExpertCache(policy, parts.geometry, 6, pool, seed=5)
+    cache = ExpertCache(policy, loaded.geometry, 6, pool, seed=5)
     report = simulate(read_trace(path), cache, prefetcher, hardware, on_plan=replayed.append)
     assert replayed == live
     row = type(report)()
-    row.book(offloaded.ledgers, None)
+    row.fill(offloaded.layer_stats, None)
     assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
 
 
-def test_emptying_the_cache_between_prompts_is_replayed_too(parts):
+def test_emptying_the_cache_between_prompts_is_replayed_too(loaded):
     live = []
-    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate()), on_plan=live.append)
+    offloaded = offload(loaded, Setup(LRU(), Memory(5), Gate()), on_plan=live.append)
     with offloaded as model:
         for seed in (1, 2):
             offloaded.empty()
@@ -79,19 +79,19 @@ def test_emptying_the_cache_between_prompts_is_replayed_too(parts):
                 model(out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values)
     offloaded.finish()
     replayed = []
-    cache = ExpertCache(LRU(), parts.geometry, 5)
+    cache = ExpertCache(LRU(), loaded.geometry, 5)
     simulate(offloaded.recorder.trace({}), cache, Gate(), cold=True, on_plan=replayed.append)
     assert replayed == live
 
 
-def test_decoding_books_add_up(parts):
-    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate(depth=2), LINK))
+def test_decoding_books_add_up(loaded):
+    offloaded = offload(loaded, Setup(LRU(), Memory(5), Gate(depth=2), LINK))
     with offloaded as model:
         run(model, seed=4)
     offloaded.finish()
     offloaded.close()
-    counts = offloaded.ledger.phases[DECODE]
-    assert counts.requests == counts.resident_hits + counts.guessed_hits + counts.demand_misses
-    total = [offloaded.ledger.phases[phase] for phase in ("prefill", "decode")]
+    counts = offloaded.cache_stats.phases[DECODE]
+    assert counts.requests == counts.resident_hits + counts.prefetched_hits + counts.demand_misses
+    total = [offloaded.cache_stats.phases[phase] for phase in ("prefill", "decode")]
     issued = sum(c.prefetch_issued for c in total)
-    assert issued == sum(c.guessed_hits + c.prefetch_wasted for c in total)
+    assert issued == sum(c.prefetched_hits + c.prefetch_wasted for c in total)

@@ -25,7 +25,7 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "run.py", "--config-dir", str(CONF), "mode=simulate", "smoke=true"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     return subprocess.run(
-        [*command, "verdict=false", *words],
+        [*command, "bottleneck=false", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment, check=False,
     )  # fmt: skip
 

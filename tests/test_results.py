@@ -112,7 +112,7 @@ def test_a_real_full_disk_gets_one_line(tmp_path):
         pytest.skip("no file system can be mounted here")
     try:
         command = [sys.executable, "run.py", f"hydra.run.dir={small}/${{run_id:}}"]
-        command += ["mode=simulate", "verdict=false"]
+        command += ["mode=simulate", "bottleneck=false"]
         (small / "filler").write_bytes(b"0" * 12_000)
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
@@ -173,16 +173,16 @@ def test_what_is_run_again_keeps_the_row_before(configured):
 
 def test_a_verdict_asked_for_later_is_added_to_what_was_measured(configured, capsys):
     config, folder = configured
-    config.verdict = False
+    config.bottleneck = False
     app.run(config)
     before = json.loads((folder / "result.json").read_text())
-    config.verdict = True
+    config.bottleneck = True
     for told in ("without a verdict: added, from its trace", "finished before; force=true"):
         app.run(config)
         assert told in capsys.readouterr().err
     after = json.loads((folder / "result.json").read_text())
-    assert "-limited at" in after["verdict"]
-    assert {**after, "verdict": None} == before
+    assert "-limited at" in after["bottleneck"]
+    assert {**after, "bottleneck": None} == before
     assert names(folder) == {*WRITTEN, "result.json"}
 
 

@@ -27,7 +27,7 @@ def hydra_here():
 
 def run(folder: Path, *words: str) -> None:
     """Run these words in a folder, as the command line does."""
-    named = ["verdict=false", "tracker=none", "smoke=true"]
+    named = ["bottleneck=false", "tracker=none", "smoke=true"]
     named = [word for word in named if word.partition("=")[0] not in given_twice([*named, *words])]
     config = compose("config", overrides=[*named, *words], return_hydra_config=True)
     (folder / "run").mkdir()
@@ -59,7 +59,7 @@ def run(folder: Path, *words: str) -> None:
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
         ("seed=abc", "seed=abc: expected a whole number; try seed=0"),
         ("seed=-1", "seed=-1: expected at least 0; try seed=0"),
-        ("verdict=maybe", "verdict=maybe: expected true or false; try verdict=true"),
+        ("verdict=maybe", "verdict=maybe: expected true or false; try bottleneck=true"),
         ("trace=5", "trace=5: expected text or null; try trace='\"5\"'"),
         ("runner.threads=0", "runner.threads=0: expected at least 1; try runner.threads=1"),
         ("runner.threads=abc", "runner.threads=abc: expected a whole number or null"),

@@ -89,13 +89,13 @@ def test_true_geometry_is_simulated(traces, monkeypatch, capsys):
 
 
 def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
-    from moex.runner.assemble import load_parts
+    from moex.runner.assemble import load_model
     from moex.sparsity.corm import Corm
 
-    study, parts = script("33_mixtral_neurons/study.py"), load_parts("tiny")
+    study, loaded = script("33_mixtral_neurons/study.py"), load_model("tiny")
     selector = Corm()
-    selector.bind(parts.geometry, parts.folder)
-    told = study.selector_bytes(parts.geometry, study.RANK)
+    selector.bind(loaded.geometry, loaded.folder)
+    told = study.selector_bytes(loaded.geometry, study.RANK)
     assert told == pytest.approx(selector.device_bytes, rel=0.01)
 
 
@@ -186,7 +186,7 @@ SLOW = {"12_quantization/bench.py": ("memory",), "14_true_geometry/against.py": 
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        *((path, part) for path, parts in TINY.items() for part in parts),
+        *((path, part) for path, loaded in TINY.items() for part in loaded),
         *(pytest.param(path, part, marks=pytest.mark.slow) for path, (part,) in SLOW.items()),
     ],
 )

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
-SWEEP = ("-m", "mode=simulate", "verdict=false", "smoke=true", "prefetch=none")
+SWEEP = ("-m", "mode=simulate", "bottleneck=false", "smoke=true", "prefetch=none")
 CELLS = ("cache=lru,lfu", "memory.slots=2,4")
 ELSEWHERE = ("started", "machine", "git", "dirty")
 

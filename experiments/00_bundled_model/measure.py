@@ -52,13 +52,13 @@ def record(
     model,
     layers: list[experts_interface.MoeLayer],
     texts: list[list[int]],
-    guesses: MLP | None = None,
+    prefetches: MLP | None = None,
 ) -> Trace:
     """The routing of every token of the texts, as decoding them would give it."""
     geometry = experts_interface.geometry(model, layers, Planes(layers[0].tensors).bytes)
-    if guesses:
-        guesses.bind(geometry, checkpoint.find("tiny"))
-        guesses.reset(geometry, seed=0)
+    if prefetches:
+        prefetches.bind(geometry, checkpoint.find("tiny"))
+        prefetches.reset(geometry, seed=0)
     inputs: list[torch.Tensor] = []
     hooks = [
         layer.router.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -82,12 +82,12 @@ def record(
                 own, *ahead = (tuple(row) for row in scores[position])
                 access = Access(0, position, number, DECODE, tuple(chosen[position]), own)
                 said = []
-                if guesses:
+                if prefetches:
                     hidden = inputs[number].reshape(len(ids), -1)[position : position + 1]
                     used = torch.tensor([chosen[position]])
                     seen = Observation(access, tuple(ahead), hidden, chosen=used)
-                    guesses.observe(seen)
-                    said = guesses.predict(seen)
+                    prefetches.observe(seen)
+                    said = prefetches.predict(seen)
                 recorder.add(sequence, access, tuple(ahead), said)
     for hook in hooks:
         hook.remove()
@@ -127,8 +127,8 @@ def main() -> None:
             print("{task} {metric} {value:.4f} +- {stderr:.4f} (n={n})".format(**row))
     layers = experts_interface.moe_layers(model)
     texts = windows(tokenizer, args.text, args.tokens // WINDOW)
-    guesses = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
-    trace = record(model, layers, texts, guesses if args.guesses else None)
+    prefetches = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
+    trace = record(model, layers, texts, prefetches if args.prefetches else None)
     if args.trace:
         args.trace.parent.mkdir(parents=True, exist_ok=True)
         sample = trace.select(slice(0, 1024 * len(layers)))
@@ -175,12 +175,12 @@ def layer_hits(trace: Trace, slots: int) -> list[float]:
     """LRU's hit rate in every layer, the cache carried over from window to window."""
     counts = np.zeros((trace.geometry.layers, 2), int)
 
-    def book(plan) -> None:
+    def count(plan) -> None:
         demanded = (*plan.hits, *(load.expert for load in plan.loads))
         if demanded:
             counts[demanded[0].layer] += len(plan.hits), len(demanded)
 
-    simulate(trace, LRU(), slots, on_plan=book)
+    simulate(trace, LRU(), slots, on_plan=count)
     return list(counts[:, 0] / counts[:, 1])
 
 

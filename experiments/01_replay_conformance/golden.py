@@ -80,8 +80,8 @@ def measure(trace: Trace, name: str, slots: int, mode: str) -> Report:
     """One cell of the table, replayed through the cache objects."""
     policy = POLICIES[name]()
     future = trace.future() if "future" in policy.needs else None
-    books = ExpertCache(policy, GEOMETRY, slots, future=future)
-    return simulate(trace, books, cold=mode == "reset")
+    residency = ExpertCache(policy, GEOMETRY, slots, future=future)
+    return simulate(trace, residency, cold=mode == "reset")
 
 
 def rates(trace: Trace, name: str, slots: int, mode: str) -> tuple[float, float]:

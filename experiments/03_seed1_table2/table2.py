@@ -105,13 +105,13 @@ def two_slot_hit_rate() -> float:
         odds = sqrt(36 + ratio) - 6
         both = odds**2 / (15 + ratio)
         rates[layer] = (shared + both) / 2
-    parts = [
+    loaded = [
         rates[0] + (rates[15] - rates[0]) * layer / 15
         if layer < 15
         else rates[15] + (rates[31] - rates[15]) * (layer - 15) / 16
         for layer in range(LAYERS)
     ]
-    return sum(parts) / LAYERS
+    return sum(loaded) / LAYERS
 
 
 @cache
@@ -136,8 +136,8 @@ def simulated(column: Column, preload: bool) -> tuple[float, float]:
         link_bytes_per_s=geometry.expert_bytes / column.load_s,
         visit_s=column.fixed_s / LAYERS,
     )
-    guess = Oracle(precision=RECALL, recall=RECALL) if preload else None
-    report = simulate(trace, ExpertCache(LRU(), geometry, column.slots), guess, hardware)
+    prefetch = Oracle(precision=RECALL, recall=RECALL) if preload else None
+    report = simulate(trace, ExpertCache(LRU(), geometry, column.slots), prefetch, hardware)
     assert report.tokens_per_second is not None
     assert report.hit_rate is not None
     return report.tokens_per_second, report.hit_rate

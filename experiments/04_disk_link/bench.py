@@ -31,14 +31,14 @@ from moex.bench.workload import generate
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.link.aio import AioLink, reads_alone
+from moex.link.aio import AioLink, suits_aio
 from moex.link.disk import DiskLink
 from moex.paths import cache_folder
 from moex.prefetch.gate import Gate
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Parts, Setup, load_parts, offload
+from moex.runner.assemble import LoadedModel, Setup, load_model, offload
 from moex.runs.provenance import provenance
 from moex.store.disk import DiskStore
 from moex.store.slots import Slots
@@ -82,7 +82,7 @@ def summary(ratios: list[float]) -> dict[str, float]:
 
 def made(store: DiskStore, slots: Slots, threads: int) -> Link:
     """The link that moex makes for such a store."""
-    return AioLink(store, slots) if reads_alone(store) else DiskLink(store, slots, threads)
+    return AioLink(store, slots) if suits_aio(store) else DiskLink(store, slots, threads)
 
 
 def link_seconds(
@@ -90,11 +90,11 @@ def link_seconds(
 ) -> tuple[float, str]:
     """Seconds of demanding experts through the link, `together` a visit, and who read last."""
     link = made(store, slots, threads)
-    places = len(slots.tensors)
+    slots = len(slots.tensors)
     started = perf_counter()
     for first in range(0, len(order), together):
         chosen = order[first : first + together]
-        loads = [Load(expert, (first + n) % places) for n, expert in enumerate(chosen)]
+        loads = [Load(expert, (first + n) % slots) for n, expert in enumerate(chosen)]
         link.submit(Plan(first, loads=tuple(loads)))
         for load in loads:
             link.wait(load.slot)
@@ -139,15 +139,15 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
             store.close()
 
 
-def decoded(parts: Parts, workload: Prompts) -> tuple[float, str]:
+def decoded(loaded: LoadedModel, workload: Prompts) -> tuple[float, str]:
     """Tokens a second with half the experts and gate lookahead, once warm; and who read last."""
-    batches = workload.batches(parts.tokenizer(), "cpu")
-    with (offloaded := offload(parts, Setup(LRU(), Memory(0.5), Gate()))) as model:
+    batches = workload.batches(loaded.tokenizer(), "cpu")
+    with (offloaded := offload(loaded, Setup(LRU(), Memory(0.5), Gate()))) as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
         offloaded.meter.reset()
         generate(model, batches, workload.new_tokens, offloaded.meter)
         clock = offloaded.meter.phases[DECODE]
-    return clock.tokens / clock.seconds, offloaded.link.io or parts.store.io
+    return clock.tokens / clock.seconds, offloaded.link.io or loaded.store.io
 
 
 class Side:
@@ -161,7 +161,7 @@ class Side:
     """
 
     def __init__(self, stack: ExitStack, name: str, setup: Setup, workload: Prompts) -> None:
-        self.parts = load_parts(name, store="disk")
+        self.parts = load_model(name, store="disk")
         stack.callback(self.parts.store.close)
         self.parts.store.verify()
         self.batches = workload.batches(self.parts.tokenizer(), "cpu")
@@ -179,12 +179,12 @@ class Side:
     @property
     def absent_bytes(self) -> int:
         """Bytes so far of experts that were not resident when decoding demanded them."""
-        counts = self.offloaded.ledger.phases[DECODE]
-        return (counts.guessed_hits + counts.demand_misses) * self.parts.layout.bytes
+        counts = self.offloaded.cache_stats.phases[DECODE]
+        return (counts.prefetched_hits + counts.demand_misses) * self.parts.layout.bytes
 
 
 def decode(
-    name: str, pairs: int, tokens: int, threads: int, guess: Prefetcher, policy: CachePolicy
+    name: str, pairs: int, tokens: int, threads: int, prefetch: Prefetcher, policy: CachePolicy
 ) -> Iterator[dict]:
     """Half the experts in memory: decoding against min(link, compute) at the measured hit rate.
 
@@ -196,7 +196,7 @@ def decode(
     """
     torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=tokens)
-    for prefetcher in (NoPrefetch(), guess):
+    for prefetcher in (NoPrefetch(), prefetch):
         staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
         setup = Setup(policy, Memory(0.5, staging=staging), prefetcher)
         rows = []
@@ -237,20 +237,20 @@ def decode(
 def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) -> Iterator[dict]:
     """Half the experts in memory and the rest on disk, against accelerate with them all on disk."""
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=new_tokens)
-    parts = load_parts(name, store="disk")
-    assert isinstance(parts.store, DiskStore)
-    parts.store.verify()
-    batches, used = workload.batches(parts.tokenizer(), "cpu"), []
+    loaded = load_model(name, store="disk")
+    assert isinstance(loaded.store, DiskStore)
+    loaded.store.verify()
+    batches, used = workload.batches(loaded.tokenizer(), "cpu"), []
 
     def mine() -> float:
         torch.set_num_threads(threads)
-        speed, io = decoded(parts, workload)
+        speed, io = decoded(loaded, workload)
         used.append(io)
         return speed
 
     for row in against_accelerate(mine, name, batches, new_tokens, pairs, folder):
         yield {"io": "+".join(sorted(set(used))), "computing_threads": threads, **row}
-    parts.store.close()
+    loaded.store.close()
 
 
 def main() -> None:
@@ -279,7 +279,7 @@ def main() -> None:
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
         "decode": lambda: decode(
             *run,
-            GUESSES[given.guess](width=given.width),
+            GUESSES[given.prefetch](width=given.width),
             CACHES[given.cache](),
         ),
         "compare": lambda: compare(*run, given.folder),

@@ -18,7 +18,7 @@ from time import perf_counter, sleep
 import torch
 
 from moex.paths import cache_folder
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.runs.provenance import provenance
 from moex.store.packing import PROGRESS
 
@@ -38,7 +38,7 @@ def packing(name: str, cache: Path, after: float | None = None) -> tuple[bool, f
     """
     child = os.fork()
     if child == 0:
-        load_parts(name, store="disk", cache_dir=cache).store.close()
+        load_model(name, store="disk", cache_dir=cache).store.close()
         os._exit(0)
     while not cache.is_dir() or not list(cache.iterdir()):
         sleep(1e-4)

@@ -19,15 +19,17 @@ from moex.calibrate.measure import calibrate
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Memory, Parts, Setup, load_parts, offload
+from moex.runner.assemble import LoadedModel, Memory, Setup, load_model, offload
 from moex.sim.simulator import simulate
 
 PROMPTS = [torch.arange(16 + 97 * k, 48 + 97 * k)[None] for k in range(4)]
 
 
-def measure(parts: Parts, slots: int, prefetcher: object, profile: HardwareProfile, tokens: int):
+def measure(
+    loaded: LoadedModel, slots: int, prefetcher: object, profile: HardwareProfile, tokens: int
+):
     """Seconds a token of one run, and its trace."""
-    offloaded = offload(parts, Setup(LRU(), Memory(slots), prefetcher, profile))
+    offloaded = offload(loaded, Setup(LRU(), Memory(slots), prefetcher, profile))
     with offloaded as model:
         generate(model, PROMPTS, tokens, offloaded.meter)
     offloaded.finish()
@@ -46,9 +48,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[2, 3, 4])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    parts = load_parts("tiny")
-    geometry = parts.geometry
-    here = calibrate(parts)
+    loaded = load_model("tiny")
+    geometry = loaded.geometry
+    here = calibrate(loaded)
     layer_s = here.visit_s + geometry.top_k * here.expert_s
     print(f"a layer takes {1e6 * layer_s:.0f} us, one expert of it {1e6 * here.expert_s:.0f} us")
     print("load/layer slots | none ms  gate ms | measured gain              | replay's | share")
@@ -62,9 +64,9 @@ def main() -> None:
         for slots in args.slots:
             none, gate = [], []
             for _ in range(args.pairs):
-                seconds, run = measure(parts, slots, NoPrefetch(), profile, args.tokens)
+                seconds, run = measure(loaded, slots, NoPrefetch(), profile, args.tokens)
                 none.append(seconds)
-                gate.append(measure(parts, slots, Gate(), profile, args.tokens)[0])
+                gate.append(measure(loaded, slots, Gate(), profile, args.tokens)[0])
             trace, gain = run.recorder.trace({}), paired_ratio(none, gate)
             ideal = [
                 simulate(trace, run.cache, prefetcher, profile).tpot_s

@@ -24,9 +24,9 @@ from transformers import MixtralForCausalLM
 torch.set_num_threads(1)
 """
 RUN = """
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.bench.workload import generate
-parts = load_parts({folder!r}, store="disk", cache_dir={cache!r})
+parts = load_model({folder!r}, store="disk", cache_dir={cache!r})
 run = offload(parts, Setup(moex.cache.lru.LRU(), Memory({slots}), moex.prefetch.gate.Gate()))
 with run as model:
     generate(model, [torch.arange(2, 34)[None]], 16, run.meter)

@@ -11,7 +11,7 @@ from analysis.paired import paired_ratio
 from moex.bench import baselines
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runner.meter import Meter
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    parts = load_parts(args.model, args.dtype)
+    loaded = load_model(args.model, args.dtype)
     prompt = [torch.arange(16, 48)[None]]
 
     def tpot(model: torch.nn.Module) -> float:
@@ -35,7 +35,7 @@ def main() -> None:
 
     times: dict[str, list[float]] = {"moex": []}
     with baselines.stock(args.model, args.dtype) as stock:
-        offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
+        offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
         for turn in range(-2, args.pairs):
             with offloaded as model:
                 took = {"moex": tpot(model)}
@@ -45,7 +45,7 @@ def main() -> None:
             for name, seconds in took.items():
                 if turn >= 0:
                     times.setdefault(name, []).append(seconds)
-    layers = parts.geometry.layers
+    layers = loaded.geometry.layers
     print(f"model {args.model}, {args.threads} threads, {args.tokens - 1} tokens, batch 1")
     for name, series in times.items():
         middle = sorted(series)[len(series) // 2]

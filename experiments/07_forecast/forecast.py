@@ -25,7 +25,7 @@ from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.calibrate.measure import costs_of
 from moex.hardware.profile import HardwareProfile
-from moex.models.loader import Parts, load_parts
+from moex.models.loader import LoadedModel, load_model
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import Setup, offload
@@ -53,20 +53,20 @@ def between(before: HardwareProfile, after: HardwareProfile) -> HardwareProfile:
     return replace(before, **means)
 
 
-def record(parts: Parts, tokens: int) -> Trace:
+def record(loaded: LoadedModel, tokens: int) -> Trace:
     """The routing of the cells' prompts, which no cache changes."""
-    recording = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
+    recording = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
     with recording as model:
         generate(model, PROMPTS, tokens, recording.meter)
     return recording.recorder.trace({})
 
 
 def live(
-    parts: Parts, cell: tuple, profile: HardwareProfile | None, tokens: int
+    loaded: LoadedModel, cell: tuple, profile: HardwareProfile | None, tokens: int
 ) -> tuple[float, float]:
     """Tokens a second and stall share of one cell; without a profile on the store's own link."""
     policy, slots, prefetcher, _ = cell
-    run = offload(parts, Setup(policy, Memory(slots), prefetcher, profile))
+    run = offload(loaded, Setup(policy, Memory(slots), prefetcher, profile))
     with run as model:
         generate(model, PROMPTS, tokens, run.meter)
     decode = run.meter.phases["decode"]
@@ -74,17 +74,17 @@ def live(
 
 
 def turns(
-    parts: Parts, cells: list[tuple], trace: Trace, args: argparse.Namespace
+    loaded: LoadedModel, cells: list[tuple], trace: Trace, args: argparse.Namespace
 ) -> tuple[list[list[tuple[float, float]]], list[list[tuple[float, float]]]]:
     """What every cell did, and what was told of it: tokens a second and stall share, by turn."""
-    here, size = costs_of(parts, args.tokens), parts.geometry.expert_bytes
-    layer_s = here.visit_s + parts.geometry.top_k * here.expert_s
+    here, size = costs_of(loaded, args.tokens), loaded.geometry.expert_bytes
+    layer_s = here.visit_s + loaded.geometry.top_k * here.expert_s
     names = ", ".join(f"{name} {1e6 * getattr(here, name):.0f} us" for name in COSTS)
-    print(f"calibrated on {parts.store.name} ({parts.store.io}): {names}", flush=True)
+    print(f"calibrated on {loaded.store.name} ({loaded.store.io}): {names}", flush=True)
     measured, told = ([[] for _ in cells] for _ in range(2))
     for turn in range(args.turns):
         order = random.Random(turn).sample(range(len(cells)), len(cells))
-        before = costs_of(parts, args.tokens)
+        before = costs_of(loaded, args.tokens)
         for begin in range(0, len(order), args.every):
             batch, links = order[begin : begin + args.every], {}
             for number in batch:
@@ -93,12 +93,12 @@ def turns(
                     links[number] = {"link_bytes_per_s": size / (slow * layer_s)}
                     links[number]["chunk_bytes"] = 1 << 16
                 profile = replace(here, **links[number]) if number in links else None
-                measured[number].append(live(parts, cells[number], profile, args.tokens))
-            after = costs_of(parts, args.tokens)
+                measured[number].append(live(loaded, cells[number], profile, args.tokens))
+            after = costs_of(loaded, args.tokens)
             for number in batch:
                 policy, slots, prefetcher, _ = cells[number]
                 profile = replace(between(before, after), **links.get(number, {}))
-                cache = ExpertCache(policy, parts.geometry, slots)
+                cache = ExpertCache(policy, loaded.geometry, slots)
                 report = simulate(trace, cache, prefetcher, profile)
                 told[number].append((report.tokens_per_second or 0, report.stall_share or 0))
             before = after
@@ -133,10 +133,10 @@ def main() -> None:
     if args.tiny:
         args.turns, args.tokens = 2, 4
     torch.set_num_threads(args.threads)
-    trace = record(load_parts("tiny"), args.tokens)
+    trace = record(load_model("tiny"), args.tokens)
     for store in args.stores:
         cells = CELLS[store][:3] if args.tiny else CELLS[store]
-        measured, told = turns(load_parts("tiny", store=store), cells, trace, args)
+        measured, told = turns(load_model("tiny", store=store), cells, trace, args)
         print(
             "policy  slots prefetch   load/layer | live tok/s (IQR) stall | forecast stall  error"
         )

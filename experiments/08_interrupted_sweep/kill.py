@@ -22,7 +22,7 @@ from time import perf_counter, sleep
 from moex.runs.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
-GRID = ["mode=simulate", "verdict=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]
+GRID = ["mode=simulate", "bottleneck=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]
 SIZES = {60: ["memory.slots=2,3,4,5,6", "seed=0,1"], 6: ["memory.slots=3"]}
 OWN = ("started", "git", "dirty", "versions", "machine")
 

@@ -102,7 +102,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     model, words = combination(number)
     name = [f"model.name={folders[model]}"] if model in folders else []
     fixed = [f"model={'hf' if name else model}", *name, "eval=none", "runner.threads=1"]
-    fixed += [f"workload.prompts={json.dumps(PROMPTS)}", "verdict=false", "trace=trace.parquet"]
+    fixed += [f"workload.prompts={json.dumps(PROMPTS)}", "bottleneck=false", "trace=trace.parquet"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*fixed, *words])
         # A trace has no residuals: what was said about them is replayed.

@@ -29,7 +29,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
-from moex.models.loader import Parts, load_parts
+from moex.models.loader import LoadedModel, load_model
 from moex.predictors.nets import Lean, read_nets
 from moex.predictors.quantized_lowrank import held_bytes
 from moex.prefetch.base import Observation, Prefetcher
@@ -97,14 +97,14 @@ class AsRun(torch.nn.Module):
         return logits.float().unflatten(1, (self.horizon, -1))
 
 
-def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+def experts(loaded: LoadedModel, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 1."""
-    weights = [layer.router.weight.detach().float() for layer in parts.layers]
+    weights = [layer.router.weight.detach().float() for layer in loaded.layers]
     routers = [(weight, torch.zeros(len(weight))) for weight in weights]
-    seen = [(each, 8) for each in reads(parts, text, batches)]
-    trainer, rows = ExpertTrainer(parts.geometry, routers, Recipe(), 0), []
+    seen = [(each, 8) for each in reads(loaded, text, batches)]
+    trainer, rows = ExpertTrainer(loaded.geometry, routers, Recipe(), 0), []
     for kind in ("gate_resid", "linear", "mlp"):
-        nets = read_nets(kind, parts.geometry, parts.folder)
+        nets = read_nets(kind, loaded.geometry, loaded.folder)
         trainer.modules = torch.nn.ModuleList(map(AsRun, nets)) if kind == "mlp" else nets
         found = quality.of_experts(trainer, routers, seen)
         for name, prefix in ((kind, ""), *([("gate", "gate_")] if kind == "mlp" else [])):
@@ -117,32 +117,36 @@ def experts(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
     return rows
 
 
-def reads(parts: Parts, text: Corpus, batches: int) -> list:
+def reads(loaded: LoadedModel, text: Corpus, batches: int) -> list:
     """What the layers see of windows of the text."""
-    with offload(parts, Setup(LRU(), Memory(parts.geometry.experts))) as model:
+    with offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts))) as model:
         return [
-            read(model, parts.layers, torch.from_numpy(text.batch(number, 8)))
+            read(model, loaded.layers, torch.from_numpy(text.batch(number, 8)))
             for number in range(batches)
         ]
 
 
-def decode(parts: Parts, text: Corpus, windows: int, tokens: int) -> tuple[Any, list[Observation]]:
+def decode(
+    loaded: LoadedModel, text: Corpus, windows: int, tokens: int
+) -> tuple[Any, list[Observation]]:
     """Decode the text as it stands: a prompt of 32 tokens, then one by one."""
     listener = Listener()
-    offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts), listener))
+    offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts), listener))
     with offloaded as model, torch.inference_mode():
         for number in range(windows):
             ids = torch.from_numpy(text.batch(FIRST + number, 1))
             out = model(ids[:, :32], use_cache=True, logits_to_keep=1)
-            for place in range(32, 32 + tokens):
-                step = ids[:, place : place + 1]
+            for slot in range(32, 32 + tokens):
+                step = ids[:, slot : slot + 1]
                 out = model(step, past_key_values=out.past_key_values, use_cache=True)
     return offloaded.recorder.trace({}), listener.seen
 
 
-def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> list[dict[str, Any]]:
+def replays(
+    trace: Any, seen: list[Observation], loaded: LoadedModel, slots: int
+) -> list[dict[str, Any]]:
     """Table 2: every predictor, one horizon at a time."""
-    rows = [{"predictor": "none", "horizon": 0, "width": 0} | replay(trace, parts, slots, None)]
+    rows = [{"predictor": "none", "horizon": 0, "width": 0} | replay(trace, loaded, slots, None)]
     for horizon in (1, 2, 3):
         for width in (1, 2, 3, 4):
             made: dict[str, Prefetcher] = {
@@ -155,30 +159,32 @@ def replays(trace: Any, seen: list[Observation], parts: Parts, slots: int) -> li
             if horizon == 1:
                 made |= {"popularity": Popularity(width), "random": Random(width)}
             for name, predictor in made.items():
-                predictor.bind(parts.geometry, parts.folder)
-                predictor.reset(parts.geometry, 0)
+                predictor.bind(loaded.geometry, loaded.folder)
+                predictor.reset(loaded.geometry, 0)
                 trace.predictions = []
                 for observation in seen:
                     predictor.observe(observation)
-                    layer = (observation.access.layer + horizon) % parts.geometry.layers
+                    layer = (observation.access.layer + horizon) % loaded.geometry.layers
                     said = [p for p in predictor.predict(observation) if p.expert.layer == layer]
                     trace.predictions.append(said)
                 about = {"predictor": name, "horizon": horizon, "width": width}
-                rows.append(about | replay(trace, parts, slots, Recorded()))
+                rows.append(about | replay(trace, loaded, slots, Recorded()))
         about = {"predictor": "oracle", "horizon": horizon, "width": 0}
-        rows.append(about | replay(trace, parts, slots, Oracle(horizon=horizon)))
+        rows.append(about | replay(trace, loaded, slots, Oracle(horizon=horizon)))
     for row in rows:  # what no guess had to push out, a resident would still be
         row["pollution_per_token"] = row["loads_used_per_token"] - rows[0]["loads_used_per_token"]
     return rows
 
 
-def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -> dict[str, Any]:
+def replay(
+    trace: Any, loaded: LoadedModel, slots: int, predictor: Prefetcher | None
+) -> dict[str, Any]:
     """One row; timeliness and seconds are of the modelled link (an expert takes a layer's time)."""
     reports = []
     for number in sorted(set(trace.sequence.tolist())):
         visits = np.flatnonzero(trace.sequence == number)
         part = trace.select(slice(int(visits[0]), int(visits[-1]) + 1))
-        cache = ExpertCache(LRU(), parts.geometry, slots, "layer", 16)
+        cache = ExpertCache(LRU(), loaded.geometry, slots, "layer", 16)
         reports.append(simulate(part, cache, predictor, LINK))
 
     def total(name: str) -> float:
@@ -198,14 +204,16 @@ def replay(trace: Any, parts: Parts, slots: int, predictor: Prefetcher | None) -
     }
 
 
-def neurons(parts: Parts, text: Corpus, batches: int, cases: list[tuple]) -> list[dict[str, Any]]:
+def neurons(
+    loaded: LoadedModel, text: Corpus, batches: int, cases: list[tuple]
+) -> list[dict[str, Any]]:
     """Table 3, of cases (rank, rule, fraction)."""
-    held_out, rows = reads(parts, text, batches), []
+    held_out, rows = reads(loaded, text, batches), []
     for rank, rule, fraction in cases:
         selector = Corm(rank=rank)
-        selector.bind(parts.geometry, parts.folder)
+        selector.bind(loaded.geometry, loaded.folder)
         table = quality.of_neurons(
-            selector.factors, lambda *w: contributions(parts, *w), held_out, fraction, rule
+            selector.factors, lambda *w: contributions(loaded, *w), held_out, fraction, rule
         )
         for row in table:
             named = {"rank": rank or "all", "rule": rule, "fraction": fraction}
@@ -214,18 +222,18 @@ def neurons(parts: Parts, text: Corpus, batches: int, cases: list[tuple]) -> lis
     return rows
 
 
-def reused(parts: Parts, text: Corpus, batches: int) -> list[dict[str, Any]]:
+def reused(loaded: LoadedModel, text: Corpus, batches: int) -> list[dict[str, Any]]:
     """Table 3 for `sparsity=up_reuse`."""
-    held_out, rows = reads(parts, text, batches), []
-    whole = load_parts("tiny", bundles=True)
+    held_out, rows = reads(loaded, text, batches), []
+    whole = load_model("tiny", bundles=True)
     for weigh in (True, False):
         selector = UpReuse(weigh=weigh)
         bind_selector(whole, selector)
-        for layer in range(parts.geometry.layers):
+        for layer in range(loaded.geometry.layers):
             sums = {name: quality.Sums() for name in ("late", "predicted")}
-            for expert in range(parts.geometry.experts):
+            for expert in range(loaded.geometry.experts):
                 own, before = quality.states(held_out, layer, expert)
-                truth = contributions(parts, layer, expert, own)
+                truth = contributions(loaded, layer, expert, own)
                 true = active(truth, "top", 0.3)
                 for name, state in (("late", own), ("predicted", before)):
                     if state is not None and len(state):
@@ -248,16 +256,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    parts = load_parts("tiny")
+    loaded = load_model("tiny")
     batches, windows, tokens = (1, 2, 12) if args.tiny else (4, 12, 128)
     cases = [*CASES[-1 if args.tiny else 0 :], *((rank, "top", 0.3) for rank in args.ranks)]
-    text = corpus(args.text, parts.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
+    text = corpus(args.text, loaded.tokenizer(), args.out, 128 if args.tiny else 512, 10**9, 0)
     makers = {
-        "experts": lambda: experts(parts, text, batches),
-        "neurons": lambda: neurons(parts, text, batches, cases),
-        "up_reuse": lambda: reused(parts, text, batches),
-        "replays": lambda: replays(*decode(parts, text, windows, tokens), parts, args.slots),
-        "microseconds": lambda: [timed(parts, decode(parts, text, 1, tokens)[1])],
+        "experts": lambda: experts(loaded, text, batches),
+        "neurons": lambda: neurons(loaded, text, batches, cases),
+        "up_reuse": lambda: reused(loaded, text, batches),
+        "replays": lambda: replays(*decode(loaded, text, windows, tokens), loaded, args.slots),
+        "microseconds": lambda: [timed(loaded, decode(loaded, text, 1, tokens)[1])],
     }
     tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
     told = {"provenance": provenance(), **tables}

@@ -12,19 +12,19 @@ from moex.prefetch.mlp import MLP
 from moex.sparsity.corm import Corm
 
 if TYPE_CHECKING:
-    from moex.models.loader import Parts
+    from moex.models.loader import LoadedModel
     from moex.prefetch.base import Observation
 
 
-def timed(parts: Parts, seen: list[Observation]) -> dict[str, float]:
+def timed(loaded: LoadedModel, seen: list[Observation]) -> dict[str, float]:
     """Median microseconds a decoding visit."""
     selector, found = Corm(), {}
-    selector.bind(parts.geometry, parts.folder)
+    selector.bind(loaded.geometry, loaded.folder)
     steps = [o for o in seen if o.access.phase == "decode" and o.access.layer > 0][:600]
     named = {"gate": Gate(), "linear": Linear(), "mlp": MLP(), "mlp depth 3": MLP(3)}
     for name, predictor in named.items():
-        predictor.bind(parts.geometry, parts.folder)
-        predictor.reset(parts.geometry, 0)
+        predictor.bind(loaded.geometry, loaded.folder)
+        predictor.reset(loaded.geometry, 0)
         found[name] = _median(lambda o, p=predictor: (p.observe(o), p.predict(o)), steps)
     for mode in ("late", "predicted"):
         selector.mode = mode

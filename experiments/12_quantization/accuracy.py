@@ -27,7 +27,7 @@ from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.evals.lm import evaluate
 from moex.evals.text import HELD_OUT, documents, encode
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.runs.provenance import provenance
 
 WINDOW = 512
@@ -58,10 +58,10 @@ def nats_of(model, texts: list[list[list[int]]]) -> list[float]:
 
 def measure(args: argparse.Namespace, scheme, texts: list | None, tasks: bool) -> dict:
     """One quantization: bits, bytes, losses by window, items by task."""
-    parts = load_parts(args.model, quant=scheme, cache_dir=args.cache)
-    with closing(parts.store):
-        offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
-        tokenizer = parts.tokenizer()
+    loaded = load_model(args.model, quant=scheme, cache_dir=args.cache)
+    with closing(loaded.store):
+        offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
+        tokenizer = loaded.tokenizer()
         texts = texts or windows(tokenizer, args.text, args.windows, args.each)
         items: dict[str, dict[str, list[tuple[int, float]]]] = {}
         try:
@@ -71,10 +71,10 @@ def measure(args: argparse.Namespace, scheme, texts: list | None, tasks: bool) -
                     evaluate(model, tokenizer, TASKS, limit=args.items, items=items)
         finally:
             offloaded.close()
-    whole = parts.geometry.all_bytes
-    kernels = ", ".join(sorted(parts.packing.kernels)) if parts.packing else ""
+    whole = loaded.geometry.all_bytes
+    kernels = ", ".join(sorted(loaded.packing.kernels)) if loaded.packing else ""
     return {
-        "bits": parts.bits_per_weight, "bytes": whole + parts.skeleton_bytes, "kernel": kernels,
+        "bits": loaded.bits_per_weight, "bytes": whole + loaded.skeleton_bytes, "kernel": kernels,
         "nats": nats, "items": items,
     }  # fmt: skip
 
@@ -123,7 +123,7 @@ def measure_all(args: argparse.Namespace, studies: dict[str, dict], kept: dict) 
         for study, schemes in studies.items():
             for name, scheme in {"unquantized": None, **schemes}.items():
                 if name not in kept:
-                    tokenizer = load_parts("tiny").tokenizer()
+                    tokenizer = load_model("tiny").tokenizer()
                     texts = texts or windows(tokenizer, args.text, args.windows, args.each)
                     measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
                     kept[name] = {"name": name, **measured, **provenance()}

@@ -27,7 +27,7 @@ from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
 from moex.quant.hqq import HQQ
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 
 LINK = HardwareProfile("slow link", link_bytes_per_s=1e8, link_latency_s=10e-6)
 """Emulated: real bytes move, and arrive when a link of 100 MB/s would have brought them."""
@@ -36,7 +36,7 @@ LINK = HardwareProfile("slow link", link_bytes_per_s=1e8, link_latency_s=10e-6)
 def decode(args: argparse.Namespace) -> None:
     """Tokens a second of both at equal capacity in bytes, in interleaved pairs."""
     pairs, tokens = (2, 4) if args.tiny else (args.pairs, args.tokens)
-    plain, packed = load_parts("tiny"), load_parts("tiny", quant=RTN(4, 64))
+    plain, packed = load_model("tiny"), load_model("tiny", quant=RTN(4, 64))
     slots, staging = 2, 4
     budget = (slots * plain.geometry.layers + staging) * plain.geometry.expert_bytes
     room = budget // packed.geometry.expert_bytes - staging
@@ -49,8 +49,8 @@ def decode(args: argparse.Namespace) -> None:
     speeds: dict[str, list[float]] = {name: [] for name in memories}
     moved: dict[str, int] = {}
     for turn in range(-1, pairs):
-        for name, (parts, memory) in memories.items():
-            offloaded = offload(parts, Setup(LRU(), memory, hardware=LINK))
+        for name, (loaded, memory) in memories.items():
+            offloaded = offload(loaded, Setup(LRU(), memory, hardware=LINK))
             with offloaded as model:
                 generate(model, prompt, tokens, offloaded.meter)
             decoded = offloaded.meter.phases["decode"]
@@ -181,8 +181,8 @@ def peak(args: argparse.Namespace) -> None:
         checkpoint.fill(model, folder, None)
     else:
         quantizer = {"none": None, "RTN": RTN(4, 64), "HQQ": HQQ(4, 64)}[args.form]
-        parts = load_parts(str(folder), store="disk", cache_dir=args.cache, quant=quantizer)
-        parts.store.close()
+        loaded = load_model(str(folder), store="disk", cache_dir=args.cache, quant=quantizer)
+        loaded.store.close()
     rate = layer / (perf_counter() - started)  # two layers, two bytes a weight
     print(json.dumps({"peak": peak_host_bytes(), "layer": layer, "rate": rate}))
 
@@ -192,9 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = {"decode": decode, "resident": resident, "packing": packing, "memory": memory}
-    parts["peak"] = peak
-    parser.add_argument("part", choices=parts)
+    loaded = {"decode": decode, "resident": resident, "packing": packing, "memory": memory}
+    loaded["peak"] = peak
+    parser.add_argument("part", choices=loaded)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -209,7 +209,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     with torch.no_grad():
-        parts[args.part](args)
+        loaded[args.part](args)
 
 
 if __name__ == "__main__":

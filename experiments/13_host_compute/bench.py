@@ -112,10 +112,10 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
 
     from moex.bench.workload import generate
     from moex.cache.memory import Memory
-    from moex.runner.assemble import Setup, load_parts, offload
+    from moex.runner.assemble import Setup, load_model, offload
     from moex.types import DECODE
 
-    parts = load_parts("tiny", store="ram")
+    loaded = load_model("tiny", store="ram")
     torch.set_num_threads(1)
     first = read_trace(trace_path("tiny"))
     first = first.select(slice(0, len(first) // 2))
@@ -123,18 +123,18 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
     draw = torch.Generator().manual_seed(1)
     prompts = [torch.randint(2, 256, (1, 16), generator=draw) for _ in range(1 if tiny else 4)]
     for ratio in RATIOS[::4] if tiny else RATIOS[1:-1]:
-        profile = machine(ratio, parts.layout.bytes, host_s, visit_s=1e-3, expert_s=2e-4)
-        ways = handlers(replace_bytes(first, parts.layout.bytes), slots, profile, NoPrefetch())
+        profile = machine(ratio, loaded.layout.bytes, host_s, visit_s=1e-3, expert_s=2e-4)
+        ways = handlers(replace_bytes(first, loaded.layout.bytes), slots, profile, NoPrefetch())
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         counts = {}
         for _ in range(rounds):
             for name, miss in ways.items():
-                run = offload(parts, Setup(LRU(), Memory(slots), hardware=profile, miss=miss))
+                run = offload(loaded, Setup(LRU(), Memory(slots), hardware=profile, miss=miss))
                 with run as model:
                     generate(model, prompts, 8 if tiny else 48, run.meter)
                 decode = run.meter.phases[DECODE]
                 seconds[name].append(decode.seconds / decode.passes)
-                book = run.ledger.phases[DECODE]
+                book = run.cache_stats.phases[DECODE]
                 counts[name] = [book.resident_hits, book.demand_misses, book.host_computed]
         yield {
             "what": "live, emulated link and host",

@@ -35,7 +35,7 @@ from moex.hardware.process_memory import peak_host_bytes
 from moex.models.checkpoint import build_from
 from moex.models.random_weights import DEVIATION
 from moex.models.shards import INDEX
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.runs.atomic import write_atomically
 
 
@@ -59,10 +59,10 @@ def checkpoint(options: argparse.Namespace) -> Path:
             files.setdefault(file, {})[stem] = shape
             continue
         rows, columns = shape[1:]
-        parts = {"w2": (rows, columns)}
+        loaded = {"w2": (rows, columns)}
         if name.endswith("gate_up_proj"):
-            parts = dict.fromkeys(("w1", "w3"), (rows // 2, columns))
-        for part, size in parts.items():
+            loaded = dict.fromkeys(("w1", "w3"), (rows // 2, columns))
+        for part, size in loaded.items():
             for index in range(shape[0]):
                 expert = f"{stem.rpartition('.')[0]}.{index}.{part}.weight"
                 files.setdefault(file, {})[expert] = torch.Size(size)
@@ -132,8 +132,8 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
             report = run_baseline(model, "accelerate", batches, workload).report
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-        parts = load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options))
-        report = run_offloaded(parts, batches, workload, setup(options)).report
+        loaded = load_model(name, store="disk", cache_dir=folder(options), quant=scheme(options))
+        report = run_offloaded(loaded, batches, workload, setup(options)).report
     return {"tokens_per_second": report.tokens_per_second, "peak_host_bytes": peak_host_bytes()}
 
 

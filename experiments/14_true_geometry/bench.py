@@ -40,19 +40,19 @@ from moex.bench.setup import prepare
 from moex.bench.workload import generate
 from moex.cache.memory import parse_bytes
 from moex.models import experts_interface
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.store.packing import MANIFEST
 from moex.store.slots import Slots, paged
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
-    from moex.models.loader import Parts
+    from moex.models.loader import LoadedModel
 
 
-def load(options: argparse.Namespace) -> Parts:
+def load(options: argparse.Namespace) -> LoadedModel:
     """The model of random weights, packed into files once."""
     name, made = f"random-{options.model}", {"architecture": architecture(options)}
-    return load_parts(name, store="disk", cache_dir=folder(options), quant=scheme(options), **made)
+    return load_model(name, store="disk", cache_dir=folder(options), quant=scheme(options), **made)
 
 
 def kill(options: argparse.Namespace) -> list[int]:
@@ -83,11 +83,11 @@ def pack(options: argparse.Namespace) -> dict[str, Any]:
         sys.exit(f"pack: {folder(options)} is packed already; begin with the part: clean")
     killed = kill(options)
     started = perf_counter()
-    parts = load(options)
-    took, geometry = perf_counter() - started, parts.geometry
-    parts.store.verify()  # type: ignore[attr-defined]
+    loaded = load(options)
+    took, geometry = perf_counter() - started, loaded.geometry
+    loaded.store.verify()  # type: ignore[attr-defined]
     size = geometry.all_bytes
-    parts.store.close()
+    loaded.store.close()
     row = {"what": "pack", "quant": options.quant, "bytes": size, "checksum": checksum(options)}
     if options.kills:
         return row | {"killed": killed}  # and no speed: a part of it was packed before
@@ -107,33 +107,33 @@ def pack(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def link_speed(parts: Parts, count: int) -> float:
+def link_speed(loaded: LoadedModel, count: int) -> float:
     """Bytes a second of reading records in no order, into memory that was read into before."""
-    out, times, (layers, experts, *_) = paged(parts.layout.bytes), [], parts.geometry
+    out, times, (layers, experts, *_) = paged(loaded.layout.bytes), [], loaded.geometry
     for number in range(count):
         expert = Expert(number % layers, (5 * number + 1) % experts)
         started = perf_counter()
-        parts.store.read(expert, out)
+        loaded.store.read(expert, out)
         times.append(perf_counter() - started)
-    return parts.layout.bytes / median(times[1:])
+    return loaded.layout.bytes / median(times[1:])
 
 
-def memory_speed(parts: Parts, count: int) -> float:
+def memory_speed(loaded: LoadedModel, count: int) -> float:
     """Bytes a second at which one expert after another is read to be computed with."""
-    places = min(8, parts.geometry.experts)
-    slots = Slots(parts.layout, places)
+    slots = min(8, loaded.geometry.experts)
+    slots = Slots(loaded.layout, slots)
     for number, record in enumerate(slots.records):
-        parts.store.read(Expert(0, number), record)
-    token = torch.randn(1, parts.geometry.hidden).to(parts.model.dtype)
+        loaded.store.read(Expert(0, number), record)
+    token = torch.randn(1, loaded.geometry.hidden).to(loaded.model.dtype)
     times = []
     with torch.inference_mode():
         for number in range(count):
             started = perf_counter()
             experts_interface.expert_output(
-                parts.layers[0].experts, token, slots.tensors[number % places]
+                loaded.layers[0].experts, token, slots.tensors[number % slots]
             )
             times.append(perf_counter() - started)
-    return parts.layout.bytes / median(times[1:])
+    return loaded.layout.bytes / median(times[1:])
 
 
 def replayed(options: argparse.Namespace, **given: Any) -> Prompts:
@@ -147,11 +147,11 @@ def arriving(options: argparse.Namespace) -> dict[str, Any]:
 
     Of a link that cannot tell (`in_parts`) both are the same.
     """
-    parts, tokens = load(options), 4 if options.tiny else options.new_tokens
+    loaded, tokens = load(options), 4 if options.tiny else options.new_tokens
     torch.set_num_threads(options.threads or max(1, torch.get_num_threads() - 1))
     workload = replayed(options, new_tokens=tokens)
-    batches = workload.batches(parts.tokenizer(), "cpu")
-    offloaded = prepare(parts, batches, workload, setup(options))
+    batches = workload.batches(loaded.tokenizer(), "cpu")
+    offloaded = prepare(loaded, batches, workload, setup(options))
     can = offloaded.link.in_parts
 
     def once(in_parts: bool) -> float:
@@ -166,7 +166,7 @@ def arriving(options: argparse.Namespace) -> dict[str, Any]:
     with offloaded as model:
         pairs = 2 if options.tiny else options.pairs
         parted, whole = in_turns(pairs, partial(once, can), partial(once, False))
-    parts.store.close()
+    loaded.store.close()
     return {
         "what": "arriving experts, random weights, replayed routing",
         "link": offloaded.link.name,
@@ -180,30 +180,30 @@ def arriving(options: argparse.Namespace) -> dict[str, Any]:
 
 def decode(options: argparse.Namespace) -> dict[str, Any]:
     """Decode within the budget; compare with what link and memory allow at the hit rate found."""
-    parts = load(options)
+    loaded = load(options)
     threads = options.threads or max(1, torch.get_num_threads() - 1)
     torch.set_num_threads(threads)
     full = (24, options.new_tokens, 1, 3)
     count, tokens, warmup, repeats = (4, 4, 0, 1) if options.tiny else full
     workload = replayed(options, new_tokens=tokens, warmup=warmup, repeats=repeats)
-    batches = workload.batches(parts.tokenizer(), "cpu")
-    row = run_offloaded(parts, batches, workload, setup(options)).report
+    batches = workload.batches(loaded.tokenizer(), "cpu")
+    row = run_offloaded(loaded, batches, workload, setup(options)).report
     # Measured afterwards: the peak of memory above is the run's own.
-    link, reads = link_speed(parts, count), memory_speed(parts, count)
-    geometry = parts.geometry
+    link, reads = link_speed(loaded, count), memory_speed(loaded, count)
+    geometry = loaded.geometry
     moved = (row.bytes_moved or 0) / row.tokens_decode
     wasted = (row.bytes_wasted or 0) / row.tokens_decode
     by_link = link / moved if moved else float("inf")
     by_useful = link / (moved - wasted) if moved > wasted else float("inf")
     by_memory = reads / geometry.token_bytes
     speed = row.tokens_per_second or 0.0
-    parts.store.close()
+    loaded.store.close()
     return {
         "what": "decode, random weights, replayed routing",
         "model": options.model,
         "layers": geometry.layers,
         "quant": options.quant,
-        "bits_per_weight": parts.bits_per_weight,
+        "bits_per_weight": loaded.bits_per_weight,
         "threads": threads,
         "tokens_per_second": speed,
         "hit_rate": row.hit_rate,
@@ -230,9 +230,9 @@ def clean(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run one part and print its line."""
-    parts = {"pack": pack, "decode": decode, "arriving": arriving, "clean": clean}
+    loaded = {"pack": pack, "decode": decode, "arriving": arriving, "clean": clean}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=parts)
+    parser.add_argument("part", choices=loaded)
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    say(parts[options.part](options), options)
+    say(loaded[options.part](options), options)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ class Told(ScoredPrefetcher):
             return []
         at = token * self.layers + layer
         ahead = [[0.0] * self.experts for _ in range(DEEPEST)]
-        for guess in self.said[at % len(self.said)]:
-            ahead[guess.expert.layer - layer - 1][guess.expert.index] = guess.score
+        for prefetch in self.said[at % len(self.said)]:
+            ahead[prefetch.expert.layer - layer - 1][prefetch.expert.index] = prefetch.score
         return [*self.name(access, ahead[: len(self.next) - access.layer - 1])]
 
 

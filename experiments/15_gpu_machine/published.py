@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dic
     from moex.prefetch.oracle import Oracle
     from moex.quant.mixed import Mixed
     from moex.quant.rtn import RTN
-    from moex.runner.assemble import Setup, load_parts
+    from moex.runner.assemble import Setup, load_model
 
     lengths = (4, 0, 1) if options.tiny else (16, 1, 2)
     workload = Prompts(
@@ -57,19 +57,19 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dic
         quant = Mixed(few, few, four)
         with TemporaryDirectory(dir=options.scratch) as folder:
             given = ("random", "auto", options.device, "ram", folder)
-            parts = load_parts(*given, architecture=shapes, quant=quant)
-            with closing(parts.store):
-                batches = workload.batches(parts.tokenizer(), options.device)
+            loaded = load_model(*given, architecture=shapes, quant=quant)
+            with closing(loaded.store):
+                batches = workload.batches(loaded.tokenizer(), options.device)
                 for slots in (2, 4):
-                    for name, policy, guess in (
+                    for name, policy, prefetch in (
                         (ROWS[0], LRU(), Oracle(precision=RECALL, recall=RECALL)),
                         (ROWS[1], LRU(), NoPrefetch()),
                         (ROWS[2], NoCache(), NoPrefetch()),
                     ):
-                        setup = Setup(policy, Memory(slots), guess)
-                        row = run_offloaded(parts, batches, workload, setup).report
+                        setup = Setup(policy, Memory(slots), prefetch)
+                        row = run_offloaded(loaded, batches, workload, setup).report
                         about = {"what": "table2", "row": name, "slots": slots, "expert_bits": bits}
-                        about |= {"attention_bits": 4, "layers": parts.geometry.layers}
+                        about |= {"attention_bits": 4, "layers": loaded.geometry.layers}
                         about |= {"device": device_name(options.device)}
                         fields = ("random_weights", "replayed_routing", "oracle", "kernel")
                         fields += ("bits_per_weight", "tokens_per_second", "hit_rate", "pinned")

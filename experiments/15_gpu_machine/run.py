@@ -181,11 +181,11 @@ def _decode(
     from moex.link import cuda
     from moex.prefetch.gate import Gate
     from moex.prefetch.none import NoPrefetch
-    from moex.runner.assemble import Setup, load_parts
+    from moex.runner.assemble import Setup, load_model
 
     started = perf_counter()
     given = ("random", "auto", options.device, "ram", options.scratch)
-    parts = load_parts(*given, architecture=_shapes(options), quant=quant)
+    loaded = load_model(*given, architecture=_shapes(options), quant=quant)
     load_s = perf_counter() - started
     workload = Prompts(
         prompts=["replayed routing"],
@@ -195,7 +195,7 @@ def _decode(
         repeats=1 if options.tiny else 3,
         routing="tiny",
     )
-    batches = workload.batches(parts.tokenizer(), options.device)
+    batches = workload.batches(loaded.tokenizer(), options.device)
     best = max((row.get("bytes_per_s", 0.0) for row in _rows(options, "link")), default=0.0)
     usual = cuda.CHUNK, cuda.AHEAD
     wanted = [(cell, usual) for cell in cells] + [(cells[1], chunk) for chunk in chunks]
@@ -203,13 +203,13 @@ def _decode(
         cuda.CHUNK, cuda.AHEAD = chunk
         row = {"what": part, "random_weights": True, "replayed_routing": True, "slots": slots}
         row |= {"policy": policy, "prefetch": "Gate" if ahead else "NoPrefetch"}
-        row |= {"layers": parts.geometry.layers, "expert_bytes": parts.geometry.expert_bytes}
+        row |= {"layers": loaded.geometry.layers, "expert_bytes": loaded.geometry.expert_bytes}
         row |= {"load_s": load_s, "chunk_bytes": chunk[0], "chunks_ahead": chunk[1]}
         row |= {"usual": chunk == usual}
         who = LRU() if policy == "LRU" else LFU()
         setup = Setup(who, Memory(slots), Gate() if ahead else NoPrefetch())
         try:
-            report = run_offloaded(parts, batches, workload, setup).report
+            report = run_offloaded(loaded, batches, workload, setup).report
         except (RuntimeError, ValueError) as error:
             yield row | {"refused": str(error)}
             continue

@@ -108,14 +108,14 @@ def _run(
     from moex.bench.rounds import run_offloaded
     from moex.cache.lru import LRU
     from moex.cache.memory import Memory
-    from moex.runner.assemble import Setup, load_parts
+    from moex.runner.assemble import Setup, load_model
 
     given = ("smoke", dtype, options.device, store, options.scratch)
     bundles = "selector" in setup
-    parts = load_parts(*given, architecture=SHAPES, quant=quant, bundles=bundles)
+    loaded = load_model(*given, architecture=SHAPES, quant=quant, bundles=bundles)
     work = Prompts(prompts=["one", "two"][:batch], prompt_tokens=8, new_tokens=8, repeats=1)
     work = replace(work, batch_size=batch, warmup=0)
-    with closing(parts.store):
-        batches = work.batches(parts.tokenizer(), options.device)
-        done = run_offloaded(parts, batches, work, Setup(LRU(), memory or Memory(2), **setup))
+    with closing(loaded.store):
+        batches = work.batches(loaded.tokenizer(), options.device)
+        done = run_offloaded(loaded, batches, work, Setup(LRU(), memory or Memory(2), **setup))
     return done.round.texts, done.report

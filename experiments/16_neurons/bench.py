@@ -29,7 +29,7 @@ from moex.cache.memory import Memory
 from moex.calibrate import row_break_even as measured
 from moex.calibrate.measure import break_evens
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import bind_selector, load_parts
+from moex.runner.assemble import bind_selector, load_model
 from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Decode from files: neurons with the measured break-even against whole experts, in turns."""
     torch.set_num_threads(args.threads)
-    whole = load_parts("tiny", store="disk")
-    neurons = load_parts("tiny", store="disk", bundles=True, wholes=True)
+    whole = load_model("tiny", store="disk")
+    neurons = load_model("tiny", store="disk", bundles=True, wholes=True)
     prompts, repeats = prompts_of(whole)[: args.prompts], args.repeats or TURNS
     if args.tiny:
         prompts, args.tokens, repeats = prompts[:2], 4, 1

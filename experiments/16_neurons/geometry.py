@@ -27,7 +27,7 @@ from analysis.paired import in_turns, paired_ratio
 from moex.cache.memory import Memory
 from moex.paths import cache_folder
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import bind_selector, load_parts
+from moex.runner.assemble import bind_selector, load_model
 from moex.runner.routing_replay import read_routing
 from moex.runs.provenance import provenance
 from moex.sparsity.base import NeuronSelector
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
     from moex.types import Geometry
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class Lots(NeuronSelector):
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, value=True)
 
 
-def parts(args: argparse.Namespace, *, bundles: bool) -> Parts:
+def loaded(args: argparse.Namespace, *, bundles: bool) -> LoadedModel:
     """The model of random weights, packed into files once in either layout."""
     config = yaml.safe_load((ROOT / "conf" / "model" / f"{args.model}.yaml").read_text())
     shapes = {**config["architecture"], "num_hidden_layers": args.layers}
@@ -71,13 +71,13 @@ def parts(args: argparse.Namespace, *, bundles: bool) -> Parts:
         shapes |= SMALL
     folder = args.folder or cache_folder().expanduser() / "true_geometry"
     given = {"architecture": shapes, "bundles": bundles, "cache_dir": folder}
-    return load_parts(f"random-{args.model}", store="disk", **given)
+    return load_model(f"random-{args.model}", store="disk", **given)
 
 
 def compared(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds a decoded token of both sides, in turns."""
     torch.set_num_threads(args.threads)
-    whole, neurons = parts(args, bundles=False), parts(args, bundles=True)
+    whole, neurons = loaded(args, bundles=False), loaded(args, bundles=True)
     for each in (whole, neurons):
         each.store.verify()  # type: ignore[attr-defined]  # not while timing
     selector, geometry = Lots(args.fraction), whole.geometry
@@ -93,7 +93,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         ways = (partial(side.seconds, prompts, args.tokens) for side in sides)
         times = in_turns(args.repeats, *ways)
         gain = paired_ratio(*times)
-        found = {**sides[0].books(), **sides[1].books()}
+        found = {**sides[0].statistics(), **sides[1].statistics()}
     return {
         "case": "geometry",
         **{"model": args.model, "layers": args.layers, "fraction": args.fraction},

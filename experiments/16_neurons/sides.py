@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
-    from moex.runner.assemble import Parts
-    from moex.runner.routing_replay import Routing
+    from moex.runner.assemble import LoadedModel
+    from moex.runner.routing_replay import RoutingReplay
     from moex.sparsity.base import NeuronSelector
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +42,15 @@ class Side:
         self,
         stack: ExitStack,
         name: str,
-        parts: Parts,
+        loaded: LoadedModel,
         memory: Memory,
         prefetcher: Prefetcher,
         selector: NeuronSelector | None,
         link: HardwareProfile | None = None,
-        routing: Routing | None = None,
+        routing: RoutingReplay | None = None,
     ) -> None:
         self.name, self.selector = name, selector
-        self.run = offload(parts, Setup(LRU(), memory, prefetcher, link, selector=selector))
+        self.run = offload(loaded, Setup(LRU(), memory, prefetcher, link, selector=selector))
         if routing is not None:
             self.run.replay(routing)
         self.model = stack.enter_context(self.run)
@@ -65,10 +65,10 @@ class Side:
         decode = self.run.meter.phases[DECODE]
         return decode.seconds / decode.passes
 
-    def books(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         """Statistics of the last `seconds`."""
         run = self.run
-        decode, counts = run.meter.phases[DECODE], run.ledger.phases[DECODE]
+        decode, counts = run.meter.phases[DECODE], run.cache_stats.phases[DECODE]
         predictor = sum(each.device_bytes for each in (self.selector, run.prefetcher) if each)
         found = {
             "slots_made": run.cache.slots,
@@ -93,11 +93,11 @@ def turn(
     """
     seconds = [[0.0] * len(sides) for _ in prompts]
     told: dict[str, list[Any]] = {}
-    for place, prompt in enumerate(prompts):
+    for slot, prompt in enumerate(prompts):
         order = list(enumerate(sides))
-        for which, side in order[:: -1 if (place + number) % 2 else 1]:
-            seconds[place][which] = side.seconds([prompt], tokens)
-            for name, value in side.books().items():
+        for which, side in order[:: -1 if (slot + number) % 2 else 1]:
+            seconds[slot][which] = side.seconds([prompt], tokens)
+            for name, value in side.statistics().items():
                 told.setdefault(name, []).append(value)
     return seconds, {name: mean(values) for name, values in told.items()}
 
@@ -144,14 +144,14 @@ def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
     return made(fraction=args.fraction, mode=args.mode), NoPrefetch()
 
 
-def equal_bytes(parts: Parts, slots: int, rows: float, predictor: int) -> Memory:
+def equal_bytes(loaded: LoadedModel, slots: int, rows: float, predictor: int) -> Memory:
     """Thin places for the bytes of so many whole slots and their staging, less the predictor's.
 
     As many slots as places of at least `rows` of an expert make; then as many rows as still fit.
     """
-    geometry, layout = parts.geometry, parts.layout
+    geometry, layout = loaded.geometry, loaded.layout
     assert isinstance(layout, Bundles)
-    staging = Memory(slots).places_beside(geometry)
+    staging = Memory(slots).slots_beside(geometry)
     free = (slots * geometry.layers + staging) * geometry.expert_bytes - predictor
 
     def made(capacity: int) -> int:
@@ -168,8 +168,8 @@ def equal_bytes(parts: Parts, slots: int, rows: float, predictor: int) -> Memory
     return Memory(count, rows=capacity / geometry.intermediate)
 
 
-def prompts_of(parts: Parts) -> list[torch.Tensor]:
+def prompts_of(loaded: LoadedModel) -> list[torch.Tensor]:
     """The bundled workload's prompts, 16 tokens each."""
     texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
-    tokenizer = parts.tokenizer()
+    tokenizer = loaded.tokenizer()
     return [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts]

@@ -25,7 +25,7 @@ from sides import Side, equal_bytes, parts_of, prompts_of
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.hardware.profile import HardwareProfile
 from moex.link.emulated import EmulatedLink
 from moex.models import experts_interface
@@ -33,8 +33,8 @@ from moex.models.router_scores import Lookahead
 from moex.prefetch.corm import Corm as Fetch
 from moex.prefetch.gate import Gate
 from moex.prefetch.mlp import MLP
-from moex.runner.assemble import bind_selector, load_parts
-from moex.runner.layer_forward import Work
+from moex.runner.assemble import bind_selector, load_model
+from moex.runner.layer_forward import LayerForward
 from moex.runner.neurons import Neurons
 from moex.runs.provenance import provenance
 from moex.sparsity.corm import Corm
@@ -52,8 +52,12 @@ STAGES = {
     "positions": [(RowSlots, "hold"), (RowSlots, "without")],
     "link": [(EmulatedLink, "submit"), (EmulatedLink, "wait")],
     "computing": [(experts_interface, "neurons_output"), (experts_interface, "expert_output")],
-    "weights and sums": [(Work, "__init__"), (Work, "put"), (Work, "result")],
-    "ledgers": [(Ledger, "demand"), (Ledger, "prefetch"), (Ledger, "selected")],
+    "weights and sums": [
+        (LayerForward, "__init__"),
+        (LayerForward, "put"),
+        (LayerForward, "result"),
+    ],
+    "layer_stats": [(CacheStats, "demand"), (CacheStats, "prefetch"), (CacheStats, "selected")],
 }
 
 
@@ -118,7 +122,7 @@ def main() -> None:
     if args.tiny:
         args.repeats, args.tokens = 1, 6
     torch.set_num_threads(1)
-    whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
+    whole, neurons = load_model("tiny"), load_model("tiny", bundles=True, store="ram")
     prompt, lines = prompts_of(whole)[:1], []
     link = HardwareProfile("emulated", link_bytes_per_s=float("inf"), chunk_bytes=1 << 16)
     selector, prefetcher = parts_of(args)

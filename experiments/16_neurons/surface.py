@@ -20,7 +20,7 @@ from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runner.assemble import Setup, bind_selector, load_parts, offload
+from moex.runner.assemble import Setup, bind_selector, load_model, offload
 from moex.train.data import corpus
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
 
 LOADS = (0.5, 1, 2, 4, 8)
 SLOTS = (2, 3, 4)
@@ -42,7 +42,7 @@ DRIFT, TRIES = 0.1, 4
 def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row a load time and number of slots; last, without any load time, each side's ceiling."""
     torch.set_num_threads(args.threads)
-    whole, neurons = load_parts("tiny"), load_parts("tiny", bundles=True, store="ram")
+    whole, neurons = load_model("tiny"), load_model("tiny", bundles=True, store="ram")
     prompts, turns = prompts_of(whole)[: args.prompts], args.repeats or TURNS
     loads, slots = args.loads, args.slots
     if args.tiny:
@@ -69,8 +69,8 @@ def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _cell(
-    whole: Parts,
-    neurons: Parts,
+    whole: LoadedModel,
+    neurons: LoadedModel,
     prompts: list[Tensor],
     turns: int,
     ratio: float,
@@ -115,18 +115,18 @@ def _cell(
     }
 
 
-def _layer_s(parts: Parts, prompts: list[Tensor], tokens: int) -> float:
+def _layer_s(loaded: LoadedModel, prompts: list[Tensor], tokens: int) -> float:
     """Seconds of a layer now, with all experts there: median of five after one of warmth."""
     with ExitStack() as stack:
-        every = Memory(parts.geometry.experts)
-        full = Side(stack, "full", parts, every, NoPrefetch(), None, None)
+        every = Memory(loaded.geometry.experts)
+        full = Side(stack, "full", loaded, every, NoPrefetch(), None, None)
         full.seconds(prompts, tokens)
         passes = [full.seconds(prompts, tokens, empty=False) for _ in range(5)]
-    return median(passes) / parts.geometry.layers
+    return median(passes) / loaded.geometry.layers
 
 
 @torch.inference_mode()
-def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, Any]:
+def _loss(whole: LoadedModel, neurons: LoadedModel, args: argparse.Namespace) -> dict[str, Any]:
     """Held-out nats a token, masked against dense, as `mode=eval` runs them: masks in prefill."""
     selector, _ = parts_of(args)
     selector.prefill = "masked"
@@ -135,8 +135,8 @@ def _loss(whole: Parts, neurons: Parts, args: argparse.Namespace) -> dict[str, A
         text = corpus(args.text, whole.tokenizer(), Path(folder), 512, 10**9, 0)
         windows = [torch.from_numpy(text.batch(n, 1, held_out=True)) for n in range(args.windows)]
     nats = []
-    for parts, chosen in ((whole, None), (neurons, selector)):
-        with offload(parts, Setup(LRU(), memory, selector=chosen)) as model:
+    for loaded, chosen in ((whole, None), (neurons, selector)):
+        with offload(loaded, Setup(LRU(), memory, selector=chosen)) as model:
             nats.append([_nats(model, window) for window in windows])
     apart = [masked - dense for dense, masked in zip(*nats, strict=True)]
     return {

@@ -29,7 +29,7 @@ def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
 
     With `cpus`, one sweep on each of them, all at once and none knowing of the others.
     """
-    command = [sys.executable, "run.py", "-m", "mode=simulate", "verdict=false", *words]
+    command = [sys.executable, "run.py", "-m", "mode=simulate", "bottleneck=false", *words]
     command += ["prefetch=none", f"seed=range(0,{seeds})"]
     command += ["cache=lru,lfu,fifo,sieve,arc", "memory.slots=3,4,5,6,7"]
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ import torch
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.sparsity.active import active
 from moex.train.activations import contributions, read
 from moex.train.data import corpus
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from moex.models.loader import Parts
+    from moex.models.loader import LoadedModel
 
 ENERGIES = (0.8, 0.9, 0.95, 0.99)
 HOT = (0.1, 0.2)
@@ -73,15 +73,15 @@ def jaccard(a: Tensor, b: Tensor) -> float:
     return float(((a & b).sum(1) / (a | b).sum(1)).mean()) if len(a) else float("nan")
 
 
-def of_layer(parts: Parts, layer: int, hidden: Tensor, chosen: Tensor, context: int) -> Row:
+def of_layer(loaded: LoadedModel, layer: int, hidden: Tensor, chosen: Tensor, context: int) -> Row:
     """One line of every table, means over the layer's experts weighted by their tokens."""
     found: list[Row] = []
     draw = np.random.default_rng(layer)
-    for expert in range(parts.geometry.experts):
+    for expert in range(loaded.geometry.experts):
         tokens = torch.nonzero((chosen == expert).any(1)).flatten()
         if len(tokens) < 4:
             continue
-        truth = contributions(parts, layer, expert, hidden[tokens])
+        truth = contributions(loaded, layer, expert, hidden[tokens])
         used = active(truth, "top", FRACTION)
         rates = ranked(used)
         exponent, power, exponential = power_law(rates)
@@ -112,18 +112,18 @@ def _mean(values: list[Any], weights: NDArray[np.float64]) -> Any:
     return mean.tolist()
 
 
-def measure(parts: Parts, text: str, windows: int, context: int) -> list[Row]:
+def measure(loaded: LoadedModel, text: str, windows: int, context: int) -> list[Row]:
     """A row a layer, of so many windows of the text."""
     with tempfile.TemporaryDirectory(prefix="moex-text-") as work:
-        found = corpus(text, parts.tokenizer(), Path(work), context, 10**9, 0)
+        found = corpus(text, loaded.tokenizer(), Path(work), context, 10**9, 0)
         batches = [torch.from_numpy(found.batch(n, 1)) for n in range(windows)]
-    with offload(parts, Setup(LRU(), Memory(parts.geometry.experts))) as model:
-        seen = [read(model, parts.layers, batch) for batch in batches]
+    with offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts))) as model:
+        seen = [read(model, loaded.layers, batch) for batch in batches]
     rows = []
-    for layer in range(parts.geometry.layers):
+    for layer in range(loaded.geometry.layers):
         hidden = torch.cat([each[layer].hidden for each in seen])
         chosen = torch.cat([each[layer].chosen for each in seen])
-        rows.append(of_layer(parts, layer, hidden, chosen, context))
+        rows.append(of_layer(loaded, layer, hidden, chosen, context))
     return rows
 
 
@@ -199,8 +199,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     windows, context = (2, 64) if args.tiny else (args.windows, 512)
-    parts = load_parts("tiny")
-    rows = measure(parts, args.text, windows, context)
+    loaded = load_model("tiny")
+    rows = measure(loaded, args.text, windows, context)
     show(rows)
     about = (
         f"Bundled model, {windows * context} tokens of text that it has not read. Energy: squares "

@@ -29,7 +29,7 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.mlp import MLP
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm
@@ -39,7 +39,7 @@ from moex.train.data import corpus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.models.loader import Parts
+    from moex.models.loader import LoadedModel
     from moex.types import Geometry, Plan, Prediction
 
 
@@ -87,12 +87,14 @@ def decode(model: Any, ids: torch.Tensor, prompt: int) -> None:
         out = model(step, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
 
 
-def record(parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int, out: Path) -> None:
+def record(
+    loaded: LoadedModel, texts: list[torch.Tensor], selector: Corm, prompt: int, out: Path
+) -> None:
     """Write the traces of one mode."""
     mode = selector.mode
     told = Told({"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": Lottery(Random())})
-    memory = Memory(parts.geometry.experts)
-    run = offload(parts, Setup(LRU(), memory, told, selector=selector))
+    memory = Memory(loaded.geometry.experts)
+    run = offload(loaded, Setup(LRU(), memory, told, selector=selector))
     with run as model, torch.inference_mode():
         for ids in texts:
             decode(model, ids, prompt)
@@ -113,21 +115,21 @@ def record(parts: Parts, texts: list[torch.Tensor], selector: Corm, prompt: int,
     print(f"{mode}: {len(trace)} visits, {int(decoded.sum())} tokens decoded")
 
 
-def equal_plans(parts: Parts, ids: torch.Tensor, prompt: int) -> tuple[int, int]:
+def equal_plans(loaded: LoadedModel, ids: torch.Tensor, prompt: int) -> tuple[int, int]:
     """Plans of a live run in thin places, and how many of them its replay makes alike."""
     live: list[Plan] = []
     replayed: list[Plan] = []
     run = offload(
-        parts,
+        loaded,
         Setup(LRU(), Memory(3, rows=0.4), Fetch(MLP()), selector=Corm(mode="predicted")),
         on_plan=live.append,
     )
     with run as model, torch.inference_mode():
         decode(model, ids, prompt)
     run.finish()
-    books = RowCache(ExpertCache(LRU(), parts.geometry, 3), 0.4)
+    residency = RowCache(ExpertCache(LRU(), loaded.geometry, 3), 0.4)
     trace = run.recorder.trace({})
-    simulate(trace, books.cache, Recorded(), on_plan=replayed.append, neurons=books)
+    simulate(trace, residency.cache, Recorded(), on_plan=replayed.append, neurons=residency)
     same = sum(a == b for a, b in zip(live, replayed, strict=False))
     return max(len(live), len(replayed)), same
 
@@ -144,14 +146,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     count, tokens, prompt = (2, 8, 8) if args.tiny else (args.texts, args.tokens, 32)
-    parts = load_parts("tiny", bundles=True, store="ram")
+    loaded = load_model("tiny", bundles=True, store="ram")
     with tempfile.TemporaryDirectory(prefix="moex-text-") as work:
-        text = corpus(args.text, parts.tokenizer(), Path(work), prompt + tokens, 10**9, 0)
+        text = corpus(args.text, loaded.tokenizer(), Path(work), prompt + tokens, 10**9, 0)
         texts = [torch.from_numpy(np.ascontiguousarray(text.batch(n, 1))) for n in range(count)]
     args.out.mkdir(parents=True, exist_ok=True)
     for mode in ("late", "predicted"):
-        record(parts, texts, Corm(fraction=args.fraction, mode=mode), prompt, args.out)
-    plans, same = equal_plans(parts, texts[0][:, : prompt + 16], prompt)
+        record(loaded, texts, Corm(fraction=args.fraction, mode=mode), prompt, args.out)
+    plans, same = equal_plans(loaded, texts[0][:, : prompt + 16], prompt)
     print(f"live plans in thin places: {plans}; the same in the replay: {same}")
     if plans != same:
         raise SystemExit("the replay takes other decisions than the live run")

@@ -120,15 +120,15 @@ def run(
         if not count:
             return None
     cache = ExpertCache(LRU(), geometry, count)
-    books = RowCache(cache, share) if case.rows else None
-    if books and case.hot:
-        books.hot = hottest(neuron_counts(halves(trace)[0]), books.capacity // 2)
+    residency = RowCache(cache, share) if case.rows else None
+    if residency and case.hot:
+        residency.hot = hottest(neuron_counts(halves(trace)[0]), residency.capacity // 2)
     trace = halves(trace)[1]
     prefetcher = {"recorded": Recorded(), "gate": Gate(), "none": None}[case.ahead]
     if prefetcher is not None and not case.rows:  # whole experts: names without rows
         said = [[p._replace(rows=None) for p in each] for each in trace.predictions or ()]
         trace = replace(trace, predictions=said)
-    report = simulate(trace, cache, prefetcher, at, cold=True, neurons=books)
+    report = simulate(trace, cache, prefetcher, at, cold=True, neurons=residency)
     tokens = report.tokens_decode
     device = (report.capacity_bytes or 0) + (spent if charged else 0)
     return {

@@ -187,9 +187,9 @@ def _ms(
     trace: Trace, shape: Geometry, slots: int, at: HardwareProfile, ahead: bool, rows: float = 0.0
 ) -> float:
     cache = ExpertCache(LRU(), shape, slots)
-    books = RowCache(cache, rows) if rows else None
-    trace, guess = replace(trace, geometry=shape), Recorded() if ahead else None
-    return 1e3 * (simulate(trace, cache, guess, at, neurons=books).tpot_s or 0.0)
+    residency = RowCache(cache, rows) if rows else None
+    trace, prefetch = replace(trace, geometry=shape), Recorded() if ahead else None
+    return 1e3 * (simulate(trace, cache, prefetch, at, neurons=residency).tpot_s or 0.0)
 
 
 def draw(rows: list[Row], about: str) -> Figure:

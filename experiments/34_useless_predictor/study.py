@@ -37,7 +37,7 @@ from moex.hardware.profile import HardwareProfile
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.types import DECODE
@@ -64,12 +64,12 @@ def slowed(load: float, expert_bytes: int, chunks: int) -> HardwareProfile:
 
 
 def speed(
-    trace: Trace, slots: int, guess: Prefetcher | None, link: HardwareProfile, rows: float
+    trace: Trace, slots: int, prefetch: Prefetcher | None, link: HardwareProfile, rows: float
 ) -> float:
     """Simulated tokens/s; `rows` 0: whole experts."""
     cache = ExpertCache(LRU(), trace.geometry, slots)
-    books = RowCache(cache, rows) if rows else None
-    report = simulate(trace, cache, guess, link, neurons=books)
+    residency = RowCache(cache, rows) if rows else None
+    report = simulate(trace, cache, prefetch, link, neurons=residency)
     assert report.tokens_per_second is not None
     return report.tokens_per_second
 
@@ -88,16 +88,16 @@ def simulated(args: argparse.Namespace) -> Iterator[Row]:
         drawn = drawn.select(slice(0, len(drawn) // 6))
         for share, chunks in ((1.0, 9), (0.4, 9), (0.4, 36)):
             whole.append(("rows", drawn, share, Recorded(), chunks))
-    for name, each, rows, guess, chunks in whole:
+    for name, each, rows, prefetch, chunks in whole:
         for count in slots:
             for load in loads:
                 link = slowed(load, each.geometry.expert_bytes, chunks)
                 without = speed(each, count, None, link, rows)
-                ratio = speed(each, count, guess, link, rows) / without
+                ratio = speed(each, count, prefetch, link, rows) / without
                 yield {
                     "simulated": name,
                     "rows": rows or 1.0,
-                    "width": getattr(guess, "width", 0) or 2,
+                    "width": getattr(prefetch, "width", 0) or 2,
                     "chunks": chunks,
                     "slots": count,
                     "load_over_layer": load,
@@ -117,14 +117,14 @@ def seconds(run: OffloadedModel, model: Any, prompts: list[torch.Tensor], tokens
 def live(args: argparse.Namespace) -> Iterator[Row]:
     """A row a cell, with the 95 % interval of the paired ratio."""
     torch.set_num_threads(1)
-    models = [load_parts("tiny", store="ram") for _ in range(2)]  # open at once: a model each
-    parts = models[0]
+    models = [load_model("tiny", store="ram") for _ in range(2)]  # open at once: a model each
+    loaded = models[0]
     tokens, repeats = (4, 2) if args.tiny else (24, args.repeats)
     texts = yaml.safe_load((ROOT / "conf" / "workload" / "short.yaml").read_text())["prompts"]
-    tokenizer = parts.tokenizer()
+    tokenizer = loaded.tokenizer()
     prompts = [torch.tensor([tokenizer(text)["input_ids"][:16]]) for text in texts[:1]]
-    geometry, whole = parts.geometry, Memory(parts.geometry.experts)
-    run = offload(parts, Setup(LRU(), whole))
+    geometry, whole = loaded.geometry, Memory(loaded.geometry.experts)
+    run = offload(loaded, Setup(LRU(), whole))
     with run as model:  # all experts there: what a layer takes
         times = [seconds(run, model, prompts, tokens) for _ in range(3)]
     layer_s = min(times) / geometry.layers
@@ -134,8 +134,8 @@ def live(args: argparse.Namespace) -> Iterator[Row]:
         for count in (3,) if args.tiny else SLOTS:
             with ExitStack() as stack:
                 sides = []
-                for own, guess in zip(models, (NoPrefetch(), Random()), strict=True):
-                    run = offload(own, Setup(LRU(), Memory(count), guess, link))
+                for own, prefetch in zip(models, (NoPrefetch(), Random()), strict=True):
+                    run = offload(own, Setup(LRU(), Memory(count), prefetch, link))
                     model = stack.enter_context(run)
                     sides.append(partial(seconds, run, model, prompts, tokens))
                 kept = in_turns(repeats, *sides)

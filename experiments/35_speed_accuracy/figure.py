@@ -106,9 +106,9 @@ def draw(found: pd.DataFrame) -> Figure:
             if load != some["load_over_layer"].max():
                 continue
             for row in line.itertuples():
-                place = (row.speedup, row.apart)
+                slot = (row.speedup, row.apart)
                 axis.annotate(
-                    f" {row.fraction:.0%}", place, fontsize=6, va="bottom", xytext=(1, 1),
+                    f" {row.fraction:.0%}", slot, fontsize=6, va="bottom", xytext=(1, 1),
                     textcoords="offset points",
                 )  # fmt: skip
         axis.axhline(0, color="0.45", linewidth=0.8)

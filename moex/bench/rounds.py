@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.bench.workload import Workload
-    from moex.cache.stats import Ledger
-    from moex.runner.assemble import Parts, Setup
+    from moex.cache.stats import CacheStats
+    from moex.runner.assemble import LoadedModel, Setup
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
 
@@ -39,7 +39,7 @@ class Round:
     phases: dict[str, Clocked]
     series: list[dict[str, Any]]
     spans: list[tuple[float, float]] = field(default_factory=list)
-    ledgers: list[Ledger] = field(default_factory=list)
+    layer_stats: list[CacheStats] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | None = None
     reference_s: tuple[float, ...] = ()
@@ -62,7 +62,7 @@ class Result:
 
 
 def run_offloaded(
-    parts: Parts,
+    loaded: LoadedModel,
     batches: list[torch.Tensor],
     workload: Workload,
     setup: Setup,
@@ -76,7 +76,7 @@ def run_offloaded(
     keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
     called with the measured rounds, the last one cut short, when the run is interrupted or fails.
     """
-    offloaded = prepare(parts, batches, workload, setup)
+    offloaded = prepare(loaded, batches, workload, setup)
     if timeline:
         offloaded.log_events(EVENTS // workload.repeats)
     try:
@@ -85,7 +85,7 @@ def run_offloaded(
             rounds = _rounds(model, *given, on_stop)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, parts, setup), rounds, setup.seed)
+    return _result(describe(offloaded, loaded, setup), rounds, setup.seed)
 
 
 def run_baseline(
@@ -132,7 +132,7 @@ def _rounds(
             done = Round(texts, meter.phases, meter.series, meter.spans)
             if offloaded is not None:
                 offloaded.finish()
-                done.ledgers, done.events = offloaded.ledgers, list(offloaded.events or ())
+                done.layer_stats, done.events = offloaded.layer_stats, list(offloaded.events or ())
                 done.trace = offloaded.recorder.trace({})
             done.reference_s = (reference, reference := reference_s())
             if number >= 0:
@@ -144,10 +144,10 @@ def _rounds(
 def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
-    if middle.ledgers:
-        report.book(middle.ledgers, middle.phases)
+    if middle.layer_stats:
+        report.fill(middle.layer_stats, middle.phases)
     else:
-        report.book_times(middle.phases)
+        report.fill_times(middle.phases)
     report.repeats, report.seed = len(rounds), seed
     seen = [seconds for done in rounds for seconds in done.reference_s]
     report.drift = max(seen) / min(seen) - 1

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     from moex.bench.workload import Workload
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
     from moex.types import Future
 
 
 def prepare(
-    parts: Parts, batches: list[torch.Tensor], workload: Workload, setup: Setup
+    loaded: LoadedModel, batches: list[torch.Tensor], workload: Workload, setup: Setup
 ) -> OffloadedModel:
     """Make the offloaded model; parts that know the future get it from a recording pass."""
     prefetcher = setup.prefetcher
@@ -40,17 +40,17 @@ def prepare(
     if setup.foresight:
         plain = Setup(LRU(), setup.memory, seed=setup.seed, selector=setup.selector)
         recording = _record(
-            _make(parts, batches, workload, plain, None), workload, batches, setup.seed
+            _make(loaded, batches, workload, plain, None), workload, batches, setup.seed
         )
         trim()
         future = recording.future()
         if prefetcher is not None:
-            prefetcher.foresee(recording)
-    return _make(parts, batches, workload, setup, future)
+            prefetcher.set_future(recording)
+    return _make(loaded, batches, workload, setup, future)
 
 
 def _make(
-    parts: Parts,
+    loaded: LoadedModel,
     batches: list[torch.Tensor],
     workload: Workload,
     setup: Setup,
@@ -58,15 +58,15 @@ def _make(
 ) -> OffloadedModel:
     """Make an offloaded model for a workload, with its recorded routing if it has one."""
     widest, longest = (max(sizes) for sizes in zip(*(b.shape for b in batches), strict=True))
-    offloaded = offload(parts, setup, future, (longest, workload.new_tokens, widest))
+    offloaded = offload(loaded, setup, future, (longest, workload.new_tokens, widest))
     if workload.routing is not None:
-        offloaded.replay(read_routing(workload.routing, parts.geometry))
+        offloaded.replay(read_routing(workload.routing, loaded.geometry))
     return offloaded
 
 
-def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
+def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Report:
     """Begin a row with what the model's parts say of themselves."""
-    cache, link, store = offloaded.cache, offloaded.link, parts.store
+    cache, link, store = offloaded.cache, offloaded.link, loaded.store
     report = Report(source="live", mode="live", oracle=setup.foresight)
     report.policy = type(cache.prototype).__name__
     report.prefetcher = type(offloaded.prefetcher).__name__
@@ -77,13 +77,13 @@ def describe(offloaded: OffloadedModel, parts: Parts, setup: Setup) -> Report:
         report.lossy.append("sparsity")
         report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
         report.break_even = offloaded.neurons.cache.break_even
-    report.skeleton_bytes = parts.skeleton_bytes
-    report.random_weights = parts.random_weights
+    report.skeleton_bytes = loaded.skeleton_bytes
+    report.random_weights = loaded.random_weights
     report.replayed_routing = offloaded.routing is not None
     report.planned_device_bytes = offloaded.planned_bytes
     host = offloaded.host
     report.link, report.pinned = link.name, link.pinned
-    parts.describe(report)
+    loaded.describe(report)
     report.emulated = link.emulated or (host is not None and host.emulated)
     if setup.skips:
         report.lossy.append("miss")

@@ -114,8 +114,8 @@ def _moving(kinds: dict[str, list[tuple[Any, ...]]], own_thread: str) -> Iterato
 
 def _held(visits: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     """How many places residents and guesses hold after every visit."""
-    for _, _, end, residents, guesses in visits:
-        held = {"residents": residents, "guesses": guesses}
+    for _, _, end, residents, prefetches in visits:
+        held = {"residents": residents, "guesses": prefetches}
         counter = {"name": "places held", "ph": "C", "pid": COMPUTING, "tid": 0}
         yield {**counter, "ts": end, "args": held}
 

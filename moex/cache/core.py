@@ -20,7 +20,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from moex.cache.pool import Pool, check_staging, overrides
-from moex.types import DECODE, Expert, Future, Left, Load, Now, Plan, Scope
+from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,7 +66,7 @@ class ExpertCache:
         self._check()
         self.reads_scores = split is not None or overrides(policy, "on_visit")
         """Whether the router row of a visit may take part in the decision."""
-        self.places = slots * geometry.layers + self.staging
+        self.total_slots = slots * geometry.layers + self.staging
         self._names = [
             [Expert(layer, index) for index in range(geometry.experts)]
             for layer in range(geometry.layers)
@@ -113,21 +113,21 @@ class ExpertCache:
             )
             self._pools.extend([pool] * len(span))
         # The place freed longest ago is reused first: what was written or read there is over.
-        self._free = deque(range(self.places))
+        self._free = deque(range(self.total_slots))
         # Slots that the running wave still reads: free once the next wave or visit is asked for.
         self._released: list[int] = []
-        self._guesses: dict[Expert, int] = {}
+        self._in_flight: dict[Expert, int] = {}
         self.deciding = False
         """Whether a decision was begun and not ended; between calls: it raised."""
 
-    def place(self, expert: Expert) -> int:
+    def slot_of(self, expert: Expert) -> int:
         """The place that holds a resident or guessed expert (KeyError if neither)."""
         residents = self._pools[expert.layer].residents
-        return residents[expert] if expert in residents else self._guesses[expert]
+        return residents[expert] if expert in residents else self._in_flight[expert]
 
     def holds(self, expert: Expert) -> bool:
         """Whether the expert is resident or guessed."""
-        return expert in self._pools[expert.layer].residents or expert in self._guesses
+        return expert in self._pools[expert.layer].residents or expert in self._in_flight
 
     def residents(self, layer: int) -> list[Expert]:
         """The experts in the layer's pool, oldest last use first."""
@@ -135,8 +135,8 @@ class ExpertCache:
 
     def occupancy(self) -> tuple[int, int]:
         """Places held by residents, and by guesses."""
-        guesses = len(self._guesses)
-        return self.places - len(self._free) - len(self._released) - guesses, guesses
+        prefetches = len(self._in_flight)
+        return self.total_slots - len(self._free) - len(self._released) - prefetches, prefetches
 
     def request(self, access: Access) -> Iterator[Plan]:
         """Yield what each wave of this visit needs; the visit is over when the iterator ends.
@@ -156,41 +156,41 @@ class ExpertCache:
             for expert in demanded:
                 pool.on_access(expert, now, expert in pool.residents)
         members = pool.set_aside(ordered)
-        dropped = self._end_guesses(layer, demanded) if self._guesses else []
+        dropped = self._end_prefetches(layer, demanded) if self._in_flight else []
         if len(members) == len(demanded):
             pool.residents.update(members)
-            places = tuple([members[expert] for expert in demanded])
+            slots = tuple([members[expert] for expert in demanded])
             self.deciding = False
-            yield Plan(clock, tuple(demanded), places, dropped=tuple(dropped))
+            yield Plan(clock, tuple(demanded), slots, dropped=tuple(dropped))
             return
         at = members
         missing = [expert for expert in demanded if expert not in members]
-        guessed: list[Expert] = []
-        if self._guesses:
-            guessed = [expert for expert in missing if expert in self._guesses]
-            missing = [expert for expert in missing if expert not in guessed]
-            at = {**members, **{expert: self._guesses[expert] for expert in guessed}}
+        prefetched: list[Expert] = []
+        if self._in_flight:
+            prefetched = [expert for expert in missing if expert in self._in_flight]
+            missing = [expert for expert in missing if expert not in prefetched]
+            at = {**members, **{expert: self._in_flight[expert] for expert in prefetched}}
         missing, host, skipped = self._share_out(access, missing, pool, len(at))
-        self._make_room(len(missing), guessed, dropped)
+        self._make_room(len(missing), prefetched, dropped)
         hits = [expert for expert in demanded if expert in at]
         while True:
-            places = tuple([at[expert] for expert in hits])
+            slots = tuple([at[expert] for expert in hits])
             loads = [Load(e, self._free.popleft()) for e in missing[: len(self._free)]]
             missing = missing[len(loads) :]
             entering = [load[:2] for load in loads]
-            if guessed:
-                entering.extend([(e, self._guesses.pop(e)) for e in guessed])
+            if prefetched:
+                entering.extend([(e, self._in_flight.pop(e)) for e in prefetched])
                 entering.sort(key=lambda pair: experts.index(pair[0].index))
-            evictions, self._released = pool.settle(members, entering, now, self._free)
+            evictions, self._released = pool.admit_and_evict(members, entering, now, self._free)
             pool.put_back(members, ordered)
             self.deciding = False
             yield Plan(
                 clock,
                 tuple(hits),
-                places,
+                slots,
                 tuple(loads),
                 tuple(evictions),
-                tuple(guessed),
+                tuple(prefetched),
                 tuple(dropped),
                 tuple(host),
                 tuple(skipped),
@@ -201,7 +201,7 @@ class ExpertCache:
                 return
             assert self._free, "a wave has at least one slot to load into"
             self.deciding = True
-            hits, guessed, dropped, host, skipped = [], [], [], (), ()
+            hits, prefetched, dropped, host, skipped = [], [], [], (), ()
             members = pool.set_aside(ordered)
 
     def _open(self) -> None:
@@ -227,39 +227,39 @@ class ExpertCache:
         fetch, host, skipped = self.split(access, missing, max(0, room))
         return list(fetch), host, skipped
 
-    def _end_guesses(self, layer: int, demanded: list[Expert]) -> list[Left]:
+    def _end_prefetches(self, layer: int, demanded: list[Expert]) -> list[Eviction]:
         """Drop the guesses for this layer that its visit does not demand."""
-        wrong = [e for e in self._guesses if e.layer == layer and e not in demanded]
-        return [self._drop(guess) for guess in wrong]
+        wrong = [e for e in self._in_flight if e.layer == layer and e not in demanded]
+        return [self._drop(prefetch) for prefetch in wrong]
 
-    def _make_room(self, wanted: int, kept: list[Expert], dropped: list[Left]) -> None:
+    def _make_room(self, wanted: int, kept: list[Expert], dropped: list[Eviction]) -> None:
         """Drop guesses for other layers, latest first, until all demanded loads have places."""
-        for guess in list(reversed(self._guesses)):
+        for prefetch in list(reversed(self._in_flight)):
             if len(self._free) >= wanted:
                 return
-            if guess not in kept:
-                dropped.append(self._drop(guess))
+            if prefetch not in kept:
+                dropped.append(self._drop(prefetch))
 
     def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
         """Admit guesses, best first, into free staging; `top_k` places stay for demand."""
-        room = self.staging - self.geometry.top_k - len(self._guesses)
+        room = self.staging - self.geometry.top_k - len(self._in_flight)
         loads: list[Load] = []
         for expert, _, rows in predictions:
             if room <= 0 or not self._free:
                 break
-            if expert in self._guesses or expert in self._pools[expert.layer].residents:
+            if expert in self._in_flight or expert in self._pools[expert.layer].residents:
                 continue
-            place = self._free.popleft()
-            self._guesses[expert] = place
-            loads.append(Load(expert, place, rows, speculative=True))
+            slot = self._free.popleft()
+            self._in_flight[expert] = slot
+            loads.append(Load(expert, slot, rows, speculative=True))
             room -= 1
         return Plan(clock, loads=tuple(loads))
 
     def finish(self, clock: int) -> Plan:
         """End a run: drop the guesses whose visit never came."""
-        return Plan(clock, dropped=tuple(self._drop(expert) for expert in list(self._guesses)))
+        return Plan(clock, dropped=tuple(self._drop(expert) for expert in list(self._in_flight)))
 
-    def _drop(self, guess: Expert) -> Left:
-        place = self._guesses.pop(guess)
-        self._free.append(place)
-        return Left(guess, place)
+    def _drop(self, prefetch: Expert) -> Eviction:
+        slot = self._in_flight.pop(prefetch)
+        self._free.append(slot)
+        return Eviction(prefetch, slot)

@@ -119,7 +119,7 @@ class Memory:
                 f"{MOST_READERS}; try memory.reader_threads=1"
             )
 
-    def places_beside(self, geometry: Geometry) -> int:
+    def slots_beside(self, geometry: Geometry) -> int:
         """Places to load into, beside the slots."""
         return 2 * geometry.top_k if self.staging is None else self.staging
 
@@ -166,8 +166,8 @@ class Memory:
         return int(self.slots)
 
     def _from_budget(self, geometry: Geometry, needs: Needs | None) -> int:
-        place = int(self.rows * geometry.expert_bytes)
-        staged, layer_slot = self.places_beside(geometry) * place, geometry.layers * place
+        slot = int(self.rows * geometry.expert_bytes)
+        staged, layer_slot = self.slots_beside(geometry) * slot, geometry.layers * slot
         fixed = needs.total if needs is not None else 0
         if isinstance(self.budget, float) and 0 < self.budget <= 1:
             skeleton, process = (needs.skeleton, needs.process) if needs is not None else (0, 0)

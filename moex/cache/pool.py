@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.cache.base import CachePolicy
-from moex.types import Left
+from moex.types import Eviction
 
 if TYPE_CHECKING:
     from collections import deque
@@ -31,26 +31,26 @@ class Pool:
         """Take the resident members of a visit out of the book while it is decided who leaves."""
         take, aside = self.residents.pop, {}
         for expert in members:
-            place = take(expert, None)
-            if place is not None:
-                aside[expert] = place
+            slot = take(expert, None)
+            if slot is not None:
+                aside[expert] = slot
         return aside
 
     def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
         """Make the members the last used; those of one visit tie, and stand by index."""
         residents, find = self.residents, members.get
         for expert in ordered:
-            place = find(expert)
-            if place is not None:
-                residents[expert] = place
+            slot = find(expert)
+            if slot is not None:
+                residents[expert] = slot
 
-    def settle(
+    def admit_and_evict(
         self,
         members: dict[Expert, int],
         entering: list[tuple[Expert, int]],
         now: Now,
         free: deque[int],
-    ) -> tuple[list[Left], list[int]]:
+    ) -> tuple[list[Eviction], list[int]]:
         """Decide who of a wave enters and who leaves: (evictions, places free after the wave).
 
         `members` are the visit's residents, set aside; those who enter join them. Places that are
@@ -58,12 +58,12 @@ class Pool:
         """
         residents, policy = self.residents, self.policy
         room = self.capacity - len(residents) - len(members)
-        evictions: list[Left] = []
+        evictions: list[Eviction] = []
         released: list[int] = []
         others = None if policy.bypass else list(residents)
-        for expert, place in entering:
+        for expert, slot in entering:
             if self.admit and not self.admit(expert, now):
-                released.append(place)
+                released.append(slot)
                 continue
             if room > 0:
                 room -= 1
@@ -71,17 +71,17 @@ class Pool:
                 candidates = [*residents, *members, expert] if others is None else others
                 victim = policy.victim(candidates, now) if candidates else expert
                 if victim == expert:
-                    released.append(place)
+                    released.append(slot)
                     continue
                 if others is not None:
                     others.remove(victim)
                 if self.on_evict:
                     self.on_evict(victim, now)
                 # A bypassed member is still read by this wave: its place is free only after it.
-                book, into = (members, released) if victim in members else (residents, free)
-                evictions.append(Left(victim, book[victim]))
-                into.append(book.pop(victim))
-            members[expert] = place
+                group, into = (members, released) if victim in members else (residents, free)
+                evictions.append(Eviction(victim, group[victim]))
+                into.append(group.pop(victim))
+            members[expert] = slot
             if self.on_insert:
                 self.on_insert(expert, now)
         return evictions, released

@@ -22,7 +22,7 @@ def lowest(rows: int, count: int) -> int:
     return rows & ((1 << low) - 1)
 
 
-class Held:
+class ResidentRows:
     """The rows of one expert that are in its place, in the order of their last use."""
 
     __slots__ = ("recent",)

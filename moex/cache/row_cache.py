@@ -13,8 +13,8 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING
 
-from moex.cache.resident_rows import Held, bitmap, lowest
-from moex.types import Expert, Left, Load, Plan
+from moex.cache.resident_rows import ResidentRows, bitmap, lowest
+from moex.types import Eviction, Expert, Load, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ class RowCache:
         self._members: list[Expert] = []
         self._deciding = False
         self.cache.reset()
-        self._held: dict[Expert, Held] = {}
+        self._held: dict[Expert, ResidentRows] = {}
         self._early: dict[Expert, int] = {}
 
     def held(self, expert: Expert) -> int:
@@ -111,20 +111,18 @@ class RowCache:
             self._held.pop(expert, None)
         # In a pool of all layers one may leave before the visit that its rows came early for.
         lost = [(expert, self._early.pop(expert, 0)) for expert in gone]
-        vain = tuple(Left(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
+        vain = tuple(Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
         if vain:
             plan = plan._replace(unused=plan.unused + vain)
-        places = {load.expert: load.slot for load in plan.loads}
-        for expert in places:
-            self._held[expert] = Held()
-        places = dict(zip(plan.hits, plan.places, strict=True)) | places
+        slots = {load.expert: load.slot for load in plan.loads}
+        for expert in slots:
+            self._held[expert] = ResidentRows()
+        slots = dict(zip(plan.hits, plan.slots, strict=True)) | slots
         parts = {expert: self._parts(expert, wanted[expert]) for expert in members}
         waves = max(len(each) for each in parts.values())
         for number in range(waves):
             self.parts = {e: each[number] for e, each in parts.items() if number < len(each)}
-            moved = [
-                self._take(expert, places[expert], part) for expert, part in self.parts.items()
-            ]
+            moved = [self._take(expert, slots[expert], part) for expert, part in self.parts.items()]
             loads = [load for load in moved if load is not None]
             last = plan.last and number == waves - 1
             self._deciding = False
@@ -186,9 +184,9 @@ class RowCache:
         plan = self.cache.prefetch(predictions, clock)
         loads = []
         for load in plan.loads:
-            self._held[load.expert] = Held()
+            self._held[load.expert] = ResidentRows()
             fitting = self._fitting(load.expert, load.rows)
-            loads.append(self._guess(load.expert, load.slot, fitting))
+            loads.append(self._prefetch_rows(load.expert, load.slot, fitting))
         spare = self.cache.staging - self.cache.geometry.top_k
         # What the running wave computes stays as it is.
         apart = {load.expert for load in plan.loads} | set(self.parts)
@@ -197,7 +195,7 @@ class RowCache:
             if rows is not None and expert in self._held and expert not in apart:
                 apart.add(expert)
                 fitting = self._fitting(expert, rows)
-                fills.append(self._guess(expert, self.cache.place(expert), fitting))
+                fills.append(self._prefetch_rows(expert, self.cache.slot_of(expert), fitting))
         return plan._replace(
             loads=tuple(load for load in loads if load), fills=tuple(fill for fill in fills if fill)
         )
@@ -207,24 +205,24 @@ class RowCache:
         hot = wanted & self.hot.get(expert, 0)
         return hot | lowest(wanted & ~hot, self.capacity - hot.bit_count())
 
-    def _guess(self, expert: Expert, slot: int, rows: int) -> Load | None:
+    def _prefetch_rows(self, expert: Expert, slot: int, rows: int) -> Load | None:
         before = self.held(expert)
         load = self._take(expert, slot, rows, speculative=True)
         if load is not None:
             self._early[expert] = self._early.get(expert, 0) | (self.held(expert) & ~before)
         return load
 
-    def _dropped(self, left: Left) -> Left:
+    def _dropped(self, left: Eviction) -> Eviction:
         self._held.pop(left.expert, None)
         return left._replace(rows=self._bytes(self._early.pop(left.expert, self.full)))
 
-    def _unused(self, layer: int, wanted: dict[Expert, int]) -> tuple[Left, ...]:
+    def _unused(self, layer: int, wanted: dict[Expert, int]) -> tuple[Eviction, ...]:
         """What came early for this visit, and is not used."""
         found = []
         for expert in [e for e in self._early if e.layer == layer]:
             rows = self._early.pop(expert) & ~wanted.get(expert, 0)
             if rows:
-                found.append(Left(expert, -1, self._bytes(rows)))
+                found.append(Eviction(expert, -1, self._bytes(rows)))
         return tuple(found)
 
     def _bytes(self, rows: int) -> bytes | None:

@@ -16,7 +16,7 @@ from moex.types import DECODE, PREFILL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from moex.types import Geometry, Left, Load, Plan
+    from moex.types import Eviction, Geometry, Load, Plan
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Counts:
     visits: int = 0
     requests: int = 0
     resident_hits: int = 0
-    guessed_hits: int = 0
-    guesses_used: int = 0
+    prefetched_hits: int = 0
+    prefetch_used: int = 0
     late_hits: int = 0
     demand_misses: int = 0
     partial_hits: int = 0
@@ -44,41 +44,41 @@ class Counts:
 
 
 @dataclass
-class Ledger:
+class CacheStats:
     """Books plans by phase."""
 
     geometry: Geometry
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
 
     @classmethod
-    def total(cls, ledgers: Sequence[Ledger]) -> Ledger:
+    def total(cls, layer_stats: Sequence[CacheStats]) -> CacheStats:
         """The sum of several books of one model."""
-        whole = cls(ledgers[0].geometry)
-        for ledger in ledgers:
-            for phase, counts in ledger.phases.items():
+        whole = cls(layer_stats[0].geometry)
+        for cache_stats in layer_stats:
+            for phase, counts in cache_stats.phases.items():
                 for name, value in asdict(counts).items():
                     setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
         return whole
 
-    def copy(self) -> Ledger:
+    def copy(self) -> CacheStats:
         """The statistics as they stand."""
         phases = {phase: Counts(*vars(counts).values()) for phase, counts in self.phases.items()}
-        return Ledger(self.geometry, phases)
+        return CacheStats(self.geometry, phases)
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
         # At once and not by name: replay books millions of plans.
-        _, hits, _, loads, _, guessed, dropped, host, skipped, substituted, last = plan[:11]
+        _, hits, _, loads, _, prefetched, dropped, host, skipped, substituted, last = plan[:11]
         partial = plan.partial
         counts = self.phases[phase]
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
-        partly_guessed = sum(expert in guessed for expert in partial)
+        partly_prefetched = sum(expert in prefetched for expert in partial)
         counts.partial_hits += len(partial)
-        counts.guesses_used += len(guessed)
-        counts.prefetch_issued += len(guessed)
-        counts.guessed_hits += len(guessed) - partly_guessed
-        counts.resident_hits += len(hits) - len(guessed) - len(partial) + partly_guessed
+        counts.prefetch_used += len(prefetched)
+        counts.prefetch_issued += len(prefetched)
+        counts.prefetched_hits += len(prefetched) - partly_prefetched
+        counts.resident_hits += len(hits) - len(prefetched) - len(partial) + partly_prefetched
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
@@ -112,24 +112,24 @@ class Ledger:
         counts.late_hits += late
         counts.waited_visits += any_wait
 
-    def _size(self, moved: Iterable[Load | Left]) -> int:
+    def _size(self, moved: Iterable[Load | Eviction]) -> int:
         return sum(self.geometry.size(each.rows) for each in moved)
 
 
-def by_layer(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
+def by_layer(layer_stats: Sequence[CacheStats]) -> list[dict[str, Any]]:
     """Decoding's counts of every layer, of one book a layer; a guess counts where it was used."""
     rows = []
-    for layer, counts in enumerate(ledger.phases[DECODE] for ledger in ledgers):
+    for layer, counts in enumerate(cache_stats.phases[DECODE] for cache_stats in layer_stats):
         row = {
             "layer": layer,
             "visits": counts.visits,
             "requests": counts.requests,
             "resident_hits": counts.resident_hits,
-            "prefetch_hits": counts.guessed_hits - counts.late_hits,
+            "prefetch_hits": counts.prefetched_hits - counts.late_hits,
             "late_hits": counts.late_hits,
             "partial_hits": counts.partial_hits,
             "demand_misses": counts.demand_misses,
-            "loads": counts.guesses_used + counts.demand_misses,
+            "loads": counts.prefetch_used + counts.demand_misses,
             "waited_visits": counts.waited_visits,
         }
         rows.append({**row, "hit_rate": counts.resident_hits / max(counts.requests, 1)})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moex.hardware.profile import HardwareProfile
     from moex.link.base import Link, LinkStats
     from moex.prefetch.base import Observation
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
     from moex.types import Geometry, Plan, Prediction
 
 
@@ -55,7 +55,7 @@ class TimedPrefetcher(Prefetcher):
 
 
 def offloaded_costs(
-    parts: Parts,
+    loaded: LoadedModel,
     memory: Memory,
     link: HardwareProfile | None,
     prompts: Sequence[torch.Tensor],
@@ -69,18 +69,18 @@ def offloaded_costs(
     """
     plans: list[Plan] = []
     timed = TimedPrefetcher(Gate())
-    run = offload(parts, Setup(LRU(), memory, timed, link), on_plan=plans.append)
+    run = offload(loaded, Setup(LRU(), memory, timed, link), on_plan=plans.append)
     run.meter.times_visits = True
     spent = _timed_link(run.link)
     with run as model:
         generate(model, prompts, tokens, run.meter)
         run.finish()
         crossed = run.link.stats()
-    trace, layers = run.recorder.trace({}), parts.geometry.layers
+    trace, layers = run.recorder.trace({}), loaded.geometry.layers
     decode, first = ~trace.prefill, trace.layer == 0
     loads, submits, moved = Counter[int](), Counter[int](), Counter[int]()
     for plan in plans:
-        loads[plan.clock] += len(plan.guessed) + sum(not load.speculative for load in plan.loads)
+        loads[plan.clock] += len(plan.prefetched) + sum(not load.speculative for load in plan.loads)
         submits[plan.clock] += bool(plan.transfers)
         moved[plan.clock] += len(plan.transfers)
     clocks = range(len(trace))
@@ -137,15 +137,15 @@ def _timed_link(link: Link) -> dict[int, float]:
         submit(plan)
         seconds[clock] += perf_counter() - started
 
-    def timed_wait(place: int) -> float:
+    def timed_wait(slot: int) -> float:
         started = perf_counter()
-        stall = wait(place)
+        stall = wait(slot)
         seconds[clock] += perf_counter() - started - stall
         return stall
 
-    def timed_used(place: int) -> None:
+    def timed_used(slot: int) -> None:
         started = perf_counter()
-        used(place)
+        used(slot)
         seconds[clock] += perf_counter() - started
 
     link.submit, link.wait, link.used = timed_submit, timed_wait, timed_used  # type: ignore[method-assign]

@@ -32,41 +32,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
 
 ROUNDS = 7
 
 
 def calibrate(
-    parts: Parts, tokens: int = 64, slots: float = 0.5, folder: Path | None = None
+    loaded: LoadedModel, tokens: int = 64, slots: float = 0.5, folder: Path | None = None
 ) -> HardwareProfile:
     """Fit `costs_of` this machine; then move neurons from memory and from `folder` (`break_evens`).
 
     Nothing else should run meanwhile.
     """
-    return replace(costs_of(parts, tokens, slots), break_even=break_evens(parts, folder))
+    return replace(costs_of(loaded, tokens, slots), break_even=break_evens(loaded, folder))
 
 
-def costs_of(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
+def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> HardwareProfile:
     """Fit the costs of computing to one offloaded run; time one expert, the head and the link.
 
     The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
     GPU cross their own link, whose bandwidth is the run's; others an emulated one on which a load
     takes as long as a layer with all experts resident, and the bandwidth is a plain copy's.
     """
-    geometry = parts.geometry
+    geometry = loaded.geometry
     prompts = [
-        torch.arange(start, start + 32, device=parts.device)[None] % parts.model.config.vocab_size
+        torch.arange(start, start + 32, device=loaded.device)[None] % loaded.model.config.vocab_size
         for start in (16, 113, 210, 307)
     ]
-    expert_s, link = _expert_seconds(parts), None
+    expert_s, link = _expert_seconds(loaded), None
     threads = f"{torch.get_num_threads()} threads"
-    plain = HardwareProfile("measured", source=f"{parts.folder.name} on this machine, {threads}")
-    if parts.store.io is None and torch.device(parts.device).type == "cpu":
-        plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(parts))
-        layer_s = _layer_seconds(parts, prompts[0])
+    plain = HardwareProfile("measured", source=f"{loaded.folder.name} on this machine, {threads}")
+    if loaded.store.io is None and torch.device(loaded.device).type == "cpu":
+        plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(loaded))
+        layer_s = _layer_seconds(loaded, prompts[0])
         link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)
-    costs, predict_s, crossed = offloaded_costs(parts, Memory(slots), link, prompts, tokens)
+    costs, predict_s, crossed = offloaded_costs(loaded, Memory(slots), link, prompts, tokens)
     if link is None:
         assert crossed.busy_s
         plain = replace(plain, link_bytes_per_s=crossed.bytes_moved / crossed.busy_s)
@@ -75,31 +75,31 @@ def costs_of(parts: Parts, tokens: int = 64, slots: float = 0.5) -> HardwareProf
     return replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
 
 
-def break_evens(parts: Parts, folder: Path | None) -> dict[str, float] | None:
+def break_evens(loaded: LoadedModel, folder: Path | None) -> dict[str, float] | None:
     """From which share of its rows on an expert of this model is moved whole, by store.
 
     None for experts that cannot be kept neuron by neuron, and for quantized ones. Files are written
     to `folder`, which should be on the disk that experts are packed to.
     """
-    if parts.packing is not None:
+    if loaded.packing is not None:
         return None
     try:
         return {
             pair.name: row_break_even.break_even(row_break_even.measure(pair), pair.width)
-            for pair in row_break_even.pairs(parts.layers[0].tensors, folder, parts.device)
+            for pair in row_break_even.pairs(loaded.layers[0].tensors, folder, loaded.device)
         }
     except ValueError:
         return None
 
 
-def _layer_seconds(parts: Parts, prompt: torch.Tensor) -> float:
+def _layer_seconds(loaded: LoadedModel, prompt: torch.Tensor) -> float:
     """A layer visit of decoding with all experts resident, median over passes."""
-    run = offload(parts, Setup(LRU(), Memory(parts.geometry.experts)))
+    run = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
     with run as model:
         generate(model, [prompt], 48, run.meter)
     # Loads of the cold start are no computing.
     lines = [x["seconds"] - x["stall_s"] for x in run.meter.series if x["phase"] == DECODE]
-    return median(lines) / parts.geometry.layers
+    return median(lines) / loaded.geometry.layers
 
 
 def _median_of(call: Callable[[int], object], count: int) -> float:
@@ -116,28 +116,30 @@ def _median_of(call: Callable[[int], object], count: int) -> float:
     return median(rounds)
 
 
-def _expert_seconds(parts: Parts) -> float:
+def _expert_seconds(loaded: LoadedModel) -> float:
     """One expert for one token, of as many as a layer has."""
-    if not isinstance(parts.layout, Planes):
+    if not isinstance(loaded.layout, Planes):
         raise ValueError("mode=calibrate: measures whole experts; try sparsity=none")
-    places = Slots(parts.layout, parts.geometry.experts, parts.device)
-    for number, record in enumerate(places.records):
-        parts.store.read(Expert(0, number), record)
-    slots = places.tensors
-    experts = parts.layers[0].experts
-    kind = parts.dtype
-    token = torch.randn(1, parts.geometry.hidden, device=parts.device).to(kind)
+    slots = Slots(loaded.layout, loaded.geometry.experts, loaded.device)
+    for number, record in enumerate(slots.records):
+        loaded.store.read(Expert(0, number), record)
+    weights = slots.tensors
+    experts = loaded.layers[0].experts
+    kind = loaded.dtype
+    token = torch.randn(1, loaded.geometry.hidden, device=loaded.device).to(kind)
     return _median_of(
-        lambda number: experts_interface.expert_output(experts, token, slots[number % len(slots)]),
+        lambda number: experts_interface.expert_output(
+            experts, token, weights[number % len(weights)]
+        ),
         48,
     )
 
 
-def _copy_seconds(parts: Parts) -> float:
-    out = torch.empty(parts.layout.bytes, dtype=torch.uint8, device=parts.device)
-    geometry = parts.geometry
+def _copy_seconds(loaded: LoadedModel) -> float:
+    out = torch.empty(loaded.layout.bytes, dtype=torch.uint8, device=loaded.device)
+    geometry = loaded.geometry
     return _median_of(
-        lambda number: parts.store.read(
+        lambda number: loaded.store.read(
             Expert(number % geometry.layers, number % geometry.experts), out
         ),
         48,

@@ -50,9 +50,9 @@ class Pair:
         self.name, self.rows, self.whole = rows.name, rows, whole
         self.experts, self.width = rows.geometry.experts, rows.geometry.intermediate
         # As many places as lie in huge pages, as those of a run do.
-        places = 1 + HUGE // whole.layout.bytes
-        self._thin = RowSlots(rows.layout, self.width, places, device)
-        self._full = Slots(whole.layout, places, device)
+        slots = 1 + HUGE // whole.layout.bytes
+        self._thin = RowSlots(rows.layout, self.width, slots, device)
+        self._full = Slots(whole.layout, slots, device)
         self._draw = np.random.default_rng(0)
 
     def whole_s(self, turn: int) -> float:

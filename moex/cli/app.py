@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from moex.cli import console, objective, schema
 from moex.cli.errors import CONF, one_line
 from moex.cli.instantiate import build as build
-from moex.cli.overrides import in_vain
+from moex.cli.overrides import ignored_overrides
 from moex.modes.common import PARTIAL, names_a_part
-from moex.modes.live import judge
+from moex.modes.live import analyze
 from moex.runs.atomic import alone, write_atomically
 from moex.runs.notes import note
 from moex.runs.provenance import provenance
@@ -66,8 +66,13 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     name = run_id(given)
     with alone(folder, lambda: note("another process is at this very run: waiting for it")):
         report, why = (None, "") if config.force else _finished(folder, name)
-        if report and config.verdict and report.verdict is None and report.requests is not None:
-            report, why = _judged(report, config, folder)
+        if (
+            report
+            and config.bottleneck
+            and report.bottleneck is None
+            and report.requests is not None
+        ):
+            report, why = _analyzed(report, config, folder)
         if why and not (report and in_sweep()):  # the sweep has counted those
             note(why)
         fresh = report is None
@@ -106,13 +111,13 @@ def _execute(config: DictConfig, folder: Path, name: str) -> Report:
     return report
 
 
-def _judged(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
+def _analyzed(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
     """A finished run with the verdict that is asked for only now; None: replay it, with one."""
     told = "this very run was finished before, without a verdict"
     if report.source == "sim":
         return None, f"{told}: replaying it again"
-    judge(report, config, folder, build)
-    if report.verdict is None:
+    analyze(report, config, folder, build)
+    if report.bottleneck is None:
         return report, told
     report.write(folder)
     return report, f"{told}: added, from its trace"
@@ -127,7 +132,7 @@ def _refuse_mistyped(config: DictConfig) -> None:
 
 
 def _notice_unused(config: DictConfig, words: Sequence[str]) -> None:
-    for line in in_vain(config, words):
+    for line in ignored_overrides(config, words):
         note(line)
 
 

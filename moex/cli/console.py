@@ -31,8 +31,8 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     if table.rows:
         console.print(table)
     console.print(sentence(report), highlight=False)
-    if report.verdict:
-        console.print(report.verdict, highlight=False)
+    if report.bottleneck:
+        console.print(report.bottleneck, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
     print(report.json(), flush=True)
 
@@ -103,15 +103,17 @@ def sentence(report: Report) -> str:
     pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
     if report.requests is None or report.hit_rate is None:
         return f"{report.model} with runner={report.runner}: {pace}."
-    guessed = ""
+    prefetched = ""
     if report.prefetcher != "none":
         there = 100 * (report.effective_hit_rate or 0.0)
-        guessed = f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
+        prefetched = (
+            f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
+        )
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "
-        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident{guessed}; "
-        f"{pace}."
+        f"{100 * report.hit_rate:.1f} % of {report.requests} demanded experts resident"
+        f"{prefetched}; {pace}."
     )
 
 

@@ -52,7 +52,7 @@ def _is_name(text: str) -> bool:
     return isinstance(yaml.safe_load(text), str)
 
 
-def in_vain(config: Any, words: Sequence[str]) -> Iterator[str]:
+def ignored_overrides(config: Any, words: Sequence[str]) -> Iterator[str]:
     """Say which words were typed in vain: a mode, or a baseline, has no use for them.
 
     Where modes or runners are swept over, each of them.

@@ -29,7 +29,7 @@ class Top:
     """Settings beside all groups."""
 
     trace: str | None = "tiny"
-    verdict: bool = True
+    bottleneck: bool = True
     cache_dir: str | None = None
     seed: int = 0
     smoke: bool = False

@@ -34,8 +34,8 @@ def row_cache(
     Raises:
         ValueError: a share outside (0, 1], or counts of another model.
     """
-    books = RowCache(cache, memory.rows, whole_from(memory, hardware, store))
+    residency = RowCache(cache, memory.rows, whole_from(memory, hardware, store))
     if memory.hot is not None:
         counts = read_counts(memory.hot, cache.geometry, "memory.hot")
-        books.hot = hottest(counts, books.capacity // 2) if books.thin else {}
-    return books
+        residency.hot = hottest(counts, residency.capacity // 2) if residency.thin else {}
+    return residency

@@ -133,11 +133,11 @@ def _items(samples: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
 
 def _accuracies(name: str, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of a local task: the whole, then its parts."""
-    parts: dict[str, list[dict[str, Any]]] = {name: samples}
+    loaded: dict[str, list[dict[str, Any]]] = {name: samples}
     for sample in samples:
         if sample["doc"]["group"]:
-            parts.setdefault(f"{name}/{sample['doc']['group']}", []).append(sample)
-    for part, members in parts.items():
+            loaded.setdefault(f"{name}/{sample['doc']['group']}", []).append(sample)
+    for part, members in loaded.items():
         for metric in samples[0]["metrics"]:
             value, stderr = mean_and_stderr(
                 [sample[metric] for sample in members],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
 from moex.store.layout import PAGE
-from moex.store.linux_aio import KernelReads, Request, kernel_reads
+from moex.store.linux_aio import AsyncReads, Request, async_reads_work
 
 if TYPE_CHECKING:
     from moex.link.queue import Read
@@ -27,7 +27,7 @@ PIECE = 4 << 20
 """Bytes of a record up to which it is read in one piece."""
 
 
-def reads_alone(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
+def suits_aio(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
     """Whether the kernel should read from this store: records of one piece, around the page cache.
 
     Args:
@@ -35,7 +35,7 @@ def reads_alone(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
         chunk_bytes: a piece; larger records are for reader threads.
     """
     small = store.layout.name == "planes" and store.layout.bytes <= chunk_bytes
-    return small and store.io == "direct" and kernel_reads()
+    return small and store.io == "direct" and async_reads_work()
 
 
 class AioLink(Link):
@@ -63,7 +63,7 @@ class AioLink(Link):
         # Whoever touches memory first waits until the system has cleared it: not a read.
         slots.records.view(-1)[::PAGE] = 0
         depth = min(DEPTH, len(slots.records))
-        self._make = lambda: KernelReads(depth, slots.records)
+        self._make = lambda: AsyncReads(depth, slots.records)
         self._kernel = self._make()  # keeps the records while it writes there
         self._addresses = [record.data_ptr() for record in slots.records]
         self._bytes, self._busy = 0, 0.0
@@ -84,13 +84,13 @@ class AioLink(Link):
             self._queue.take(plan)
             self._look()
 
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Return when the read into the place is over; a late guess is demanded from now on.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
         """
-        read, stall = self._queue.last.get(place), 0.0
+        read, stall = self._queue.last.get(slot), 0.0
         if read is None:
             return stall
         if not read.done:
@@ -106,7 +106,7 @@ class AioLink(Link):
         read.raise_error()
         return stall
 
-    def used(self, place: int) -> None:
+    def used(self, slot: int) -> None:
         """Look what has come meanwhile, and begin what may: there is nobody else who does."""
         if self._ended():
             self._look()
@@ -140,7 +140,7 @@ class AioLink(Link):
             if self._ended() or (wait and self._flying):
                 self._collect(wait and not self._landed)
             while self._landed:
-                self._settle(self._landed[0])
+                self._complete(self._landed[0])
                 self._landed.popleft()
             self._begin()
         except OSError:  # a queue that is not ours: we are a forked child
@@ -161,17 +161,17 @@ class AioLink(Link):
     def _begin(self) -> None:
         """Give the kernel all that is demanded, and guesses while it has little to do."""
         flying, requests = self._flying, []
-        guesses = sum(read.speculative for read in flying.values())
+        prefetches = sum(read.speculative for read in flying.values())
         for queue, limit in (
-            (self._queue.demand, self._kernel.depth if self._together else 1 + guesses),
+            (self._queue.demand, self._kernel.depth if self._together else 1 + prefetches),
             (self._queue.speculation, AHEAD),
         ):
             while len(flying) < limit and (read := self._queue.next(queue)) is not None:
-                flying[read.place] = read
+                flying[read.slot] = read
                 queue.remove(read)
                 read.begun = read.size
-                (file, offset), address = self.store.where(read.expert), self._addresses[read.place]
-                requests.append(Request(read.place, file, address, read.size, offset))
+                (file, offset), address = self.store.where(read.expert), self._addresses[read.slot]
+                requests.append(Request(read.slot, file, address, read.size, offset))
         if not requests:
             return
         self._looked = perf_counter()
@@ -195,11 +195,11 @@ class AioLink(Link):
             self._watched[1] += now - self._moving
         self._looked = now
         self._together = self._together or bool(results)
-        for place, result in results:
-            read = self._flying[place]
+        for slot, result in results:
+            read = self._flying[slot]
             read.missing = read.size - max(result, 0)
             self._landed.append(read)
-            del self._flying[place]
+            del self._flying[slot]
             if self.log is not None:
                 came = read.size - read.missing
                 self.log.append(("move", read.expert, self._moving, ended, came, "kernel"))
@@ -215,7 +215,7 @@ class AioLink(Link):
             return (self._looked + now) / 2
         return min(max(self._moving + moved * seconds / size, self._looked), now)
 
-    def _settle(self, read: Read) -> None:
+    def _complete(self, read: Read) -> None:
         """Compare a record with its checksum; what did not come whole the store reads again.
 
         So a read that fails once is no failure, and one that fails twice says what the store says.

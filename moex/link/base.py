@@ -48,20 +48,20 @@ class Link(ABC):
         """Forget the plan's dropped guesses and begin its loads."""
 
     @abstractmethod
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Return when what was last loaded into the place is there; seconds waited, 0 if it was."""
 
     in_parts: bool = False
     """Whether `wait_part` returns before all of a load is there."""
 
-    def wait_part(self, place: int, size: int) -> float:
+    def wait_part(self, slot: int, size: int) -> float:
         """Like `wait`, but the first `size` bytes are enough; all of it is waited for later."""
-        return self.wait(place)
+        return self.wait(slot)
 
-    def used(self, place: int) -> None:
+    def used(self, slot: int) -> None:
         """Be told that what computes from the place has been launched: it may be loaded after."""
 
-    def settle(self) -> float:
+    def collect_stall(self) -> float:
         """Seconds waited since the last call that `wait` could not tell; 0 where it tells all."""
         return 0.0
 

@@ -24,7 +24,7 @@ class CopyLink(Link):
 
     def __init__(self, store: ExpertStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
-        self._bytes, self._busy, self._guessing = 0, 0.0, 0.0
+        self._bytes, self._busy, self._speculative_s = 0, 0.0, 0.0
         self._took: dict[int, float] = {}
 
     def submit(self, plan: Plan) -> None:
@@ -36,7 +36,7 @@ class CopyLink(Link):
             self._busy += took
             self._bytes += self.store.geometry.size(load.rows)
             if load.speculative:
-                self._guessing += took
+                self._speculative_s += took
             else:
                 self._took[load.slot] = took
             if self.log is not None:
@@ -50,13 +50,13 @@ class CopyLink(Link):
         self.log.append(("load", load.expert, started, ended, load.speculative))
         self.log.append(("stall", load.expert, started, took))
 
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Return how long the copy held the computing thread up."""
-        return self._took.pop(place, 0.0)
+        return self._took.pop(slot, 0.0)
 
-    def settle(self) -> float:
+    def collect_stall(self) -> float:
         """Return how long guesses were copied since the last call; no place is waited for."""
-        seconds, self._guessing = self._guessing, 0.0
+        seconds, self._speculative_s = self._speculative_s, 0.0
         return seconds
 
     def restart(self) -> None:

@@ -30,10 +30,10 @@ LATE = 1e-9
 class _Copy:
     """One load: how much of it has been given to the stream, and the event of its last byte."""
 
-    __slots__ = ("done", "expert", "place", "queued", "sent", "speculative")
+    __slots__ = ("done", "expert", "queued", "sent", "slot", "speculative")
 
     def __init__(self, load: Load) -> None:
-        self.expert, self.place, self.speculative = load.expert, load.slot, load.speculative
+        self.expert, self.slot, self.speculative = load.expert, load.slot, load.speculative
         self.queued, self.sent = perf_counter(), 0
         self.done: torch.cuda.Event | None = None
 
@@ -75,7 +75,7 @@ class CudaLink(Link):
         self._pinned = pin(store.records)
         self._fences: dict[int, torch.cuda.Event] = {}
         self._expected: dict[int, _Copy] = {}
-        self._guesses: deque[_Copy] = deque()
+        self._in_flight: deque[_Copy] = deque()
         self._under_way: deque[torch.cuda.Event] = deque()
         self._pieces: deque[_Piece] = deque()
         self._waits: deque[tuple[Expert, torch.cuda.Event, torch.cuda.Event]] = deque()
@@ -94,25 +94,25 @@ class CudaLink(Link):
     def submit(self, plan: Plan) -> None:
         """Stop sending dropped guesses; send demand; queue guesses."""
         # What was still to come into a place that another expert takes, nobody wants.
-        for place in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
-            copy = self._expected.pop(place, None)
-            if copy is not None and copy in self._guesses:
-                self._guesses.remove(copy)
+        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+            copy = self._expected.pop(slot, None)
+            if copy is not None and copy in self._in_flight:
+                self._in_flight.remove(copy)
         for load in plan.loads:
             copy = self._expected[load.slot] = _Copy(load)
             if load.speculative:
-                self._guesses.append(copy)
+                self._in_flight.append(copy)
             else:
                 self._send(copy, self._size)
         self._feed()
 
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Let the compute stream wait for the place's load; `LATE` if it is still under way."""
-        copy = self._expected.pop(place, None)
+        copy = self._expected.pop(slot, None)
         if copy is None:
             return 0.0
         if copy.done is None:
-            self._guesses.remove(copy)
+            self._in_flight.remove(copy)
             self._send(copy, self._size - copy.sent)
         assert copy.done is not None
         stream = torch.cuda.current_stream(self._device)
@@ -126,15 +126,15 @@ class CudaLink(Link):
         self._feed()
         return LATE if late else 0.0
 
-    def used(self, place: int) -> None:
+    def used(self, slot: int) -> None:
         """Put up the fence: the kernel that reads the place has been launched."""
-        fence = self._fences.get(place)
+        fence = self._fences.get(slot)
         if fence is None:
-            fence = self._fences[place] = torch.cuda.Event()
+            fence = self._fences[slot] = torch.cuda.Event()
         fence.record(torch.cuda.current_stream(self._device))
         self._feed()
 
-    def settle(self) -> float:
+    def collect_stall(self) -> float:
         """Seconds that the compute stream has waited, of waits that ended since the last call."""
         seconds = 0.0
         while self._waits and self._waits[0][2].query():
@@ -160,35 +160,35 @@ class CudaLink(Link):
     def restart(self) -> None:
         """Let copies that were given to the stream end, and forget the others."""
         self._stream.synchronize()
-        for forgotten in (self._guesses, self._expected, self._under_way, self._waits):
+        for forgotten in (self._in_flight, self._expected, self._under_way, self._waits):
             forgotten.clear()
 
     def close(self) -> None:
         """Let copies under way end."""
-        self._guesses.clear()
+        self._in_flight.clear()
         self._stream.synchronize()
 
     def _feed(self) -> None:
         """Give the stream the next chunks of guesses, if few are under way."""
         while self._under_way and self._under_way[0].query():
             self._under_way.popleft()
-        while self._guesses and len(self._under_way) < AHEAD:
-            copy = self._guesses[0]
+        while self._in_flight and len(self._under_way) < AHEAD:
+            copy = self._in_flight[0]
             self._send(copy, min(self.chunk_bytes, self._size - copy.sent))
             self._under_way.append(self._pieces[-1].ended)
             if copy.done is not None:
-                self._guesses.popleft()
+                self._in_flight.popleft()
 
     def _send(self, copy: _Copy, size: int) -> None:
         """Give the next bytes of a load to the stream."""
         span = slice(copy.sent, copy.sent + size)
         source = self.store.records[copy.expert.layer][copy.expert.index]
         with torch.cuda.stream(self._stream):
-            fence = None if copy.sent else self._fences.get(copy.place)
+            fence = None if copy.sent else self._fences.get(copy.slot)
             if fence is not None:
                 self._stream.wait_event(fence)
             begun = self._event(self._stream)
-            give(self.slots.records[copy.place][span], source[span])
+            give(self.slots.records[copy.slot][span], source[span])
             ended = self._event(self._stream)
         copy.sent += size
         copy.done = ended if copy.sent == self._size else None

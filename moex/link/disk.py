@@ -66,7 +66,7 @@ class DiskLink(Link):
                 self._queue.take(plan)
                 self._changed.notify_all()
 
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Return when the read into the place is over; a late guess is demanded from now on.
 
         A thread that waits computes nothing: it reads, too, as long as there is demand to begin.
@@ -74,10 +74,10 @@ class DiskLink(Link):
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
         """
-        read = self._queue.last.get(place)
+        read = self._queue.last.get(slot)
         return self._until(read, lambda: read.done, lambda: False) if read else 0.0
 
-    def wait_part(self, place: int, size: int) -> float:
+    def wait_part(self, slot: int, size: int) -> float:
         """Return when the first bytes are there; all of them if they have to be checked.
 
         Whoever waits for a part reads no further: it would still read when the part is there.
@@ -85,9 +85,9 @@ class DiskLink(Link):
         Raises:
             RuntimeError: the record could not be read.
         """
-        read = self._queue.last.get(place)
+        read = self._queue.last.get(slot)
         if read is None or read.record is None or not self._queue.whole.checked(read.expert):
-            return self.wait(place)
+            return self.wait(slot)
         return self._until(
             read, lambda: read.done or read.there >= size, lambda: read.begun >= size
         )

@@ -41,10 +41,10 @@ def wait_until(moment: float) -> None:
 class _Copy:
     """One load: its place in the modelled queue, and whether its bytes are really there."""
 
-    __slots__ = ("bring", "place", "there", "transfer")
+    __slots__ = ("bring", "slot", "there", "transfer")
 
-    def __init__(self, bring: Callable[[], None], place: int, transfer: Transfer) -> None:
-        self.bring, self.place, self.transfer = bring, place, transfer
+    def __init__(self, bring: Callable[[], None], slot: int, transfer: Transfer) -> None:
+        self.bring, self.slot, self.transfer = bring, slot, transfer
         self.there = False
         """Whether its bytes are."""
 
@@ -120,7 +120,7 @@ class EmulatedLink(Link):
             if copies[0].transfer.speculative:
                 self._work.extend(copies)
             else:
-                first = [e for c in copies for e in self._expected[c.place] if e not in copies]
+                first = [e for c in copies for e in self._expected[c.slot] if e not in copies]
                 first = [copy for copy in first if copy in self._work]
                 for copy in first:
                     self._work.remove(copy)
@@ -159,15 +159,15 @@ class EmulatedLink(Link):
             return
         self.log.append(("move", transfer.label, start, end, chunk, "wire"))
         if not transfer.remaining:
-            guess = transfer.speculative
-            self.log.append(("load", transfer.label, transfer.submitted, end, guess))
+            prefetch = transfer.speculative
+            self.log.append(("load", transfer.label, transfer.submitted, end, prefetch))
 
-    def wait(self, place: int) -> float:
+    def wait(self, slot: int) -> float:
         """Return when the modelled transfer is through and the real bytes are there.
 
         Whatever of the two it waits for is stall.
         """
-        copies = self._expected.pop(place, None)
+        copies = self._expected.pop(slot, None)
         if copies is None:
             return 0.0
         started = perf_counter()
@@ -185,7 +185,7 @@ class EmulatedLink(Link):
             self.log.append(("stall", copies[-1].transfer.label, started, stall))
         return stall
 
-    def settle(self) -> float:
+    def collect_stall(self) -> float:
         """Return how long copies that nobody wants held `submit` up since the last call."""
         seconds, self._forgetting = self._forgetting, 0.0
         return seconds

@@ -29,10 +29,10 @@ class Read:
         "error",
         "expert",
         "missing",
-        "place",
         "queued",
         "record",
         "size",
+        "slot",
         "speculative",
         "there",
         "under_way",
@@ -41,7 +41,7 @@ class Read:
     def __init__(
         self, load: Load, size: int, record: Any = None, bring: Callable[[], None] | Any = None
     ) -> None:
-        self.expert, self.place, self.speculative = load.expert, load.slot, load.speculative
+        self.expert, self.slot, self.speculative = load.expert, load.slot, load.speculative
         self.record, self.bring, self.size = record, bring, size
         self.begun, self.missing, self.done, self.queued = 0, size, False, perf_counter()
         self.under_way: set[int] = set()
@@ -110,14 +110,14 @@ class ReadQueue:
             self.speculation.remove(read)
             self.demand.append(read)
 
-    def _take_back(self, place: int) -> None:
+    def _take_back(self, slot: int) -> None:
         """Never read what nobody wants, unless it has begun."""
-        read = self.last.get(place)
+        read = self.last.get(slot)
         if read is not None and read in self.speculation and not read.begun:
             self.speculation.remove(read)
-            del self.last[place]
+            del self.last[slot]
             if read.before is not None:
-                self.last[place] = read.before
+                self.last[slot] = read.before
 
     @staticmethod
     def next(queue: deque[Read]) -> Read | None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Parts:
+class LoadedModel:
     """A loaded model: the skeleton, and the store that has its experts.
 
     `quantized` says in words what was packed how (None: nothing was); `packing` says how an
@@ -92,7 +92,7 @@ class Parts:
 
 
 @torch.inference_mode(False)  # whose tensors cannot be written to outside of it
-def load_parts(
+def load_model(
     name: str,
     dtype: str = "auto",
     device: str = "cpu",
@@ -103,7 +103,7 @@ def load_parts(
     quant: Scheme | None = None,
     bundles: bool = False,
     wholes: bool = False,
-) -> Parts:
+) -> LoadedModel:
     """Load a model's skeleton to the device and its experts to a store.
 
     What is quantized is packed into files once, and read from them whatever the store; but codes
@@ -186,7 +186,7 @@ def load_parts(
     size = linears + sum(skeleton.values())
     # Buffers stand only in the first, packed linear layers maybe only in the second.
     held = max(skeleton_bytes(model), size) + (geometry.all_bytes if experts.in_memory else 0)
-    return Parts(
+    return LoadedModel(
         folder=folder,
         model=model,
         layers=layers,

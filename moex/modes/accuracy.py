@@ -13,7 +13,7 @@ from moex.runs.run_id import code_version, contents, folder_digest, key_of, sour
 
 if TYPE_CHECKING:
     from moex.modes.common import Build
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
     from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
 
@@ -38,7 +38,7 @@ def check_tasks(config: Any) -> None:
         check_tasks(list(config.eval.tasks))
 
 
-def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
+def accuracy(report: Report, config: Any, loaded: LoadedModel, build: Build) -> None:
     """Fill in the accuracy of the configured tasks, measured once per accuracy key.
 
     All experts stay resident if memory allows: caching never changes a logit. Only where misses
@@ -56,16 +56,16 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
     limit = 4 if config.smoke else config.eval.limit
     selector = make_selector(config, build)
     if selector is not None:
-        bind_selector(parts, selector)
+        bind_selector(loaded, selector)
         selector.prefill = "masked"
         report.prefill_masks = report.prefill_masks or "masked"
     dense = {"name": "none"}
     lossy = {group: plain(config[group]) for group in ("miss", "cache", "memory") if miss.lossy}
     settings = {
-        "model": folder_digest(parts.folder),
-        "dtype": str(parts.dtype),
-        "device": parts.device,
-        "quant": parts.quantized or dense,
+        "model": folder_digest(loaded.folder),
+        "dtype": str(loaded.dtype),
+        "device": loaded.device,
+        "quant": loaded.quantized or dense,
         "sparsity": _sparsity(config, selector) if selector else dense,
         "miss": {**lossy, "sources": sources(lossy)} if lossy else {},
         "tasks": tasks,
@@ -90,16 +90,16 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
 
     if miss.lossy:
         policy, memory = build(config.cache), Memory(**config.memory)
-        skipping = offload(parts, Setup(policy, memory, seed=config.seed, miss=miss))
+        skipping = offload(loaded, Setup(policy, memory, seed=config.seed, miss=miss))
         with skipping as model, stepwise(model, skipping.empty):
-            report.tasks = _evaluate(model, config, parts, limit, 1, items)
+            report.tasks = _evaluate(model, config, loaded, limit, 1, items)
         _keep(kept, settings, report, items)
         return
-    geometry = parts.geometry
-    resident = fits(geometry.all_bytes, parts.device)
+    geometry = loaded.geometry
+    resident = fits(geometry.all_bytes, loaded.device)
     memory = Memory(geometry.experts) if resident else Memory(**config.memory)
-    with offload(parts, Setup(LRU(), memory, selector=selector)) as model:
-        report.tasks = _evaluate(model, config, parts, limit, config.eval.batch_size, items)
+    with offload(loaded, Setup(LRU(), memory, selector=selector)) as model:
+        report.tasks = _evaluate(model, config, loaded, limit, config.eval.batch_size, items)
     exact = kept.with_name(f"{key_of(settings | {'quant': dense, 'sparsity': dense})}.json")
     if exact != kept:
         _compare(report.tasks, items, exact)
@@ -107,13 +107,13 @@ def accuracy(report: Report, config: Any, parts: Parts, build: Build) -> None:
 
 
 def _evaluate(
-    model: Any, config: Any, parts: Parts, limit: int, batch_size: int, items: Items
+    model: Any, config: Any, loaded: LoadedModel, limit: int, batch_size: int, items: Items
 ) -> list[Any]:
     from moex.evals.lm import evaluate
 
     return evaluate(
         model,
-        parts.tokenizer(),
+        loaded.tokenizer(),
         list(config.eval.tasks),
         limit=limit,
         batch_size=batch_size,

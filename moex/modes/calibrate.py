@@ -24,10 +24,10 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
     # On that store's own link only where it is asked for: profiles are for emulated ones, too.
     store = "disk" if config.memory.store == "disk" else "ram"
-    parts = load(config, build, store, whole=True)
+    loaded = load(config, build, store, whole=True)
     cache = Path(config.cache_dir) if config.cache_dir else cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    profile = measure(parts, tokens=8 if config.smoke else 64, folder=cache)
+    profile = measure(loaded, tokens=8 if config.smoke else 64, folder=cache)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     text = "\n".join(["_target_: moex.hardware.profile.HardwareProfile", *lines]) + "\n"
@@ -35,11 +35,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, f"# python run.py --config-dir {folder} hardware=measured\n{text}")
     report = Report(source="live", mode="calibrate")
-    parts.describe(report)
-    report.tpot_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
+    loaded.describe(report)
+    report.tpot_s = profile.resident_token_s(loaded.geometry.layers, loaded.geometry.top_k)
     report.link_bytes_per_s = profile.link_bytes_per_s
-    report.verdict = f"profile written; use it with: --config-dir {folder} hardware=measured"
+    report.bottleneck = f"profile written; use it with: --config-dir {folder} hardware=measured"
     if profile.break_even:  # on this machine's own link: write it into the config
         found = ", ".join(f"{name} {share:.3g}" for name, share in profile.break_even.items())
-        report.verdict += f"; memory.break_even by store: {found}"
+        report.bottleneck += f"; memory.break_even by store: {found}"
     return report

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from moex.models.memory_needs import Needs
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
-    from moex.runner.assemble import Parts, Setup
+    from moex.runner.assemble import LoadedModel, Setup
     from moex.sparsity.base import NeuronSelector
     from moex.trace.format import Trace
     from moex.types import Geometry
@@ -35,18 +35,18 @@ PARTIAL = "series.partial.jsonl"
 """What a run that was stopped had measured; gone once a run in the folder has finished."""
 
 
-def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> Parts:
+def load(config: Any, build: Build, store: str = "ram", whole: bool = False) -> LoadedModel:
     """The configured model: its skeleton in memory, its experts in a store.
 
     Neuron by neuron if a selector is configured, unless only whole experts are asked for.
     """
-    from moex.runner.assemble import load_parts
+    from moex.runner.assemble import load_model
 
     model, quant = config.model, make_quant(config, build)
     where = (store, config.cache_dir, model.keep_shards, _random(model))
     bundles = selects(config) and not whole
     wholes = whole_from(Memory(**config.memory), build(config.hardware), "disk") < 1
-    return load_parts(model.name, model.dtype, model.device, *where, quant, bundles, wholes)
+    return load_model(model.name, model.dtype, model.device, *where, quant, bundles, wholes)
 
 
 def names_a_part(group: Any) -> bool:

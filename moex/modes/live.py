@@ -51,36 +51,36 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         _write_run(result, config, workload, folder)
         return result.report
     setup = make_setup(config, build, workload)
-    parts = load(config, build, setup.memory.store)
-    with closing(parts.store):
-        readers = setup.memory.reader_threads if parts.store.name == "disk" else 0
+    loaded = load(config, build, setup.memory.store)
+    with closing(loaded.store):
+        readers = setup.memory.reader_threads if loaded.store.name == "disk" else 0
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(config, 1 if timed else readers)
-        batches = workload.batches(parts.tokenizer(), parts.device)
-        result = run_offloaded(parts, batches, workload, setup, config.runner.timeline, on_stop)
-        if not parts.random_weights:
-            grade(result.report, config, parts, workload, batches, setup.selector)
+        batches = workload.batches(loaded.tokenizer(), loaded.device)
+        result = run_offloaded(loaded, batches, workload, setup, config.runner.timeline, on_stop)
+        if not loaded.random_weights:
+            grade(result.report, config, loaded, workload, batches, setup.selector)
         _write_run(result, config, workload, folder)
-        if config.verdict:
-            result.report.verdict = _verdict(result.report, folder, setup, workload.cold)
+        if config.bottleneck:
+            result.report.bottleneck = _bottleneck(result.report, folder, setup, workload.cold)
         set_threads(config)
-        if not parts.random_weights:
-            accuracy(result.report, config, parts, build)
+        if not loaded.random_weights:
+            accuracy(result.report, config, loaded, build)
     return result.report
 
 
-def judge(report: Report, config: Any, folder: Path, build: Build) -> None:
+def analyze(report: Report, config: Any, folder: Path, build: Build) -> None:
     """Add the verdict to the row of a run that was made without one."""
     workload = shrunk(build(config.workload), config)
     setup = make_setup(config, build, workload)
-    report.verdict = _verdict(report, folder, setup, workload.cold)
+    report.bottleneck = _bottleneck(report, folder, setup, workload.cold)
 
 
-def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
+def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; failing to tell never costs the run."""
     from moex.api import read_trace
     from moex.decisions.decisions import Decisions
-    from moex.sim.bottleneck import judge_live, live_line
+    from moex.sim.bottleneck import analyze_live, live_line
 
     assert report.slots is not None
     try:
@@ -94,7 +94,7 @@ def _verdict(report: Report, folder: Path, setup: Setup, cold: bool) -> str | No
             setup.selector is not None,
             report.store,
         )
-        return live_line(judge_live(trace, decisions, hardware, report, cold), report)
+        return live_line(analyze_live(trace, decisions, hardware, report, cold), report)
     except Exception as error:
         note(f"no verdict on this run: its trace could not be replayed ({error})")
         return None
@@ -124,10 +124,10 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
         )
     _write_series(folder / "series.jsonl", result.rounds)
     done, report = result.round, result.report
-    if done.ledgers:
+    if done.layer_stats:
         from moex.cache.stats import by_layer
 
-        write_lines(folder / "layers.jsonl", by_layer(done.ledgers))
+        write_lines(folder / "layers.jsonl", by_layer(done.layer_stats))
     if done.events:
         from moex.bench.timeline import write_timeline
 

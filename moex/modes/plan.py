@@ -53,16 +53,16 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     twice = selects(config) and bits == whole and whole_from(memory, hardware, "disk") < 1
     report.disk_bytes = stored.all_bytes * (1 + twice)
     lines.insert(0, _head(stored, wanted))
-    report.verdict = "\n".join(lines)
+    report.bottleneck = "\n".join(lines)
     return report
 
 
 def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
-    places = slots * geometry.layers + memory.places_beside(geometry)
+    slots = slots * geometry.layers + memory.slots_beside(geometry)
     report.slots, report.pool = slots, memory.pool
     report.expert_bytes = geometry.expert_bytes
     report.bytes_per_token = geometry.token_bytes
-    report.capacity_bytes = places * geometry.expert_bytes
+    report.capacity_bytes = slots * geometry.expert_bytes
     report.skeleton_bytes = wanted.skeleton
     report.planned_device_bytes = wanted.total + report.capacity_bytes
 

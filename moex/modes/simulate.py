@@ -55,10 +55,10 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     report = replay(decisions, trace, hardware, cold)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
     write_counts(trace, folder)
-    if config.verdict:
-        from moex.sim.bottleneck import judge
+    if config.bottleneck:
+        from moex.sim.bottleneck import analyze
 
-        report.verdict = str(judge(trace, decisions, hardware, cold))
+        report.bottleneck = str(analyze(trace, decisions, hardware, cold))
     if names_a_part(config.quant):
         shape = trace.geometry
         changed = quantizes(build(config.quant))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.modes.common import Build
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
 
 EXPERTS = ("mlp", "linear", "gate_resid")
 KINDS = (*EXPERTS, "corm")
@@ -30,7 +30,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     """Train the predictor that `prefetch` names; write its checkpoint."""
     from dataclasses import replace
 
-    from moex.models.loader import load_parts
+    from moex.models.loader import load_model
     from moex.train.data import LEAST_TOKENS, corpus
 
     kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
@@ -46,13 +46,13 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         raise ValueError("mode=train: predictors learn from the model as it is; try quant=none")
     set_threads(config)
     model = config.model
-    parts = load_parts(model.name, model.dtype, model.device, "ram", config.cache_dir)
-    with closing(parts.store):
-        context = min(recipe.context, parts.model.config.max_position_embeddings)
+    loaded = load_model(model.name, model.dtype, model.device, "ram", config.cache_dir)
+    with closing(loaded.store):
+        context = min(recipe.context, loaded.model.config.max_position_embeddings)
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
-        text = corpus(recipe.text, parts.tokenizer(), folder, context, most, config.seed)
+        text = corpus(recipe.text, loaded.tokenizer(), folder, context, most, config.seed)
         started = time.process_time()
-        tensors, about, rows = _train(kind, parts, text, recipe, folder, config.seed)
+        tensors, about, rows = _train(kind, loaded, text, recipe, folder, config.seed)
         about |= {
             "recipe": {n: v for n, v in asdict(recipe).items() if n not in ("text", "out")},
             "text": {"name": text.source, "documents": len(text.starts), "tokens": text.count},
@@ -61,20 +61,20 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             "metrics": rows,
             **origin,
         }
-        path = Path(recipe.out) if recipe.out else trained.own_path(kind, parts.folder)
-        done = trained.write(path, kind, tensors, parts.geometry, parts.folder, about)
+        path = Path(recipe.out) if recipe.out else trained.own_path(kind, loaded.folder)
+        done = trained.write(path, kind, tensors, loaded.geometry, loaded.folder, about)
     (folder / "training.pt").unlink(missing_ok=True)
     (folder / "quality.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
     report = Report(source="live", mode="train", tasks=_tasks(kind, rows))
     own = "" if not recipe.out else f" prefetch.checkpoint={path}"
-    report.verdict = (
+    report.bottleneck = (
         f"predictor written: {done.path} ({done.identity}); use it with: prefetch={kind}{own}"
     )
     return report
 
 
 def _train(
-    kind: str, parts: Parts, text: Any, recipe: Any, folder: Path, seed: int
+    kind: str, loaded: LoadedModel, text: Any, recipe: Any, folder: Path, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
     """Tensors, what is known of them, and their quality on held-out documents."""
     import torch
@@ -86,8 +86,8 @@ def _train(
     from moex.train import experts, fit, neurons, quality
     from moex.train.activations import contributions, factors_of, read
 
-    geometry = parts.geometry
-    routers = [_router(layer, geometry) for layer in parts.layers]
+    geometry = loaded.geometry
+    routers = [_router(layer, geometry) for layer in loaded.layers]
     trainer: Any
     if kind == "gate_resid":
         trainer = experts.ResidTrainer(geometry, routers, recipe, seed)
@@ -96,16 +96,16 @@ def _train(
         trainer = experts.ExpertTrainer(geometry, routers, recipe, seed, width)
     else:
         trainer = neurons.NeuronTrainer(
-            geometry, lambda layer: factors_of(parts, layer), recipe, seed
+            geometry, lambda layer: factors_of(loaded, layer), recipe, seed
         )
-    resident = fits(geometry.all_bytes, parts.device)
+    resident = fits(geometry.all_bytes, loaded.device)
     memory = Memory(geometry.experts) if resident else Memory()
     named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})
     valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
-    with offload(parts, Setup(LRU(), memory)) as model:
+    with offload(loaded, Setup(LRU(), memory)) as model:
 
         def see(windows: Tensor) -> Any:
-            return read(model, parts.layers, windows)
+            return read(model, loaded.layers, windows)
 
         fit.fit(trainer, text, see, recipe, folder / "training.pt", named)
         held_out = [
@@ -123,7 +123,7 @@ def _train(
             ]
             quality.calibrate(trainer.modules, calibration)
             rows = quality.of_neurons(
-                trainer.modules, lambda *which: contributions(parts, *which), held_out
+                trainer.modules, lambda *which: contributions(loaded, *which), held_out
             )
             about = {"width": recipe.width, "rank": recipe.rank}
     state = trainer.modules.state_dict()

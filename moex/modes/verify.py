@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moex.bench.equality import Equality
     from moex.bench.workload import Workload
     from moex.modes.common import Build
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
     from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
 
@@ -48,23 +48,23 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         batches = workload.batches(tokenizer, config.model.device)
         expected = equality.observe(stock, batches, workload.new_tokens, choose)
     del stock
-    parts = load(config, build, setup.memory.store)
-    with closing(parts.store):
-        offloaded = prepare(parts, batches, workload, setup)
+    loaded = load(config, build, setup.memory.store)
+    with closing(loaded.store):
+        offloaded = prepare(loaded, batches, workload, setup)
         try:
             with offloaded as model:
                 found = equality.compare(model, batches, expected, choose, offloaded.restart)
         finally:
             offloaded.close()
-        report = describe(offloaded, parts, setup)
-        grade(report, config, parts, workload, batches, setup.selector, found)
+        report = describe(offloaded, loaded, setup)
+        grade(report, config, loaded, workload, batches, setup.selector, found)
     return report
 
 
 def grade(
     report: Report,
     config: Any,
-    parts: Parts,
+    loaded: LoadedModel,
     workload: Workload,
     batches: Sequence[Tensor],
     selector: NeuronSelector | None,
@@ -82,10 +82,10 @@ def grade(
         parts_of_it += ["cache", "prefetch", "memory"]
     groups = {name: plain(config[name]) for name in parts_of_it}
     settings = {
-        "model": folder_digest(parts.folder),
-        "dtype": str(parts.dtype),
-        "device": parts.device,
-        "store": parts.store.name,
+        "model": folder_digest(loaded.folder),
+        "dtype": str(loaded.dtype),
+        "device": loaded.device,
+        "store": loaded.store.name,
         "rows": [config.memory.rows, config.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
         "masks": selector.identity if selector else "",

@@ -48,10 +48,10 @@ class LayerFactors(nn.Module):
     norms: Tensor
     cuts: Tensor
 
-    def __init__(self, geometry: Geometry, rank: int, width: int, guessed: bool) -> None:
+    def __init__(self, geometry: Geometry, rank: int, width: int, prefetched: bool) -> None:
         super().__init__()
         _, experts, _, hidden, neurons, _ = geometry
-        self.ahead = Ahead(hidden, rank, width) if guessed else None
+        self.ahead = Ahead(hidden, rank, width) if prefetched else None
         self.register_buffer("code", torch.zeros(rank, hidden))
         packed = torch.zeros(experts, 2 * neurons, rank // 2, dtype=torch.uint8)
         self.register_buffer("rows", packed)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from moex.runs.atomic import whole
-from moex.runs.run_id import checkpoint_places, folder_digest
+from moex.runs.run_id import checkpoint_paths, folder_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def model_digest(folder: Path) -> str:
 
 def own_path(kind: str, model: Path) -> Path:
     """Where a newly trained predictor goes: the cache folder, under the model's digest."""
-    return checkpoint_places(kind, model)[1]
+    return checkpoint_paths(kind, model)[1]
 
 
 def write(
@@ -116,7 +116,7 @@ def command(kind: str, model: Path) -> str:
 
 
 def _find(kind: str, model: Path, given: str | None, group: str) -> Path:
-    places = (Path(given).expanduser(),) if given else checkpoint_places(kind, model)
+    places = (Path(given).expanduser(),) if given else checkpoint_paths(kind, model)
     for path in places:
         if path.is_file():
             return path

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 
-def untold(prefetcher: Prefetcher, what: str) -> ValueError:
-    """The error of a prefetcher that `foresee` has told nothing."""
+def missing_recording(prefetcher: Prefetcher, what: str) -> ValueError:
+    """The error of a prefetcher that `set_future` has told nothing."""
     name = type(prefetcher).__name__
     return ValueError(
         f"prefetch={name}(): was given no recording; expected one of this very run, with its "
-        f"{what}; try prefetch.foresee(moex.read_trace(FILE)) before it is used"
+        f"{what}; try prefetch.set_future(moex.read_trace(FILE)) before it is used"
     )
 
 
@@ -61,7 +61,7 @@ class Prefetcher(ABC):
                 bit first, as `numpy.packbits(..., bitorder="little")` makes it).
         """
 
-    def foresee(self, trace: Trace) -> None:
+    def set_future(self, trace: Trace) -> None:
         """Take the recording of this run; called once, before `reset`, if `needs` names it."""
 
     def reset(self, geometry: Geometry, seed: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
-from moex.prefetch.base import Prefetcher, untold
+from moex.prefetch.base import Prefetcher, missing_recording
 from moex.types import Expert, Prediction
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Oracle(Prefetcher):
             raise ValueError(f"prefetch.horizon={self.horizon}: expected 1 or more layers ahead")
         self.visits: list[tuple[int, tuple[int, ...]]] = []
 
-    def foresee(self, trace: Trace) -> None:
+    def set_future(self, trace: Trace) -> None:
         """Take the recording: who is demanded at every clock, and where sequences end."""
         self.visits = [(access.layer, access.experts) for access in trace.accesses()]
         self.sequence = trace.sequence.tolist()
@@ -51,7 +51,7 @@ class Oracle(Prefetcher):
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Forget what was said."""
         if not self.visits:
-            raise untold(self, "visits")
+            raise missing_recording(self, "visits")
         self.experts, self.seed = geometry.experts, seed
         self.said: dict[int, list[Expert]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from moex.prefetch.base import Prefetcher, untold
+from moex.prefetch.base import Prefetcher, missing_recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +27,14 @@ class Recorded(Prefetcher):
     def __post_init__(self) -> None:
         self.predictions: list[list[Prediction]] = []
 
-    def foresee(self, trace: Trace) -> None:
+    def set_future(self, trace: Trace) -> None:
         """Take the recorded predictions."""
         self.predictions = trace.predictions or []
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Nothing to forget."""
         if not self.predictions:
-            raise untold(self, "predictions")
+            raise missing_recording(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
         """Return what was said at this clock.

@@ -11,16 +11,16 @@ import torch
 
 from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
-from moex.link.aio import AioLink, reads_alone
+from moex.link.aio import AioLink, suits_aio
 from moex.link.copy import CopyLink
 from moex.link.cuda import CudaLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.miss.fetch import Fetch
-from moex.models.loader import Parts as Parts  # noqa: TC001 - others take it from here
-from moex.models.loader import load_parts as load_parts
+from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
+from moex.models.loader import load_model as load_model
 from moex.models.memory_needs import needs, skeleton_bytes
-from moex.runner.host_executor import HostLane
+from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
 from moex.store.bundles import Bundles, PackedBundles
@@ -95,9 +95,9 @@ class Setup:
         return sum(each.device_bytes for each in (self.selector, self.prefetcher) if each)
 
 
-@torch.inference_mode(False)  # as in `load_parts`
+@torch.inference_mode(False)  # as in `load_model`
 def offload(
-    parts: Parts,
+    loaded: LoadedModel,
     setup: Setup,
     future: Future | None = None,
     lengths: tuple[int, int, int] = (0, 0, 1),
@@ -106,7 +106,7 @@ def offload(
     """Make an offloaded model of loaded parts.
 
     Args:
-        parts: loaded with `bundles` where the setup has a neuron selector.
+        loaded: with `bundles` where the setup has a neuron selector.
         setup: what was chosen.
         future: recorded visits, for what must know them.
         lengths: prompt tokens, new tokens and batch size that a budget reserves a KV cache for.
@@ -116,8 +116,8 @@ def offload(
         ValueError: parts that do not go together.
     """
     memory, hardware, selector = setup.memory, setup.hardware, setup.selector
-    miss = (setup.miss or Fetch()).bound(parts.geometry, hardware)
-    bind_selector(parts, selector)
+    miss = (setup.miss or Fetch()).bound(loaded.geometry, hardware)
+    bind_selector(loaded, selector)
     if selector is not None and (miss.on_host or miss.lossy):
         raise ValueError(
             f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
@@ -129,38 +129,40 @@ def offload(
                 f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(lacking))}, "
                 f"which no run gives; expected of {', '.join(sorted(GIVEN))}"
             )
-        setup.prefetcher.bind(parts.geometry, parts.folder, selector)
+        setup.prefetcher.bind(loaded.geometry, loaded.folder, selector)
     # Buffers stand only in the first, packed linear layers maybe only in the second.
-    skeleton = max(skeleton_bytes(parts.model), parts.skeleton_bytes)
-    process = 0 if hardware is not None and hardware.timed else parts.process_bytes
+    skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
+    process = 0 if hardware is not None and hardware.timed else loaded.process_bytes
     beside = (setup.predictor_bytes, skeleton, process)
-    wanted = needs(parts.model, parts.geometry, *lengths, *beside)
-    cache, rows = setup.decisions(parts.store.name).build(parts.geometry, hardware, future, wanted)
+    wanted = needs(loaded.model, loaded.geometry, *lengths, *beside)
+    cache, rows = setup.decisions(loaded.store.name).build(
+        loaded.geometry, hardware, future, wanted
+    )
     neurons: Neurons | None = None
     slots: Slots
-    if selector is not None and isinstance(parts.layout, Bundles):
+    if selector is not None and isinstance(loaded.layout, Bundles):
         assert rows is not None
-        kind = PackedRowSlots if isinstance(parts.layout, PackedBundles) else RowSlots
-        slots = kind(parts.layout, rows.capacity, cache.places, parts.device)
+        kind = PackedRowSlots if isinstance(loaded.layout, PackedBundles) else RowSlots
+        slots = kind(loaded.layout, rows.capacity, cache.total_slots, loaded.device)
         neurons = Neurons(selector, rows, slots)
     else:
-        assert isinstance(parts.layout, Planes)
-        slots = Slots(parts.layout, cache.places, parts.device)
+        assert isinstance(loaded.layout, Planes)
+        slots = Slots(loaded.layout, cache.total_slots, loaded.device)
     link: Link
     if hardware is not None and hardware.timed:
-        link = EmulatedLink(parts.store, slots, hardware)
-    elif isinstance(parts.store, DiskStore):
-        link = _disk_link(parts.store, slots, memory, hardware)
-    elif isinstance(parts.store, RamStore) and slots.records.is_cuda and neurons is None:
-        link = CudaLink(parts.store, slots)
+        link = EmulatedLink(loaded.store, slots, hardware)
+    elif isinstance(loaded.store, DiskStore):
+        link = _disk_link(loaded.store, slots, memory, hardware)
+    elif isinstance(loaded.store, RamStore) and slots.records.is_cuda and neurons is None:
+        link = CudaLink(loaded.store, slots)
     else:
-        link = CopyLink(parts.store, slots)
+        link = CopyLink(loaded.store, slots)
     with ExitStack() as stack:
         stack.callback(link.close)
-        host = _host_lane(parts, hardware) if miss.on_host else None
+        host = _host_executor(loaded, hardware) if miss.on_host else None
         offloaded = OffloadedModel(
-            parts.model,
-            parts.layers,
+            loaded.model,
+            loaded.layers,
             cache,
             slots,
             link,
@@ -178,37 +180,37 @@ def _disk_link(
     store: DiskStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None
 ) -> Link:
     chunk = () if hardware is None else (hardware.chunk_bytes,)
-    if slots.records.device.type == "cpu" and reads_alone(store, *chunk):
+    if slots.records.device.type == "cpu" and suits_aio(store, *chunk):
         return AioLink(store, slots)
     return DiskLink(store, slots, memory.reader_threads, *chunk)
 
 
-def _host_lane(parts: Parts, hardware: HardwareProfile | None) -> HostLane:
+def _host_executor(loaded: LoadedModel, hardware: HardwareProfile | None) -> HostExecutor:
     """The host that computes misses: this one, or the profile's, emulated."""
-    other = sorted((parts.packing.kernels if parts.packing else set()) - {"reference"})
-    if other and torch.device(parts.device).type != "cpu":
+    other = sorted((loaded.packing.kernels if loaded.packing else set()) - {"reference"})
+    if other and torch.device(loaded.device).type != "cpu":
         raise ValueError(
-            f"miss=host: weights packed for {', '.join(other)} on {parts.device} are not computed "
+            f"miss=host: weights packed for {', '.join(other)} on {loaded.device} are not computed "
             "with on the host; try quant.kernel=reference"
         )
     if hardware is None or not hardware.timed:
-        return HostLane(parts.store)
-    expert_s = hardware.host_seconds(parts.layout.bytes)
+        return HostExecutor(loaded.store)
+    expert_s = hardware.host_seconds(loaded.layout.bytes)
     if expert_s is None:
         raise ValueError(
             f"hardware={hardware.name}: does not say how fast its host computes an expert; "
             "try ++hardware.host_expert_s=0.002, or hardware=auto for this machine's own speed"
         )
-    return HostLane(parts.store, expert_s)
+    return HostExecutor(loaded.store, expert_s)
 
 
-def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
+def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
     """Let a neuron selector meet the model.
 
     Raises:
         ValueError: the parts were loaded for a selector and there is none, or the other way round.
     """
-    layout, store, device = parts.layout, ref(parts.store), parts.device
+    layout, store, device = loaded.layout, ref(loaded.store), loaded.device
     if (selector is not None) != isinstance(layout, Bundles):
         raise ValueError(
             f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
@@ -224,4 +226,4 @@ def bind_selector(parts: Parts, selector: NeuronSelector | None) -> None:
         return layout.weights(there.gather(expert, None).to(device))
 
     needed = weights if "weights" in selector.needs else None
-    selector.bind(parts.geometry, parts.folder, needed)
+    selector.bind(loaded.geometry, loaded.folder, needed)

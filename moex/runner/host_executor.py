@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moex.types import Expert
 
 
-class HostLane:
+class HostExecutor:
     """One lane: experts given to it are computed one after the other, beside everything else.
 
     The arithmetic is the device's, so on one kind of processor no bit changes; between a CPU and a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.trace.record import TraceRecorder
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class Journal:
 
     def __init__(self, geometry: Geometry) -> None:
         self.recorder = TraceRecorder(geometry)
-        self.ledgers = [Ledger(geometry) for _ in range(geometry.layers)]
-        self._before: tuple[int, Ledger, int] | None = None
+        self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
+        self._before: tuple[int, CacheStats, int] | None = None
 
     @property
     def clock(self) -> int:
@@ -40,7 +40,7 @@ class Journal:
 
     def begin(self, layer: int) -> None:
         """Remember how things stand: only this layer's statistics may change before `end`."""
-        self._before = layer, self.ledgers[layer].copy(), self.clock
+        self._before = layer, self.layer_stats[layer].copy(), self.clock
 
     def end(self) -> None:
         """Keep what was written down since `begin`."""
@@ -49,8 +49,8 @@ class Journal:
     def take_back(self) -> None:
         """Take back what was written down since `begin`, and record a reset."""
         if self._before is not None:
-            layer, ledger, clock = self._before
-            self.ledgers[layer] = ledger
+            layer, cache_stats, clock = self._before
+            self.layer_stats[layer] = cache_stats
             self.recorder.cut(clock)
             if clock:
                 self.recorder.resets.add(clock)

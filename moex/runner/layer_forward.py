@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from moex.runner.host_executor import HostLane
+    from moex.runner.host_executor import HostExecutor
     from moex.types import Expert
 
 
-class Arriving(dict[str, Any]):
+class StreamedWeights(dict[str, Any]):
     """The weights of an expert that may still be on its way: one is waited for when it is needed.
 
     Args:
@@ -36,7 +36,7 @@ class Arriving(dict[str, Any]):
         return super().__getitem__(name)
 
 
-class Work:
+class LayerForward:
     """The computing of one visit. Every result lands in its top-k position and is summed last.
 
     So the order in which experts arrive cannot change a bit; the arithmetic is `grouped_mm`'s.
@@ -90,11 +90,11 @@ class Work:
             rows
         ].unsqueeze(-1)
 
-    def begin(self, host: HostLane, experts: Sequence[Expert]) -> list[Any]:
+    def begin(self, host: HostExecutor, experts: Sequence[Expert]) -> list[Any]:
         """Give experts to the host."""
         return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
 
-    def finish(self, host: HostLane, experts: Sequence[Expert], given: list[Any]) -> float:
+    def finish(self, host: HostExecutor, experts: Sequence[Expert], given: list[Any]) -> float:
         """Take the host's results: seconds waited for them, 0 if they were there."""
         started, late = perf_counter(), not host.done(given)
         for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):

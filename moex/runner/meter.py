@@ -30,9 +30,9 @@ class Meter:
     """
 
     def __init__(
-        self, stats: Callable[[], LinkStats] = _no_link, settle: Callable[[], float] = float
+        self, stats: Callable[[], LinkStats] = _no_link, collect_stall: Callable[[], float] = float
     ) -> None:
-        self._stats, self._settle = stats, settle
+        self._stats, self._collect_stall = stats, collect_stall
         self.times_visits = False
         self.reset()
 
@@ -48,13 +48,13 @@ class Meter:
     def start(self) -> None:
         """Begin to measure now: what lies before belongs to nobody."""
         synchronize()
-        self.settle()
+        self.collect_stall()
         self._mark = (perf_counter(), self._stats(), self.stall_s)
         self._visit_mark = self._mark[0], self.stall_s
 
-    def settle(self) -> None:
+    def collect_stall(self) -> None:
         """Book what the link's `wait` could not tell: before a visit, and where a pass ends."""
-        self.stall_s += self._settle()
+        self.stall_s += self._collect_stall()
 
     def visit(self) -> None:
         """End a layer visit; its seconds without stall are kept while calibrating only.
@@ -64,7 +64,7 @@ class Meter:
         """
         if self.times_visits:
             synchronize()
-            self.settle()
+            self.collect_stall()
             before, stall = self._visit_mark
             self._visit_mark = now, stalled = perf_counter(), self.stall_s
             self.visits.append((now - before) - (stalled - stall))
@@ -75,7 +75,7 @@ class Meter:
         yield
         if sync:
             synchronize()
-        self.settle()
+        self.collect_stall()
         started, link, stall = self._mark
         self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
         self._visit_mark = now, stalled

@@ -85,24 +85,24 @@ class Neurons:
         self, state: Tensor, access: Access, demanded: list[Expert], tokens_of: TokensOf
     ) -> None:
         # One by one: a mask of all tokens for all experts may be too large.
-        for place, expert in enumerate(demanded):
+        for number, expert in enumerate(demanded):
             chosen = self.selector.select(state[tokens_of(expert)], expert.layer, [expert.index])
             if chosen is not None:
                 self._masks[expert] = chosen[0]
                 if access.phase == DECODE:
-                    self.needs[place] = bitmaps_of(chosen[0].any(0)[None])[0]
+                    self.needs[number] = bitmaps_of(chosen[0].any(0)[None])[0]
 
     def _hold(self, plan: Plan) -> None:
         for load in plan.transfers:
             self.slots.hold(load, self.cache.held(load.expert))
 
-    def output(self, expert: Expert, place: int) -> Callable[[Any, Tensor], Tensor]:
+    def output(self, expert: Expert, slot: int) -> Callable[[Any, Tensor], Tensor]:
         """What computes the expert's part that is in the place, added to its parts before."""
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
-            absent = self._absent(expert, place)
+            absent = self._absent(expert, slot)
             part = experts_interface.neurons_output(
-                experts, tokens, *self.slots.computed(place, absent)
+                experts, tokens, *self.slots.computed(slot, absent)
             )
             before = self._sums.get(expert)
             self._sums[expert] = part if before is None else before + part
@@ -110,15 +110,15 @@ class Neurons:
 
         return compute
 
-    def _absent(self, expert: Expert, place: int) -> Tensor | None:
+    def _absent(self, expert: Expert, slot: int) -> Tensor | None:
         """Where in the place lies nothing that this part computes: bool [tokens or 1, capacity]."""
         slots, mask, alone = self.slots, self._masks.get(expert), self._alone.get(expert)
         if not slots.thin and alone is None:
             return None if mask is None else ~mask
         rows = self.cache.parts[expert]
-        absent = slots.without(place, rows if alone is None else rows & alone)[None]
+        absent = slots.without(slot, rows if alone is None else rows & alone)[None]
         found = torch.from_numpy(absent).to(slots.records.device)
         if mask is None:
             return found
-        table = torch.from_numpy(slots.tables[place]).clamp(min=0)
+        table = torch.from_numpy(slots.tables[slot]).clamp(min=0)
         return found | ~mask[:, table.to(mask.device)]

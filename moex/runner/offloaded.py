@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.models import experts_interface
 from moex.models.guards import NeverCopied
 from moex.models.normed_lookahead import NormedLookahead
@@ -23,7 +23,7 @@ from moex.models.router_scores import Lookahead
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner.journal import Journal
-from moex.runner.layer_forward import Arriving, Work
+from moex.runner.layer_forward import LayerForward, StreamedWeights
 from moex.runner.meter import Meter
 from moex.trace.format import DEPTHS
 from moex.types import PREFILL, Access, Expert
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
-    from moex.runner.host_executor import HostLane
+    from moex.runner.host_executor import HostExecutor
     from moex.runner.neurons import Neurons
-    from moex.runner.routing_replay import Routing
+    from moex.runner.routing_replay import RoutingReplay
     from moex.store.slots import Slots
     from moex.trace.record import TraceRecorder
     from moex.types import Plan, Prediction
@@ -72,19 +72,21 @@ class OffloadedModel(NeverCopied):
         prefetcher: Prefetcher | None = None,
         neurons: Neurons | None = None,
         on_plan: Callable[[Plan], None] | None = None,
-        host: HostLane | None = None,
+        host: HostExecutor | None = None,
     ) -> None:
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
-        self.books: ExpertCache | RowCache = neurons.cache if neurons else cache  # of rows, if any
+        self.residency: ExpertCache | RowCache = (
+            neurons.cache if neurons else cache
+        )  # of rows, if any
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(link.stats, link.settle)
+        self.meter = Meter(link.stats, link.collect_stall)
         lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
-        self.lookahead: Lookahead | Routing = lookahead
-        self.routing: Routing | None = None
+        self.lookahead: Lookahead | RoutingReplay = lookahead
+        self.routing: RoutingReplay | None = None
         self._normed: NormedLookahead | None = None
         if "lookahead_norm" in self.prefetcher.needs:
             self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
@@ -145,7 +147,7 @@ class OffloadedModel(NeverCopied):
 
     def _empty(self) -> None:
         self._finish()
-        self.books.reset()
+        self.residency.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
     @property
@@ -154,14 +156,14 @@ class OffloadedModel(NeverCopied):
         return self.journal.recorder
 
     @property
-    def ledgers(self) -> list[Ledger]:
+    def layer_stats(self) -> list[CacheStats]:
         """The statistics of every layer."""
-        return self.journal.ledgers
+        return self.journal.layer_stats
 
     @property
-    def ledger(self) -> Ledger:
+    def cache_stats(self) -> CacheStats:
         """The statistics of all layers in one."""
-        return Ledger.total(self.ledgers)
+        return CacheStats.total(self.layer_stats)
 
     def finish(self) -> None:
         """End a run: prefetched experts whose visit never came are counted as wasted."""
@@ -172,9 +174,9 @@ class OffloadedModel(NeverCopied):
 
     def _finish(self) -> None:
         if self.journal.clock:
-            plan = self.books.finish(self.journal.clock - 1)
+            plan = self.residency.finish(self.journal.clock - 1)
             self._execute(plan)
-            self.ledgers[-1].dropped(self._phase, plan)
+            self.layer_stats[-1].dropped(self._phase, plan)
 
     def _one_call(self) -> RLock:
         """The lock under which everything happens: two threads take turns, visit by visit.
@@ -201,7 +203,7 @@ class OffloadedModel(NeverCopied):
                 self.host.restart()
             if self.routing is not None:
                 self.routing.reset()
-            self.books.reset()
+            self.residency.reset()
             self.prefetcher.reset(self.cache.geometry, self.cache.seed)
             self.meter.start()
             self.journal.take_back()
@@ -231,11 +233,11 @@ class OffloadedModel(NeverCopied):
         first = self.cache.reads_scores or hidden.is_cuda
         rows = self.lookahead.rows(number, hidden) if first else []
         chosen = index.tolist()
-        self.meter.settle()
+        self.meter.collect_stall()
         demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
         clock = self.journal.clock
         access = Access(clock, self._position, number, self._phase, demanded, *rows[:1])
-        work = Work(experts, hidden, index, weights, chosen)
+        work = LayerForward(experts, hidden, index, weights, chosen)
         late, waited = 0, False
         for plan in self._plans(access, work):
             self._execute(plan)
@@ -249,12 +251,12 @@ class OffloadedModel(NeverCopied):
                     seen = seen._replace(lookahead_norm=self._normed.scores(number, hidden))
                 predictions = self._prefetch(seen) if self.predicts else ()
             coming = {load.expert for load in plan.transfers}
-            for expert, place in zip(plan.hits, plan.places, strict=True):
-                if expert not in plan.guessed and expert not in coming:
-                    waited = self._compute(work, expert, place) or waited
-            for expert in plan.guessed:
+            for expert, slot in zip(plan.hits, plan.slots, strict=True):
+                if expert not in plan.prefetched and expert not in coming:
+                    waited = self._compute(work, expert, slot) or waited
+            for expert in plan.prefetched:
                 if expert not in coming:
-                    held_up = self._compute(work, expert, plan.places[plan.hits.index(expert)])
+                    held_up = self._compute(work, expert, plan.slots[plan.hits.index(expert)])
                     late += held_up and expert not in plan.partial
                     waited = waited or held_up
             for load in plan.transfers:
@@ -263,16 +265,16 @@ class OffloadedModel(NeverCopied):
                 stall = work.finish(self.host, plan.host, given)
                 self.meter.stall_s += stall
                 waited = stall > 0 or waited
-            self.ledgers[number].demand(access.phase, plan)
-        self.ledgers[number].waited(access.phase, late, waited)
+            self.layer_stats[number].demand(access.phase, plan)
+        self.layer_stats[number].waited(access.phase, late, waited)
         needs = self.neurons.needs if self.neurons else ()
-        self.ledgers[number].selected(access.phase, needs)
+        self.layer_stats[number].selected(access.phase, needs)
         self.recorder.add(self._sequence, access, seen.lookahead, predictions, len(chosen), needs)
         result = work.result()
         self.meter.visit()
         return result
 
-    def replay(self, routing: Routing) -> None:
+    def replay(self, routing: RoutingReplay) -> None:
         """Let a recorded routing overrule the model's own routers."""
         self.routing = self.lookahead = routing
 
@@ -283,21 +285,21 @@ class OffloadedModel(NeverCopied):
         self.events.append(("visit", number, started, perf_counter(), *self.cache.occupancy()))
         return result
 
-    def _plans(self, access: Access, work: Work) -> Iterator[Plan]:
+    def _plans(self, access: Access, work: LayerForward) -> Iterator[Plan]:
         if self.neurons:
             return self.neurons.request(access, work.hidden, work.tokens_of)
         return self.cache.request(access)
 
-    def _compute(self, work: Work, expert: Expert, place: int) -> bool:
+    def _compute(self, work: LayerForward, expert: Expert, slot: int) -> bool:
         """Compute an expert when it is there, or while it arrives; whether it was waited for."""
-        before, weights = self.meter.stall_s, self.slots.tensors[place]
+        before, weights = self.meter.stall_s, self.slots.tensors[slot]
         if self.link.in_parts and not self.neurons:
-            weights = Arriving(weights, self.slots.ends, partial(self._wait, place))
+            weights = StreamedWeights(weights, self.slots.ends, partial(self._wait, slot))
         else:
-            self._wait(place)
+            self._wait(slot)
         whole = partial(experts_interface.expert_output, weights=weights)
-        work.compute(expert, self.neurons.output(expert, place) if self.neurons else whole)
-        self.link.used(place)
+        work.compute(expert, self.neurons.output(expert, slot) if self.neurons else whole)
+        self.link.used(slot)
         return self.meter.stall_s > before
 
     def _execute(self, plan: Plan) -> None:
@@ -309,10 +311,10 @@ class OffloadedModel(NeverCopied):
         self.prefetcher.observe(observation)
         predictions = self.prefetcher.predict(observation)
         plan = (self.neurons or self.cache).prefetch(predictions, observation.access.clock)
-        self.ledgers[observation.access.layer].prefetch(observation.access.phase, plan)
+        self.layer_stats[observation.access.layer].prefetch(observation.access.phase, plan)
         self._execute(plan)
         return predictions
 
-    def _wait(self, place: int, size: int | None = None) -> None:
+    def _wait(self, slot: int, size: int | None = None) -> None:
         link = self.link
-        self.meter.stall_s += link.wait(place) if size is None else link.wait_part(place, size)
+        self.meter.stall_s += link.wait(slot) if size is None else link.wait_part(slot, size)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Rows = list[tuple[float, ...]]
 
 
-class Routing:
+class RoutingReplay:
     """Gives every layer visit its experts, router row and lookahead rows from a trace.
 
     Only visits of one token are used, in order, from the beginning again at the end. A model with
@@ -82,6 +82,6 @@ class Routing:
         return self._rows
 
 
-def read_routing(path: str | Path, geometry: Geometry) -> Routing:
+def read_routing(path: str | Path, geometry: Geometry) -> RoutingReplay:
     """Read a trace file to replay its routing."""
-    return Routing(read_trace(trace_path(str(path)), "workload.routing"), geometry)
+    return RoutingReplay(read_trace(trace_path(str(path)), "workload.routing"), geometry)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.runs.atomic import write_atomically
 from moex.types import DECODE, PREFILL
 
@@ -145,7 +145,7 @@ class Report:
     first_diverging_token: int | None = None
     first_diverging_layer: int | None = None
 
-    verdict: str | None = None
+    bottleneck: str | None = None
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -157,30 +157,30 @@ class Report:
     started: str = ""
     schema: int = SCHEMA
 
-    def book(self, ledgers: Sequence[Ledger], clocked: dict[str, Clocked] | None) -> None:
+    def fill(self, layer_stats: Sequence[CacheStats], clocked: dict[str, Clocked] | None) -> None:
         """Fill in counts, of one ledger a layer, and speeds where there was a clock."""
-        ledger = Ledger.total(ledgers)
-        decoding = [each.phases[DECODE] for each in ledgers]
+        cache_stats = CacheStats.total(layer_stats)
+        decoding = [each.phases[DECODE] for each in layer_stats]
         self.layer_hit_rates = [ratio(each.resident_hits, each.requests) for each in decoding]
-        self._book_counts(ledger.phases[DECODE], ledger.geometry.expert_bytes, clocked)
-        prefill = ledger.phases[PREFILL]
+        self._fill_counts(cache_stats.phases[DECODE], cache_stats.geometry.expert_bytes, clocked)
+        prefill = cache_stats.phases[PREFILL]
         self.prefill_requests = prefill.requests
         self.prefill_resident_hits = prefill.resident_hits
-        self.prefill_prefetch_hits = prefill.guessed_hits - prefill.late_hits
+        self.prefill_prefetch_hits = prefill.prefetched_hits - prefill.late_hits
         self.prefill_late_hits = prefill.late_hits
         self.prefill_demand_misses = prefill.demand_misses
         self.prefill_bytes_demand = prefill.bytes_demand
         self.prefill_bytes_prefetch = prefill.bytes_prefetch
         if clocked is not None:
-            self.book_times(clocked)
+            self.fill_times(clocked)
 
-    def _book_counts(
+    def _fill_counts(
         self, counts: Counts, expert_bytes: int, clocked: dict[str, Clocked] | None
     ) -> None:
         for name in AS_COUNTED:
             setattr(self, name, getattr(counts, name))
-        self.prefetch_hits = counts.guessed_hits - counts.late_hits
-        self.prefetch_used = counts.guesses_used
+        self.prefetch_hits = counts.prefetched_hits - counts.late_hits
+        self.prefetch_used = counts.prefetch_used
         self.bytes_moved = (
             clocked[DECODE].bytes_moved
             if clocked is not None
@@ -195,13 +195,13 @@ class Report:
         if counts.bytes_selected:
             self.bytes_selected = counts.bytes_selected
             self.row_hit_rate = 1 - counts.bytes_demand / counts.bytes_selected
-        self.prefetch_precision = ratio(counts.guesses_used, counts.prefetch_issued)
+        self.prefetch_precision = ratio(counts.prefetch_used, counts.prefetch_issued)
         self.prefetch_coverage = ratio(
-            counts.guessed_hits,
-            counts.guessed_hits + counts.partial_hits + counts.demand_misses,
+            counts.prefetched_hits,
+            counts.prefetched_hits + counts.partial_hits + counts.demand_misses,
         )
 
-    def book_times(self, clocked: dict[str, Clocked]) -> None:
+    def fill_times(self, clocked: dict[str, Clocked]) -> None:
         """Fill in speeds."""
         decode, prefill = clocked[DECODE], clocked[PREFILL]
         self.tokens_decode, self.tokens_prefill = decode.tokens, prefill.tokens

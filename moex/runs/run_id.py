@@ -109,13 +109,13 @@ def _checkpoints(groups: dict[str, Any], model: Path | None) -> dict[str, str]:
         return found
     for node in _built(groups):
         kind = node["_target_"].rpartition(".")[0].rpartition(".")[2]
-        there = [path for path in checkpoint_places(kind, model) if path.is_file()]
+        there = [path for path in checkpoint_paths(kind, model) if path.is_file()]
         if there and not node.get("checkpoint"):
             found[f"{kind} checkpoint"] = _file_digest(there[0])
     return found
 
 
-def checkpoint_places(kind: str, model: Path) -> tuple[Path, Path]:
+def checkpoint_paths(kind: str, model: Path) -> tuple[Path, Path]:
     """Where a trained part looks for its checkpoint: beside the model, then in the cache folder.
 
     There it is under the digest of the model's weights, which is the same wherever these lie.

@@ -1,6 +1,6 @@
 """What limits a run: one line that says what one more unit of everything would buy.
 
-A live run is judged by replaying its own trace (`judge_live`).
+A live run is judged by replaying its own trace (`analyze_live`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 10_000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Bottleneck:
     """What limits a run.
 
     Args:
@@ -68,13 +68,13 @@ class Verdict:
         )
 
 
-def judge(
+def analyze(
     trace: Trace,
     decisions: Decisions,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
     clock: HardwareProfile | None = None,
-) -> Verdict:
+) -> Bottleneck:
     """Replay a run as it is and with one more unit of everything; name what limits it.
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
@@ -107,7 +107,7 @@ def judge(
         ):
             times = faster(clock, 2)
             what_ifs[unit] = replay(decisions, trace, faster(hardware, 2), cold, clock=times)
-    return Verdict(report, what_ifs)
+    return Bottleneck(report, what_ifs)
 
 
 def _gain(report: Report, other: Report) -> float:
@@ -119,13 +119,13 @@ def _gain(report: Report, other: Report) -> float:
     return report.decode_s / other.decode_s - 1
 
 
-def judge_live(
+def analyze_live(
     trace: Trace,
     decisions: Decisions,
     hardware: HardwareProfile | None,
     report: Report,
     cold: bool = False,
-) -> Verdict:
+) -> Bottleneck:
     """Return the verdict on a live run, by replaying its trace on hardware like its own.
 
     Times are computed with `fitted` costs; decisions are made for the configured profile, as they
@@ -145,15 +145,15 @@ def judge_live(
     if decisions.prefetcher is not None and decisions.prefetcher.needs - RECORDED:
         decisions = replace(decisions, prefetcher=Recorded())
     part = trace.select(slice(0, LONGEST))
-    return judge(part, decisions, hardware, cold, fitted(report, trace, hardware))
+    return analyze(part, decisions, hardware, cold, fitted(report, trace, hardware))
 
 
-def live_line(verdict: Verdict, report: Report) -> str:
+def live_line(bottleneck: Bottleneck, report: Report) -> str:
     """The verdict on a live run in one line, beside what was measured."""
-    replayed, measured = verdict.report.tokens_per_second, report.tokens_per_second
+    replayed, measured = bottleneck.report.tokens_per_second, report.tokens_per_second
     if replayed is None or measured is None:
-        return f"{verdict} (simulated)"
-    return f"{verdict} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
+        return f"{bottleneck} (simulated)"
+    return f"{bottleneck} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
 
 
 def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runs.report import Report
@@ -80,16 +80,16 @@ class _Replay:
         neurons: RowCache | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
-        self.neurons, self.books = neurons, neurons or cache
-        self.ledgers = [Ledger(trace.geometry) for _ in range(trace.geometry.layers)]
+        self.neurons, self.residency = neurons, neurons or cache
+        self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
         share = neurons.capacity / trace.geometry.intermediate if neurons else 1.0
         self.clock = Clock(hardware, trace.geometry, share) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
         self.access: Access | None = None
-        self.books.reset()
+        self.residency.reset()
         if prefetcher.needs & {"future", "recorded"}:
-            prefetcher.foresee(trace)
+            prefetcher.set_future(trace)
         prefetcher.reset(trace.geometry, cache.seed)
 
     def restart(self) -> None:
@@ -104,13 +104,13 @@ class _Replay:
         self._empty()
 
     def _empty(self) -> None:
-        self.books.reset()
+        self.residency.reset()
         self.prefetcher.reset(self.trace.geometry, self.cache.seed)
 
     def _finish(self) -> None:
         if self.access is not None:
-            plan = self.books.finish(self.access.clock)
-            self.ledgers[self.access.layer].dropped(self.access.phase, plan)
+            plan = self.residency.finish(self.access.clock)
+            self.layer_stats[self.access.layer].dropped(self.access.phase, plan)
             if self.clock:
                 self.clock.submit(plan)
             if self.on_plan:
@@ -128,11 +128,11 @@ class _Replay:
                 clock.phases[phase].passes += 1
                 clock.phases[phase].tokens += tokens
         late, stall = 0, 0.0
-        waited, ledger = False, self.ledgers[access.layer]
+        waited, cache_stats = False, self.layer_stats[access.layer]
         for plan in self._plans(access):
             if on_plan:
                 on_plan(plan)
-            ledger.demand(phase, plan)
+            cache_stats.demand(phase, plan)
             if clock:
                 clock.submit(plan)
             if plan.last and self.predicts:
@@ -145,7 +145,7 @@ class _Replay:
         if clock:
             clock.end_visit(phase, stall)
             waited = stall > 0
-        ledger.waited(phase, late, waited)
+        cache_stats.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: Clock) -> tuple[int, float]:
         """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
@@ -155,15 +155,15 @@ class _Replay:
             clock.begin_host(len(plan.host))
         coming = {load.expert for load in plan.transfers}
         if self.neurons is None:
-            clock.now += clock.expert_s * (len(plan.hits) - len(plan.guessed))
+            clock.now += clock.expert_s * (len(plan.hits) - len(plan.prefetched))
         else:
-            for expert, place in zip(plan.hits, plan.places, strict=True):
-                if expert not in plan.guessed and expert not in coming:
-                    stall += clock.wait(place)  # for rows that were fetched early
+            for expert, slot in zip(plan.hits, plan.slots, strict=True):
+                if expert not in plan.prefetched and expert not in coming:
+                    stall += clock.wait(slot)  # for rows that were fetched early
                     clock.now += clock.expert_s
-        for expert in plan.guessed:
+        for expert in plan.prefetched:
             if expert not in coming:
-                waited = clock.wait(plan.places[plan.hits.index(expert)])
+                waited = clock.wait(plan.slots[plan.hits.index(expert)])
                 late += waited > 0 and expert not in plan.partial
                 stall += waited
                 clock.now += clock.expert_s + load_s
@@ -177,15 +177,15 @@ class _Replay:
     def _plans(self, access: Access) -> Iterator[Plan]:
         if self.neurons:
             needs = self.trace.needs(access.clock)
-            self.ledgers[access.layer].selected(access.phase, needs)
+            self.layer_stats[access.layer].selected(access.phase, needs)
             return self.neurons.request(access, needs)
         return self.cache.request(access)
 
     def _prefetch(self, access: Access) -> None:
         observation = Observation(access, self.trace.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
-        plan = self.books.prefetch(self.prefetcher.predict(observation), access.clock)
-        self.ledgers[access.layer].prefetch(access.phase, plan)
+        plan = self.residency.prefetch(self.prefetcher.predict(observation), access.clock)
+        self.layer_stats[access.layer].prefetch(access.phase, plan)
         if self.clock:
             self.clock.now += self.clock.profile.predict_s
             self.clock.submit(plan)
@@ -200,10 +200,10 @@ class _Replay:
         report.prefetcher = type(self.prefetcher).__name__
         report.slots, report.pool = cache.slots, cache.pool
         share = self.neurons.capacity / self.trace.geometry.intermediate if self.neurons else 1.0
-        report.capacity_bytes = int(cache.places * self.trace.geometry.expert_bytes * share)
+        report.capacity_bytes = int(cache.total_slots * self.trace.geometry.expert_bytes * share)
         report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
         report.link = "modelled" if self.clock else "none"
-        report.book(self.ledgers, self.clock.phases if self.clock else None)
+        report.fill(self.layer_stats, self.clock.phases if self.clock else None)
         report.tokens_decode = self.trace.tokens_of(prefill=False)
         report.tokens_prefill = self.trace.tokens_of(prefill=True)
         return report

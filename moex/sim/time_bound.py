@@ -106,8 +106,8 @@ def belady_loads(
                 each.clear()
                 heap.clear()
         residents, latest = kept[number], order[number]
-        for place in range(offsets[clock], offsets[clock + 1]):
-            expert, use = names[place], after[place]
+        for slot in range(offsets[clock], offsets[clock + 1]):
+            expert, use = names[slot], after[slot]
             loads[clock] += residents.pop(expert, None) is None
             if use < never:
                 residents[expert] = use

@@ -18,7 +18,7 @@ from moex.runs.atomic import shared
 from moex.store.base import ExpertStore
 from moex.store.layout import PAGE
 from moex.store.packing import MANIFEST, header, layer_file, rows_file
-from moex.store.row_reader import RowReads
+from moex.store.row_reader import RowReader
 from moex.store.slots import paged
 from moex.types import Expert
 
@@ -122,7 +122,7 @@ class DiskStore(ExpertStore):
         # Taken out while it reads: one whose reading is never ended is not used again.
         reads = vars(self._mine).pop("reads", None)
         if reads is None:
-            reads = RowReads(self.layout.row_bytes, self.io == "direct")
+            reads = RowReader(self.layout.row_bytes, self.io == "direct")
         file, start = self.where(expert)
         wanted = np.arange(self.layout.neurons) if rows is None else rows
         try:

@@ -45,7 +45,7 @@ class Request(NamedTuple):
     offset: int
 
 
-class KernelReads:
+class AsyncReads:
     """A queue of reads that the kernel works on while we compute.
 
     Args:
@@ -115,10 +115,10 @@ class KernelReads:
 
 
 @cache
-def kernel_reads() -> bool:
+def async_reads_work() -> bool:
     """Whether the kernel takes reads from us; containers may forbid it."""
     try:
-        KernelReads(1, None).close()
+        AsyncReads(1, None).close()
     except OSError as error:
         log.warning("moex: no asynchronous reads here (%s): by reader threads", error.strerror)
         return False

@@ -26,15 +26,15 @@ class PackedRowSlots(RowSlots):
         return None if self.thin else store
 
     def computed(
-        self, place: int, absent: torch.Tensor | None
+        self, slot: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Unpack what any token needs, all but what is absent [tokens or 1, capacity]."""
-        rows = self.tensors[place]["packed"]
+        rows = self.tensors[slot]["packed"]
         if absent is not None:
             some = (~absent).any(0).nonzero().squeeze(1)
             rows = rows.index_select(0, some)
             absent = None if len(absent) == 1 else absent[:, some]
         return self.neurons.form.unpack(rows), absent
 
-    def _put(self, place: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
-        self.tensors[place]["packed"][where] = neurons
+    def _put(self, slot: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
+        self.tensors[slot]["packed"][where] = neurons

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moex.store.layout import PAGE
-from moex.store.linux_aio import KernelReads, Request
+from moex.store.linux_aio import AsyncReads, Request
 from moex.store.slots import paged
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TOGETHER, HALF = 64, 4 << 20
 """Requests that are waited for together, and their bytes, at most; as much again is under way."""
 
 
-class RowReads:
+class RowReader:
     """Reads rows into memory that is used again and again; every thread has one of its own.
 
     While rows are taken out of one half of it the kernel reads the next into the other. Where it
@@ -40,12 +40,12 @@ class RowReads:
     def __init__(self, size: int, direct: bool) -> None:
         self._size, self._half = size, max(HALF, -(-(PIECE + size) // PAGE + 1) * PAGE)
         self._memory = paged(2 * self._half).numpy()
-        self._kernel: KernelReads | None = None
+        self._kernel: AsyncReads | None = None
         self._flying: dict[int, Request] = {}
         self._short: list[Request] = []
         if direct:
             with suppress(OSError):
-                self._kernel = KernelReads(2 * TOGETHER, self._memory)
+                self._kernel = AsyncReads(2 * TOGETHER, self._memory)
 
     def read(
         self, file: int, start: int, end: int, rows: np.ndarray
@@ -68,9 +68,9 @@ class RowReads:
         try:
             for number, batch in enumerate(_batches(rows, self._size, self._half)):
                 sizes = np.minimum(batch.bytes, end - start - batch.begins)
-                places = number % 2 * self._half + np.cumsum(sizes) - sizes
-                running = self._begin(file, number % 2, places, start + batch.begins, sizes)
-                at = np.repeat(places - batch.begins, batch.rows) + rows[batch.part] * self._size
+                positions = number % 2 * self._half + np.cumsum(sizes) - sizes
+                running = self._begin(file, number % 2, positions, start + batch.begins, sizes)
+                at = np.repeat(positions - batch.begins, batch.rows) + rows[batch.part] * self._size
                 if before is not None:
                     yield self._landed(*before)
                 before = batch.part, at, running
@@ -86,10 +86,10 @@ class RowReads:
             raise
 
     def _begin(
-        self, file: int, half: int, places: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
+        self, file: int, half: int, positions: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
     ) -> list[Request]:
         """Hand requests to the kernel, and make those ourselves that it does not take."""
-        addresses = self._memory.ctypes.data + places
+        addresses = self._memory.ctypes.data + positions
         columns = addresses.tolist(), sizes.tolist(), offsets.tolist()
         first = half * TOGETHER
         requests = [

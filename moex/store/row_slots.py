@@ -39,17 +39,17 @@ class RowSlots(Slots):
         self,
         layout: Bundles,
         capacity: int,
-        places: int,
+        slots: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(layout.planes(capacity), places, device)
+        super().__init__(layout.planes(capacity), slots, device)
         self.records.zero_()  # what is not there is multiplied by zero, and must be a number
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
         self._every = (1 << 8 * (-(-self.width // 8) + 1)) - 1
         """All rows and a byte more, for positions where none is: they count as row -1."""
         empty = np.full(capacity, -1) if self.thin else np.arange(capacity)
-        self.tables = np.tile(empty, (places, 1))
+        self.tables = np.tile(empty, (slots, 1))
         """Which row is at each position of a place; -1: none."""
         self._coming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         """Of the latest load into a thin place: rows, and where they go."""
@@ -57,15 +57,14 @@ class RowSlots(Slots):
         """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
         if self.records.device.type == "cpu" and "gate_up" in self.tensors[0]:
             self._lines = [
-                (layout.lines(place["gate_up"]), layout.lines(place["down"]))
-                for place in self.tensors
+                (layout.lines(slot["gate_up"]), layout.lines(slot["down"])) for slot in self.tensors
             ]
 
     def hold(self, load: Load, rows: int) -> None:
         """Settle where the rows of a load go, in a place that then holds `rows` (a bitmap)."""
         if not self.thin:
             return
-        place, table = load.slot, self.tables[load.slot]
+        slot, table = load.slot, self.tables[load.slot]
         coming = rows if load.rows is None else int.from_bytes(load.rows, "little")
         if kept := rows & ~coming:
             new, gone = self._masks(coming, ~kept)
@@ -77,11 +76,11 @@ class RowSlots(Slots):
             table[len(new) :] = -1
             at = np.arange(len(new))
         table[at] = new
-        self._coming[place] = new, at
+        self._coming[slot] = new, at
 
-    def without(self, place: int, rows: int) -> np.ndarray:
+    def without(self, slot: int, rows: int) -> np.ndarray:
         """At which positions of a place lies none of these rows (a bitmap): bool [capacity]."""
-        return self._masks(~rows)[0][self.tables[place]]
+        return self._masks(~rows)[0][self.tables[slot]]
 
     def _masks(self, *rows: int) -> np.ndarray:
         """Bitmaps as bool [bitmaps, more than all rows]; the last column is of positions empty."""
@@ -91,10 +90,10 @@ class RowSlots(Slots):
         return bits.view(bool).reshape(len(rows), -1)
 
     def computed(
-        self, place: int, absent: torch.Tensor | None
+        self, slot: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """What a place's neurons are computed with, and which of these are to be left out."""
-        return self.tensors[place], absent
+        return self.tensors[slot], absent
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """What moves the load's bytes; where they go is settled now."""
@@ -114,31 +113,31 @@ class RowSlots(Slots):
         self,
         store: ExpertStore,
         expert: Expert,
-        place: int,
+        slot: int,
         rows: np.ndarray | None,
         at: np.ndarray | None,
     ) -> None:
         source = self.whole(store) if rows is None else None
         if source is not None:
-            source.read(expert, self.records[place])
+            source.read(expert, self.records[slot])
             return
         where = np.arange(self.width) if at is None else at
         large = self.neurons.bytes > LARGE and rows is None and store.in_memory
         if self._lines and not large:
-            first, last = self._lines[place]
+            first, last = self._lines[slot]
             for part, found in store.rows(expert, rows):
                 some, lines = where[part], found.view(first.dtype).reshape(-1, 3)
                 first[some], first[some + self.capacity], last[some] = lines.T
             return
         # Slower for some rows, and for small experts, but by all threads for all of a large one.
         neurons = store.gather(expert, rows).to(self.records.device)
-        self._put(place, neurons, slice(None) if at is None else torch.from_numpy(at))
+        self._put(slot, neurons, slice(None) if at is None else torch.from_numpy(at))
 
-    def _put(self, place: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
+    def _put(self, slot: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
         """Lay neurons, as the store has them, at these positions of a place."""
-        both = self.tensors[place]["gate_up"].view(2, self.capacity, -1)
+        both = self.tensors[slot]["gate_up"].view(2, self.capacity, -1)
         both[:, where] = neurons[:, :2].transpose(0, 1)
-        self.tensors[place]["down"][where] = neurons[:, 2]
+        self.tensors[slot]["down"][where] = neurons[:, 2]
 
     def close(self) -> None:
         """Give the memory back."""

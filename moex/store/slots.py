@@ -34,8 +34,8 @@ class Slots:
         RuntimeError: there is not so much memory.
     """
 
-    def __init__(self, layout: Planes, places: int, device: torch.device | str = "cpu") -> None:
-        self.bytes = places * layout.bytes
+    def __init__(self, layout: Planes, slots: int, device: torch.device | str = "cpu") -> None:
+        self.bytes = slots * layout.bytes
         try:
             memory = paged(self.bytes, device)
         except (
@@ -45,11 +45,11 @@ class Slots:
             OverflowError,
         ) as error:  # torch.OutOfMemoryError is a RuntimeError
             raise RuntimeError(
-                f"memory: {places} places for experts take {self.bytes / 1e9:.2f} GB, which "
+                f"memory: {slots} slots for experts take {self.bytes / 1e9:.2f} GB, which "
                 f"{device} does not give; expected less: try a smaller memory.slots, or "
                 "memory.slots=null and a memory.budget"
             ) from error
-        self.records = memory.view(places, layout.bytes)
+        self.records = memory.view(slots, layout.bytes)
         self.tensors = [layout.weights(record) for record in self.records]
         self.ends = layout.ends
 

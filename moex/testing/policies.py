@@ -112,7 +112,7 @@ class _Check:
             self.same(plans[half:], self.replay(copied, half), how)
 
     def replay(
-        self, cache: ExpertCache, start: int = 0, stop: int | None = None, guesses: bool = True
+        self, cache: ExpertCache, start: int = 0, stop: int | None = None, prefetches: bool = True
     ) -> list[list[Plan]]:
         """All plans of each visit from `start` to `stop`."""
         capacity = cache.slots * (GEOMETRY.layers if cache.pool == "global" else 1)
@@ -120,8 +120,8 @@ class _Check:
         for access in self.accesses[start:stop]:
             try:
                 visit = list(cache.request(access))
-                if guesses:
-                    visit.append(cache.prefetch(_guesses(access), access.clock))
+                if prefetches:
+                    visit.append(cache.prefetch(_prefetches(access), access.clock))
             except Exception as error:
                 error.add_note(str(self.broken("it failed", access)))
                 raise
@@ -142,7 +142,7 @@ class _Check:
         best, _ = decisions.build(GEOMETRY, future=self.future)
         cache = self.cache(self.factory(), pool, slots)
         loads = [
-            sum(len(plan.loads) for visit in self.replay(each, guesses=False) for plan in visit)
+            sum(len(plan.loads) for visit in self.replay(each, prefetches=False) for plan in visit)
             for each in (cache, best)
         ]
         if loads[0] < loads[1]:
@@ -196,7 +196,7 @@ class _Watched(CachePolicy):
         return choice
 
 
-def _guesses(access: Access) -> Iterator[Prediction]:
+def _prefetches(access: Access) -> Iterator[Prediction]:
     """Two guesses for the next layer, about half of them right: taken from the visit's clock."""
     layer = (access.layer + 1) % GEOMETRY.layers
     for number in (access.clock % GEOMETRY.experts, (access.clock * 5) % GEOMETRY.experts):

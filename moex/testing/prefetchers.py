@@ -60,7 +60,7 @@ def check_prefetcher(
         if model is not None:
             fresh.bind(geometry, model, selector)
         if fresh.needs & {"future", "recorded"}:
-            fresh.foresee(check.trace)
+            fresh.set_future(check.trace)
         fresh.reset(geometry, 7)
         return fresh
 
@@ -150,8 +150,8 @@ def _observations(geometry: Geometry) -> Iterator[Observation]:
             best = sorted(range(geometry.experts), key=rows[0].__getitem__, reverse=True)
             demanded = tuple(best[: geometry.top_k])
             phase = PREFILL if position == 0 else DECODE
-            place = position + PROMPT - 1 if position else 0
-            access = Access(clock, place, layer, phase, demanded, rows[0])
+            slot = position + PROMPT - 1 if position else 0
+            access = Access(clock, slot, layer, phase, demanded, rows[0])
             yield Observation(access, tuple(rows[1:]), lookahead_norm=tuple(rows[1:]))
             clock += 1
 

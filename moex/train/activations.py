@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.models.experts_interface import MoeLayer
-    from moex.runner.assemble import Parts
+    from moex.runner.assemble import LoadedModel
 
 
 class Seen(NamedTuple):
@@ -49,21 +49,21 @@ def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> 
     return [seen[number] for number in range(len(layers))]
 
 
-def factors_of(parts: Parts, layer: int) -> tuple[Tensor, Tensor]:
+def factors_of(loaded: LoadedModel, layer: int) -> tuple[Tensor, Tensor]:
     """A layer's gate and up rows [experts, 2 * intermediate, hidden], and its down columns' norms.
 
     Raises:
         ValueError: experts that are no plain gated pair of matrices.
     """
-    experts = parts.layers[layer].experts
+    experts = loaded.layers[layer].experts
     if not experts.has_gate or experts.has_bias or not experts.is_concatenated:
         raise ValueError(
-            f"model: the experts of {type(parts.model).__name__} are not gate, up and down without "
-            "bias, which prefetch=corm is trained on; try prefetch=mlp"
+            f"model: the experts of {type(loaded.model).__name__} are not gate, up and down "
+            "without bias, which prefetch=corm is trained on; try prefetch=mlp"
         )
     both, norms = [], []
-    for index in range(parts.geometry.experts):
-        tensors = _expert(parts, layer, index)
+    for index in range(loaded.geometry.experts):
+        tensors = _expert(loaded, layer, index)
         gate_up, down = tensors["gate_up_proj"].float(), tensors["down_proj"].float()
         if experts.is_transposed:
             gate_up, down = gate_up.T, down.T
@@ -73,17 +73,17 @@ def factors_of(parts: Parts, layer: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def contributions(parts: Parts, layer: int, expert: int, hidden: Tensor) -> Tensor:
+def contributions(loaded: LoadedModel, layer: int, expert: int, hidden: Tensor) -> Tensor:
     """True `|silu(gate) * up| * ||down column||` [tokens, intermediate] of states."""
-    tensors = _expert(parts, layer, expert)
-    experts = parts.layers[layer].experts
+    tensors = _expert(loaded, layer, expert)
+    experts = loaded.layers[layer].experts
     first, down = tensors["gate_up_proj"].float(), tensors["down_proj"].float()
     both = hidden @ first if experts.is_transposed else hidden @ first.T
     return experts._apply_gate(both).abs() * down.norm(dim=1 if experts.is_transposed else 0)
 
 
-def _expert(parts: Parts, layer: int, index: int) -> dict[str, Tensor]:
-    assert isinstance(parts.layout, Planes)
-    record = torch.empty(parts.layout.bytes, dtype=torch.uint8)
-    parts.store.read(Expert(layer, index), record)
-    return parts.layout.views(record)
+def _expert(loaded: LoadedModel, layer: int, index: int) -> dict[str, Tensor]:
+    assert isinstance(loaded.layout, Planes)
+    record = torch.empty(loaded.layout.bytes, dtype=torch.uint8)
+    loaded.store.read(Expert(layer, index), record)
+    return loaded.layout.views(record)

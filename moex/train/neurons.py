@@ -108,7 +108,7 @@ class NeuronTrainer(Trainer):
             for layer, factors in enumerate(self.modules[1:], start=1):
                 rotation, weight = self.turns[layer]
                 wanted = factors.encode(seen[layer].hidden[rows], early=False) @ rotation.T
-                guess = factors.encode(seen[layer - 1].hidden[rows], early=True)
-                loss = loss + ((guess - wanted).square() * weight).mean()
+                prefetch = factors.encode(seen[layer - 1].hidden[rows], early=True)
+                loss = loss + ((prefetch - wanted).square() * weight).mean()
             total += self.descend(loss / max(1, len(self.modules) - 1), progress)
         return total / len(steps)

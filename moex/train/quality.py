@@ -111,10 +111,10 @@ def of_neurons(
             true = active(truth, rule, fraction)
             usual = true.float().mean(0).expand_as(truth)
             ways = {"oracle": true, "freq": active(usual, "top", fraction)}
-            guesses = {"late": factors.encode(own, False)}
+            prefetches = {"late": factors.encode(own, False)}
             if before is not None:
-                guesses["predicted"] = factors.encode(before, True)
-            for name, codes in guesses.items():
+                prefetches["predicted"] = factors.encode(before, True)
+            for name, codes in prefetches.items():
                 ways[name] = active(factors.estimate(codes, [expert])[0], rule, fraction)
             for name, chosen in ways.items():
                 sums[name].add(chosen, true, truth)

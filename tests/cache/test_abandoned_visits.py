@@ -27,11 +27,11 @@ def visits(draw):
 
 def all_slots_are_there(cache):
     layers = range(3) if cache.pool == "layer" else [0]
-    residents = [cache.place(e) for layer in layers for e in cache.residents(layer)]
+    residents = [cache.slot_of(e) for layer in layers for e in cache.residents(layer)]
     held, prefetched = cache.occupancy()
     assert len(residents) == len(set(residents)) == held
     in_flight = [
-        cache.place(Expert(layer, index))
+        cache.slot_of(Expert(layer, index))
         for layer in range(3)
         for index in range(8)
         if cache.holds(Expert(layer, index)) and Expert(layer, index) not in cache.residents(layer)

@@ -47,9 +47,9 @@ def test_slots_are_a_number_or_a_share(slots, expected):
 def test_thin_places_make_as_many_more_of_the_same_bytes():
     wide = MODEL._replace(experts=64)
     whole, thin = (Memory(None, 500 + 20 * 400, rows=rows) for rows in (1.0, 0.4))
-    places = [each.resolve(wide, NEEDS) * 4 + 4 for each in (whole, thin)]
-    assert places[0] == 20 * 4
-    assert places[1] / places[0] == pytest.approx(2.5, rel=0.02)
+    slots = [each.resolve(wide, NEEDS) * 4 + 4 for each in (whole, thin)]
+    assert slots[0] == 20 * 4
+    assert slots[1] / slots[0] == pytest.approx(2.5, rel=0.02)
 
 
 def test_thin_places_need_a_selector():

@@ -14,7 +14,7 @@ from moex.cache.lru import LRU
 from moex.cache.none import NoCache
 from moex.cache.random import Random
 from moex.cache.static import Static
-from moex.types import Expert, Future, Geometry, Left, Prediction
+from moex.types import Eviction, Expert, Future, Geometry, Prediction
 
 LAYERS, EXPERTS, TOP_K = 2, 8, 2
 GEOMETRY = Geometry(LAYERS, EXPERTS, TOP_K, 4, 4, 48)
@@ -83,10 +83,10 @@ def test_the_place_of_a_member_that_leaves_is_not_given_away_while_it_is_read():
     plan = next(waves)
     assert [left.expert for left in plan.evictions] == names(0)
     assert len(plan.loads) == 3
-    guess = [Prediction(Expert(0, 5), 1.0)]
-    assert cache.prefetch(guess, 1).loads == ()
+    prefetch = [Prediction(Expert(0, 5), 1.0)]
+    assert cache.prefetch(prefetch, 1).loads == ()
     assert list(waves) == []
-    assert len(cache.prefetch(guess, 1).loads) == 1
+    assert len(cache.prefetch(prefetch, 1).loads) == 1
 
 
 def test_more_experts_than_places_come_in_waves_residents_first():
@@ -110,13 +110,13 @@ def test_waves_without_spare_slots_pass_through_staging():
 def test_a_guess_enters_a_slot_only_when_used():
     cache = cache_of(LRU(), 2)
     list(cache.request(visit(0, 0, 1)))
-    guess = cache.prefetch([Prediction(Expert(0, 4), 1.0)], 0)
-    assert [load.speculative for load in guess.loads] == [True]
+    prefetch = cache.prefetch([Prediction(Expert(0, 4), 1.0)], 0)
+    assert [load.speculative for load in prefetch.loads] == [True]
     assert cache.residents(0) == names(0, 1)
     (plan,) = cache.request(visit(1, 0, 4))
-    assert plan.guessed == (Expert(0, 4),)
+    assert plan.prefetched == (Expert(0, 4),)
     assert plan.loads == ()
-    assert plan.places[1] == guess.loads[0].slot
+    assert plan.slots[1] == prefetch.loads[0].slot
     assert cache.residents(0) == names(0, 4)
 
 
@@ -126,7 +126,7 @@ def test_a_guess_whose_visit_passed_unused_is_dropped():
     (other,) = cache.request(visit(0, 0, 1, layer=0))
     assert other.dropped == ()
     (plan,) = cache.request(visit(1, 0, 1, layer=1))
-    assert plan.dropped == (Left(Expert(1, 4), load.slot),)
+    assert plan.dropped == (Eviction(Expert(1, 4), load.slot),)
 
 
 def test_residents_and_guesses_are_not_fetched_again():

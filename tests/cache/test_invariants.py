@@ -34,7 +34,7 @@ visits = st.lists(
     max_size=40,
 ).map(lambda sets: [visit(n, *chosen, layer=n % LAYERS) for n, chosen in enumerate(sets)])
 experts = st.builds(Expert, st.integers(0, LAYERS - 1), st.integers(0, EXPERTS - 1))
-guesses = st.lists(st.lists(experts, max_size=4), min_size=40, max_size=40)
+prefetches = st.lists(st.lists(experts, max_size=4), min_size=40, max_size=40)
 caches = st.fixed_dictionaries(
     {
         "policy": st.sampled_from(sorted(POLICIES)),
@@ -46,8 +46,8 @@ caches = st.fixed_dictionaries(
 
 
 @settings(max_examples=80, deadline=None)
-@given(accesses=visits, guessed=guesses, setup=caches)
-def test_every_invariant_holds_in_any_run(accesses, guessed, setup):
+@given(accesses=visits, prefetched=prefetches, setup=caches)
+def test_every_invariant_holds_in_any_run(accesses, prefetched, setup):
     policy = POLICIES[setup["policy"]]
     cache = ExpertCache(
         policy,
@@ -60,7 +60,7 @@ def test_every_invariant_holds_in_any_run(accesses, guessed, setup):
     capacity = setup["slots"] * (LAYERS if setup["pool"] == "global" else 1)
     held: dict[Expert, int] = {}  # what a runner's slots hold, kept up from the plans alone
     waiting: set[Expert] = set()
-    for access, row in zip(accesses, guessed, strict=False):
+    for access, row in zip(accesses, prefetched, strict=False):
         demanded = names(*access.experts, layer=access.layer)
         served: list[Expert] = []
         before = set(held)
@@ -70,7 +70,7 @@ def test_every_invariant_holds_in_any_run(accesses, guessed, setup):
             wave = [*plan.hits, *(load.expert for load in plan.loads)]
             served += wave
             assert set(plan.hits) <= before, "a hit was there before the visit"
-            assert set(plan.guessed) <= set(plan.hits)
+            assert set(plan.prefetched) <= set(plan.hits)
             assert plan is waves[0] or not plan.hits, "residents come in the first wave"
             if not policy.bypass:
                 assert not {left.expert for left in plan.evictions} & set(demanded)
@@ -86,8 +86,8 @@ def test_every_invariant_holds_in_any_run(accesses, guessed, setup):
         residents = cache.residents(access.layer)
         assert len(residents) <= capacity
         assert len(set(residents)) == len(residents)
-        assert all(cache.place(expert) == place for expert, place in held.items())
-        assert len(set(held.values())) == len(held) <= cache.places, "a place holds one expert"
+        assert all(cache.slot_of(expert) == slot for expert, slot in held.items())
+        assert len(set(held.values())) == len(held) <= cache.total_slots, "a place holds one expert"
     dropped = {left.expert for left in cache.finish(len(accesses)).dropped}
     assert dropped == waiting, "what was guessed and never used is dropped in the end"
 
@@ -99,9 +99,9 @@ def _played(cache, access, held, waiting):
             assert left.expert in waiting
             waiting.discard(left.expert)
             assert held.pop(left.expert) == left.slot
-        assert [held[expert] for expert in plan.hits] == list(plan.places)
-        waiting.difference_update(plan.guessed)
-        in_use = set(plan.places)
+        assert [held[expert] for expert in plan.hits] == list(plan.slots)
+        waiting.difference_update(plan.prefetched)
+        in_use = set(plan.slots)
         for load in plan.loads:
             assert load.slot not in in_use, "no load lands on what this wave reads"
             in_use.add(load.slot)

@@ -13,11 +13,11 @@ from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.cache.resident_rows import bitmap, lowest
 from moex.cache.row_cache import RowCache
-from moex.cache.stats import Ledger
+from moex.cache.stats import CacheStats
 from moex.decisions.rows import row_cache
 from moex.hardware.profile import HardwareProfile
-from moex.testing.policies import GEOMETRY, _guesses, _traces
-from moex.types import DECODE, Access, Expert, Left, Plan, Prediction
+from moex.testing.policies import GEOMETRY, _prefetches, _traces
+from moex.types import DECODE, Access, Eviction, Expert, Plan, Prediction
 
 WIDTH = GEOMETRY.intermediate
 FULL = (1 << WIDTH) - 1
@@ -27,15 +27,15 @@ def rows(*members: int) -> bytes:
     return sum(1 << member for member in members).to_bytes(1, "little")
 
 
-def plans(books, request) -> list[Plan]:
+def plans(residency, request) -> list[Plan]:
     """Every plan of a trace; `request` asks the books for a visit."""
     found = []
     for access in TRACE:
         for plan in request(access):
             found.append(plan)
             if plan.last:
-                found.append(books.prefetch(list(_guesses(access)), access.clock))
-    return [*found, books.finish(len(TRACE) - 1)]
+                found.append(residency.prefetch(list(_prefetches(access)), access.clock))
+    return [*found, residency.finish(len(TRACE) - 1)]
 
 
 TRACE = _traces()["prefill"]
@@ -46,9 +46,9 @@ TRACE = _traces()["prefill"]
 def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name, monkeypatch):
     monkeypatch.setitem(globals(), "TRACE", _traces()[name])
     plain = ExpertCache(LRU(), GEOMETRY, 5, pool)
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 5, pool))
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 5, pool))
     expected = plans(plain, plain.request)
-    assert plans(books, lambda a: books.request(a, [None] * len(a.experts))) == expected
+    assert plans(residency, lambda a: residency.request(a, [None] * len(a.experts))) == expected
 
 
 @settings(max_examples=30)
@@ -62,14 +62,14 @@ def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_ev
     draws = Random(seed)
     cache = ExpertCache(LRU(), GEOMETRY, 4, pool)
     hot = {Expert(0, index): draws.getrandbits(WIDTH) for index in range(6)}
-    books = RowCache(cache, share, break_even, hot)
+    residency = RowCache(cache, share, break_even, hot)
     there: dict[int, tuple[Expert, int]] = {}
     """What a device would hold: by place, whose rows and which."""
 
     def move(plan: Plan) -> None:
         for load in plan.transfers:
-            held = books.held(load.expert)
-            assert held.bit_count() <= books.capacity
+            held = residency.held(load.expert)
+            assert held.bit_count() <= residency.capacity
             expert, before = there.get(load.slot, (None, 0))
             moved = FULL if load.rows is None else bitmap(load.rows)
             kept = before & held if expert == load.expert else 0
@@ -80,16 +80,18 @@ def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_ev
         needs = [draws.choice([None, draws.getrandbits(WIDTH)]) for _ in access.experts]
         wanted = dict(zip(access.experts, needs, strict=True))
         computed = dict.fromkeys(access.experts, 0)
-        for plan in books.request(access, needs):
-            places = dict(zip(plan.hits, plan.places, strict=True))
-            places |= {load.expert: load.slot for load in plan.transfers}
+        for plan in residency.request(access, needs):
+            slots = dict(zip(plan.hits, plan.slots, strict=True))
+            slots |= {load.expert: load.slot for load in plan.transfers}
             move(plan)
-            guesses = list(_guesses(access))
+            prefetches = list(_prefetches(access))
             if plan.last:
-                chosen = [p._replace(rows=bytes([draws.getrandbits(WIDTH)])) for p in guesses]
-                move(books.prefetch(chosen if draws.random() < 0.5 else guesses, access.clock))
-            for expert, part in books.parts.items():
-                owner, held = there[places[expert]]
+                chosen = [p._replace(rows=bytes([draws.getrandbits(WIDTH)])) for p in prefetches]
+                move(
+                    residency.prefetch(chosen if draws.random() < 0.5 else prefetches, access.clock)
+                )
+            for expert, part in residency.parts.items():
+                owner, held = there[slots[expert]]
                 assert owner == expert
                 assert part & ~held == 0
                 computed[expert.index] |= part
@@ -99,12 +101,12 @@ def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_ev
 
 
 def test_a_resident_is_filled_up_and_the_oldest_rows_leave():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
     expert = Expert(0, 0)
 
     def visit(clock: int, wanted: int) -> Plan:
         access = Access(clock, clock, 0, DECODE, (0, 1, 2))
-        (plan,) = books.request(access, [wanted, 1, 1])
+        (plan,) = residency.request(access, [wanted, 1, 1])
         return plan
 
     assert visit(0, 0b00000111).loads[0].rows == rows(0, 1, 2)
@@ -113,38 +115,38 @@ def test_a_resident_is_filled_up_and_the_oldest_rows_leave():
     assert [fill.rows for fill in second.fills] == [rows(3)]
     third = visit(2, 0b00110000)  # rows 1 and 2 were used longest ago
     assert [fill.rows for fill in third.fills] == [rows(4, 5)]
-    assert books.held(expert) == 0b00111001
+    assert residency.held(expert) == 0b00111001
     assert visit(3, 0b00111001).fills == ()
 
 
 def test_hot_rows_leave_last():
     expert = Expert(0, 0)
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, hot={expert: 0b11})
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, hot={expert: 0b11})
     for clock, wanted in enumerate((0b11, 0b1100, 0b110000, 0b11000000)):
         access = Access(clock, clock, 0, DECODE, (0, 1, 2))
-        list(books.request(access, [wanted, 1, 1]))
-        assert books.held(expert) & 0b11 == 0b11
-    assert books.held(expert) == 0b11000011
+        list(residency.request(access, [wanted, 1, 1]))
+        assert residency.held(expert) & 0b11 == 0b11
+    assert residency.held(expert) == 0b11000011
 
 
 def test_rows_that_came_early_are_a_hit_in_part_or_wasted():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3))
-    guesses = [Prediction(Expert(1, 5), 1.0, rows(0, 1)), Prediction(Expert(1, 6), 0.5, rows(2))]
-    plan = books.prefetch(guesses, 0)
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3))
+    prefetches = [Prediction(Expert(1, 5), 1.0, rows(0, 1)), Prediction(Expert(1, 6), 0.5, rows(2))]
+    plan = residency.prefetch(prefetches, 0)
     assert [load.rows for load in plan.loads] == [rows(0, 1), rows(2)]
     access = Access(1, 0, 1, DECODE, (5, 7, 8))
-    (visit,) = books.request(access, [0b110, 1, 1])
-    assert visit.guessed == (Expert(1, 5),)
+    (visit,) = residency.request(access, [0b110, 1, 1])
+    assert visit.prefetched == (Expert(1, 5),)
     assert [(fill.expert, fill.rows) for fill in visit.fills] == [(Expert(1, 5), rows(2))]
     assert [(left.expert, left.rows) for left in visit.dropped] == [(Expert(1, 6), rows(2))]
     assert [(left.expert, left.rows) for left in visit.unused] == [(Expert(1, 5), rows(0))]
 
 
 def test_above_break_even_the_whole_expert_is_moved():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), break_even=0.5)
-    (plan,) = books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b111, 1])
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), break_even=0.5)
+    (plan,) = residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b111, 1])
     assert [load.rows for load in plan.loads] == [None, rows(0, 1, 2), rows(0)]
-    assert books.held(Expert(0, 0)) == FULL
+    assert residency.held(Expert(0, 0)) == FULL
 
 
 @given(st.integers(0, 2**70), st.integers(0, 70))
@@ -171,38 +173,38 @@ def test_the_break_even_is_the_setting_s_else_the_profile_s_for_the_store():
 
 
 def test_a_thin_place_is_never_billed_for_more_rows_than_it_takes():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, break_even=0.25)
-    assert books.break_even == 1.0
-    (plan,) = books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b11, 1])
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, break_even=0.25)
+    assert residency.break_even == 1.0
+    (plan,) = residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b11, 1])
     assert [load.rows for load in plan.loads] == [rows(0, 1, 2, 3), rows(0, 1), rows(0)]
 
 
 def test_a_hit_whose_rows_come_in_a_later_wave_is_partial_and_not_late():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
-    ledger = Ledger(GEOMETRY)
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    cache_stats = CacheStats(GEOMETRY)
     for clock, wanted in enumerate((0b1111, 0b11111)):  # the second time the place is full
-        for plan in books.request(Access(clock, clock, 0, DECODE, (0, 1, 2)), [wanted, 1, 1]):
-            ledger.demand(DECODE, plan)
-    counts = ledger.phases[DECODE]
+        for plan in residency.request(Access(clock, clock, 0, DECODE, (0, 1, 2)), [wanted, 1, 1]):
+            cache_stats.demand(DECODE, plan)
+    counts = cache_stats.phases[DECODE]
     assert (counts.demand_misses, counts.partial_hits, counts.resident_hits) == (3, 1, 2)
     assert (counts.requests, counts.visits) == (6, 2)
 
 
 def test_without_a_place_to_spare_nothing_is_filled_up_early():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3, staging=1))
-    list(books.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [1, 1, 1]))
-    list(books.request(Access(1, 0, 1, DECODE, (0, 1, 2)), [1, 1, 1]))
-    guesses = [Prediction(Expert(0, index), 1.0, rows(3)) for index in range(3)]
-    assert books.prefetch(guesses, 1).transfers == ()
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3, staging=1))
+    list(residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [1, 1, 1]))
+    list(residency.request(Access(1, 0, 1, DECODE, (0, 1, 2)), [1, 1, 1]))
+    prefetches = [Prediction(Expert(0, index), 1.0, rows(3)) for index in range(3)]
+    assert residency.prefetch(prefetches, 1).transfers == ()
 
 
 def test_rows_that_came_early_for_an_expert_that_then_leaves_are_wasted():
-    books = RowCache(ExpertCache(LRU(), GEOMETRY, 3, pool="global"))
+    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3, pool="global"))
     for layer in range(3):
-        list(books.request(Access(layer, 0, layer, DECODE, (0, 1, 2)), [1, 1, 1]))
-    early = books.prefetch([Prediction(Expert(0, 0), 1.0, rows(3))], 2)
+        list(residency.request(Access(layer, 0, layer, DECODE, (0, 1, 2)), [1, 1, 1]))
+    early = residency.prefetch([Prediction(Expert(0, 0), 1.0, rows(3))], 2)
     assert [fill.rows for fill in early.fills] == [rows(3)]
-    (plan,) = books.request(Access(3, 1, 1, DECODE, (3, 4, 5)), [1, 1, 1])
+    (plan,) = residency.request(Access(3, 1, 1, DECODE, (3, 4, 5)), [1, 1, 1])
     assert Expert(0, 0) in {left.expert for left in plan.evictions}
-    assert plan.unused == (Left(Expert(0, 0), -1, rows(3)),)
-    assert books.finish(3).unused == ()
+    assert plan.unused == (Eviction(Expert(0, 0), -1, rows(3)),)
+    assert residency.finish(3).unused == ()

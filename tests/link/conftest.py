@@ -6,7 +6,7 @@ import pytest
 from records import LAYOUT, need, opened, pack
 
 from moex.link.aio import AioLink
-from moex.store.linux_aio import KernelReads
+from moex.store.linux_aio import AsyncReads
 from moex.store.slots import Slots
 
 
@@ -30,8 +30,8 @@ def slots():
 @pytest.fixture
 def kind(store):
     """What reads for an `AioLink`."""
-    need(KernelReads, store)
-    return KernelReads
+    need(AsyncReads, store)
+    return AsyncReads
 
 
 @pytest.fixture

@@ -49,9 +49,9 @@ def test_reads_that_the_kernel_refuses_are_the_stores(store, slots, link, kind, 
     link.submit(load(A, B))
     monkeypatch.setattr(kind, "begin", lambda *_: (_ for _ in ()).throw(OSError(11, "busy")))
     link.submit(load(C, first=2))
-    for place, expert in enumerate((A, B, C)):
-        link.wait(place)
-        assert holds(slots.records[place], expert)
+    for slot, expert in enumerate((A, B, C)):
+        link.wait(slot)
+        assert holds(slots.records[slot], expert)
 
 
 @pytest.mark.parametrize("where", ["before", "after", "waiting"])

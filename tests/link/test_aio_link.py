@@ -8,10 +8,10 @@ import pytest
 from records import EXPERTS, LAYOUT, A, B, C, D, holds, load, need, opened
 
 from moex.link import aio
-from moex.link.aio import AHEAD, AioLink, reads_alone
+from moex.link.aio import AHEAD, AioLink, suits_aio
 from moex.store import linux_aio
-from moex.store.linux_aio import KernelReads, kernel_reads
-from moex.types import Expert, Left, Load, Plan
+from moex.store.linux_aio import AsyncReads, async_reads_work
+from moex.types import Eviction, Expert, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
 
@@ -44,7 +44,7 @@ class Holding:
 @pytest.fixture
 def held(store, slots, kind, monkeypatch):
     held = type("Held", (Holding, kind), {})
-    monkeypatch.setattr(aio, "KernelReads", held)
+    monkeypatch.setattr(aio, "AsyncReads", held)
     link = AioLink(store, slots)
     yield link
     while link._kernel.held:
@@ -60,10 +60,10 @@ def begun(link) -> list[Expert]:
 def test_loads_hold_their_experts_and_are_counted(store, slots, link):
     for first in range(0, len(EXPERTS), 4):
         link.submit(load(*EXPERTS[first : first + 4]))
-        for place, expert in enumerate(EXPERTS[first : first + 4]):
-            link.wait(place)
-            assert holds(slots.records[place], expert)
-            assert link.wait(place) == 0.0
+        for slot, expert in enumerate(EXPERTS[first : first + 4]):
+            link.wait(slot)
+            assert holds(slots.records[slot], expert)
+            assert link.wait(slot) == 0.0
     assert link.wait(3) == 0.0
     assert link.stats().bytes_moved == len(EXPERTS) * LAYOUT.bytes
     assert link.stats().busy_s > 0
@@ -107,13 +107,13 @@ def test_demand_and_a_guess_that_is_waited_for_pass_the_other_guesses(held, slot
     assert begun(held)[: AHEAD + 2] == [A, D, C]
     held.wait(1)
     held.wait(3)
-    assert all(holds(slots.records[place], e) for place, e in enumerate((A, B, C, D)))
+    assert all(holds(slots.records[slot], e) for slot, e in enumerate((A, B, C, D)))
 
 
 def test_a_dropped_guess_that_has_not_begun_is_never_read(held, slots):
     held.submit(load(A))
     held.submit(load(B, speculative=True, first=1))
-    held.submit(Plan(1, loads=(Load(C, 1),), dropped=(Left(B, 1),)))
+    held.submit(Plan(1, loads=(Load(C, 1),), dropped=(Eviction(B, 1),)))
     held.wait(0)
     held.wait(1)
     assert begun(held) == [A, C]
@@ -122,7 +122,7 @@ def test_a_dropped_guess_that_has_not_begun_is_never_read(held, slots):
 
 def test_a_place_is_not_read_into_before_an_older_read_ends(held, slots):
     held.submit(load(A, speculative=True))
-    held.submit(Plan(1, loads=(Load(B, 0),), dropped=(Left(A, 0),)))
+    held.submit(Plan(1, loads=(Load(B, 0),), dropped=(Eviction(A, 0),)))
     assert begun(held) == [A]
     held.wait(0)
     assert begun(held) == [A, B]
@@ -133,8 +133,8 @@ def test_events_are_logged_and_moves_do_not_overlap(store, slots, link):
     link.log = aio.deque()
     link.submit(load(A, B))
     link.submit(load(C, speculative=True, first=2))
-    for place in range(3):
-        link.wait(place)
+    for slot in range(3):
+        link.wait(slot)
     moves = [event for event in link.log if event[0] == "move"]
     assert [event[1] for event in link.log if event[0] == "load"] == [A, B, C]
     assert all(first[3] <= then[2] for first, then in pairwise(moves))
@@ -169,18 +169,18 @@ def test_the_pace_is_that_of_reads_whose_end_is_seen(held):
 
 
 def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store):
-    need(KernelReads, store)
-    assert reads_alone(store)
-    assert not reads_alone(store, LAYOUT.bytes - 1)
+    need(AsyncReads, store)
+    assert suits_aio(store)
+    assert not suits_aio(store, LAYOUT.bytes - 1)
     buffered = opened(folder, direct=False)
-    assert not reads_alone(buffered)
+    assert not suits_aio(buffered)
     buffered.close()
 
 
 def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatch, caplog):
-    need(KernelReads, store)
+    need(AsyncReads, store)
     monkeypatch.setattr(linux_aio, "NUMBERS", {})
-    kernel_reads.cache_clear()
-    assert not reads_alone(store)
+    async_reads_work.cache_clear()
+    assert not suits_aio(store)
     assert "no asynchronous reads here" in caplog.text
-    kernel_reads.cache_clear()
+    async_reads_work.cache_clear()

@@ -11,11 +11,11 @@ from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
 from moex.cache.lru import LRU
 from moex.link.cuda import LATE, CudaLink
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runner.meter import begin_peak, peak_device_bytes
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
-from moex.types import Left, Load, Plan
+from moex.types import Eviction, Load, Plan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,10 +33,10 @@ def link():
     made.close()
 
 
-def arrived(link, expert, place):
-    link.wait(place)
+def arrived(link, expert, slot):
+    link.wait(slot)
     torch.cuda.current_stream().synchronize()
-    return holds(link.slots.records[place].cpu(), expert)
+    return holds(link.slots.records[slot].cpu(), expert)
 
 
 def test_demand_and_guesses_arrive(link):
@@ -52,9 +52,9 @@ def test_demand_and_guesses_arrive(link):
 
 def test_a_dropped_guess_gives_its_place_to_another(link):
     for number in range(50):
-        guess, real = EXPERTS[number % 12], EXPERTS[(number + 5) % 12]
-        link.submit(Plan(number, loads=(Load(guess, 3, speculative=True),)))
-        link.submit(Plan(number, dropped=(Left(guess, 3),), loads=(Load(real, 3),)))
+        prefetch, real = EXPERTS[number % 12], EXPERTS[(number + 5) % 12]
+        link.submit(Plan(number, loads=(Load(prefetch, 3, speculative=True),)))
+        link.submit(Plan(number, dropped=(Eviction(prefetch, 3),), loads=(Load(real, 3),)))
         assert arrived(link, real, 3)
 
 
@@ -76,8 +76,8 @@ def test_waits_are_timed_by_events(link):
     link.submit(Plan(0, loads=(Load(EXPERTS[0], 0),)))
     assert link.wait(0) in (0.0, LATE)
     torch.cuda.synchronize()
-    assert link.settle() >= 0.0
-    assert link.settle() == 0.0
+    assert link.collect_stall() >= 0.0
+    assert link.collect_stall() == 0.0
 
 
 def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch, caplog):
@@ -98,11 +98,14 @@ def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch, caplog):
 
 
 def test_an_offloaded_model_gives_the_logits_of_a_resident_one(mixtral):
-    parts = load_parts(str(mixtral), device="cuda", store="ram")
+    loaded = load_model(str(mixtral), device="cuda", store="ram")
     ids = torch.arange(2, 40, device="cuda")[None]
     outs = []
     for slots, prefetch in ((8, None), (2, None), (2, Gate(depth=2)), (3, Gate())):
-        with offload(parts, Setup(LRU(), Memory(slots), prefetch)) as model, torch.inference_mode():
+        with (
+            offload(loaded, Setup(LRU(), Memory(slots), prefetch)) as model,
+            torch.inference_mode(),
+        ):
             out = model(ids, use_cache=True)
             logits = [out.logits]
             for token in range(8):
@@ -126,8 +129,8 @@ def test_the_timeline_of_a_run_has_moves_and_loads(link):
     link.log = []
     began = perf_counter()
     link.submit(Plan(0, loads=(Load(EXPERTS[0], 0), Load(EXPERTS[1], 1, speculative=True))))
-    for place in (0, 1):
-        assert arrived(link, EXPERTS[place], place)
+    for slot in (0, 1):
+        assert arrived(link, EXPERTS[slot], slot)
     link.stats()
     kinds = [event[0] for event in link.log]
     assert kinds.count("load") == 2

@@ -34,39 +34,39 @@ def device(request, monkeypatch):
             unlock()
 
 
-def launch(device, link, expert, place, seen):
+def launch(device, link, expert, slot, seen):
     """A kernel that reads a place some time after it was launched."""
-    record = link.slots.records[place]
+    record = link.slots.records[slot]
     device.world.current.give(lambda: seen.append((expert, holds(record, expert))))
-    link.used(place)
+    link.used(slot)
 
 
-def visit(device, link, books, clock, experts, guesses, seen):
+def visit(device, link, residency, clock, experts, prefetches, seen):
     """What the runner does in one visit: the plans' loads, guesses, and kernels as they can go."""
     layer = clock % 3
-    for plan in books.request(Access(clock, clock // 3, layer, "decode", experts)):
+    for plan in residency.request(Access(clock, clock // 3, layer, "decode", experts)):
         link.submit(plan)
         if plan.last:
-            link.submit(books.prefetch(guesses, clock))
-        there = list(zip(plan.hits, plan.places, strict=True))
-        for expert, place in there + [load[:2] for load in plan.loads]:
-            link.wait(place)
-            launch(device, link, expert, place, seen)
+            link.submit(residency.prefetch(prefetches, clock))
+        there = list(zip(plan.hits, plan.slots, strict=True))
+        for expert, slot in there + [load[:2] for load in plan.loads]:
+            link.wait(slot)
+            launch(device, link, expert, slot, seen)
 
 
 @pytest.mark.parametrize("device", range(60), indirect=True)
 def test_every_kernel_reads_what_was_loaded_for_it(device, store):
     draw = random.Random(device.world.draw.random())
     link = cuda.CudaLink(store, Slots(LAYOUT, 3 * 2 + 4), chunk_bytes=1024)
-    books, seen = ExpertCache(LRU(), GEOMETRY, 2, staging=4), []
+    residency, seen = ExpertCache(LRU(), GEOMETRY, 2, staging=4), []
     for clock in range(60):
         chosen = tuple(draw.sample(range(4), 2))
         ahead = [Expert((clock + far) % 3, draw.randrange(4)) for far in (1, 1, 2)]
-        visit(device, link, books, clock, chosen, [Prediction(e, 1.0) for e in ahead], seen)
+        visit(device, link, residency, clock, chosen, [Prediction(e, 1.0) for e in ahead], seen)
         if draw.random() < 0.2:  # the routing is read back
             device.world.compute.synchronize()
-            assert link.settle() >= 0
-    link.submit(books.finish(60))
+            assert link.collect_stall() >= 0
+    link.submit(residency.finish(60))
     device.world.compute.synchronize()
     assert len(seen) == 120
     assert all(right for _, right in seen)
@@ -93,9 +93,9 @@ def test_seconds_and_bytes_are_those_of_pieces(device, store):
     link.log = []
     link.submit(Plan(0, loads=(Load(EXPERTS[0], 0, speculative=True),)))
     link.submit(Plan(1, loads=(Load(EXPERTS[1], 1),)))
-    late = [link.wait(place) for place in (0, 1)]
+    late = [link.wait(slot) for slot in (0, 1)]
     device.world.compute.synchronize()
-    stats, stalled = link.stats(), link.settle()
+    stats, stalled = link.stats(), link.collect_stall()
     moves = [event for event in link.log if event[0] == "move"]
     assert stats.bytes_moved == 2 * LAYOUT.bytes == sum(move[4] for move in moves)
     assert stats.busy_s == pytest.approx(sum(move[3] - move[2] for move in moves))
@@ -103,7 +103,7 @@ def test_seconds_and_bytes_are_those_of_pieces(device, store):
     assert sorted(event[1] for event in link.log if event[0] == "load") == EXPERTS[:2]
     assert stalled == pytest.approx(sum(e[3] for e in link.log if e[0] == "stall"))
     assert (stalled > 0) == any(late)
-    assert link.settle() == 0
+    assert link.collect_stall() == 0
     link.close()
 
 

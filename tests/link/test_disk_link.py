@@ -16,7 +16,7 @@ from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
-from moex.types import Expert, Left, Load, Plan
+from moex.types import Eviction, Expert, Load, Plan
 
 
 class Gate:
@@ -58,7 +58,7 @@ def test_loads_hold_their_experts(folder, slots, direct, threads, chunk):
     store = opened(folder, direct=direct)
     link = DiskLink(store, slots, threads, chunk)
     for first in range(0, len(EXPERTS), 4):
-        loads = [Load(expert, place) for place, expert in enumerate(EXPERTS[first : first + 4])]
+        loads = [Load(expert, slot) for slot, expert in enumerate(EXPERTS[first : first + 4])]
         link.submit(Plan(0, loads=tuple(loads)))
         for load in loads:
             link.wait(load.slot)
@@ -91,17 +91,17 @@ def test_demand_overtakes_a_guess_between_its_chunks(store, slots, gate):
     link.submit(Plan(1, loads=(Load(B, 1),)))
     gate.open(6)
     gate.until_begun(6)
-    for place in (0, 1, 2):
-        link.wait(place)
+    for slot in (0, 1, 2):
+        link.wait(slot)
     link.close()
     assert gate.begun == [(A, 0), (B, 0), (B, 1), (A, 1), (C, 0), (C, 1)]
-    assert all(holds(slots.records[place], e) for place, e in enumerate((A, B, C)))
+    assert all(holds(slots.records[slot], e) for slot, e in enumerate((A, B, C)))
 
 
 def test_a_guess_that_is_waited_for_passes_the_other_guesses(store, slots, gate):
     link = DiskLink(store, slots)
-    guesses = [Load(expert, place, speculative=True) for place, expert in enumerate((A, B, C))]
-    link.submit(Plan(0, loads=tuple(guesses)))
+    prefetches = [Load(expert, slot, speculative=True) for slot, expert in enumerate((A, B, C))]
+    link.submit(Plan(0, loads=tuple(prefetches)))
     gate.until_begun(1)
     waited: list[float] = []
     waiter = threading.Thread(target=lambda: waited.append(link.wait(2)))
@@ -119,7 +119,7 @@ def test_a_dropped_guess_that_has_not_begun_is_never_read(store, slots, gate):
     link = DiskLink(store, slots)
     link.submit(Plan(0, loads=(Load(A, 0), Load(B, 1, speculative=True))))
     gate.until_begun(1)
-    link.submit(Plan(1, loads=(Load(C, 1),), dropped=(Left(B, 1),)))
+    link.submit(Plan(1, loads=(Load(C, 1),), dropped=(Eviction(B, 1),)))
     gate.open(2)
     link.wait(0)
     link.wait(1)
@@ -141,8 +141,8 @@ def test_a_thread_that_waits_reads_what_is_demanded_but_no_guesses(store, slots,
     assert [expert for expert, _ in gate.begun] == [A, B]
     gate.open(3)
     waiter.join()
-    for place in (1, 2):
-        link.wait(place)
+    for slot in (1, 2):
+        link.wait(slot)
     link.close()
 
 
@@ -151,7 +151,7 @@ def test_a_place_is_not_read_into_before_an_older_read_ends(store, slots, gate, 
     link = DiskLink(store, slots, threads, chunk_bytes=4096)
     link.submit(Plan(0, loads=(Load(A, 0, speculative=True),)))
     gate.until_begun(threads)
-    link.submit(Plan(1, loads=(Load(B, 0),), dropped=(Left(A, 0),)))
+    link.submit(Plan(1, loads=(Load(B, 0),), dropped=(Eviction(A, 0),)))
     sleep(0.02)
     assert all(expert == A for expert, _ in gate.begun)
     gate.open(4)
@@ -166,8 +166,8 @@ def test_a_taken_back_read_leaves_the_one_before_it_in_the_way(store, slots, gat
     link = DiskLink(store, slots, threads=2)
     link.submit(Plan(0, loads=(Load(A, 0, speculative=True),)))
     gate.until_begun(1)
-    link.submit(Plan(1, loads=(Load(B, 0, speculative=True),), dropped=(Left(A, 0),)))
-    link.submit(Plan(2, loads=(Load(C, 0),), dropped=(Left(B, 0),)))
+    link.submit(Plan(1, loads=(Load(B, 0, speculative=True),), dropped=(Eviction(A, 0),)))
+    link.submit(Plan(2, loads=(Load(C, 0),), dropped=(Eviction(B, 0),)))
     sleep(0.02)
     gate.open(2)
     link.wait(0)
@@ -223,8 +223,8 @@ def test_closing_leaves_no_thread_and_no_handle_also_with_work_queued(folder, sl
     threads, before = threading.active_count(), handles()
     store = opened(folder)
     link = DiskLink(store, slots, threads=3)
-    guesses = [Load(expert, place, speculative=True) for place, expert in enumerate((A, B, C))]
-    link.submit(Plan(0, loads=tuple(guesses)))
+    prefetches = [Load(expert, slot, speculative=True) for slot, expert in enumerate((A, B, C))]
+    link.submit(Plan(0, loads=tuple(prefetches)))
     link.close()
     link.close()
     store.close()

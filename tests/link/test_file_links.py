@@ -10,13 +10,13 @@ from records import EXPERTS, LAYOUT, A, B, C, D, handles, holds, load, need, ope
 
 from moex.link.aio import AioLink
 from moex.link.disk import DiskLink
-from moex.store.linux_aio import KernelReads
-from moex.types import Expert, Left, Load, Plan
+from moex.store.linux_aio import AsyncReads
+from moex.types import Eviction, Expert, Load, Plan
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
 
 
-@pytest.fixture(params=[1, 3, KernelReads], ids=["thread", "threads", "aio"])
+@pytest.fixture(params=[1, 3, AsyncReads], ids=["thread", "threads", "aio"])
 def link_of(request):
     """Makes a link: with so many threads, or with the kernel's reads."""
     how = request.param
@@ -32,22 +32,22 @@ def link_of(request):
 
 def test_random_plans_leave_every_place_with_what_was_loaded_last(store, slots, link_of):
     link, draw = link_of(store, slots), random.Random(0)
-    guessed: dict[int, Expert] = {}
+    prefetched: dict[int, Expert] = {}
     for clock in range(800):
-        place, expert = draw.randrange(4), draw.choice(EXPERTS)
-        dropped = (Left(guessed.pop(place), place),) if place in guessed else ()
+        slot, expert = draw.randrange(4), draw.choice(EXPERTS)
+        dropped = (Eviction(prefetched.pop(slot), slot),) if slot in prefetched else ()
         speculative = draw.random() < 0.6
-        link.submit(Plan(clock, loads=(Load(expert, place, None, speculative),), dropped=dropped))
+        link.submit(Plan(clock, loads=(Load(expert, slot, None, speculative),), dropped=dropped))
         if speculative:
-            guessed[place] = expert
+            prefetched[slot] = expert
         else:
-            link.wait(place)
-            assert holds(slots.records[place], expert)
-        link.used(place)
-        if guessed and draw.random() < 0.3:
-            place = draw.choice(list(guessed))
-            link.wait(place)
-            assert holds(slots.records[place], guessed.pop(place))
+            link.wait(slot)
+            assert holds(slots.records[slot], expert)
+        link.used(slot)
+        if prefetched and draw.random() < 0.3:
+            slot = draw.choice(list(prefetched))
+            link.wait(slot)
+            assert holds(slots.records[slot], prefetched.pop(slot))
     link.close()
 
 

@@ -15,7 +15,7 @@ from moex.link.emulated import EmulatedLink
 from moex.store.layout import Planes
 from moex.store.ram import RamStore
 from moex.store.slots import Slots
-from moex.types import Expert, Geometry, Left, Load, Plan
+from moex.types import Eviction, Expert, Geometry, Load, Plan
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def copied(request, monkeypatch):
         monkeypatch.setattr(emulated, "SMALL", 0)
 
 
-def holds(slots: Slots, place: int, value: int) -> bool:
-    tensors = slots.tensors[place]
+def holds(slots: Slots, slot: int, value: int) -> bool:
+    tensors = slots.tensors[slot]
     return bool((tensors["up"] == value).all() and (tensors["down"] == -value).all())
 
 
@@ -59,11 +59,11 @@ def test_a_plain_copy_is_there_at_once(store):
 
 def test_a_plain_copy_hides_nothing_not_even_a_guess(store):
     link = CopyLink(store, Slots(store.layout, 2))
-    guess = Load(Expert(0, 3), 1, speculative=True)
-    link.submit(Plan(0, loads=(Load(Expert(1, 2), 0), guess)))
+    prefetch = Load(Expert(0, 3), 1, speculative=True)
+    link.submit(Plan(0, loads=(Load(Expert(1, 2), 0), prefetch)))
     assert link.wait(1) == 0.0  # it is there, and not late
-    assert link.wait(0) + link.settle() == pytest.approx(link.stats().busy_s)
-    assert link.settle() == 0.0
+    assert link.wait(0) + link.collect_stall() == pytest.approx(link.stats().busy_s)
+    assert link.collect_stall() == 0.0
 
 
 @pytest.mark.usefixtures("copied")
@@ -88,10 +88,10 @@ def test_a_place_used_again_holds_what_was_loaded_last(store):
     slots = Slots(store.layout, 1)
     link = EmulatedLink(store, slots, HardwareProfile("fast", link_bytes_per_s=1e9))
     for turn in range(200):
-        guess = Load(Expert(0, turn % 4), 0, speculative=True)
-        link.submit(Plan(turn, loads=(guess,)))
+        prefetch = Load(Expert(0, turn % 4), 0, speculative=True)
+        link.submit(Plan(turn, loads=(prefetch,)))
         wanted = Load(Expert(1, (turn + 1) % 4), 0)
-        link.submit(Plan(turn, loads=(wanted,), dropped=(Left(guess.expert, 0),)))
+        link.submit(Plan(turn, loads=(wanted,), dropped=(Eviction(prefetch.expert, 0),)))
         link.wait(0)
         assert holds(slots, 0, 10 + (turn + 1) % 4)
     link.close()
@@ -136,17 +136,17 @@ def test_waiting_for_bytes_that_come_later_than_they_would_there_is_stall(blocke
         sleep(0.001)
     sleep(0.001)
     assert blocked.wait(1) == 0.0
-    assert blocked.settle() == 0.0
+    assert blocked.collect_stall() == 0.0
 
 
 def test_waiting_for_the_end_of_a_copy_that_nobody_wants_is_stall(blocked):
-    guess = Load(Expert(0, 1), 0, speculative=True)
-    blocked.submit(Plan(0, loads=(guess,)))
+    prefetch = Load(Expert(0, 1), 0, speculative=True)
+    blocked.submit(Plan(0, loads=(prefetch,)))
     assert blocked.slots.copying.wait(10)
     threading.Timer(0.2, blocked.slots.allowed.set).start()
-    blocked.submit(Plan(1, loads=(Load(Expert(1, 2), 0),), dropped=(Left(guess.expert, 0),)))
-    assert blocked.settle() > 0
-    assert blocked.settle() == 0.0
+    blocked.submit(Plan(1, loads=(Load(Expert(1, 2), 0),), dropped=(Eviction(prefetch.expert, 0),)))
+    assert blocked.collect_stall() > 0
+    assert blocked.collect_stall() == 0.0
     blocked.wait(0)
     assert holds(blocked.slots, 0, 12)
 
@@ -179,10 +179,12 @@ def test_an_interrupted_copy_of_the_computing_thread_is_an_interruption(store, m
 
 
 def test_a_closed_link_waits_for_no_guess_that_the_books_drop_later(blocked):
-    guesses = tuple(Load(Expert(0, number), number, speculative=True) for number in range(2))
-    blocked.submit(Plan(0, loads=guesses))
+    prefetches = tuple(Load(Expert(0, number), number, speculative=True) for number in range(2))
+    blocked.submit(Plan(0, loads=prefetches))
     assert blocked.slots.copying.wait(10)
     threading.Timer(0.02, blocked.slots.allowed.set).start()
     blocked.close()
-    blocked.submit(Plan(1, dropped=tuple(Left(guess.expert, guess.slot) for guess in guesses)))
-    assert blocked.settle() == 0.0
+    blocked.submit(
+        Plan(1, dropped=tuple(Eviction(prefetch.expert, prefetch.slot) for prefetch in prefetches))
+    )
+    assert blocked.collect_stall() == 0.0

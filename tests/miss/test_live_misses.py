@@ -15,7 +15,7 @@ from moex.miss.host import Host
 from moex.miss.hybrid import Hybrid
 from moex.miss.skip import Skip
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.trace.record import TraceRecorder
@@ -28,8 +28,8 @@ HANDLERS = [Host(), Hybrid(), Hybrid(load_s=1e-3, host_s=1e-3)]
 
 
 @pytest.fixture(scope="module")
-def parts(checkpoints):
-    return load_parts(str(checkpoints["olmoe"]))
+def loaded(checkpoints):
+    return load_model(str(checkpoints["olmoe"]))
 
 
 @pytest.fixture(scope="module")
@@ -43,55 +43,58 @@ def expected(checkpoints):
 @pytest.mark.parametrize("miss", HANDLERS, ids=repr)
 @pytest.mark.parametrize("prefetcher", [None, Gate()], ids=repr)
 def test_computing_on_the_host_changes_no_bit_and_replays_alike(
-    parts, expected, tmp_path, miss, prefetcher
+    loaded, expected, tmp_path, miss, prefetcher
 ):
     live, memory = [], Memory(5)
     offloaded = offload(
-        parts, Setup(LRU(), memory, prefetcher, LINK, miss=miss), on_plan=live.append
+        loaded, Setup(LRU(), memory, prefetcher, LINK, miss=miss), on_plan=live.append
     )
     with offloaded as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
         offloaded.finish()
-    counts = offloaded.ledger.phases[DECODE]
+    counts = offloaded.cache_stats.phases[DECODE]
     assert counts.host_computed > 10
     assert (
         counts.requests
-        == counts.resident_hits + counts.guessed_hits + counts.demand_misses + counts.host_computed
+        == counts.resident_hits
+        + counts.prefetched_hits
+        + counts.demand_misses
+        + counts.host_computed
     )
     assert offloaded.host.emulated
     trace = read_trace(write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet"))
-    replayed, handler = [], miss.bound(parts.geometry, LINK)
-    cache = ExpertCache(LRU(), parts.geometry, 5, split=handler.split)
+    replayed, handler = [], miss.bound(loaded.geometry, LINK)
+    cache = ExpertCache(LRU(), loaded.geometry, 5, split=handler.split)
     report = simulate(trace, cache, prefetcher, LINK, on_plan=replayed.append)
     assert replayed == live
     assert report.host_computed == counts.host_computed
     assert report.stall_s > 0
 
 
-def test_skipping_replays_alike_and_changes_logits(parts, expected, tmp_path):
+def test_skipping_replays_alike_and_changes_logits(loaded, expected, tmp_path):
     live, miss = [], Skip(0.23)
-    offloaded = offload(parts, Setup(LRU(), Memory(5), Gate(), miss=miss), on_plan=live.append)
+    offloaded = offload(loaded, Setup(LRU(), Memory(5), Gate(), miss=miss), on_plan=live.append)
     with offloaded as model:
         logits = run(model, seed=3)
         offloaded.finish()
     assert torch.equal(logits[0], expected[0])  # prefill fetches everything
     assert not all(map(torch.equal, logits, expected))
     assert all(bool(row.isfinite().all()) for row in logits)
-    assert offloaded.ledger.phases[DECODE].skipped > 0
+    assert offloaded.cache_stats.phases[DECODE].skipped > 0
     trace = read_trace(write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet"))
     replayed = []
-    cache = ExpertCache(LRU(), parts.geometry, 5, split=miss.split)
+    cache = ExpertCache(LRU(), loaded.geometry, 5, split=miss.split)
     report = simulate(trace, cache, Gate(), on_plan=replayed.append)
     assert replayed == live
-    assert report.skipped == offloaded.ledger.phases[DECODE].skipped
+    assert report.skipped == offloaded.cache_stats.phases[DECODE].skipped
 
 
 def test_weights_of_what_is_left_are_scaled_to_the_same_sum():
-    from moex.runner.layer_forward import Work
+    from moex.runner.layer_forward import LayerForward
     from moex.types import Expert
 
     index = torch.tensor([[3, 1], [1, 2]])
-    work = Work(
+    work = LayerForward(
         None, torch.zeros(2, 4), index, torch.tensor([[0.6, 0.3], [0.5, 0.5]]), index.tolist()
     )
     work.skip([Expert(0, 1)])
@@ -100,9 +103,9 @@ def test_weights_of_what_is_left_are_scaled_to_the_same_sum():
     assert work.weights[1].tolist() == [0.0, 0.0]
 
 
-def test_a_text_fed_token_by_token_scores_as_a_whole(parts):
+def test_a_text_fed_token_by_token_scores_as_a_whole(loaded):
     ids = torch.arange(2, 12)[None]
-    with offload(parts, Setup(LRU())) as model, torch.inference_mode():
+    with offload(loaded, Setup(LRU())) as model, torch.inference_mode():
         whole, kind = model(ids).logits, type(model)
         cold = []
         with stepwise(model, lambda: cold.append(1)):
@@ -114,14 +117,14 @@ def test_a_text_fed_token_by_token_scores_as_a_whole(parts):
     assert cold == [1]
 
 
-def test_the_host_needs_experts_in_memory_and_a_speed(parts, checkpoints, tmp_path):
-    disk = load_parts(str(checkpoints["olmoe"]), store="disk", cache_dir=tmp_path)
+def test_the_host_needs_experts_in_memory_and_a_speed(loaded, checkpoints, tmp_path):
+    disk = load_model(str(checkpoints["olmoe"]), store="disk", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"memory.store=disk: .* expected memory.store=ram"):
         offload(disk, Setup(LRU(), Memory(5), miss=Host()))
     disk.store.close()
     silent = HardwareProfile("silent", link_bytes_per_s=1e9)
     with pytest.raises(ValueError, match=r"hardware=silent: .* try \+\+hardware.host_expert_s"):
-        offload(parts, Setup(LRU(), Memory(5), hardware=silent, miss=Host()))
+        offload(loaded, Setup(LRU(), Memory(5), hardware=silent, miss=Host()))
 
 
 def test_the_simulated_host_works_beside_the_computing_lane():

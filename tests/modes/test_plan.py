@@ -52,8 +52,10 @@ def test_a_known_model_is_planned_offline(tmp_path):
     assert row["bytes_per_token"] == 64 * 99_090_432
     assert row["disk_bytes"] == 256 * 352_321_536
     assert row["planned_device_bytes"] <= 12 * 2**30
-    assert "16 bits: memory.budget=12GiB (12884901888 bytes): expected at least" in row["verdict"]
-    assert "ceiling on rtx3060" in row["verdict"]
+    assert (
+        "16 bits: memory.budget=12GiB (12884901888 bytes): expected at least" in row["bottleneck"]
+    )
+    assert "ceiling on rtx3060" in row["bottleneck"]
 
 
 def test_a_budget_that_holds_nothing_is_refused_before_weights_are_looked_for(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 from test_plan import run
 
 from moex.quant.rtn import RTN
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 
-QUIET = ("tracker=none", "verdict=false")
+QUIET = ("tracker=none", "bottleneck=false")
 LIVE = ("smoke=true", "sparsity=random", "prefetch=none", "eval=none", *QUIET)
 
 
@@ -24,12 +24,12 @@ def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
     plain = row("mode=simulate", "trace=tiny", "smoke=true", *QUIET, folder=tmp_path)
     words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=rtn_4bit", "hardware=toy", *QUIET)
     packed = row(*words, folder=tmp_path)
-    parts = load_parts("tiny", quant=RTN(4, 64), cache_dir=tmp_path)
-    nbytes = parts.geometry.expert_bytes
+    loaded = load_model("tiny", quant=RTN(4, 64), cache_dir=tmp_path)
+    nbytes = loaded.geometry.expert_bytes
     assert packed["bytes_demand"] == packed["demand_misses"] * nbytes
     assert packed["demand_misses"] == plain["demand_misses"]
     assert packed["capacity_bytes"] == plain["capacity_bytes"] * nbytes // (3 * 256 * 384 * 2)
-    assert packed["bits_per_weight"] == parts.bits_per_weight
+    assert packed["bits_per_weight"] == loaded.bits_per_weight
     assert (packed["lossy"], packed["replayed_routing"]) == (["quant"], True)
     assert (packed["kernel"], plain["lossy"]) == ("not modelled", [])
     words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=mixed", *QUIET)

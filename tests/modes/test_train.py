@@ -13,7 +13,7 @@ from moex.modes.train import run
 from moex.prefetch.gate_resid import GateResid
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.sparsity.corm import Corm
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -31,7 +31,7 @@ SHORT = (
 def text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for number in range(24):
-        words = [f"{(number * 37 + place * place) % 89} sails" for place in range(150)]
+        words = [f"{(number * 37 + word * word) % 89} sails" for word in range(150)]
         (folder / f"{number}.txt").write_text(" ".join(words))
     return folder
 
@@ -47,14 +47,14 @@ def train(folder: Path, model: Path, *words: str):
 @pytest.mark.parametrize("kind", sorted(MADE))
 def test_what_was_trained_is_found_by_the_next_run(kind, text, mixtral, tmp_path):
     report = train(tmp_path, mixtral, f"prefetch={kind}", f"train.text={text}", *SHORT)
-    assert "predictor written" in report.verdict
+    assert "predictor written" in report.bottleneck
     assert {task["task"] for task in report.tasks} >= (
         {"corm_late_neuron_recall"} if kind == "corm" else {f"{kind}_horizon1", "gate_horizon3"}
     )
     assert {path.name for path in tmp_path.iterdir()} == {"tokens.bin", "quality.json"}
-    parts = load_parts(str(mixtral))
+    loaded = load_model(str(mixtral))
     part = MADE[kind]()
-    part.bind(parts.geometry, parts.folder)
+    part.bind(loaded.geometry, loaded.folder)
     assert part.device_bytes > 0
 
 

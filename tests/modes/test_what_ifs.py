@@ -22,7 +22,7 @@ from moex.miss.skip import Skip
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.runs.report import Report
-from moex.sim.bottleneck import fitted, judge, judge_live, live_line
+from moex.sim.bottleneck import analyze, analyze_live, fitted, live_line
 
 MACHINE = HardwareProfile(
     "toy",
@@ -74,7 +74,7 @@ def words_of(profile: HardwareProfile) -> list[str]:
 def row(folder, *words: str) -> dict:
     """The row of a real run."""
     before = set(folder.glob("*/result.json"))
-    run_cell(["verdict=false", *words], folder)
+    run_cell(["bottleneck=false", *words], folder)
     (written,) = set(folder.glob("*/result.json")) - before
     return json.loads(written.read_text())
 
@@ -101,11 +101,11 @@ def test_a_what_if_is_what_a_rerun_gives(name, prefetch, tmp_path, capsys):
     prefetcher = Gate() if prefetch == "gate" else NoPrefetch()
     trace = read_trace("tiny")
     trace = trace.select(slice(32 * trace.geometry.layers))
-    verdict = judge(trace, Decisions(LRU(), Memory(2), prefetcher, handler), MACHINE)
+    bottleneck = analyze(trace, Decisions(LRU(), Memory(2), prefetcher, handler), MACHINE)
     given = [*words, *typed("none", MACHINE, 2)]
-    assert row(tmp_path, *given, "verdict=true")["verdict"] == str(verdict)
-    assert tuple(verdict.what_ifs) == UNITS
-    for unit, found in verdict.what_ifs.items():
+    assert row(tmp_path, *given, "bottleneck=true")["bottleneck"] == str(bottleneck)
+    assert tuple(bottleneck.what_ifs) == UNITS
+    for unit, found in bottleneck.what_ifs.items():
         rerun = row(tmp_path, *words, *typed(unit, MACHINE, 2))
         assert found.tokens_per_second == rerun["tokens_per_second"], unit
         assert found.host_computed == rerun["host_computed"], unit
@@ -116,9 +116,9 @@ def test_twice_the_computing_speed_includes_the_host(host):
     trace = read_trace("tiny").select(slice(600))
     machine = replace(MACHINE, host_expert_s=None, submit_s=0.0)
     machine = replace(machine, link_bytes_per_s=1e15, **host)
-    verdict = judge(trace, Decisions(LRU(), Memory(2), None, Host()), machine)
-    assert verdict.gains["compute"] == pytest.approx(1.0, abs=1e-3)
-    assert "2x computing speed (device and host) +100.0%" in str(verdict)
+    bottleneck = analyze(trace, Decisions(LRU(), Memory(2), None, Host()), machine)
+    assert bottleneck.gains["compute"] == pytest.approx(1.0, abs=1e-3)
+    assert "2x computing speed (device and host) +100.0%" in str(bottleneck)
 
 
 def test_every_cost_of_a_profile_is_scaled_by_a_what_if():
@@ -133,16 +133,16 @@ def test_a_live_verdict_is_what_reruns_of_its_trace_give(name, mixtral, tmp_path
     slow = replace(MACHINE, link_bytes_per_s=2e7)
     live = ["mode=live", "model=hf", f"model.name={mixtral}", "memory.store=ram", "eval=none"]
     live += ["workload.new_tokens=5", "workload.warmup=0", "workload.repeats=1", *words]
-    given = row(tmp_path, *live, *typed("none", slow, 3), "verdict=true")
+    given = row(tmp_path, *live, *typed("none", slow, 3), "bottleneck=true")
     report = Report(**given)
     path = tmp_path / report.run_id / "trace.parquet"
     trace = read_trace(path)
     decisions = Decisions(LRU(), Memory(3), Gate(), handler)
-    verdict = judge_live(trace, decisions, slow, report)
-    assert live_line(verdict, report) == report.verdict
+    bottleneck = analyze_live(trace, decisions, slow, report)
+    assert live_line(bottleneck, report) == report.bottleneck
     assert bool(report.host_computed) == (name != "fetch")
     costs = fitted(report, trace, slow)
     again = ["mode=simulate", f"trace={path}", "prefetch=gate", *words]
-    for unit, found in {"none": verdict.report, **verdict.what_ifs}.items():
+    for unit, found in {"none": bottleneck.report, **bottleneck.what_ifs}.items():
         rerun = row(tmp_path, *again, *typed(unit, costs, 3))
         assert found.tokens_per_second == rerun["tokens_per_second"], unit

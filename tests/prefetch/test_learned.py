@@ -21,7 +21,7 @@ from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.recorded import Recorded
 from moex.prefetch.scored import ScoredPrefetcher
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.simulator import simulate
 from moex.sparsity.corm import Corm as Selector
 from moex.testing import check_prefetcher
@@ -33,26 +33,26 @@ SENTENCE = "The old man had been a soldier, and he spoke of the war as of a jour
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return load_parts("tiny")
+def loaded():
+    return load_model("tiny")
 
 
 @pytest.fixture(scope="module")
-def selector(parts):
+def selector(loaded):
     made = Selector()
-    made.bind(parts.geometry, parts.folder)
+    made.bind(loaded.geometry, loaded.folder)
     return made
 
 
-def decode(parts, prefetcher, slots=3, count=24):
+def decode(loaded, prefetcher, slots=3, count=24):
     """Logits of decoding a sentence token by token, and the offloaded model."""
-    ids = parts.tokenizer()(SENTENCE * 3, return_tensors="pt")["input_ids"][:, : count + 4]
-    offloaded, logits = offload(parts, Setup(LRU(), Memory(slots), prefetcher)), []
+    ids = loaded.tokenizer()(SENTENCE * 3, return_tensors="pt")["input_ids"][:, : count + 4]
+    offloaded, logits = offload(loaded, Setup(LRU(), Memory(slots), prefetcher)), []
     with offloaded as model, torch.inference_mode():
         out = model(ids[:, :4], use_cache=True)
-        for place in range(4, ids.shape[1]):
+        for slot in range(4, ids.shape[1]):
             logits.append(out.logits[:, -1])
-            step = ids[:, place : place + 1]
+            step = ids[:, slot : slot + 1]
             out = model(step, past_key_values=out.past_key_values, use_cache=True)
     offloaded.finish()
     offloaded.close()
@@ -60,8 +60,8 @@ def decode(parts, prefetcher, slots=3, count=24):
 
 
 @pytest.fixture(scope="module")
-def plain(parts):
-    return decode(parts, None)[0]
+def plain(loaded):
+    return decode(loaded, None)[0]
 
 
 @pytest.mark.parametrize(
@@ -77,31 +77,31 @@ def plain(parts):
     ],
     ids=repr,
 )
-def test_a_trained_prefetcher_changes_no_logit_and_replays(parts, plain, prefetcher):
-    logits, run = decode(parts, prefetcher)
+def test_a_trained_prefetcher_changes_no_logit_and_replays(loaded, plain, prefetcher):
+    logits, run = decode(loaded, prefetcher)
     assert torch.equal(logits, plain)
-    trace, cache = run.recorder.trace({}), ExpertCache(LRU(), parts.geometry, 3)
+    trace, cache = run.recorder.trace({}), ExpertCache(LRU(), loaded.geometry, 3)
     report = simulate(trace, cache, Recorded())
-    assert report.prefetch_used == run.ledger.phases[DECODE].guessed_hits > 0
+    assert report.prefetch_used == run.cache_stats.phases[DECODE].prefetched_hits > 0
 
 
-def test_the_bundled_networks_beat_the_gate(parts):
+def test_the_bundled_networks_beat_the_gate(loaded):
     coverage = []
     for prefetcher in (Gate(), Linear(), MLP()):
-        counts = decode(parts, prefetcher)[1].ledger.phases[DECODE]
-        coverage.append(counts.guessed_hits / (counts.guessed_hits + counts.demand_misses))
+        counts = decode(loaded, prefetcher)[1].cache_stats.phases[DECODE]
+        coverage.append(counts.prefetched_hits / (counts.prefetched_hits + counts.demand_misses))
     assert min(coverage[1:]) > coverage[0] + 0.05
 
 
 @pytest.mark.parametrize("made", [Linear, GateResid])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_linear_predictors_score_as_they_were_trained(parts, made, depth):
+def test_linear_predictors_score_as_they_were_trained(loaded, made, depth):
     draw, prefetcher = torch.Generator().manual_seed(3), made(depth=depth, width=8)
-    prefetcher.bind(parts.geometry, parts.folder)
-    prefetcher.reset(parts.geometry, 0)
+    prefetcher.bind(loaded.geometry, loaded.folder)
+    prefetcher.reset(loaded.geometry, 0)
     assert prefetcher.device_bytes == sum(min(depth, ahead) for ahead in range(1, 6)) * 8 * 257 * 2
-    for layer, net in enumerate(read_nets(made.kind, parts.geometry, parts.folder)):
-        hidden = torch.randn(3, parts.geometry.hidden, generator=draw)
+    for layer, net in enumerate(read_nets(made.kind, loaded.geometry, loaded.folder)):
+        hidden = torch.randn(3, loaded.geometry.hidden, generator=draw)
         logits = net(hidden, None, None)[:, :depth]
         each = logits.sigmoid() if made is Linear else logits.softmax(-1)
         said = prefetcher.predict(Observation(Access(0, 4, layer, DECODE, (1, 5)), hidden=hidden))
@@ -114,15 +114,15 @@ def test_linear_predictors_score_as_they_were_trained(parts, made, depth):
 
 
 @pytest.mark.parametrize("made", [Linear, GateResid])
-def test_linear_predictors_keep_the_contract(parts, made):
-    check_prefetcher(lambda: made(depth=2), parts.geometry, parts.folder)
+def test_linear_predictors_keep_the_contract(loaded, made):
+    check_prefetcher(lambda: made(depth=2), loaded.geometry, loaded.folder)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_lean_networks_score_as_the_trained_ones_do(parts, depth):
-    for net in read_nets("mlp", parts.geometry, parts.folder):
+def test_lean_networks_score_as_the_trained_ones_do(loaded, depth):
+    for net in read_nets("mlp", loaded.geometry, loaded.folder):
         draw = torch.Generator().manual_seed(3)
-        hidden = torch.randn(5, parts.geometry.hidden, generator=draw)
+        hidden = torch.randn(5, loaded.geometry.hidden, generator=draw)
         chosen, past = torch.rand(5, 8, generator=draw), torch.rand(5, net.horizon, 8)
         wanted = net(hidden, chosen, past)[:, :depth].flatten(1)
         lean = Lean(net, depth)
@@ -132,31 +132,31 @@ def test_lean_networks_score_as_the_trained_ones_do(parts, depth):
         assert lean.nbytes < sum(p.nbytes for p in net.parameters()) / 3.5
 
 
-def test_what_the_checkpoint_claims_meets_the_bars(parts, selector):
+def test_what_the_checkpoint_claims_meets_the_bars(loaded, selector):
     from moex.predictors import trained
 
-    rows = trained.read("corm", parts.geometry, parts.folder).about["metrics"]
+    rows = trained.read("corm", loaded.geometry, loaded.folder).about["metrics"]
     late = [row for row in rows if row["way"] == "late"]
     assert len(late) == 6
     assert min(row["neuron_recall"] for row in late) >= 0.80
     assert min(row["energy_recall"] for row in late) >= 0.95
-    rows = trained.read("mlp", parts.geometry, parts.folder).about["metrics"]
+    rows = trained.read("mlp", loaded.geometry, loaded.folder).about["metrics"]
     assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
-    rows = trained.read("linear", parts.geometry, parts.folder).about["metrics"]
+    rows = trained.read("linear", loaded.geometry, loaded.folder).about["metrics"]
     assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
     files = list((TINY / "predictors").iterdir())
     assert len(files) == 4
     assert sum(path.stat().st_size for path in files) <= 8_000_000
 
 
-def test_coarse_to_fine_keeps_the_contract(parts, selector):
-    check_prefetcher(lambda: Corm(MLP(width=3)), parts.geometry, parts.folder, selector)
+def test_coarse_to_fine_keeps_the_contract(loaded, selector):
+    check_prefetcher(lambda: Corm(MLP(width=3)), loaded.geometry, loaded.folder, selector)
 
 
-def test_rows_are_what_the_selector_expects(parts, selector):
+def test_rows_are_what_the_selector_expects(loaded, selector):
     prefetcher = Corm(Gate(width=3))
-    prefetcher.bind(parts.geometry, parts.folder, selector)
-    prefetcher.reset(parts.geometry, 0)
+    prefetcher.bind(loaded.geometry, loaded.folder, selector)
+    prefetcher.reset(loaded.geometry, 0)
     hidden = torch.randn(1, 256, generator=torch.Generator().manual_seed(0))
     access = Access(0, 4, 2, DECODE, (1, 5))
     seen = Observation(access, ((0.1, 0.0, 0.3, 0.0, 0.4, 0.0, 0.2, 0.0),), hidden)
@@ -171,10 +171,10 @@ def test_rows_are_what_the_selector_expects(parts, selector):
     assert all(prediction.rows is None for prediction in whole)
 
 
-def test_without_a_selector_it_says_that_it_saves_nothing(parts, caplog):
+def test_without_a_selector_it_says_that_it_saves_nothing(loaded, caplog):
     prefetcher = Corm(Gate())
     with caplog.at_level("WARNING"):
-        prefetcher.bind(parts.geometry, parts.folder, None)
+        prefetcher.bind(loaded.geometry, loaded.folder, None)
     assert "saves no byte" in caplog.text
 
 
@@ -183,7 +183,7 @@ def test_neurons_are_guessed_one_layer_ahead_only():
         Corm(Gate(depth=2))
 
 
-def test_gate_norm_is_the_next_layers_own_view(parts):
+def test_gate_norm_is_the_next_layers_own_view(loaded):
     """Where the layers between add nothing, it is what the next router says."""
     seen = []
 
@@ -194,14 +194,14 @@ def test_gate_norm_is_the_next_layers_own_view(parts):
             seen.append(observation)
             return []
 
-    decode(parts, Listener(), count=2)
+    decode(loaded, Listener(), count=2)
     assert [len(o.lookahead_norm) for o in seen[:6]] == [3, 3, 3, 2, 1, 0]
     sums = [sum(row) for o in seen for row in o.lookahead_norm]
     tokens = [len(o.hidden) for o in seen for _ in o.lookahead_norm]
     assert sums == pytest.approx(tokens, rel=1e-3)
     assert all(o.lookahead_norm != o.lookahead for o in seen[6:11])
-    weights = [block.post_attention_layernorm.weight for block in parts.model.model.layers]
-    routers = [layer.router.weight.float() for layer in parts.layers]
+    weights = [block.post_attention_layernorm.weight for block in loaded.model.model.layers]
+    routers = [layer.router.weight.float() for layer in loaded.layers]
     one = seen[6]
     # The residual's direction is the input divided by the norm's weight: RMS norms do no more.
     state = one.hidden.float() / weights[0].float()

@@ -32,7 +32,7 @@ TINY = Geometry(6, 8, 2, 256, 384, 589824)
 def said(prefetcher, trace, seed=0):
     """What is said at every visit."""
     if prefetcher.needs:
-        prefetcher.foresee(trace)
+        prefetcher.set_future(trace)
     prefetcher.reset(trace.geometry, seed)
     everything = []
     for access in trace.accesses():

@@ -14,7 +14,7 @@ from moex.cache.belady import Belady
 from moex.cache.lru import LRU
 from moex.hardware.profile import HardwareProfile
 from moex.models import checkpoint, experts_interface, hub, memory_needs
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.store.layout import Planes
 
 KNOWN = {  # MB of an expert at 4.5 bits, GB of 4.5-bit experts and visits a token
@@ -32,10 +32,10 @@ KNOWN = {  # MB of an expert at 4.5 bits, GB of 4.5-bit experts and visits a tok
 def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path):
     random_family(family).save_pretrained(tmp_path)
     planned = checkpoint.build(tmp_path)
-    parts = load_parts(str(tmp_path))
-    buffers = sum(buffer.nbytes for buffer in parts.model.buffers())
-    assert memory_needs.skeleton_bytes(planned) == parts.skeleton_bytes + buffers
-    with offload(parts, Setup(LRU())) as model, torch.inference_mode():
+    loaded = load_model(str(tmp_path))
+    buffers = sum(buffer.nbytes for buffer in loaded.model.buffers())
+    assert memory_needs.skeleton_bytes(planned) == loaded.skeleton_bytes + buffers
+    with offload(loaded, Setup(LRU())) as model, torch.inference_mode():
         cache = model(torch.arange(2, 13)[None], use_cache=True).past_key_values
     kept = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
     real = sum(tensor.nbytes for tensor in kept)
@@ -62,24 +62,24 @@ def test_known_models_have_the_sizes_that_others_name(name):
 
 def test_everything_on_the_device_is_counted(mixtral, monkeypatch):
     monkeypatch.setattr(memory_needs, "resident_bytes", lambda: 10**9)
-    parts = load_parts(str(mixtral))
+    loaded = load_model(str(mixtral))
     lengths = (20, 12, 3)
-    held = parts.skeleton_bytes + sum(b.nbytes for b in parts.model.buffers())
-    held += sum(record.nbytes for record in parts.store.records)
-    wanted = memory_needs.needs(parts.model, parts.geometry, *lengths, process=10**9 - held)
-    assert wanted.kv_cache == 3 * 32 * memory_needs.kv_bytes_per_token(parts.model.config, 4)
-    assert wanted.predictor == 4 * parts.layers[0].router.weight.nbytes
-    places = 4 * 3 + 4
-    enough = wanted.total + places * parts.layout.bytes
-    offloaded = offload(parts, Setup(LRU(), Memory(None, enough)), lengths=lengths)
+    held = loaded.skeleton_bytes + sum(b.nbytes for b in loaded.model.buffers())
+    held += sum(record.nbytes for record in loaded.store.records)
+    wanted = memory_needs.needs(loaded.model, loaded.geometry, *lengths, process=10**9 - held)
+    assert wanted.kv_cache == 3 * 32 * memory_needs.kv_bytes_per_token(loaded.model.config, 4)
+    assert wanted.predictor == 4 * loaded.layers[0].router.weight.nbytes
+    slots = 4 * 3 + 4
+    enough = wanted.total + slots * loaded.layout.bytes
+    offloaded = offload(loaded, Setup(LRU(), Memory(None, enough)), lengths=lengths)
     assert offloaded.cache.slots == 3
     assert offloaded.planned_bytes == enough
     offloaded.close()
-    offloaded = offload(parts, Setup(LRU(), Memory(None, enough - 1)), lengths=lengths)
+    offloaded = offload(loaded, Setup(LRU(), Memory(None, enough - 1)), lengths=lengths)
     assert offloaded.cache.slots == 2
     offloaded.close()
     with pytest.raises(ValueError, match=r"at least .*kv_cache .*predictor .*process .*try memory"):
-        offload(parts, Setup(LRU(), Memory(None, "1MB")), lengths=(1 << 20, 0, 1))
+        offload(loaded, Setup(LRU(), Memory(None, "1MB")), lengths=(1 << 20, 0, 1))
 
 
 def test_a_process_counts_only_where_its_memory_is_the_device():
@@ -92,19 +92,19 @@ def test_a_process_counts_only_where_its_memory_is_the_device():
 
 @pytest.mark.parametrize("store", ["ram", "disk"])
 def test_a_recording_pass_takes_no_slots_from_an_oracle(mixtral, tmp_path, monkeypatch, store):
-    parts = load_parts(str(mixtral), store=store, cache_dir=tmp_path)
-    most = parts.geometry.layers * 3 + 2 * parts.geometry.top_k
+    loaded = load_model(str(mixtral), store=store, cache_dir=tmp_path)
+    most = loaded.geometry.layers * 3 + 2 * loaded.geometry.top_k
     enough = memory_needs.needs(
-        parts.model, parts.geometry, 4, 2, process=parts.process_bytes
+        loaded.model, loaded.geometry, 4, 2, process=loaded.process_bytes
     ).total
-    memory = Memory(None, enough + most * parts.layout.bytes)
+    memory = Memory(None, enough + most * loaded.layout.bytes)
     grown = memory_needs.resident_bytes() + (1 << 30)
     monkeypatch.setattr(memory_needs, "resident_bytes", lambda: grown)
     workload = Prompts(name="one", prompts=["x"], new_tokens=2)
     batches = [torch.arange(2, 6)[None]]
     slots = []
     for policy in (LRU(), Belady()):
-        offloaded = prepare(parts, batches, workload, Setup(policy, memory))
+        offloaded = prepare(loaded, batches, workload, Setup(policy, memory))
         slots.append(offloaded.cache.slots)
         offloaded.close()
     assert slots == [3, 3]

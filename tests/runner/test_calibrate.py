@@ -13,32 +13,32 @@ from moex.calibrate.measure import break_evens, calibrate, costs_of
 from moex.calibrate.row_break_even import break_even
 from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.types import Plan
 
 PROMPT = [torch.arange(8)[None]]
 
 
 @pytest.fixture(scope="module")
-def parts(mixtral):
-    return load_parts(str(mixtral))
+def loaded(mixtral):
+    return load_model(str(mixtral))
 
 
-def decoded(parts, timed):
-    run = offload(parts, Setup(LRU(), Memory(3), Gate()))
+def decoded(loaded, timed):
+    run = offload(loaded, Setup(LRU(), Memory(3), Gate()))
     run.meter.times_visits = timed
     with run as model:
         generate(model, PROMPT, 6, run.meter)
     return run
 
 
-def test_visits_are_timed_only_when_asked(parts):
-    assert decoded(parts, timed=False).meter.visits == []
+def test_visits_are_timed_only_when_asked(loaded):
+    assert decoded(loaded, timed=False).meter.visits == []
 
 
-def test_visit_seconds_are_a_pass_without_its_end_and_its_waiting(parts):
-    run = decoded(parts, timed=True)
-    layers = parts.geometry.layers
+def test_visit_seconds_are_a_pass_without_its_end_and_its_waiting(loaded):
+    run = decoded(loaded, timed=True)
+    layers = loaded.geometry.layers
     assert len(run.meter.visits) == 6 * layers
     for number, line in enumerate(run.meter.series):
         visits = run.meter.visits[number * layers : (number + 1) * layers]
@@ -46,14 +46,14 @@ def test_visit_seconds_are_a_pass_without_its_end_and_its_waiting(parts):
         assert sum(visits) <= line["seconds"] - line["stall_s"] + 1e-9
 
 
-def test_a_calibration_knows_its_machine(parts):
-    profile = calibrate(parts, tokens=5)
+def test_a_calibration_knows_its_machine(loaded):
+    profile = calibrate(loaded, tokens=5)
     assert profile.timed
     assert profile.expert_s > 0
     assert min(profile.predict_s, profile.submit_s + profile.handover_s) > 0
     assert min(profile.submit_s, profile.handover_s) >= 0
     assert min(profile.visit_s, profile.load_s, profile.pass_s) >= 0
-    token_s = profile.resident_token_s(parts.geometry.layers, parts.geometry.top_k)
+    token_s = profile.resident_token_s(loaded.geometry.layers, loaded.geometry.top_k)
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source
 
@@ -66,8 +66,8 @@ def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_pa
         return made[-1]
 
     monkeypatch.setattr(cost_fit, "offload", offloaded)
-    parts = load_parts(str(mixtral), store="disk", cache_dir=tmp_path)
-    profile = costs_of(parts, tokens=5)
+    loaded = load_model(str(mixtral), store="disk", cache_dir=tmp_path)
+    profile = costs_of(loaded, tokens=5)
     (run,) = made
     assert not run.link.emulated
     assert profile.submit_s + profile.handover_s > 0
@@ -84,10 +84,10 @@ class Ticking(Link):
     def submit(self, plan):
         self.now += 1.0
 
-    def used(self, place):
+    def used(self, slot):
         self.now += 0.25
 
-    def wait(self, place):
+    def wait(self, slot):
         self.now += 8.5
         return 8.0
 
@@ -118,8 +118,8 @@ def test_a_break_even_lies_where_rows_stop_being_faster():
     assert break_even(one_disturbed, 100) == pytest.approx(0.6)
 
 
-def test_break_evens_are_measured_for_both_stores(parts, tmp_path):
-    found = break_evens(parts, tmp_path)
+def test_break_evens_are_measured_for_both_stores(loaded, tmp_path):
+    found = break_evens(loaded, tmp_path)
     assert set(found) == {"ram", "disk"}
     assert all(0 < share <= 1 for share in found.values())
     assert not list(tmp_path.iterdir())

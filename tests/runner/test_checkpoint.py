@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from moex.bench import baselines
 from moex.models import checkpoint, experts_interface
 from moex.models.shards import Folder
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.store.packing import Packer
 from moex.store.slots import paged
 from moex.types import Expert
@@ -25,39 +25,39 @@ def copy(folder, tmp_path):
 def test_skeleton_and_experts_are_the_stock_model_s_weights(checkpoints):
     for folder in checkpoints.values():
         stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        parts = load_parts(str(folder))
-        mine = dict(parts.model.named_parameters())
+        loaded = load_model(str(folder))
+        mine = dict(loaded.model.named_parameters())
         for name, weight in stock.named_parameters():
             if not mine[name].is_meta:
                 assert torch.equal(mine[name], weight), name
         for number, layer in enumerate(experts_interface.moe_layers(stock)):
-            out = torch.empty(parts.layout.bytes, dtype=torch.uint8)
-            parts.store.read(Expert(number, 5), out)
-            for name, tensor in parts.layout.views(out).items():
+            out = torch.empty(loaded.layout.bytes, dtype=torch.uint8)
+            loaded.store.read(Expert(number, 5), out)
+            for name, tensor in loaded.layout.views(out).items():
                 assert torch.equal(tensor, getattr(layer.experts, name)[5])
 
 
 def test_experts_stay_on_meta(mixtral):
-    parts = load_parts(str(mixtral))
-    experts = [p for layer in parts.layers for p in layer.experts.parameters()]
+    loaded = load_model(str(mixtral))
+    experts = [p for layer in loaded.layers for p in layer.experts.parameters()]
     assert all(parameter.is_meta for parameter in experts)
-    assert parts.skeleton_bytes < 300_000
+    assert loaded.skeleton_bytes < 300_000
 
 
 def test_a_dtype_is_obeyed(mixtral):
-    parts = load_parts(str(mixtral), "bfloat16")
-    assert {p.dtype for p in parts.model.parameters()} == {torch.bfloat16}
-    assert parts.geometry.expert_bytes == 3 * 64 * 96 * 2
+    loaded = load_model(str(mixtral), "bfloat16")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+    assert loaded.geometry.expert_bytes == 3 * 64 * 96 * 2
 
 
 def test_an_unknown_dtype_is_refused(mixtral):
     with pytest.raises(ValueError, match=r"model.dtype=int3: expected one of auto"):
-        load_parts(str(mixtral), "int3")
+        load_model(str(mixtral), "int3")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
 def test_a_device_that_is_not_there(mixtral):
-    for start in (load_parts, baselines.stock, baselines.accelerate):
+    for start in (load_model, baselines.stock, baselines.accelerate):
         refused = pytest.raises(ValueError, match=r"model\.device=cuda: .*try model\.device=cpu")
         with refused, start(str(mixtral), device="cuda"):
             pass
@@ -79,14 +79,14 @@ def test_a_folder_without_weights(mixtral, tmp_path):
         path.unlink()
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no \*.safetensors file"):
-        load_parts(str(folder))
+        load_model(str(folder))
 
 
 def test_a_missing_shard(mixtral, tmp_path):
     folder = copy(mixtral, tmp_path)
     next(iter(sorted(folder.glob("*.safetensors")))).unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks model-00001.*which its index names"):
-        load_parts(str(folder))
+        load_model(str(folder))
 
 
 def test_a_shard_cut_short(mixtral, tmp_path):
@@ -94,7 +94,7 @@ def test_a_shard_cut_short(mixtral, tmp_path):
     path = next(iter(sorted(folder.glob("*.safetensors"))))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load_parts(str(folder))
+        load_model(str(folder))
 
 
 def test_weights_that_an_index_forgot(mixtral, tmp_path):
@@ -109,7 +109,7 @@ def test_weights_that_an_index_forgot(mixtral, tmp_path):
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights .* first model.norm.weight"):
-        load_parts(str(folder))
+        load_model(str(folder))
 
 
 def test_a_model_without_experts(tmp_path):
@@ -125,14 +125,14 @@ def test_a_model_without_experts(tmp_path):
     config.architectures = ["LlamaForCausalLM"]
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no MoE layer"):
-        load_parts(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def test_experts_are_packed_once_until_the_weights_change(mixtral, tmp_path):
     folder, cache = copy(mixtral, tmp_path), tmp_path / "cache"
-    ram = load_parts(str(folder))
+    ram = load_model(str(folder))
     for _ in range(2):
-        disk = load_parts(str(folder), store="disk", cache_dir=cache)
+        disk = load_model(str(folder), store="disk", cache_dir=cache)
         out = paged(disk.layout.bytes)
         disk.store.read(Expert(3, 5), out)
         disk.store.close()
@@ -144,13 +144,13 @@ def test_experts_are_packed_once_until_the_weights_change(mixtral, tmp_path):
     data[len(data) // 17] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(time, time))
-    load_parts(str(folder), store="disk", cache_dir=cache).store.close()
-    load_parts(str(folder), "bfloat16", store="disk", cache_dir=cache).store.close()
+    load_model(str(folder), store="disk", cache_dir=cache).store.close()
+    load_model(str(folder), "bfloat16", store="disk", cache_dir=cache).store.close()
     assert len(list(cache.iterdir())) == 3
 
 
-def weights(parts):
-    return [p for p in parts.model.parameters() if not p.is_meta]
+def weights(loaded):
+    return [p for p in loaded.model.parameters() if not p.is_meta]
 
 
 def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch):
@@ -164,14 +164,14 @@ def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkey
 
     monkeypatch.setattr(Packer, "put", stop_later)
     with pytest.raises(KeyboardInterrupt):
-        load_parts(str(mixtral), store="disk", cache_dir=tmp_path)
-    store = load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store
+        load_model(str(mixtral), store="disk", cache_dir=tmp_path)
+    store = load_model(str(mixtral), store="disk", cache_dir=tmp_path).store
     store.verify()
     store.close()
     assert given[20:] == [Expert(layer, index) for layer in (2, 3) for index in range(8)]
     out = paged(store.layout.bytes)
-    whole = load_parts(str(mixtral)).store
-    again = load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store
+    whole = load_model(str(mixtral)).store
+    again = load_model(str(mixtral), store="disk", cache_dir=tmp_path).store
     for expert in given:
         again.read(expert, out)
         assert torch.equal(out, whole.records[expert.layer][expert.index])
@@ -180,7 +180,7 @@ def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkey
 
 def test_an_unknown_store_is_refused(mixtral):
     with pytest.raises(ValueError, match=r"memory.store=tape: expected one of auto, ram, disk"):
-        load_parts(str(mixtral), store="tape")
+        load_model(str(mixtral), store="tape")
 
 
 def test_no_more_than_an_expert_is_in_memory_where_files_have_them_one_by_one(
@@ -199,7 +199,7 @@ def test_no_more_than_an_expert_is_in_memory_where_files_have_them_one_by_one(
 
     monkeypatch.setattr(Packer, "put", note_put)
     monkeypatch.setattr(Folder, "read", note_read)
-    load_parts(str(mixtral), store="disk", cache_dir=tmp_path).store.close()
+    load_model(str(mixtral), store="disk", cache_dir=tmp_path).store.close()
     assert len(seen) == 4 * 8 * (3 + 1)  # layers, experts, weights and a put
     for start in range(0, len(seen), 4):
         three, end = seen[start : start + 3], seen[start + 3]

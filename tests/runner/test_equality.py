@@ -12,7 +12,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 
 EQUAL = Equality("bit-equal", 0.0, 0.0, None, None)
 TEXTS = ["An iron bridge.", "The king sat down, and then", "It rained.", "Snow", "Why not?"]
@@ -30,42 +30,42 @@ def stock(mixtral):
 
 
 @pytest.fixture(scope="module")
-def parts(mixtral):
-    return load_parts(str(mixtral))
+def loaded(mixtral):
+    return load_model(str(mixtral))
 
 
-def graded(parts, stock, workload, mine=None, **settings):
-    batches = workload.batches(parts.tokenizer(), "cpu")
+def graded(loaded, stock, workload, mine=None, **settings):
+    batches = workload.batches(loaded.tokenizer(), "cpu")
     choose = workload.sampler(seed=2)
     expected = observe(stock, batches, workload.new_tokens, choose)
     if mine is not None:
         return compare(mine, batches, expected, choose)
-    with offload(parts, Setup(**settings)) as model:
+    with offload(loaded, Setup(**settings)) as model:
         return compare(model, batches, expected, choose)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=["batch 3", "own lengths", "batch 5"])
 @pytest.mark.parametrize(("policy", "slots"), [(LRU(), 2), (LFU(), 5), (Random(), 8)], ids=repr)
 def test_offloaded_experts_are_bit_equal_in_batches_and_alone(
-    parts, stock, workload, policy, slots
+    loaded, stock, workload, policy, slots
 ):
     settings = {"policy": policy, "memory": Memory(slots, pool="global"), "prefetcher": Gate()}
-    assert graded(parts, stock, workload, **settings) == EQUAL
+    assert graded(loaded, stock, workload, **settings) == EQUAL
 
 
 def test_batches_from_disk_are_bit_equal(mixtral, stock):
-    parts = load_parts(str(mixtral), store="disk")
+    loaded = load_model(str(mixtral), store="disk")
     memory = Memory(3, reader_threads=2)
     assert (
-        graded(parts, stock, WORKLOADS[0], policy=LRU(), memory=memory, prefetcher=Gate()) == EQUAL
+        graded(loaded, stock, WORKLOADS[0], policy=LRU(), memory=memory, prefetcher=Gate()) == EQUAL
     )
-    parts.store.close()
+    loaded.store.close()
 
 
-def test_a_wrong_weight_is_found_in_its_layer(mixtral, parts, stock):
+def test_a_wrong_weight_is_found_in_its_layer(mixtral, loaded, stock):
     with baselines.stock(str(mixtral)) as other:
         other.model.layers[2].self_attn.o_proj.weight.mul_(1.5)
-    found = graded(parts, stock, WORKLOADS[0], other)
+    found = graded(loaded, stock, WORKLOADS[0], other)
     assert found.equality == "approximate"
     assert found.first_diverging_layer == 2
     assert found.first_diverging_token is not None
@@ -74,17 +74,17 @@ def test_a_wrong_weight_is_found_in_its_layer(mixtral, parts, stock):
     assert found.kl > 0
 
 
-def test_a_hair_s_breadth_is_token_equal_but_not_bit_equal(mixtral, parts, stock):
+def test_a_hair_s_breadth_is_token_equal_but_not_bit_equal(mixtral, loaded, stock):
     with baselines.stock(str(mixtral)) as other:
         other.model.embed_tokens.weight.mul_(1 + 1e-6)
-    found = graded(parts, stock, WORKLOADS[0], other)
+    found = graded(loaded, stock, WORKLOADS[0], other)
     assert found.equality == "token-equal"
     assert found.first_diverging_layer == -1
     assert found.first_diverging_token is None
     assert 0 < found.max_logit_diff < 1e-3
 
 
-def test_the_divergence_is_stock_s_from_ours(parts, stock):
+def test_the_divergence_is_stock_s_from_ours(loaded, stock):
     class Louder(torch.nn.Module):
         """Doubles stock's logits."""
 
@@ -94,8 +94,8 @@ def test_the_divergence_is_stock_s_from_ours(parts, stock):
             return out
 
     workload = Prompts(prompts=TEXTS[:1], prompt_tokens=5, new_tokens=2)
-    found = graded(parts, stock, workload, Louder())
-    batch = workload.batches(parts.tokenizer(), "cpu")[0]
+    found = graded(loaded, stock, workload, Louder())
+    batch = workload.batches(loaded.tokenizer(), "cpu")[0]
     seen = observe(stock, [batch], 2, workload.sampler(0))[0]
     rows = torch.cat([done.logits for done in seen])
     expected = torch.nn.functional.kl_div(

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config,
 from moex.cache.lru import LRU
 from moex.models import checkpoint, experts_interface
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn
 
@@ -30,10 +30,10 @@ def stock(folder, dtype=torch.float32, **options):
 def test_a_family_is_bit_equal_and_its_router_is_understood(family, tmp_path):
     random_family(family).save_pretrained(tmp_path, max_shard_size="300KB")
     expected = run(stock(tmp_path), seed=3)
-    parts = load_parts(str(tmp_path), store="disk", cache_dir=tmp_path / "cache")
+    loaded = load_model(str(tmp_path), store="disk", cache_dir=tmp_path / "cache")
     kind = FAMILIES[family][1]
     prefetcher = Gate(depth=2) if kind != "silent" else None
-    offloaded = offload(parts, Setup(LRU(), Memory(parts.geometry.top_k), prefetcher))
+    offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.top_k), prefetcher))
     with offloaded as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
     assert offloaded.lookahead.kind == kind
@@ -42,15 +42,15 @@ def test_a_family_is_bit_equal_and_its_router_is_understood(family, tmp_path):
     if kind == "asked":  # the row holds what the router chose, and nothing else
         for access in trace.accesses():
             assert {i for i, score in enumerate(access.scores) if score} == set(access.experts)
-    parts.store.close()
+    loaded.store.close()
 
 
 def test_a_router_that_cannot_be_asked_refuses_the_gate_in_one_line(tmp_path):
     random_family("qwen2_moe").save_pretrained(tmp_path)
-    parts = load_parts(str(tmp_path))
-    parts.layers[1] = replace(parts.layers[1], router=None)
+    loaded = load_model(str(tmp_path))
+    loaded.layers[1] = replace(loaded.layers[1], router=None)
     with pytest.raises(ValueError, match="cannot be asked; try prefetch=markov"):
-        offload(parts, Setup(LRU(), prefetcher=Gate()))
+        offload(loaded, Setup(LRU(), prefetcher=Gate()))
 
 
 def test_a_model_of_images_and_text_is_refused_in_one_line():
@@ -63,8 +63,8 @@ def test_what_routers_have_in_float32_stays_so(family, tmp_path):
     """Biases; all of a router, which is given bfloat16."""
     random_family(family).save_pretrained(tmp_path)
     theirs = stock(tmp_path, torch.bfloat16)
-    parts = load_parts(str(tmp_path), "bfloat16")
-    with offload(parts, Setup(LRU())) as model:
+    loaded = load_model(str(tmp_path), "bfloat16")
+    with offload(loaded, Setup(LRU())) as model:
         assert all(map(torch.equal, run(model, seed=3), run(theirs, seed=3)))
 
 
@@ -110,7 +110,7 @@ def test_a_coded_checkpoint_is_decoded_as_transformers_does(family, store, setti
     random_family(family).save_pretrained(tmp_path)
     write_quantization(tmp_path, store(tmp_path))
     expected = run(stock(tmp_path, quantization_config=settings), seed=3)
-    with offload(load_parts(str(tmp_path)), Setup(LRU())) as model:
+    with offload(load_model(str(tmp_path)), Setup(LRU())) as model:
         assert all(map(torch.equal, run(model, seed=3), expected))
 
 
@@ -118,7 +118,7 @@ def test_another_coding_is_refused_in_one_line(tmp_path):
     random_family("qwen2_moe").save_pretrained(tmp_path)
     write_quantization(tmp_path, {"quant_method": "gptq", "bits": 4})
     with pytest.raises(ValueError, match="stored as gptq; expected plain numbers, or fp8 or mxfp4"):
-        load_parts(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def write_quantization(folder, settings):

@@ -21,7 +21,7 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.quant.linear import QuantLinear
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sparsity.random import Random
 
 SLOW = HardwareProfile("slow", link_bytes_per_s=3e8, link_latency_s=2e-5, chunk_bytes=8192)
@@ -208,9 +208,9 @@ def test_a_model_that_was_closed_or_not_entered_says_so(mixtral, stock, way):
 
 
 def test_parts_of_a_closed_model_are_offloaded_again(mixtral, stock):
-    parts = load_parts(str(mixtral))
+    loaded = load_model(str(mixtral))
     for slots in (2, 5):
-        with offload(parts, Setup(LRU(), Memory(slots))) as model:
+        with offload(loaded, Setup(LRU(), Memory(slots))) as model:
             assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
         with pytest.raises(RuntimeError, match="was left and so closed"):
             model(PROMPT)
@@ -218,10 +218,10 @@ def test_parts_of_a_closed_model_are_offloaded_again(mixtral, stock):
 
 def test_a_model_that_has_its_experts_is_stock_after_closing(mixtral, stock):
     whole = stock_of(mixtral)
-    parts = replace(
-        load_parts(str(mixtral)), model=whole, layers=experts_interface.moe_layers(whole)
+    loaded = replace(
+        load_model(str(mixtral)), model=whole, layers=experts_interface.moe_layers(whole)
     )
-    with offload(parts, Setup(LRU(), Memory(2))) as model:
+    with offload(loaded, Setup(LRU(), Memory(2))) as model:
         assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
     assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
     embedded = whole.get_input_embeddings()(PROMPT).requires_grad_()

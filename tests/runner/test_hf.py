@@ -9,7 +9,7 @@ from transformers import CompileConfig, DynamicCache, StaticCache
 
 from moex.bench import baselines
 from moex.cache.lru import LRU
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # reference kernels of rarer layers warn
 
@@ -24,8 +24,8 @@ def stock_of(folder):
 
 
 @pytest.fixture(scope="module")
-def parts(mixtral):
-    return load_parts(str(mixtral))
+def loaded(mixtral):
+    return load_model(str(mixtral))
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def stock(mixtral):
     return stock_of(mixtral)
 
 
-def offloaded(parts, **settings):
-    return offload(parts, Setup(LRU(), Memory(parts.geometry.top_k)), **settings)
+def offloaded(loaded, **settings):
+    return offload(loaded, Setup(LRU(), Memory(loaded.geometry.top_k)), **settings)
 
 
 def visits(model):
@@ -62,10 +62,10 @@ def continued(model, past):
 def test_a_static_cache_is_traced_as_a_dynamic_one(family, tmp_path):
     """Plain; sliding windows, which these 25 tokens leave, and whole ones; convolutions; states."""
     random_family(family).save_pretrained(tmp_path)
-    parts, traces = load_parts(str(tmp_path)), []
+    loaded, traces = load_model(str(tmp_path)), []
     theirs = stock_of(tmp_path)
     for kind in (DynamicCache, lambda config: StaticCache(config, max_cache_len=32)):
-        with (running := offloaded(parts)) as model:
+        with (running := offloaded(loaded)) as model:
             logits = continued(model, kind(config=model.config))
         assert all(map(torch.equal, logits, continued(theirs, kind(config=theirs.config))))
         assert positions(running) == [0, *range(11, 25)]
@@ -86,25 +86,25 @@ def generated(model, **settings):
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
-def test_generating_records_positions_whatever_the_cache(parts, stock, kind):
+def test_generating_records_positions_whatever_the_cache(loaded, stock, kind):
     settings = {"cache_implementation": kind, "disable_compile": True}
-    with (running := offloaded(parts)) as model:
+    with (running := offloaded(loaded)) as model:
         assert torch.equal(generated(model, **settings), generated(stock, **settings))
     assert positions(running) == [0, 6, 7, 8]
 
 
-def test_a_pass_follows_a_static_cache_under_inference_mode(parts, stock):
-    with offloaded(parts) as model:
+def test_a_pass_follows_a_static_cache_under_inference_mode(loaded, stock):
+    with offloaded(loaded) as model:
         with torch.inference_mode():
             generated(model, cache_implementation="static")
         assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)
 
 
-def test_a_cache_that_is_given_by_position_is_seen(parts):
-    with (running := offloaded(parts)) as model:
+def test_a_cache_that_is_given_by_position_is_seen(loaded):
+    with (running := offloaded(loaded)) as model:
         past = model(PROMPT, use_cache=True).past_key_values
         model(PROMPT[:, :1], None, None, past)
-    assert [(place, phase) for place, phase, layer, _ in visits(running) if layer == 0] == [
+    assert [(slot, phase) for slot, phase, layer, _ in visits(running) if layer == 0] == [
         (0, "prefill"),
         (6, "decode"),
     ]
@@ -121,19 +121,19 @@ def never(*_):
     raise AssertionError("compiled")
 
 
-def test_generating_with_a_static_cache_compiles_nothing(parts, stock, dynamo):
+def test_generating_with_a_static_cache_compiles_nothing(loaded, stock, dynamo):
     compiling = CompileConfig(backend=never)
     compiling._compile_all_devices = True  # as on a GPU, where transformers compiles unasked
-    with (running := offloaded(parts)) as model:
+    with (running := offloaded(loaded)) as model:
         logits = generated(model, cache_implementation="static", compile_config=compiling)
     expected = generated(stock, cache_implementation="static", disable_compile=True)
     assert torch.equal(logits, expected)
     assert positions(running) == [0, 6, 7, 8]
 
 
-def test_a_compiled_model_runs_as_it_is(parts, stock, dynamo):
+def test_a_compiled_model_runs_as_it_is(loaded, stock, dynamo):
     compiling = []
-    seen = offloaded(parts, on_plan=lambda _: compiling.append(torch.compiler.is_compiling()))
+    seen = offloaded(loaded, on_plan=lambda _: compiling.append(torch.compiler.is_compiling()))
     with torch.no_grad(), seen as model:
         expected = stock(PROMPT).logits
         assert torch.equal(torch.compile(model, backend=never)(PROMPT).logits, expected)
@@ -141,11 +141,11 @@ def test_a_compiled_model_runs_as_it_is(parts, stock, dynamo):
         assert torch.equal(model.lm_head(inner(PROMPT).last_hidden_state), expected)
     assert compiling
     assert not any(compiling)
-    assert "forward" not in vars(parts.model)
+    assert "forward" not in vars(loaded.model)
 
 
-def test_a_model_is_offloaded_once_at_a_time(parts, stock):
-    with offloaded(parts) as model:
+def test_a_model_is_offloaded_once_at_a_time(loaded, stock):
+    with offloaded(loaded) as model:
         with pytest.raises(RuntimeError, match="offloaded already; leave the `with` block"):
-            offloaded(parts).__enter__()
+            offloaded(loaded).__enter__()
         assert torch.equal(model(PROMPT).logits, stock(PROMPT).logits)

@@ -9,7 +9,7 @@ import torch
 from small_models import random_family
 
 from moex.models import hub
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 
 NAME = "somebody/small-model"
 
@@ -36,22 +36,22 @@ def repository(tmp_path, monkeypatch):
     return origin, downloads, fetch
 
 
-def weights(parts):
-    tensors = [p for p in parts.model.parameters() if not p.is_meta]
-    for layer in range(parts.geometry.layers):
-        for index in range(parts.geometry.experts):
+def weights(loaded):
+    tensors = [p for p in loaded.model.parameters() if not p.is_meta]
+    for layer in range(loaded.geometry.layers):
+        for index in range(loaded.geometry.experts):
             from moex.store.slots import paged
             from moex.types import Expert
 
-            record = paged(parts.layout.bytes)
-            parts.store.read(Expert(layer, index), record)
+            record = paged(loaded.layout.bytes)
+            loaded.store.read(Expert(layer, index), record)
             tensors.append(record)
-    parts.store.close()
+    loaded.store.close()
     return tensors
 
 
 def load(cache):
-    return load_parts(NAME, store="disk", cache_dir=cache, keep_shards=False)
+    return load_model(NAME, store="disk", cache_dir=cache, keep_shards=False)
 
 
 def same(ours, theirs):
@@ -60,7 +60,7 @@ def same(ours, theirs):
 
 def test_shards_come_one_by_one_and_go_and_are_never_fetched_again(repository, tmp_path):
     origin, downloads, _ = repository
-    whole = load_parts(str(origin), store="disk", cache_dir=tmp_path / "whole")
+    whole = load_model(str(origin), store="disk", cache_dir=tmp_path / "whole")
     cache = tmp_path / "cache"
     assert same(load(cache), whole)
     shards = sorted(path.name for path in origin.glob("*.safetensors"))
@@ -69,14 +69,14 @@ def test_shards_come_one_by_one_and_go_and_are_never_fetched_again(repository, t
     left = [path for path in (cache / "hub").rglob("*.safetensors")]
     assert {path.parent.name for path in left} == {"skeleton"}
     downloads.clear()
-    whole = load_parts(str(origin), store="disk", cache_dir=tmp_path / "whole")
+    whole = load_model(str(origin), store="disk", cache_dir=tmp_path / "whole")
     assert same(load(cache), whole)
     assert not downloads
 
 
 def test_a_killed_download_goes_on(repository, tmp_path, monkeypatch):
     origin, downloads, fetch = repository
-    whole = load_parts(str(origin), store="disk", cache_dir=tmp_path / "whole")
+    whole = load_model(str(origin), store="disk", cache_dir=tmp_path / "whole")
     count = len(list(origin.glob("*.safetensors")))
 
     def dies(name, file, folder):
@@ -95,7 +95,7 @@ def test_a_killed_download_goes_on(repository, tmp_path, monkeypatch):
 
 def test_shards_that_are_not_kept_need_a_packed_store(tmp_path):
     with pytest.raises(ValueError, match=r"model.keep_shards=false: .* try memory.store=disk"):
-        load_parts(NAME, store="ram", cache_dir=tmp_path, keep_shards=False)
+        load_model(NAME, store="ram", cache_dir=tmp_path, keep_shards=False)
 
 
 def test_a_hub_that_cannot_be_had_is_explained_in_one_line():

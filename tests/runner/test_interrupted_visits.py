@@ -27,7 +27,7 @@ from moex.decisions.rows import row_cache
 from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -65,7 +65,7 @@ class Case:
 
     def __init__(self, folder, store, hardware=None, by_threads=False, **setup):
         selector = setup.get("selector")
-        self.parts = load_parts(str(folder), store=store, bundles=selector is not None)
+        self.parts = load_model(str(folder), store=store, bundles=selector is not None)
         reads = ("read", "read_part", "rows") if store == "disk" else ("read", "rows")
         self.broken = Broken(self.parts.store, reads)
         self.hardware = hardware
@@ -114,7 +114,7 @@ class Case:
         assert perf_counter() - started < 5  # a busy machine; alone it takes milliseconds
         run, cache = self.offloaded, self.offloaded.cache
         layers = range(cache.geometry.layers) if cache.pool == "layer" else [0]
-        slots = [cache.place(expert) for layer in layers for expert in cache.residents(layer)]
+        slots = [cache.slot_of(expert) for layer in layers for expert in cache.residents(layer)]
         residents, _ = cache.occupancy()
         assert len(set(slots)) == len(slots) == residents
         run.finish()
@@ -130,7 +130,7 @@ class Case:
         )
         rows = row_cache(twin, memory, None, run.link.name) if selector else None
         report, live = simulate(trace, twin, Gate(), neurons=rows), Report()
-        live.book(run.ledgers, None)
+        live.fill(run.layer_stats, None)
         assert {n: getattr(live, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         run.restart()
         self.plans.clear()
@@ -163,7 +163,7 @@ def case(request, mixtral):
     way = WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         if way.get("by_threads"):
-            patch.setattr("moex.runner.assemble.reads_alone", lambda *_: False)
+            patch.setattr("moex.runner.assemble.suits_aio", lambda *_: False)
         case = Case(mixtral, **way)
     yield case
     case.close()

@@ -15,7 +15,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runner.meter import Meter
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
@@ -31,23 +31,23 @@ BATCHED = Prompts(
 
 
 @pytest.fixture(scope="module")
-def parts(mixtral):
-    return load_parts(str(mixtral))
+def loaded(mixtral):
+    return load_model(str(mixtral))
 
 
-def run(parts, workload, policy=None, **settings):
-    batches = workload.batches(parts.tokenizer(), "cpu")
+def run(loaded, workload, policy=None, **settings):
+    batches = workload.batches(loaded.tokenizer(), "cpu")
     setup = Setup(policy or LRU(), Memory(3), **settings)
-    return run_offloaded(parts, batches, workload, setup)
+    return run_offloaded(loaded, batches, workload, setup)
 
 
-def test_tokens_of_batches_are_counted_apart_live_and_simulated(parts, tmp_path):
-    result = run(parts, BATCHED, prefetcher=Gate())
+def test_tokens_of_batches_are_counted_apart_live_and_simulated(loaded, tmp_path):
+    result = run(loaded, BATCHED, prefetcher=Gate())
     assert (result.report.tokens_prefill, result.report.tokens_decode) == (5 * 7, 5 * 4)
     assert [line["tokens"] for line in result.round.series] == [14, *[2] * 4] * 2 + [7, *[1] * 4]
     path = write_trace(result.round.trace, tmp_path / "trace.parquet")
     for hardware in (None, LINK):
-        cache = ExpertCache(LRU(), parts.geometry, 3)
+        cache = ExpertCache(LRU(), loaded.geometry, 3)
         row = simulate(read_trace(path), cache, Gate(), hardware)
         assert (row.tokens_prefill, row.tokens_decode) == (5 * 7, 5 * 4)
         assert row.requests == result.report.requests
@@ -57,50 +57,50 @@ def test_tokens_of_batches_are_counted_apart_live_and_simulated(parts, tmp_path)
 
 @pytest.mark.parametrize("batch_size", [2, 5])
 @pytest.mark.parametrize("cold", [False, True])
-def test_a_batched_run_is_replayed_plan_for_plan(parts, batch_size, cold):
+def test_a_batched_run_is_replayed_plan_for_plan(loaded, batch_size, cold):
     live, replayed = [], []
     workload = Prompts(
         prompts=BATCHED.prompts, prompt_tokens=7, new_tokens=5, batch_size=batch_size
     )
-    batches = workload.batches(parts.tokenizer(), "cpu")
-    offloaded = offload(parts, Setup(LRU(), Memory(3), Gate()), on_plan=live.append)
+    batches = workload.batches(loaded.tokenizer(), "cpu")
+    offloaded = offload(loaded, Setup(LRU(), Memory(3), Gate()), on_plan=live.append)
     with offloaded as model:
         before = offloaded.empty if cold else None
         generate(model, batches, workload.new_tokens, offloaded.meter, before)
     offloaded.finish()
     trace = offloaded.recorder.trace({})
-    cache = ExpertCache(LRU(), parts.geometry, 3)
+    cache = ExpertCache(LRU(), loaded.geometry, 3)
     simulate(trace, cache, Gate(), cold=cold, on_plan=replayed.append)
     assert replayed == live
 
 
-def test_sampled_texts_are_the_same_in_every_round_batch_and_runner(mixtral, parts):
+def test_sampled_texts_are_the_same_in_every_round_batch_and_runner(mixtral, loaded):
     with baselines.stock(str(mixtral)) as model:
         stock = model
     texts = []
     for batch_size in (1, 5):
         workload = replace(BATCHED, batch_size=batch_size, sampling="sample")
-        result = run(parts, workload, seed=3)
+        result = run(loaded, workload, seed=3)
         texts += [done.texts for done in result.rounds]
-        batches = workload.batches(parts.tokenizer(), "cpu")
+        batches = workload.batches(loaded.tokenizer(), "cpu")
         texts.append(run_baseline(stock, "stock", batches, workload, seed=3).round.texts)
     assert all(found == texts[0] for found in texts)
-    assert run(parts, workload, seed=4).round.texts != texts[0]
+    assert run(loaded, workload, seed=4).round.texts != texts[0]
 
 
-def test_an_oracle_foresees_a_sampled_batched_run(parts):
+def test_an_oracle_foresees_a_sampled_batched_run(loaded):
     workload = replace(BATCHED, sampling="sample")
-    oracle = run(parts, workload, Belady(bypass=True), seed=3).report
-    lru = run(parts, workload, seed=3).report
+    oracle = run(loaded, workload, Belady(bypass=True), seed=3).report
+    lru = run(loaded, workload, seed=3).report
     assert oracle.oracle
     loads = [row.demand_misses + row.prefill_demand_misses for row in (oracle, lru)]
     assert loads[0] < loads[1]
 
 
-def test_generating_measures_prompt_and_new_tokens_apart(mixtral, parts):
+def test_generating_measures_prompt_and_new_tokens_apart(mixtral, loaded):
     meter = Meter()
     with baselines.stock(str(mixtral)) as stock:
-        generate(stock, BATCHED.batches(parts.tokenizer(), "cpu"), 5, meter)
+        generate(stock, BATCHED.batches(loaded.tokenizer(), "cpu"), 5, meter)
     prefill, decode = meter.phases["prefill"], meter.phases["decode"]
     assert (prefill.passes, prefill.tokens) == (3, 35)
     assert (decode.passes, decode.tokens) == (12, 20)

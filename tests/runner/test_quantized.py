@@ -22,7 +22,7 @@ from moex.quant.hqq import HQQ
 from moex.quant.linear import QuantLinear
 from moex.quant.mixed import Mixed
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Setup, load_parts, offload
+from moex.runner.assemble import Setup, load_model, offload
 from moex.runs import atomic
 from moex.runs.report import Report
 
@@ -73,24 +73,24 @@ def test_cache_and_store_never_change_a_logit(mixtral):
 
 def test_files_hold_exactly_what_nbytes_says(mixtral, tmp_path):
     quantizer = RTN(3, 32)
-    parts = load_parts(str(mixtral), store="disk", cache_dir=tmp_path, quant=quantizer)
-    with closing(parts.store):
+    loaded = load_model(str(mixtral), store="disk", cache_dir=tmp_path, quant=quantizer)
+    with closing(loaded.store):
         folder = next(path.parent for path in tmp_path.glob("*/manifest.json"))
         manifest = json.loads((folder / "manifest.json").read_text())
         nbytes = quantizer.nbytes((192, 64)) + quantizer.nbytes((64, 96))
         assert sum(part[-1] for part in manifest["parts"]) == nbytes
-        assert parts.geometry.expert_bytes == parts.layout.bytes == manifest["record_bytes"]
-        assert parts.layout.bytes - nbytes < 4096 + 64 * len(manifest["parts"])
+        assert loaded.geometry.expert_bytes == loaded.layout.bytes == manifest["record_bytes"]
+        assert loaded.layout.bytes - nbytes < 4096 + 64 * len(manifest["parts"])
         sizes = {path.stat().st_size for path in folder.glob("*.records")}
-        assert sizes == {parts.geometry.experts * parts.layout.bytes}
-        assert parts.bits_per_weight == 8 * parts.layout.bytes / (192 * 64 + 64 * 96)
+        assert sizes == {loaded.geometry.experts * loaded.layout.bytes}
+        assert loaded.bits_per_weight == 8 * loaded.layout.bytes / (192 * 64 + 64 * 96)
         assert manifest["source"]["quant"]["down_proj"]["bits"] == 3
 
 
 def test_other_settings_are_packed_elsewhere(mixtral, tmp_path):
     for quantizer in (RTN(4, 32), RTN(4, 16), HQQ(4, 32), RTN(4, 32, kernel="reference"), None):
         options = {"store": "disk", "cache_dir": tmp_path, "quant": quantizer}
-        load_parts(str(mixtral), "bfloat16", **options).store.close()
+        load_model(str(mixtral), "bfloat16", **options).store.close()
     assert len(list(tmp_path.glob("*/manifest.json"))) == 5 - (
         RTN(4, 32).kernel_name((192, 64)) != "int4"
     )
@@ -98,16 +98,16 @@ def test_other_settings_are_packed_elsewhere(mixtral, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_row_names_the_kernel_that_suits_the_model_s_dtype(mixtral, tmp_path, dtype):
-    parts = load_parts(str(mixtral), dtype, cache_dir=tmp_path, quant=RTN(4, 32))
+    loaded = load_model(str(mixtral), dtype, cache_dir=tmp_path, quant=RTN(4, 32))
     report = Report()
-    parts.describe(report)
+    loaded.describe(report)
     fast = RTN(4, 32).kernel_name((192, 64))
     assert report.kernel == ("reference" if dtype == "float32" else fast)
 
 
 def test_attention_shrinks_and_the_row_says_so(mixtral):
-    plain = load_parts(str(mixtral))
-    packed = load_parts(str(mixtral), quant=Mixed(attention=RTN(4, 32)))
+    plain = load_model(str(mixtral))
+    packed = load_model(str(mixtral), quant=Mixed(attention=RTN(4, 32)))
     linears = [m for m in packed.model.modules() if isinstance(m, QuantLinear)]
     assert len(linears) == 4 * 4
     saved = sum(m.weight.nbytes - m.nbytes for m in linears)
@@ -125,7 +125,7 @@ def test_attention_shrinks_and_the_row_says_so(mixtral):
 
 def test_a_scheme_that_quantizes_nothing_is_not_lossy(mixtral):
     report = Report()
-    load_parts(str(mixtral), quant=Mixed()).describe(report)
+    load_model(str(mixtral), quant=Mixed()).describe(report)
     assert report.lossy == []
     assert not quantizes(Mixed())
     for kind in ("gate_up", "down", "attention", "head"):
@@ -143,7 +143,7 @@ def test_packing_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch, caplog
             return super().pack(weight)
 
     with pytest.raises(KeyboardInterrupt):
-        load_parts(str(mixtral), cache_dir=tmp_path, quant=Stops(4, 32))
+        load_model(str(mixtral), cache_dir=tmp_path, quant=Stops(4, 32))
     assert not list(tmp_path.glob("*/manifest.json"))
     assert not list(tmp_path.glob("*/*.part"))
     before = len(list(tmp_path.glob("*/*.records")))
@@ -172,28 +172,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(mixtral, tmp_pa
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(RuntimeError, match=r"store: cannot pack .*No space left.*cache_dir="):
-        load_parts(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 32)))
+        load_model(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 32)))
     assert not list((tmp_path / "linears").iterdir())
 
 
 def test_groups_that_do_not_divide_are_named_before_anything_is_packed(mixtral, tmp_path):
     with pytest.raises(ValueError, match=r"group_size=64: does not divide the 96 inputs"):
-        load_parts(str(mixtral), cache_dir=tmp_path, quant=RTN(4, 64))
+        load_model(str(mixtral), cache_dir=tmp_path, quant=RTN(4, 64))
     with pytest.raises(ValueError, match=r"group_size=128: does not divide the 64 inputs"):
-        load_parts(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 128)))
+        load_model(str(mixtral), cache_dir=tmp_path, quant=Mixed(attention=RTN(4, 128)))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_tied_head_keeps_its_bits():
     with pytest.raises(ValueError, match=r"quant.head: .*quant.head=null"):
-        load_parts("tiny", quant=Mixed(head=RTN(4, 64)))
+        load_model("tiny", quant=Mixed(head=RTN(4, 64)))
 
 
 @pytest.mark.parametrize("quant", [RTN(8, 64, 16), RTN(4, 64), RTN(2, 16)])
 def test_the_bundled_model_runs_in_few_bits(quant, tmp_path):
-    parts = load_parts("tiny", quant=quant, cache_dir=tmp_path)
-    offloaded = offload(parts, Setup(LRU(), Memory(4)))
-    ids = parts.tokenizer()("The cat sat on the", return_tensors="pt")["input_ids"]
+    loaded = load_model("tiny", quant=quant, cache_dir=tmp_path)
+    offloaded = offload(loaded, Setup(LRU(), Memory(4)))
+    ids = loaded.tokenizer()("The cat sat on the", return_tensors="pt")["input_ids"]
     with offloaded as model, torch.no_grad():
         found = model(ids).logits
     exact = AutoModelForCausalLM.from_pretrained(find("tiny"), dtype="auto").eval()

@@ -14,7 +14,7 @@ from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
-from moex.runner.assemble import Setup, load_parts
+from moex.runner.assemble import Setup, load_model
 
 EXACT = 1e-5  # microseconds a written time may be off, as a share of a second
 WORKLOAD = Prompts(prompts=["one two three", "four five six"], new_tokens=6, warmup=0, repeats=1)
@@ -22,14 +22,14 @@ SLOW = HardwareProfile("slow", link_bytes_per_s=30e6, link_latency_s=1e-4, chunk
 
 
 def run(mixtral, tmp_path, store, hardware=None, **more):
-    parts = load_parts(str(mixtral), "auto", "cpu", store, tmp_path / "cache")
+    loaded = load_model(str(mixtral), "auto", "cpu", store, tmp_path / "cache")
     memory = Memory(slots=3, store=store)
-    batches = WORKLOAD.batches(parts.tokenizer(), "cpu")
-    given = (parts, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
+    batches = WORKLOAD.batches(loaded.tokenizer(), "cpu")
+    given = (loaded, batches, WORKLOAD, Setup(LRU(), memory, Gate(), hardware))
     try:
         return run_offloaded(*given, **more)
     finally:
-        parts.store.close()
+        loaded.store.close()
 
 
 @pytest.fixture(scope="module", params=["copy", "disk", "emulated"])
@@ -106,10 +106,10 @@ def test_moved_bytes_and_loads_add_up_to_the_books(timed):
     moved = sum(e["args"]["bytes"] for e in events if e["ph"] == "X" and e["pid"] == LINK)
     booked = sum(clocked.bytes_moved for clocked in done.phases.values())
     assert abs(moved - booked) <= 3 * record  # what was under way when the last pass ended
-    counts = [phase for ledger in done.ledgers for phase in ledger.phases.values()]
+    counts = [phase for cache_stats in done.layer_stats for phase in cache_stats.phases.values()]
     begun = [e["name"] for e in events if e["ph"] == "b"]
     assert begun.count("demand") == sum(phase.demand_misses for phase in counts)
-    used = sum(phase.guessed_hits for phase in counts)
+    used = sum(phase.prefetched_hits for phase in counts)
     assert used <= begun.count("prefetch") <= sum(phase.prefetch_issued for phase in counts)
     assert sorted(e["id"] for e in events if e["ph"] == "b") == list(range(len(begun)))
 

@@ -16,8 +16,8 @@ from moex.models.random_weights import DEVIATION
 from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Memory, Setup, load_parts, offload
-from moex.runner.routing_replay import Routing, read_routing
+from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runner.routing_replay import RoutingReplay, read_routing
 from moex.store.packing import MANIFEST, PROGRESS, layer_file
 from moex.store.slots import paged
 from moex.types import Expert
@@ -37,29 +37,29 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def loaded(tmp_path_factory):
     cache = tmp_path_factory.mktemp("packed")
-    made = load_parts("made-up", store="disk", cache_dir=cache, architecture=SHAPES)
+    made = load_model("made-up", store="disk", cache_dir=cache, architecture=SHAPES)
     yield made
     made.store.close()
 
 
-def test_every_expert_has_bytes_of_its_own(parts):
+def test_every_expert_has_bytes_of_its_own(loaded):
     records = set()
     for layer in range(8):
         for index in range(8):
-            out = paged(parts.layout.bytes)
-            parts.store.read(Expert(layer, index), out)
+            out = paged(loaded.layout.bytes)
+            loaded.store.read(Expert(layer, index), out)
             records.add(out.numpy().tobytes())
     assert len(records) == 64
 
 
-def test_a_replayed_routing_is_the_traces_own(parts):
+def test_a_replayed_routing_is_the_traces_own(loaded):
     trace = read_trace(trace_path("tiny"))
     workload = Prompts(prompts=["hello world"], prompt_tokens=4, new_tokens=5, warmup=0, repeats=2)
     workload.routing = "tiny"
-    batches = workload.batches(parts.tokenizer(), "cpu")
-    result = run_offloaded(parts, batches, workload, Setup(LRU(), Memory(3), Gate()))
+    batches = workload.batches(loaded.tokenizer(), "cpu")
+    result = run_offloaded(loaded, batches, workload, Setup(LRU(), Memory(3), Gate()))
     row = result.report
     assert row.random_weights
     assert row.replayed_routing
@@ -72,8 +72,8 @@ def test_a_replayed_routing_is_the_traces_own(parts):
     assert all(access.scores for access in lived)
 
 
-def test_every_round_begins_at_the_traces_beginning(parts):
-    routing = read_routing("tiny", parts.geometry)
+def test_every_round_begins_at_the_traces_beginning(loaded):
+    routing = read_routing("tiny", loaded.geometry)
     index, weights = torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2)
     first = routing.route(0, index, weights)[0]
     assert not torch.equal(routing.route(0, index, weights)[0], first)
@@ -83,25 +83,25 @@ def test_every_round_begins_at_the_traces_beginning(parts):
     assert sum(routing.rows(0, index)[0]) == pytest.approx(3, abs=1e-3)
 
 
-def test_a_routing_of_other_experts_or_of_nothing_is_refused(parts):
+def test_a_routing_of_other_experts_or_of_nothing_is_refused(loaded):
     trace = read_trace(trace_path("tiny"))
     with pytest.raises(ValueError, match="recorded on 8 experts, top-2, but the model has 16"):
-        Routing(trace, parts.geometry._replace(experts=16))
+        RoutingReplay(trace, loaded.geometry._replace(experts=16))
     with pytest.raises(FileNotFoundError, match=r"^workload\.routing=nope: no such file; expected"):
-        read_routing("nope", parts.geometry)
+        read_routing("nope", loaded.geometry)
 
 
 def test_quantized_experts_are_drawn_as_codes_and_resumed_byte_for_byte(tmp_path):
     shapes = {**SHAPES, "num_hidden_layers": 3, "intermediate_size": 128}
     given = {"store": "disk", "architecture": shapes, "quant": RTN(group_size=32)}
-    whole = load_parts("made-up", cache_dir=tmp_path / "whole", **given)
+    whole = load_model("made-up", cache_dir=tmp_path / "whole", **given)
     packed = whole.store.folder
     assert len({crc for layer in _checksums(packed) for crc in layer}) == 24
     again = tmp_path / "cut" / packed.name  # as a killed packer leaves it: one layer is through
     again.mkdir(parents=True)
     copy(layer_file(packed, 1), layer_file(again, 1))
     (again / PROGRESS).write_text(json.dumps({1: _checksums(packed)[1]}))
-    resumed = load_parts("made-up", cache_dir=tmp_path / "cut", **given)
+    resumed = load_model("made-up", cache_dir=tmp_path / "cut", **given)
     assert resumed.store.folder == again
     assert _checksums(again) == _checksums(packed)
     resumed.store.verify()
@@ -116,7 +116,7 @@ def test_quantized_experts_are_drawn_as_codes_and_resumed_byte_for_byte(tmp_path
 def test_drawn_weights_are_as_large_as_quantized_ones(tmp_path):
     shapes = {**SHAPES, "num_hidden_layers": 1, "intermediate_size": 128}
     quant = RTN(group_size=32)
-    made = load_parts("x", store="disk", cache_dir=tmp_path, architecture=shapes, quant=quant)
+    made = load_model("x", store="disk", cache_dir=tmp_path, architecture=shapes, quant=quant)
     record = paged(made.layout.bytes)
     made.store.read(Expert(0, 5), record)
     for name, packed in made.layout.weights(record).items():

@@ -21,10 +21,10 @@ def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
 
 def test_demand_overtakes_speculation_at_a_chunk_boundary():
     link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
-    guess = link.submit(0.0, 300, speculative=True)
+    prefetch = link.submit(0.0, 300, speculative=True)
     demand = link.submit(0.5, 100)  # the guess's first chunk ends at 1.0
     assert link.arrival(0.5, demand) == pytest.approx(2.0)
-    assert link.arrival(0.5, guess) == pytest.approx(4.0)
+    assert link.arrival(0.5, prefetch) == pytest.approx(4.0)
 
 
 def test_a_guess_that_has_not_begun_is_taken_back_and_one_under_way_is_not():
@@ -74,9 +74,9 @@ def test_a_guess_that_is_waited_for_overtakes_other_guesses():
 
 def test_a_guess_that_is_waited_for_stands_behind_demand():
     link = LinkTimeline(100.0, chunk_bytes=50)
-    guess = link.submit(0.0, 100, speculative=True)
+    prefetch = link.submit(0.0, 100, speculative=True)
     demand = link.submit(0.2, 100)
-    assert link.arrival(0.2, guess) == pytest.approx(2.0)
+    assert link.arrival(0.2, prefetch) == pytest.approx(2.0)
     assert link.arrival(0.2, demand) == pytest.approx(1.5)
 
 

@@ -11,7 +11,7 @@ from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.mlp import MLP
 from moex.prefetch.oracle import Oracle
-from moex.sim.bottleneck import judge, judge_live, live_line
+from moex.sim.bottleneck import analyze, analyze_live, live_line
 from moex.sim.replay import replay
 
 
@@ -19,14 +19,14 @@ def machine(load_s, visit_s):
     return HardwareProfile("test", link_bytes_per_s=100 / load_s, visit_s=visit_s)
 
 
-def verdict(visits, slots, hardware, prefetcher=None):
+def bottleneck(visits, slots, hardware, prefetcher=None):
     trace = literal(visits, experts=6)
-    return judge(trace, Decisions(LRU(), Memory(slots), prefetcher), hardware)
+    return analyze(trace, Decisions(LRU(), Memory(slots), prefetcher), hardware)
 
 
 def live(trace, decisions, hardware, report):
     """The line on a live run."""
-    return live_line(judge_live(trace, decisions, hardware, report), report)
+    return live_line(analyze_live(trace, decisions, hardware, report), report)
 
 
 CYCLE = [(0, pair) for pair in [(0, 1), (2, 3), (4, 5)] * 30]
@@ -34,32 +34,32 @@ CYCLE = [(0, pair) for pair in [(0, 1), (2, 3), (4, 5)] * 30]
 
 def test_a_cycle_one_slot_too_large_for_lru_asks_for_a_policy_or_a_slot():
     visits = [(0, pair) for pair in [(0, 1), (2, 3), (0, 4)] * 30]
-    assert verdict(visits, 4, machine(1, 0.01)).limit == "capacity"
-    assert verdict(CYCLE, 3, machine(1, 1e-6)).limit == "bandwidth"
+    assert bottleneck(visits, 4, machine(1, 0.01)).limit == "capacity"
+    assert bottleneck(CYCLE, 3, machine(1, 1e-6)).limit == "bandwidth"
 
 
 def test_counts_alone_judge_policy_against_capacity():
-    judged = verdict(CYCLE, 4, None)
+    judged = bottleneck(CYCLE, 4, None)
     assert judged.limit == "policy"
     assert set(judged.gains) == {"policy", "capacity"}
     assert str(judged).startswith("policy-limited at hit rate 0.000: perfect policy -")
 
 
 def test_a_fast_link_leaves_computing():
-    judged = verdict(CYCLE, 3, machine(1e-6, 1.0))
+    judged = bottleneck(CYCLE, 3, machine(1e-6, 1.0))
     assert judged.limit == "compute"
     assert "stall): 2x computing speed +100.0%" in str(judged)
 
 
 def test_a_run_without_waiting_gains_from_computing_only():
-    judged = verdict([(0, (0, 1))] * 40, 2, machine(1, 1.0))
+    judged = bottleneck([(0, (0, 1))] * 40, 2, machine(1, 1.0))
     assert judged.limit == "compute"
     assert judged.gains["capacity"] == 0
 
 
 def test_perfect_prefetch_hides_what_computing_covers():
     trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
-    hidden = judge(trace, Decisions(LRU(), Memory(3), Oracle()), machine(0.1, 1.0))
+    hidden = analyze(trace, Decisions(LRU(), Memory(3), Oracle()), machine(0.1, 1.0))
     assert hidden.limit == "compute"
     assert hidden.report.stall_share < 0.01
 

@@ -179,9 +179,9 @@ def test_late_and_predicted_look_at_different_states(model):
     late, predicted = bound(model), bound(model, mode="predicted")
     assert [predicted.ahead(layer) for layer in range(3)] == [0, 1, 1]
     assert torch.equal(late.select(states(6), 0, [0]), predicted.select(states(6), 0, [0]))
-    guess = late.expect(states(6), 2, [0])
-    assert torch.equal(guess, predicted.select(states(6), 2, [0]))
-    assert not torch.equal(guess, late.select(states(6), 2, [0]))
+    prefetch = late.expect(states(6), 2, [0])
+    assert torch.equal(prefetch, predicted.select(states(6), 2, [0]))
+    assert not torch.equal(prefetch, late.select(states(6), 2, [0]))
 
 
 def test_it_says_what_it_holds_and_what_it_is(model):

@@ -17,7 +17,7 @@ from moex.quant.base import Quantizer
 from moex.quant.mixed import Mixed
 from moex.quant.rows import Neurons, pack_rows, unpack_rows
 from moex.quant.rtn import RTN
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -28,8 +28,8 @@ SCHEME = Mixed(gate_up=RTN(3, 16), down=RTN(4, 32))
 
 
 @pytest.fixture(scope="module")
-def parts(exact, tmp_path_factory):
-    loaded = load_parts(
+def loaded(exact, tmp_path_factory):
+    loaded = load_model(
         str(exact), bundles=True, quant=SCHEME, cache_dir=tmp_path_factory.mktemp("packed")
     )
     yield loaded
@@ -54,16 +54,16 @@ def dequantized(exact):
     return torch.inference_mode()(lambda tokens: stock(tokens).logits)
 
 
-def test_all_rows_are_the_dequantized_model(parts, dequantized):
+def test_all_rows_are_the_dequantized_model(loaded, dequantized):
     selector = Oracle(fraction=1.0, prefill="masked")
-    with offload(parts, Setup(LRU(), Memory(3), selector=selector)) as model:
+    with offload(loaded, Setup(LRU(), Memory(3), selector=selector)) as model:
         assert (decode(model, text(1, 9)) - dequantized(text(1, 9))).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("mode", ["late", "predicted"])
-def test_masked_prefill_is_decoding(parts, dequantized, mode):
+def test_masked_prefill_is_decoding(loaded, dequantized, mode):
     chosen, tokens = Watched(Oracle(mode=mode, prefill="masked")), text(2, 12)
-    with offload(parts, Setup(LRU(), Memory(3), selector=chosen)) as model:
+    with offload(loaded, Setup(LRU(), Memory(3), selector=chosen)) as model:
         whole = model(tokens).logits
         prefill = chosen.taken()
         one_by_one = decode(model, tokens)
@@ -73,47 +73,47 @@ def test_masked_prefill_is_decoding(parts, dequantized, mode):
     assert (whole - dequantized(tokens)).abs().max() > 1e-3
 
 
-def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(exact, parts):
+def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(exact, loaded):
     tokens = text(1, 9)
-    offloaded = offload(parts, Setup(LRU(), Memory(8), selector=Oracle(mode="predicted")))
+    offloaded = offload(loaded, Setup(LRU(), Memory(8), selector=Oracle(mode="predicted")))
     with offloaded as model:
         expected = decode(model, tokens)
     future = offloaded.recorder.trace({}).future()
-    on_disk = load_parts(str(exact), bundles=True, quant=SCHEME, store="disk")
-    for loaded, policy, memory, link, prefetcher in [
-        (parts, LRU(), Memory(3), LINK, Told()),
-        (parts, Belady(bypass=True), Memory(2, rows=0.4), None, NoPrefetch()),
+    on_disk = load_model(str(exact), bundles=True, quant=SCHEME, store="disk")
+    for each, policy, memory, link, prefetcher in [
+        (loaded, LRU(), Memory(3), LINK, Told()),
+        (loaded, Belady(bypass=True), Memory(2, rows=0.4), None, NoPrefetch()),
         (on_disk, LRU(), Memory(3, rows=0.21, break_even=0.5), None, Told()),
     ]:
         chosen = Setup(policy, memory, prefetcher, link, selector=Oracle(mode="predicted"))
-        offloaded = offload(loaded, chosen, future=future)
+        offloaded = offload(each, chosen, future=future)
         with offloaded as model:
             assert (decode(model, tokens) - expected).abs().max() < 1e-9
         offloaded.finish()
         if isinstance(prefetcher, NoPrefetch):
-            row, cache = Report(), ExpertCache(policy, parts.geometry, 2, future=future)
-            row.book(offloaded.ledgers, None)
-            books = RowCache(cache, 0.4)
-            replayed = simulate(offloaded.recorder.trace({}), cache, neurons=books)
+            row, cache = Report(), ExpertCache(policy, loaded.geometry, 2, future=future)
+            row.fill(offloaded.layer_stats, None)
+            residency = RowCache(cache, 0.4)
+            replayed = simulate(offloaded.recorder.trace({}), cache, neurons=residency)
             assert replayed.bytes_demand == row.bytes_demand > 0
             assert replayed.capacity_bytes <= offloaded.slots.bytes
-        counts = offloaded.ledger.phases[DECODE]
+        counts = offloaded.cache_stats.phases[DECODE]
         assert counts.demand_misses + counts.partial_hits > 0
     on_disk.store.close()
 
 
-def test_bytes_are_those_of_the_packed_rows(exact, parts):
-    plain, form = load_parts(str(exact), bundles=True), parts.packing.form
-    assert parts.layout.row_bytes == form.row_bytes == form.pack(
+def test_bytes_are_those_of_the_packed_rows(exact, loaded):
+    plain, form = load_model(str(exact), bundles=True), loaded.packing.form
+    assert loaded.layout.row_bytes == form.row_bytes == form.pack(
         torch.randn(192, 64), torch.randn(64, 96)
     ).shape[1]  # fmt: skip
-    assert 0 <= parts.geometry.expert_bytes - 96 * form.row_bytes < 4096
-    assert parts.geometry.expert_bytes < plain.geometry.expert_bytes / 8
-    offloaded = offload(parts, Setup(LRU(), Memory(3), selector=Oracle()))
-    assert offloaded.slots.bytes == offloaded.cache.places * parts.layout.planes(96).bytes
+    assert 0 <= loaded.geometry.expert_bytes - 96 * form.row_bytes < 4096
+    assert loaded.geometry.expert_bytes < plain.geometry.expert_bytes / 8
+    offloaded = offload(loaded, Setup(LRU(), Memory(3), selector=Oracle()))
+    assert offloaded.slots.bytes == offloaded.cache.places * loaded.layout.planes(96).bytes
     offloaded.close()
     report = Report()
-    parts.describe(report)
+    loaded.describe(report)
     assert (report.lossy, report.kernel) == (["quant"], "rows")
 
 
@@ -147,9 +147,9 @@ class Odd(Quantizer):
 
 def test_what_cannot_be_packed_by_rows_is_one_line(exact, tmp_path):
     with pytest.raises(ValueError, match=r"quant=Odd with sparsity: .*try quant=rtn_4bit"):
-        load_parts(str(exact), bundles=True, quant=Odd(), cache_dir=tmp_path)
+        load_model(str(exact), bundles=True, quant=Odd(), cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"group_size=128: does not divide the 64 inputs"):
-        load_parts(str(exact), bundles=True, quant=RTN(4, 128), cache_dir=tmp_path)
+        load_model(str(exact), bundles=True, quant=RTN(4, 128), cache_dir=tmp_path)
     biased = {"gate_up_proj": ((64, 96), torch.float32), "b": ((96,), torch.float32)}
     with pytest.raises(ValueError, match="expected gate_up_proj"):
         NeuronPacking(biased, SCHEME)

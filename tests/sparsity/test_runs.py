@@ -23,7 +23,7 @@ from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
-from moex.runner.assemble import Memory, Setup, load_parts, offload
+from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -49,8 +49,8 @@ def exact(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def parts(exact):
-    return load_parts(str(exact), bundles=True)
+def loaded(exact):
+    return load_model(str(exact), bundles=True)
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +120,18 @@ class Told(Prefetcher):
         return [p._replace(rows=r) for p, r in zip(said, rows, strict=True)]
 
 
-def test_all_rows_are_the_dense_model(parts, dense):
+def test_all_rows_are_the_dense_model(loaded, dense):
     selector = Oracle(fraction=1.0, prefill="masked")
-    with offload(parts, Setup(LRU(), Memory(3), selector=selector)) as model:
+    with offload(loaded, Setup(LRU(), Memory(3), selector=selector)) as model:
         assert (decode(model, text(1, 9)) - dense(text(1, 9))).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("mode", ["late", "predicted"])
 @pytest.mark.parametrize("selector", [Oracle, Random, partial(Oracle, rule="energy", fraction=0.8)])
-def test_masked_prefill_is_decoding(parts, dense, mode, selector):
+def test_masked_prefill_is_decoding(loaded, dense, mode, selector):
     chosen = Watched(selector(mode=mode, prefill="masked"))
     tokens = text(2, 12)
-    with offload(parts, Setup(LRU(), Memory(3), selector=chosen)) as model:
+    with offload(loaded, Setup(LRU(), Memory(3), selector=chosen)) as model:
         whole = model(tokens).logits
         prefill = chosen.taken()
         with torch.inference_mode():
@@ -143,11 +143,11 @@ def test_masked_prefill_is_decoding(parts, dense, mode, selector):
 
 
 @pytest.fixture(scope="module")
-def references(parts):
+def references(loaded):
     """Logits with everything on the device, and the future, by mode and batch size."""
     found = {}
     for mode, batch in itertools.product(["late", "predicted"], [1, 2]):
-        offloaded = offload(parts, Setup(LRU(), Memory(8), selector=Oracle(mode=mode)))
+        offloaded = offload(loaded, Setup(LRU(), Memory(8), selector=Oracle(mode=mode)))
         with offloaded as model:
             logits = decode(model, text(batch, 9))
         found[mode, batch] = logits, offloaded.recorder.trace({}).future()
@@ -173,38 +173,41 @@ WAYS = [(None, NoPrefetch()), (LINK, Gate(depth=2)), (LINK, Told()), (None, Told
     ],
     ids=str,
 )
-def test_cache_link_and_prefetcher_change_no_logit(parts, references, memory, mode, batch):
+def test_cache_link_and_prefetcher_change_no_logit(loaded, references, memory, mode, batch):
     tokens = text(batch, 9)
     expected, future = references[mode, batch]
     for (policy, slots), (link, prefetcher) in itertools.product(CACHES, WAYS):
         chosen = Setup(
             policy, Memory(slots, **memory), prefetcher, link, selector=Oracle(mode=mode)
         )
-        offloaded = offload(parts, chosen, future=future)
+        offloaded = offload(loaded, chosen, future=future)
         with offloaded as model:
             logits = decode(model, tokens)
         assert (logits - expected).abs().max() < 1e-9, (policy, link, prefetcher)
-        counts = offloaded.ledger.phases[DECODE]
+        counts = offloaded.cache_stats.phases[DECODE]
         assert counts.requests == (
-            counts.resident_hits + counts.guessed_hits + counts.partial_hits + counts.demand_misses
+            counts.resident_hits
+            + counts.prefetched_hits
+            + counts.partial_hits
+            + counts.demand_misses
         )
 
 
 @pytest.mark.parametrize(("memory", "threads"), [({}, 1), ({"rows": 0.4}, 2)], ids=str)
 def test_neurons_are_read_from_files(exact, references, memory, threads):
     expected, _ = references["predicted", 1]
-    parts = load_parts(str(exact), bundles=True, store="disk")
+    loaded = load_model(str(exact), bundles=True, store="disk")
     setting = Memory(3, reader_threads=threads, **memory)
     selector = Oracle(mode="predicted")
     for prefetcher in (NoPrefetch(), Told()):
-        with offload(parts, Setup(LRU(), setting, prefetcher, selector=selector)) as model:
+        with offload(loaded, Setup(LRU(), setting, prefetcher, selector=selector)) as model:
             assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
-    parts.store.close()
+    loaded.store.close()
 
 
 def test_from_a_share_on_whole_experts_are_read_into_their_places(exact, references, monkeypatch):
     expected, _ = references["predicted", 1]
-    parts = load_parts(str(exact), bundles=True, store="disk", wholes=True)
+    loaded = load_model(str(exact), bundles=True, store="disk", wholes=True)
     read, laid_out = [], []
     part, rows = DiskStore.read_part, DiskStore.rows
     monkeypatch.setattr(DiskStore, "read_part", lambda s, *a: read.append(s) or part(s, *a))
@@ -212,16 +215,16 @@ def test_from_a_share_on_whole_experts_are_read_into_their_places(exact, referen
     for share, whole in ((0.01, True), (1.0, False)):
         setting = Memory(3, break_even=share)
         chosen = Setup(LRU(), setting, Told(), selector=Oracle(mode="predicted"))
-        with offload(parts, chosen) as model:
+        with offload(loaded, chosen) as model:
             assert (decode(model, text(1, 9)) - expected).abs().max() < 1e-9
-        assert set(read) == {parts.store.whole}  # also of an expert all of whose rows are wanted
+        assert set(read) == {loaded.store.whole}  # also of an expert all of whose rows are wanted
         assert any(found is not None for found in laid_out) != whole  # a selector reads all itself
-    parts.store.close()
+    loaded.store.close()
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=str)
 @pytest.mark.parametrize("pool", ["layer", "global"])
-def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
+def test_a_replay_takes_the_same_decisions(loaded, tmp_path, memory, pool):
     tokens = text(2, 9)
     for prefetcher, replayed_by in [
         (NoPrefetch(),) * 2,
@@ -231,22 +234,22 @@ def test_a_replay_takes_the_same_decisions(parts, tmp_path, memory, pool):
         live, replayed = [], []
         setting = Memory(3, pool=pool, **memory)
         chosen = Setup(LRU(), setting, prefetcher, LINK, selector=Oracle(mode="predicted"))
-        offloaded = offload(parts, chosen, on_plan=live.append)
+        offloaded = offload(loaded, chosen, on_plan=live.append)
         with offloaded as model:
             for row in tokens:
                 decode(model, row[None])
         offloaded.finish()
         path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
-        cache = ExpertCache(LRU(), parts.geometry, 3, pool)
+        cache = ExpertCache(LRU(), loaded.geometry, 3, pool)
         rows = row_cache(cache, setting)
         report = simulate(
             read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append, neurons=rows
         )
         assert replayed == live
         row = type(report)()
-        row.book(offloaded.ledgers, None)
+        row.fill(offloaded.layer_stats, None)
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
-        assert row.bytes_demand < parts.geometry.expert_bytes * row.requests
+        assert row.bytes_demand < loaded.geometry.expert_bytes * row.requests
 
 
 def test_without_hydra(exact, references):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from moex.runner.assemble import load_parts
+from moex.runner.assemble import load_model
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.packing import Packer
@@ -127,7 +127,7 @@ def load(rows: list[int] | None) -> Load:
 
 
 def test_a_whole_place_has_row_j_at_position_j(store):
-    slots = RowSlots(LAYOUT, NEURONS, places=2)
+    slots = RowSlots(LAYOUT, NEURONS, slots=2)
     for rows in ([5, 6, 70], [1]):
         slots.bring(store, load(rows))()
     planes, kept = slots.tensors[0], [1, 5, 6, 70]
@@ -147,7 +147,7 @@ def test_a_record_of_a_place_is_read_without_being_laid_out(tmp_path):
     with Packer(tmp_path / "whole", beside, GEOMETRY, {}) as packer:
         for index in range(2):
             packer.put(Expert(0, index), tensors(index))
-    slots, thin = RowSlots(LAYOUT, NEURONS, places=1), RowSlots(LAYOUT, 4, places=1)
+    slots, thin = RowSlots(LAYOUT, NEURONS, slots=1), RowSlots(LAYOUT, 4, slots=1)
     assert slots.whole(store) is None
     whole = store.whole = DiskStore(tmp_path / "whole", beside, GEOMETRY)
     assert slots.whole(store) is whole
@@ -161,7 +161,7 @@ def test_a_record_of_a_place_is_read_without_being_laid_out(tmp_path):
 
 
 def test_a_thin_place_says_which_row_is_where(store):
-    slots = RowSlots(LAYOUT, 4, places=2)
+    slots = RowSlots(LAYOUT, 4, slots=2)
     for held, moved in (([5, 9, 70], [5, 9, 70]), ([5, 8, 9, 99], [8, 99]), ([1, 9], None)):
         slots.hold(load(moved), as_bitmap(held))
         slots.bring(store, load(moved))()
@@ -210,6 +210,6 @@ def test_without_a_selector_bundles_are_not_computed_with(mixtral):
     from moex.sparsity.random import Random
 
     with pytest.raises(ValueError, match="expected bundles=True for a selector"):
-        offload(load_parts(str(mixtral), bundles=True), Setup(LRU()))
+        offload(load_model(str(mixtral), bundles=True), Setup(LRU()))
     with pytest.raises(ValueError, match="expected bundles=True for a selector"):
-        offload(load_parts(str(mixtral)), Setup(LRU(), selector=Random()))
+        offload(load_model(str(mixtral)), Setup(LRU(), selector=Random()))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moex.store import linux_aio, row_reader
-from moex.store.row_reader import RowReads, _batches
+from moex.store.row_reader import RowReader, _batches
 
 ROWS, START = 900, 8192
 
@@ -37,7 +37,7 @@ def reads(request, size, monkeypatch):
         monkeypatch.setattr(row_reader, name, small)
     if request.param == "ourselves":
         monkeypatch.setattr(linux_aio, "NUMBERS", {})
-    made = RowReads(size, direct=True)
+    made = RowReader(size, direct=True)
     assert (made._kernel is None) == (request.param == "ourselves")
     return made
 
@@ -47,7 +47,7 @@ def wanted(file: int, rows: np.ndarray, size: int) -> list[bytes]:
     return [data[row * size : (row + 1) * size] for row in rows]
 
 
-def read(reads: RowReads, file: int, rows: np.ndarray, size: int) -> list[bytes]:
+def read(reads: RowReader, file: int, rows: np.ndarray, size: int) -> list[bytes]:
     end = os.fstat(file).st_size
     found, parts = [], []
     for part, some in reads.read(file, START, end, rows):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from records import LAYOUT, B, need, opened, pack
 
-from moex.store.linux_aio import KernelReads, Request
+from moex.store.linux_aio import AsyncReads, Request
 from moex.store.slots import paged
 
 pytestmark = pytest.mark.timeout(60)  # a deadlock is a failure
@@ -20,9 +20,9 @@ def store(tmp_path):
 
 
 def test_requests_into_memory_of_ours(store):
-    need(KernelReads, store)
+    need(AsyncReads, store)
     memory = paged(3 * 4096).fill_(7)
-    reads = KernelReads(2, memory)
+    reads = AsyncReads(2, memory)
     file, offset = store.where(B)
     assert reads.begin([Request(5, file, memory.data_ptr() + 4096, 4096, offset)]) == 1
     assert reads.ended(wait=True) == [(5, 4096)]

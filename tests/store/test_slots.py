@@ -42,8 +42,8 @@ def test_all_of_a_larger_memory_may_lie_in_huge_pages_also_after_the_heap_was_us
     used = torch.ones(6 * HUGE, dtype=torch.uint8)
     del used
     memory = paged(2 * HUGE + PAGE)
-    for place in (0, HUGE, 2 * HUGE, 3 * HUGE - 1):
-        assert " hg" in flags(memory.data_ptr() + place)
+    for slot in (0, HUGE, 2 * HUGE, 3 * HUGE - 1):
+        assert " hg" in flags(memory.data_ptr() + slot)
 
 
 def test_memory_that_is_not_there_is_one_line():

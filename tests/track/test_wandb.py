@@ -12,7 +12,7 @@ import pytest
 import yaml
 from server import serving
 
-from moex.cache.stats import Ledger, by_layer
+from moex.cache.stats import CacheStats, by_layer
 from moex.runs.report import Report
 from moex.track.wandb import WandB
 from moex.types import Geometry
@@ -46,7 +46,7 @@ def folder(tmp_path):
         for token, phase in enumerate(("prefill", "decode", "decode"))
     ]
     (folder / "series.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    layers = [json.dumps(line) + "\n" for line in by_layer([Ledger(GEOMETRY)] * 2)]
+    layers = [json.dumps(line) + "\n" for line in by_layer([CacheStats(GEOMETRY)] * 2)]
     (folder / "layers.jsonl").write_text("".join(layers))
     (folder / "trace.parquet").write_bytes(b"a trace")
     (folder / "timeline.json").write_text("{}")

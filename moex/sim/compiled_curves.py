@@ -36,21 +36,21 @@ def _use(clock: int, members: Any, following: Any, kind: int, worth: Any, last: 
 
 
 @njit
-def _count(members: Any, place: Any, depths: Any, deepest: Any) -> None:
+def _count(members: Any, position: Any, depths: Any, deepest: Any) -> None:
     """Book the depth of every member, and that of the deepest if all have been seen."""
     bottom = 0
     for expert in members:
-        if place[expert] < 0:
+        if position[expert] < 0:
             bottom = len(deepest)
         else:
-            depths[place[expert]] += 1
-            bottom = max(bottom, place[expert])
+            depths[position[expert]] += 1
+            bottom = max(bottom, position[expert])
     if bottom < len(deepest):
         deepest[bottom] += 1
 
 
 @njit
-def _lift(members: Any, here: Any, filled: int, member: Any, place: Any, over: Any) -> int:
+def _lift(members: Any, here: Any, filled: int, member: Any, position: Any, over: Any) -> int:
     """Put the members on top; return how many others lost their places, which wait in `over`."""
     waiting = 0
     for depth in range(min(len(members), filled)):
@@ -59,7 +59,7 @@ def _lift(members: Any, here: Any, filled: int, member: Any, place: Any, over: A
             waiting += 1
     for depth in range(len(members)):
         here[depth] = members[depth]
-        place[members[depth]] = depth
+        position[members[depth]] = depth
     return waiting
 
 
@@ -71,7 +71,7 @@ def _sink(
     waiting: int,
     over: Any,
     member: Any,
-    place: Any,
+    position: Any,
     worth: Any,
     last: Any,
 ) -> int:
@@ -88,7 +88,7 @@ def _sink(
             if _better(over[i], over[best], worth, last):
                 best = i
         here[depth] = over[best]
-        place[over[best]] = depth
+        position[over[best]] = depth
         waiting -= 1
         over[best] = over[waiting]
         depth += 1
@@ -102,24 +102,24 @@ def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
     """
     depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
     stacks, over = np.zeros((pools, width), np.int64), np.zeros(2 * width + 1, np.int64)
-    place, last, worth, member, size = _state(pools, width)
-    _stack(*visits, kind, stacks, size, over, place, last, worth, member, depths, deepest)  # type: ignore[call-arg]
+    position, last, worth, member, size = _state(pools, width)
+    _stack(*visits, kind, stacks, size, over, position, last, worth, member, depths, deepest)  # type: ignore[call-arg]
     return depths, deepest
 
 
 def _state(pools: int, width: int) -> tuple[Any, Any, Any, Any, Any]:
     """Place, last use, worth and membership of every expert, and how full each pool is."""
     named = pools * width
-    place, last = np.full(named, -1, np.int64), np.zeros(named, np.int64)
+    position, last = np.full(named, -1, np.int64), np.zeros(named, np.int64)
     worth, member = np.zeros(named, np.int64), np.zeros(named, np.bool_)
-    return place, last, worth, member, np.zeros(pools, np.int64)
+    return position, last, worth, member, np.zeros(pools, np.int64)
 
 
 @njit
-def _forget(place: Any, worth: Any, size: Any) -> None:
+def _forget(position: Any, worth: Any, size: Any) -> None:
     """Empty every pool."""
-    for expert in range(len(place)):
-        place[expert] = -1
+    for expert in range(len(position)):
+        position[expert] = -1
         worth[expert] = 0
     for pool in range(len(size)):
         size[pool] = 0
@@ -137,7 +137,7 @@ def _stack(
     stacks: Any,
     size: Any,
     over: Any,
-    place: Any,
+    position: Any,
     last: Any,
     worth: Any,
     member: Any,
@@ -146,10 +146,10 @@ def _stack(
 ) -> None:
     for clock in range(len(pool)):
         if fresh[clock]:
-            _forget(place, worth, size)
+            _forget(position, worth, size)
         begin, end = offsets[clock], offsets[clock + 1]
         members, here, filled = experts[begin:end], stacks[pool[clock]], size[pool[clock]]
-        _count(members, place, depths[phase[clock]], deepest[phase[clock]])
+        _count(members, position, depths[phase[clock]], deepest[phase[clock]])
         _use(clock, members, following[begin:end], kind, worth, last)
         for expert in members:
             member[expert] = True
@@ -159,8 +159,8 @@ def _stack(
                 over[i] = members[i]
         else:
             depth = waiting
-            waiting = _lift(members, here, filled, member, place, over)
-        size[pool[clock]] = _sink(here, filled, depth, waiting, over, member, place, worth, last)
+            waiting = _lift(members, here, filled, member, position, over)
+        size[pool[clock]] = _sink(here, filled, depth, waiting, over, member, position, worth, last)
         for expert in members:
             member[expert] = False
 
@@ -179,8 +179,8 @@ def replay(visits: Any, pools: int, width: int, capacity: int, kind: int) -> Any
     """Return the loads of every visit [visits] in a cache of `capacity` slots a pool."""
     loads = np.zeros(len(visits.pool), np.int64)
     slots = np.zeros((pools, capacity), np.int64)
-    place, last, worth, member, size = _state(pools, width)
-    _replay(*visits, kind, slots, size, place, last, worth, member, loads)  # type: ignore[call-arg]
+    position, last, worth, member, size = _state(pools, width)
+    _replay(*visits, kind, slots, size, position, last, worth, member, loads)  # type: ignore[call-arg]
     return loads
 
 
@@ -195,7 +195,7 @@ def _replay(
     kind: int,
     slots: Any,
     size: Any,
-    place: Any,
+    position: Any,
     last: Any,
     worth: Any,
     member: Any,
@@ -203,16 +203,16 @@ def _replay(
 ) -> None:
     for clock in range(len(pool)):
         if fresh[clock]:
-            _forget(place, worth, size)
+            _forget(position, worth, size)
         begin, end = offsets[clock], offsets[clock + 1]
         members, here = experts[begin:end], slots[pool[clock]]
         _use(clock, members, following[begin:end], kind, worth, last)
         for expert in members:
             member[expert] = kind != BYPASS  # without bypass, members stay
-            loads[clock] += place[expert] < 0
+            loads[clock] += position[expert] < 0
         for i in range(len(members)):
             expert = members[i]
-            if place[expert] < 0:
+            if position[expert] < 0:
                 if kind == FIFO:
                     worth[expert] = begin + i  # the order of entry
                 slot = size[pool[clock]]
@@ -222,7 +222,7 @@ def _replay(
                     slot = _victim(here, member, worth, last)
                     if slot < 0 or (kind == BYPASS and _better(here[slot], expert, worth, last)):
                         continue
-                    place[here[slot]] = -1
-                here[slot], place[expert] = expert, slot
+                    position[here[slot]] = -1
+                here[slot], position[expert] = expert, slot
         for expert in members:
             member[expert] = False
