@@ -56,7 +56,7 @@ def commands(text):
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
 def test_a_study_is_written_up_and_its_commands_can_be_typed(study, monkeypatch):
     text = study.read_text()
-    assert all(f"**{part}" in text for part in ("Question", "Command", "Verdict"))
+    assert all(f"**{part}" in text for part in ("Question", "Command", "Conclusion"))
     for picture in study.parent.glob("*.png"):
         assert f"({picture.name})" in text, picture
     given = commands(text)

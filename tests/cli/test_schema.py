@@ -14,7 +14,7 @@ from moex.cli import app
 from moex.cli.errors import one_line, register_resolvers
 from moex.cli.overrides import given_twice
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(autouse=True)

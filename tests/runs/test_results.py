@@ -24,7 +24,7 @@ from moex.runner.meter import Meter
 from moex.runs import atomic
 from moex.runs.run_id import run_id
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WRITTEN = (
     *("series.jsonl", "layers.jsonl", "timeline.json", "trace.parquet"),
     *("counts.json", "config.yaml"),

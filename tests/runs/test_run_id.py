@@ -21,7 +21,7 @@ from moex.predictors import trained
 from moex.runs.run_id import contents, folder_digest, run_id
 from moex.types import Geometry
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = Geometry(layers=3, experts=4, top_k=2, hidden=8, intermediate=6, expert_bytes=288)
 
 

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from moex.runs.report import Report
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIVE = ("workload.repeats=2", "memory.slots=3", "memory.store=ram")
 
 

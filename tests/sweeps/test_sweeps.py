@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "mode=simulate", "bottleneck=false", "smoke=true", "prefetch=none")
 CELLS = ("cache=lru,lfu", "memory.slots=2,4")
 ELSEWHERE = ("started", "machine", "git", "dirty")
