@@ -51,7 +51,8 @@ def unpack_rows(quantizer: Grouped, rows: Tensor, columns: int, dtype: torch.dty
     groups, plane = columns // quantizer.group_size, columns * quantizer.bits // 8
     sizes = (plane, groups, groups, META)
     bits, scale, zero, meta = rows.split(sizes, 1)
-    numbers = meta.contiguous().view(torch.float32)
+    # A copy even of a single row: a float has to begin at a multiple of its size.
+    numbers = meta.clone(memory_format=torch.contiguous_format).view(torch.float32)
     scale = (scale - numbers[:, 1:2]) * numbers[:, 0:1]
     zero = (zero - numbers[:, 3:4]) * numbers[:, 2:3]
     codes = KERNEL.codes(bits, quantizer.bits, (len(rows), columns))

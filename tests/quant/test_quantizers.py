@@ -205,6 +205,16 @@ def test_dequantize_is_code_less_zero_times_scale():
     assert found.tolist() == [[-2.0, 0.0, 0.0, 3.0]]
 
 
+@pytest.mark.parametrize("columns", [64, 192])  # an odd number of groups, as 2880 has
+def test_a_single_packed_row_is_unpacked_as_one_among_others(columns):
+    from moex.quant.rows import pack_rows, unpack_rows
+
+    quantizer = RTN(bits=4)
+    rows = pack_rows(quantizer, torch.randn(3, columns))
+    found = unpack_rows(quantizer, rows, columns, torch.float32)
+    assert torch.equal(unpack_rows(quantizer, rows[1:2], columns, torch.float32), found[1:2])
+
+
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (3, 64), (2, 16)])
 def test_rows_of_their_own_take_little_more_and_lose_no_more(bits, group):
     from moex.quant.rows import pack_rows, row_bytes, unpack_rows
