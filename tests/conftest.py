@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import runpy
+import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,3 +70,29 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def mixtral(checkpoints: dict[str, Path]) -> Path:
     """The small random Mixtral."""
     return checkpoints["mixtral"]
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """run.py in this process: most of what is wrong is found when the libraries are loaded."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    def start_here(*words: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setattr(sys, "argv", ["run.py", *words])
+        terminate = signal.getsignal(signal.SIGTERM)
+        last = ""
+        try:
+            runpy.run_path("run.py", run_name="__main__")
+        except SystemExit as ended:
+            last = f"{ended.code}\n"  # a line, which Python prints to exit with 1
+        finally:
+            GlobalHydra.instance().clear()
+            signal.signal(signal.SIGTERM, terminate)
+        out, err = capfd.readouterr()
+        return int(bool(last)), out, err + last
+
+    return start_here

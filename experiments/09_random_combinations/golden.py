@@ -26,26 +26,27 @@ from typing import TYPE_CHECKING, Any
 
 from combine import CONF, PROMPTS, TRAINED, combination
 
+from moex.bench import rounds
+from moex.cli.errors import register_resolvers
+
 # All that is used of moex. Who moves or renames code changes these lines, and `tap`.
-from moex.app import build
-from moex.errors import register_resolvers
+from moex.cli.instantiate import build
 from moex.modes import live, simulate
-from moex.places import ASSETS
-from moex.runner import live as rounds
-from moex.runner.model import OffloadedModel
-from moex.sim.decisions import Decisions
+from moex.paths import ASSETS
+from moex.runner.offloaded import OffloadedModel
+from moex.sim import replay as replays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RENAMED: dict[str, str | None] = {}
+RENAMED: dict[str, str | None] = {"verdict": "bottleneck"}
 """Fields of a row as recorded: their names now; None: taken away on purpose."""
-OVERRIDES: dict[str, str] = {}
+OVERRIDES: dict[str, str] = {"verdict": "bottleneck"}
 """Overrides as recorded, `cache=lfu` or the key alone: how they are written now."""
 PLAN: tuple[int | None, ...] = tuple(range(14))
 """Fields of a plan as recorded: their positions now; None: taken away, was always empty."""
 
-FIXED = ["eval=none", "runner.threads=1", "verdict=false", "trace=trace.parquet"]
+FIXED = ["eval=none", "runner.threads=1", "bottleneck=false", "trace=trace.parquet"]
 FIXED += [f"workload.prompts={json.dumps(PROMPTS)}"]
 SHAPES = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
@@ -107,7 +108,7 @@ def models(folder: Path) -> dict[str, list[str]]:
 
 def tap(seen: dict[str, Any]) -> None:
     """Keep the plans of the latest model or replay, and the token ids of the latest live run."""
-    init, run_offloaded, replay = OffloadedModel.__init__, rounds.run_offloaded, Decisions.replay
+    init, run_offloaded, replay = OffloadedModel.__init__, rounds.run_offloaded, replays.replay
 
     def tapped_init(self: Any, *given: Any, **named: Any) -> None:
         init(self, *given, **named)
@@ -124,7 +125,7 @@ def tap(seen: dict[str, Any]) -> None:
         return replay(*given, **named, on_plan=seen["plans"].append)
 
     OffloadedModel.__init__, rounds.run_offloaded = tapped_init, tapped_run
-    Decisions.replay = tapped_replay
+    replays.replay = tapped_replay
 
 
 def plain(value: Any) -> Any:

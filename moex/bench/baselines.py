@@ -33,8 +33,8 @@ def stock(
         raise ValueError(f"runner.experts={experts}: expected one of {', '.join(IMPLEMENTATIONS)}")
     checkpoint.check_device(device)
     folder = checkpoint.find(name)
-    checkpoint.shards(folder)
     of_folder(folder)
+    checkpoint.shards(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=_dtype(dtype), device_map={"": device}, experts_implementation=experts
     )

@@ -87,14 +87,15 @@ class Workload(ABC):
 
     def sampler(self, seed: int) -> Choose:
         """How the next token is chosen."""
+        drawn = Sampler(seed, self.temperature, self.top_p)
         if self.sampling == "sample":
-            return Sampler(seed, self.temperature, self.top_p)
+            return drawn
         if self.sampling != "greedy":
             raise ValueError(f"workload.sampling={self.sampling}: expected greedy or sample")
         if (self.temperature, self.top_p) != (1.0, 1.0):
             raise ValueError(
-                f"workload.temperature={self.temperature} workload.top_p={self.top_p}: greedy "
-                "decoding draws nothing; try workload.sampling=sample"
+                f"workload.temperature={self.temperature} workload.top_p={self.top_p}: expected "
+                "1.0 of both, for greedy decoding draws nothing; try workload.sampling=sample"
             )
         return greedy
 

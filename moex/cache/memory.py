@@ -132,7 +132,7 @@ class Memory:
         if self.rows != 1:
             raise ValueError(
                 f"memory.rows={self.rows}: places of a share of an expert need a neuron selector; "
-                "expected 1.0 with sparsity=none; try sparsity=oracle"
+                "expected 1.0 with sparsity=none; try memory.rows=1.0, or sparsity=oracle"
             )
 
     def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moex.cache.base import CachePolicy
 from moex.types import Expert
@@ -69,11 +70,11 @@ class Static(CachePolicy):
                 ) from error
         assert table is not None
         scope = self.scope
-        if len(table) <= max(scope.layers) or any(len(row) != scope.experts for row in table):
+        if not _counted(table, scope):
             raise ValueError(
                 f"cache.counts: expected a row of {scope.experts} counts for each layer up to "
                 f"{max(scope.layers)}, one per expert; every run of this very model writes them: "
-                "results/RUN_ID/counts.json"
+                "results/RUN_ID/counts.json; try cache.counts=null"
             )
         return {
             Expert(layer, index): count
@@ -106,3 +107,12 @@ class Static(CachePolicy):
         if self.pinned is not None:
             return next(expert for expert in candidates if expert not in self.pinned)
         return min(candidates, key=self.uses.__getitem__)
+
+
+def _counted(table: Any, scope: Scope) -> bool:
+    """Whether there is a row of counts for every layer, and a count for every expert."""
+    if not isinstance(table, list | tuple) or len(table) <= max(scope.layers):
+        return False
+    rows = [row if isinstance(row, list | tuple) else [] for row in table]
+    whole = all(len(row) == scope.experts for row in rows)
+    return whole and all(isinstance(n, int | float) and 0 <= n < inf for row in rows for n in row)

@@ -41,7 +41,7 @@ def check_types(kind: Any, given: dict[str, Any], where: str) -> None:
         hint, usual = _hint(kind, name), _default(kind, name)
         if not _fits(value, hint):
             quoted = f"""'"{typed(value)}"'""" if _fits("", hint) else None
-            listed = f"[{typed(value)}]" if _fits([value], hint) else None
+            listed = f"[{typed(value)}]" if _fits([value], hint) and _finite(value) else None
             better = quoted or listed or usual
             advice = f"; try {key}={better}" if better else ""
             raise ValueError(f"{key}={typed(value)}: expected {_words(hint)}{advice}")

@@ -86,7 +86,7 @@ class Columns:
     def _column(self, name: str) -> Any:
         if name not in self.table.column_names:
             known = ", ".join(self.table.column_names)
-            raise ValueError(f"lacks the column {name}; has {known}")
+            raise ValueError(f"has the columns {known}; expected {name}, too")
         return self.table.column(name).combine_chunks()
 
     def _list(self, name: str, expected: str) -> Any:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from moex.types import Prediction
 
 SCHEMA = 1
+KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "predictor_bytes": int}
+"""What a replay looks up in the provenance."""
 
 
 def write_trace(trace: Trace, path: str | Path) -> Path:
@@ -75,7 +77,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     }
     if trace.resets:
         header["resets"] = trace.resets
-    table = pa.table(columns).replace_schema_metadata({b"moex": json.dumps(header).encode()})
+    text = json.dumps(header, allow_nan=False)
+    table = pa.table(columns).replace_schema_metadata({b"moex": text.encode()})
     with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
     return path
@@ -113,7 +116,8 @@ def read_trace(path: str | Path, field: str = "trace") -> Trace:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{named}: not a whole parquet file ({error}); {other}") from error
+        why = f"not a whole parquet file ({error})"
+        raise ValueError(f"{named}: {why}; expected a recorded trace; {other}") from error
     try:
         return _from_table(table)
     except ValueError as error:
@@ -151,15 +155,23 @@ def _header(table: Any) -> dict[str, Any]:
     """The JSON object under `moex` in the schema's metadata."""
     text = (table.schema.metadata or {}).get(b"moex")
     try:
-        header = {} if text is None else json.loads(text)
+        header = {} if text is None else json.loads(text, parse_constant=_no_number)
     except ValueError as error:
         raise ValueError(f"its header is not JSON ({error}); expected one object") from error
     given = header.get("schema", "none") if isinstance(header, dict) else "none"
     if given != SCHEMA:
         raise ValueError(f"schema {given}; expected {SCHEMA}, which this moex reads")
-    if not isinstance(header.get("provenance"), dict):
+    provenance = header.get("provenance")
+    if not isinstance(provenance, dict):
         raise ValueError("its header has no provenance; expected an object")
+    for name, kind in KINDS.items():
+        if type(given := provenance.get(name)) not in (kind, type(None)):
+            raise ValueError(f"its provenance has {name}={given}; expected {kind.__name__} or null")
     return dict(header)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number that JSON has")
 
 
 def _geometry(given: Any) -> Geometry:

@@ -64,6 +64,11 @@ def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDAr
             f"{group}={path}: holds counts [layers, experts, neurons] of shape "
             f"{list(counts.shape)}; expected {list(shape)}, of this model; {make}"
         )
+    if counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ValueError(
+            f"{group}={path}: holds {counts.dtype} that are no counts; expected whole numbers, "
+            f"0 or more; {make}"
+        )
     return counts
 
 

@@ -115,3 +115,15 @@ def test_what_memory_does_not_hold_is_offloaded_stock(mixtral, monkeypatch):
         assert any(parameter.is_meta for parameter in model.parameters())
         away = observe(model, [torch.arange(2, 9)[None]], 3, WORKLOADS[0].sampler(0))
     assert [done.hidden for done in away[0]] == [done.hidden for done in whole[0]]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_not_graded(mixtral, parts, stock, value):
+    with baselines.stock(str(mixtral)) as other:
+        other.lm_head.weight[7] = value
+    with pytest.raises(ValueError, match=r"configured parts hold nan .*try model.dtype=float32"):
+        graded(parts, stock, WORKLOADS[0], other)
+    batches = WORKLOADS[0].batches(parts.tokenizer(), "cpu")
+    expected = observe(other, batches, 2, WORKLOADS[0].sampler(0))
+    with pytest.raises(ValueError, match="logits of stock transformers hold nan or an infinity"):
+        compare(other, batches, expected, WORKLOADS[0].sampler(0))

@@ -206,6 +206,9 @@ def test_reset_forgets_everything():
         ({"slots": 1}, "memory.slots=1: expected 2"),
         ({"slots": 9}, "try memory.slots=4"),
         ({"staging": 0}, "memory.staging=0"),
+        ({"staging": 10**9}, "at most 16 .* try memory.staging=4"),
+        ({"geometry": GEOMETRY._replace(top_k=0)}, "geometry: top_k=0; expected a whole number 1"),
+        ({"geometry": GEOMETRY._replace(expert_bytes=0)}, "geometry: expert_bytes=0; expected"),
         ({"policy": Belady()}, "must know the future"),
     ],
 )

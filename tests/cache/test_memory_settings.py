@@ -28,15 +28,24 @@ NEEDS = Needs(400, 100)
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("6GiB", 6 * 2**30), ("800 MB", 800 * 10**6), (1000, 1000), ("2e9", 2 * 10**9), ("7b", 7)],
+    [
+        ("6GiB", 6 * 2**30),
+        ("800 MB", 800 * 10**6),
+        (1000, 1000),
+        ("2e9", 2 * 10**9),
+        (1.5e20, 15 * 10**19),
+        (".5k", 500),
+        ("7b", 7),
+    ],
 )
 def test_bytes_are_read_as_people_write_them(text, expected):
     assert parse_bytes(text) == expected
 
 
-def test_words_are_no_bytes():
-    with pytest.raises(ValueError, match=r"memory.budget=plenty: expected bytes, e.g. 6GiB"):
-        parse_bytes("plenty")
+@pytest.mark.parametrize("text", ["plenty", "1.2.3GB", ".", "nan", "-5", "1e400", "6TiB"])
+def test_words_are_no_bytes(text):
+    with pytest.raises(ValueError, match=rf"memory.budget={text}: expected bytes, e.g. 6GiB"):
+        parse_bytes(text)
 
 
 @pytest.mark.parametrize(("slots", "expected"), [(3, 3), (0.5, 4), (0.1, 2), (8, 8)])

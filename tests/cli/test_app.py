@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from moex.runs.report import Report
 
@@ -134,31 +131,6 @@ def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live
     assert baseline["tokens_per_second"] > 0
 
 
-@pytest.fixture
-def here(monkeypatch, capfd):
-    """run.py in this process: most of what is wrong is found when the libraries are loaded."""
-
-    def start_here(results: Path, *words: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.setattr(
-            sys, "argv", ["run.py", f"hydra.run.dir={results}/${{run_id:}}", *words]
-        )
-        terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                runpy.run_path("run.py", run_name="__main__")
-        finally:
-            GlobalHydra.instance().clear()
-            signal.signal(signal.SIGTERM, terminate)
-        assert isinstance(ended.value.code, str)  # which Python prints, to exit with 1
-        out, err = capfd.readouterr()
-        return 1, out, f"{err}{ended.value.code}\n"
-
-    return start_here
-
-
 def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
     done = start(results, "prefetch.depth=9")
     assert (done.returncode, done.stdout) == (1, "")
@@ -200,7 +172,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_one_line_and_exit_code_1(results, words, line, here):
-    code, out, err = here(results, *words)
+    code, out, err = here(f"hydra.run.dir={results}/${{run_id:}}", *words)
     assert code == 1
     assert line in err
     assert err.count("\n") == 1, err

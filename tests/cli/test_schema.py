@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from typed import run
 
 from moex.cli import app
 from moex.cli.errors import one_line, register_resolvers
@@ -23,18 +24,6 @@ def hydra_here():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
     HydraConfig.instance().cfg = None
-
-
-def run(folder: Path, *words: str) -> None:
-    """Run these words in a folder, as the command line does."""
-    named = ["bottleneck=false", "tracker=none", "smoke=true"]
-    named = [word for word in named if word.partition("=")[0] not in given_twice([*named, *words])]
-    config = compose("config", overrides=[*named, *words], return_hydra_config=True)
-    (folder / "run").mkdir()
-    config.hydra.runtime.output_dir = str(folder / "run")
-    HydraConfig.instance().set_config(config)
-    del config._content["hydra"]
-    app.run(config)
 
 
 @pytest.mark.parametrize(

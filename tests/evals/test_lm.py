@@ -171,3 +171,9 @@ def test_the_items_of_a_task_do_not_need_torch():
 
     code = "import sys, moex.evals.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_standard_error_that_is_no_number_is_left_out():
+    metrics = {"acc,none": 1.0, "acc_stderr,none": float("nan"), "sample_len": 1}
+    (row,) = lm._reported("one", metrics)
+    assert (row["value"], row["stderr"], row["n"]) == (1.0, None, 1)

@@ -11,6 +11,7 @@ from moex.quant import scales
 from moex.quant.grouped import Grouped, dequantize
 from moex.quant.hqq import HQQ
 from moex.quant.mixed import Mixed
+from moex.quant.only import Only
 from moex.quant.rtn import RTN
 from moex.testing import check_quantizer
 
@@ -230,3 +231,23 @@ def test_rows_of_their_own_take_little_more_and_lose_no_more(bits, group):
     # a neuron of Mixtral: gate row, up row and down column, aligned; against planes
     bundle = -(-3 * row_bytes(quantizer, 4096) // 64) * 64 * GATE[0]
     assert bundle < 1.015 * (quantizer.nbytes((2 * GATE[0], GATE[1])) + quantizer.nbytes(DOWN))
+
+
+@BOTH
+def test_a_kernel_that_no_shape_suits_is_followed_by_bits_that_one_does(solver):
+    narrow = (64, 252)  # 3 bits fill whole bytes in rows of 8
+    with pytest.raises(ValueError, match=r"^quant.kernel=auto: 3 bits need .*; try quant.bits=4$"):
+        solver(bits=3, group_size=4).tensors(narrow)
+    assert solver(bits=4, group_size=4).tensors(narrow)
+    with pytest.raises(ValueError, match=r"try quant.kernel=auto$"):
+        solver(bits=4, group_size=4, kernel="int4").tensors(narrow)
+    assert solver(bits=4, group_size=4, kernel="auto").tensors(narrow)
+
+
+def test_a_quantizer_in_another_is_named_where_it_stands():
+    mixed = Mixed(gate_up=RTN(group_size=7))
+    with pytest.raises(ValueError, match=r"^quant.gate_up.group_size=7: .*; try quant.gate_up."):
+        mixed.of("experts.gate_up_proj").tensors((64, 256))
+    only = Only("down", RTN(group_size=7))
+    with pytest.raises(ValueError, match=r"^quant.quantizer.group_size=7: .*; try quant.quantiz"):
+        only.of("experts.down_proj").tensors((64, 256))

@@ -193,3 +193,12 @@ def test_wrong_settings_are_refused(fields, message):
 def test_a_rank_above_the_hidden_size_is_refused(world):
     with pytest.raises(ValueError, match=r"train\.rank=20: expected at most 16"):
         neurons.NeuronTrainer(SHAPE, lambda layer: None, Recipe(rank=20), 0)
+
+
+def test_training_that_diverges_is_stopped_with_a_rate_to_try(world, text, tmp_path):
+    trainer = world.trainer("mlp")
+    for parameter in trainer.modules.parameters():
+        torch.nn.init.constant_(parameter, 1e30)
+    with pytest.raises(ValueError, match=r"^train.rate=0.01: the loss of batch 0 is .*; try train"):
+        fit.fit(trainer, text, world.see, RECIPE, tmp_path / "state.pt", "a run")
+    assert not list(tmp_path.iterdir())
