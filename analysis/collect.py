@@ -12,13 +12,14 @@ import yaml
 
 from moex.runs.report import SCHEMA
 
+RENAMED_SINCE_1 = {"verdict": "bottleneck"}
 TRY = "python run.py experiment=policy_zoo"
 
 
 def collect(folder: str | Path = "results") -> pd.DataFrame:
     """Return the table of all finished runs under a folder.
 
-    Columns are the fields of the result row (README.md#metrics) and, with dots in their names, the
+    Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their names, the
     leaves of the run's configuration, such as `prefetch.depth` or `memory.staging`; `folder` is
     where a run's other files lie. Warns where
     rows do not belong into one table: several commits, versions of moex, machines (timed runs
@@ -35,7 +36,7 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
         )
     rows, left_out = [], []
     for path in paths:
-        row = _row(path)
+        row = _as_of_now(_row(path))
         if row.get("schema") == SCHEMA:
             rows.append(row | _settings(path.parent) | {"folder": str(path.parent)})
         else:
@@ -53,6 +54,14 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
     for line in mixed(table):
         warnings.warn(f"{folder}: {line}", stacklevel=2)
     return table
+
+
+def _as_of_now(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of schema 1 under the names of schema 2; any other as it is."""
+    if row.get("schema") != 1:
+        return row
+    renamed = {RENAMED_SINCE_1.get(name, name): value for name, value in row.items()}
+    return {n: v for n, v in renamed.items() if n != "substituted"} | {"schema": SCHEMA}
 
 
 def mixed(table: pd.DataFrame) -> list[str]:

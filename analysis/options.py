@@ -18,8 +18,8 @@ import yaml
 from analysis.catalogue import ROOT
 
 SECTIONS = {
-    "cache": "## Policies: who leaves",
-    "prefetch": "## Prefetchers: who comes",
+    "cache": "## Eviction policies",
+    "prefetch": "## Prefetchers",
     "quant": "## Quantizers: in how many bits",
 }
 

@@ -157,7 +157,6 @@ class Plan(NamedTuple):
     dropped: tuple[Eviction, ...] = ()
     host: tuple[Expert, ...] = ()
     skipped: tuple[Expert, ...] = ()
-    substituted: tuple[Expert, ...] = ()
     last: bool = True
     fills: tuple[Load, ...] = ()
     unused: tuple[Eviction, ...] = ()

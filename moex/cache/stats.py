@@ -1,6 +1,6 @@
 """Counts of what plans asked for: the same book for live and simulated runs.
 
-Definitions stand in README.md#metrics. A guess counts in the phase in which it ends, used or
+Definitions stand in analysis/README.md#metrics. A guess counts in the phase in which it ends, used or
 dropped, so that none is used that was not issued: one of a prompt's last layer may be used by the
 first token decoded. What depends on the clock (late hits, waits, bytes that
 really moved) is reported by whoever has a clock; everything else is decided by logical time.
@@ -33,7 +33,6 @@ class Counts:
     partial_hits: int = 0
     host_computed: int = 0
     skipped: int = 0
-    substituted: int = 0
     waited_visits: int = 0
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
@@ -68,11 +67,11 @@ class CacheStats:
     def demand(self, phase: str, plan: Plan) -> None:
         """Book one wave of a visit."""
         # At once and not by name: replay books millions of plans.
-        _, hits, _, loads, _, prefetched, dropped, host, skipped, substituted, last = plan[:11]
+        _, hits, _, loads, _, prefetched, dropped, host, skipped, last = plan[:10]
         partial = plan.partial
         counts = self.phases[phase]
         counts.visits += last
-        counts.requests += len(hits) + len(loads) + len(host) + len(skipped) + len(substituted)
+        counts.requests += len(hits) + len(loads) + len(host) + len(skipped)
         partly_prefetched = sum(expert in prefetched for expert in partial)
         counts.partial_hits += len(partial)
         counts.prefetch_used += len(prefetched)
@@ -82,7 +81,6 @@ class CacheStats:
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
-        counts.substituted += len(substituted)
         counts.bytes_demand += self._size(plan.transfers)
         if dropped or plan.unused:
             self.dropped(phase, plan)

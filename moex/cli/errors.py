@@ -67,6 +67,8 @@ def one_line(error: BaseException) -> str:
         return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
     if lacking := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
+    if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
+        return f"import {error.name}: moved in moex 0.2; try import {MODULES[error.name]}"
     cause = error.__cause__
     if kind == "InstantiationException" and cause is not None:
         return _constructor(error, cause)
@@ -143,6 +145,8 @@ def _unknown_key(text: str) -> str:
 
 def unknown_top(key: str, value: str) -> str:
     """Say that there is no such key, beside the groups or deep in one."""
+    if key in KEYS:
+        return f"{key}: was renamed in moex 0.2; try {KEYS[key]}={value}"
     first = key.partition(".")[0]
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
     if first in groups:

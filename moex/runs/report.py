@@ -1,6 +1,6 @@
 """The result of a run: one flat row, the same fields live or simulated.
 
-Every field is defined in README.md#metrics. Prefill and decode are never pooled: what has no
+Every field is defined in analysis/README.md#metrics. Prefill and decode are never pooled: what has no
 `prefill_` in its name and counts accesses, bytes or waits is about decoding.
 """
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from moex.cache.stats import Counts
 
-SCHEMA = 1
+SCHEMA = 2
 AS_COUNTED = (
     "requests", "resident_hits", "late_hits", "partial_hits", "demand_misses", "host_computed",
-    "skipped", "substituted", "prefetch_issued", "prefetch_wasted",
+    "skipped", "prefetch_issued", "prefetch_wasted",
     "bytes_demand", "bytes_prefetch", "bytes_wasted",
 )  # fmt: skip
 """Fields of `Counts` that a row has under the same name."""
@@ -103,7 +103,6 @@ class Report:
     demand_misses: int | None = None
     host_computed: int | None = None
     skipped: int | None = None
-    substituted: int | None = None
     hit_rate: float | None = None
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None

@@ -72,6 +72,17 @@ def test_rows_that_do_not_belong_together_are_warned_of(tmp_path, first, second,
         collect(tmp_path)
 
 
+def test_a_row_of_schema_1_is_read_under_its_new_names(tmp_path):
+    write(tmp_path, "a", bottleneck="the link")
+    path = tmp_path / "a" / "result.json"
+    row = json.loads(path.read_text())
+    row |= {"schema": 1, "verdict": row.pop("bottleneck"), "substituted": 0}
+    path.write_text(json.dumps(row))
+    (found,) = collect(tmp_path).to_dict("records")
+    assert (found["bottleneck"], found["schema"]) == ("the link", 2)
+    assert not {"verdict", "substituted"} & found.keys()
+
+
 def test_a_row_of_another_schema_is_left_out_and_said(tmp_path):
     write(tmp_path, "a")
     (tmp_path / "b").mkdir()
