@@ -19,10 +19,9 @@ TRY = "python run.py experiment=policy_zoo"
 def collect(folder: str | Path = "results") -> pd.DataFrame:
     """Return the table of all finished runs under a folder.
 
-    Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their names, the
-    leaves of the run's configuration, such as `prefetch.depth` or `memory.staging`; `folder` is
-    where a run's other files lie. Warns where
-    rows do not belong into one table: several commits, versions of moex, machines (timed runs
+    Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their
+    names, the leaves of the run's configuration, such as `prefetch.depth` or
+    `memory.staging`; `folder` is where a run's other files lie. Warns where rows do not belong into one table: several commits, versions of moex, machines (timed runs
     only), changes that were not committed, schemas, runs that were cut short for a smoke test.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Counts of what plans asked for: the same book for live and simulated runs.
+"""Statistics of what plans asked for, the same for live and simulated runs.
 
-Definitions stand in analysis/README.md#metrics. A guess counts in the phase in which it ends, used or
-dropped, so that none is used that was not issued: one of a prompt's last layer may be used by the
-first token decoded. What depends on the clock (late hits, waits, bytes that
+Definitions stand in analysis/README.md#metrics. A prefetch counts in the phase in which it ends,
+used or dropped, so that none is used that was not issued: one of a prompt's last layer may be used
+by the first token decoded. What depends on the clock (late hits, waits, bytes that
 really moved) is reported by whoever has a clock; everything else is decided by logical time.
 """
 

@@ -11,6 +11,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from moex.cli.renamed import KEYS, MODULES
+
 CONF = Path(__file__).parents[2] / "conf"
 PLAIN = (
     "ValueError",
@@ -65,20 +67,34 @@ def one_line(error: BaseException) -> str:
         return _unknown_key(str(error))
     if kind == "OverrideParseException":
         return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
-    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
-    if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
-        return f"import {error.name}: moved in moex 0.2; try import {MODULES[error.name]}"
+    if told := _moved(error) or _absent(text):
+        return told
     cause = error.__cause__
     if kind == "InstantiationException" and cause is not None:
         return _constructor(error, cause)
     if isinstance(error, OSError) and error.filename and error.errno:
         return _file(error)
-    if gone := re.match(r"Key '(\w+)' is not in struct", text):
-        return f"{gone[1]}: is needed, and was taken away; leave out ~{gone[1]}"
     if kind in PLAIN:
         return text
     return f"{kind}: {text} (MOEX_TRACEBACK=1 shows where)"
+
+
+def _moved(error: BaseException | None) -> str:
+    """Where a module is now that the error, or what caused it, did not find."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
+            return f"import {error.name}: moved in moex 0.2; try import {MODULES[error.name]}"
+        error = error.__cause__
+    return ""
+
+
+def _absent(text: str) -> str:
+    """What has no value, or was taken away."""
+    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
+    if gone := re.match(r"Key '(\w+)' is not in struct", text):
+        return f"{gone[1]}: is needed, and was taken away; leave out ~{gone[1]}"
+    return ""
 
 
 def _file(error: OSError) -> str:

@@ -1,7 +1,7 @@
 """The result of a run: one flat row, the same fields live or simulated.
 
-Every field is defined in analysis/README.md#metrics. Prefill and decode are never pooled: what has no
-`prefill_` in its name and counts accesses, bytes or waits is about decoding.
+Every field is defined in analysis/README.md#metrics. Prefill and decode are never pooled: what has
+no `prefill_` in its name and counts accesses, bytes or waits is about decoding.
 """
 
 from __future__ import annotations
