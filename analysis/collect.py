@@ -20,9 +20,9 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
     """Return the table of all finished runs under a folder.
 
     Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their
-    names, the leaves of the run's configuration, such as `prefetch.depth` or
-    `memory.staging`; `folder` is where a run's other files lie. Warns where rows do not belong into one table: several commits, versions of moex, machines (timed runs
-    only), changes that were not committed, schemas, runs that were cut short for a smoke test.
+    names, the leaves of the run's configuration, such as `prefetch.depth`; `folder` is where a
+    run's other files are. Warns where rows do not belong into one table: several commits, versions
+    of moex, machines (timed runs only), changes that were not committed, smoke tests.
 
     Raises:
         FileNotFoundError: no results there.
