@@ -20,7 +20,7 @@ def name(path):
 
 def test_the_page_is_what_the_generator_writes():
     introduction = PAGE.partition("\n## ")[0]
-    assert f"{introduction}\n{keys.page()}" == PAGE, "python -m moex.keys writes it anew"
+    assert f"{introduction}\n{keys.page()}" == PAGE, "python -m moex.cli.keys writes it anew"
 
 
 def test_the_page_has_every_option_and_every_group():

@@ -1,6 +1,6 @@
 """Writes the tables of conf/README.md, every configuration key, from the comments in conf/.
 
-    python -m moex.keys
+    python -m moex.cli.keys
 
 A file's first comment says what it is, its first indented one how to run it. A key's meaning is the
 comment behind its value, with the comments indented below; a mapping without any inside is one key.
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 PRESETS = ("ablation", "experiment")
 WIDEST, MOST = 40, 4  # characters of a value, and different defaults of a key, that a table shows
 
