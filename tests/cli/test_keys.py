@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from moex import keys
+from moex.cli import keys
 
 PAGE = (keys.CONF / "README.md").read_text()
 FILES = [path for path in sorted(keys.CONF.rglob("*.yaml")) if path.parent.name != "local"]
