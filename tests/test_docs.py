@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from argparse import ArgumentParser
 from importlib import import_module
@@ -37,7 +38,8 @@ def launchers(monkeypatch):
 
 
 def _compose(words):
-    words = [word.partition(",")[0] for word in words if word != "-m"]
+    typed = [word for word in shlex.split(" ".join(words)) if not word.startswith("-")]
+    words = [re.split(r",(?![^\[(]*[\])])", word)[0] for word in typed if "=" in word]
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose("config", overrides=words)
