@@ -163,6 +163,27 @@ class Plan(NamedTuple):
     partial: tuple[Expert, ...] = ()
 
     @property
+    def residents(self) -> list[tuple[Expert, int]]:
+        """Experts, and their slots, that were there before and miss nothing: computed first."""
+        coming = {load.expert for load in self.transfers}
+        pairs = zip(self.hits, self.slots, strict=True)
+        return [pair for pair in pairs if pair[0] not in self.prefetched and pair[0] not in coming]
+
+    @property
+    def arrivals(self) -> list[tuple[Expert, int, bool]]:
+        """Experts and slots that are waited for, in order; and whether one that is late is a hit.
+
+        First those that a prefetch brought, then those that this plan loads.
+        """
+        coming = {load.expert for load in self.transfers}
+        early = [
+            (expert, self.slots[self.hits.index(expert)], expert not in self.partial)
+            for expert in self.prefetched
+            if expert not in coming
+        ]
+        return early + [(load.expert, load.slot, False) for load in self.transfers]
+
+    @property
     def transfers(self) -> tuple[Load, ...]:
         """All that the link has to move."""
         return self.loads + self.fills if self.fills else self.loads

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from threading import RLock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,16 +19,15 @@ from moex.models import experts_interface
 from moex.models.guards import NeverCopied
 from moex.models.normed_lookahead import NormedLookahead
 from moex.models.router_scores import Lookahead
-from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runner.journal import Journal
-from moex.runner.layer_forward import LayerForward, StreamedWeights
+from moex.runner.layer_visit import LayerVisit
 from moex.runner.meter import Meter
 from moex.trace.format import DEPTHS
-from moex.types import PREFILL, Access, Expert
+from moex.types import PREFILL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from moex.runner.routing_replay import RoutingReplay
     from moex.store.slots import Slots
     from moex.trace.record import TraceRecorder
-    from moex.types import Plan, Prediction
+    from moex.types import Plan
 
 
 class OffloadedModel(NeverCopied):
@@ -87,9 +85,9 @@ class OffloadedModel(NeverCopied):
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
         self.lookahead: Lookahead | RoutingReplay = lookahead
         self.routing: RoutingReplay | None = None
-        self._normed: NormedLookahead | None = None
+        self.normed_lookahead: NormedLookahead | None = None
         if "lookahead_norm" in self.prefetcher.needs:
-            self._normed = NormedLookahead(model, layers, cache.geometry.hidden)
+            self.normed_lookahead = NormedLookahead(model, layers, cache.geometry.hidden)
         self._stack, self.closing = ExitStack(), ExitStack()
         # Also when nobody closes it: a thread of the link would hold all memory for ever.
         finalize(self, link.close).atexit = False
@@ -110,8 +108,8 @@ class OffloadedModel(NeverCopied):
         self._stack.enter_context(
             experts_interface.attach(self.model, self.layers, calls, self._begin)
         )
-        if self._normed:
-            self._stack.enter_context(self._normed.attached())
+        if self.normed_lookahead:
+            self._stack.enter_context(self.normed_lookahead.attached())
         return self.model
 
     def __exit__(self, *exception: object) -> None:
@@ -135,7 +133,7 @@ class OffloadedModel(NeverCopied):
                 self.routing.reset()
             if self.events is not None:
                 self.log_events(self.events.maxlen or 0)
-            self._phase, self._position, self._sequence = PREFILL, 0, -1
+            self.phase, self.position, self.sequence = PREFILL, 0, -1
             self.journal = Journal(self.cache.geometry)
 
     def empty(self) -> None:
@@ -175,8 +173,8 @@ class OffloadedModel(NeverCopied):
     def _finish(self) -> None:
         if self.journal.clock:
             plan = self.residency.finish(self.journal.clock - 1)
-            self._execute(plan)
-            self.layer_stats[-1].dropped(self._phase, plan)
+            self.execute(plan)
+            self.layer_stats[-1].dropped(self.phase, plan)
 
     def _one_call(self) -> RLock:
         """The lock under which everything happens: two threads take turns, visit by visit.
@@ -210,8 +208,8 @@ class OffloadedModel(NeverCopied):
         self.journal.begin(layer)
 
     def _begin(self, phase: str, position: int, tokens: int) -> None:
-        self._phase, self._position = phase, position
-        self._sequence += position == 0
+        self.phase, self.position = phase, position
+        self.sequence += position == 0
 
     def _call(
         self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
@@ -221,100 +219,25 @@ class OffloadedModel(NeverCopied):
             self._open(number)
             if self.routing is not None:
                 index, weights = self.routing.route(number, index, weights)
-            visit = self._visit if self.events is None else self._logged_visit
-            result = visit(number, experts, hidden, index, weights)
+            visit = LayerVisit(self, number, experts, hidden, index, weights)
+            output = visit.output() if self.events is None else self._logged(visit)
             self.journal.end()
-            return result
-
-    def _visit(
-        self, number: int, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor
-    ) -> Tensor:
-        # What decides nothing comes when loads are on their way; but a GPU is waited for once.
-        first = self.cache.reads_scores or hidden.is_cuda
-        rows = self.lookahead.rows(number, hidden) if first else []
-        chosen = index.tolist()
-        self.meter.collect_stall()
-        demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
-        clock = self.journal.clock
-        access = Access(clock, self._position, number, self._phase, demanded, *rows[:1])
-        work = LayerForward(experts, hidden, index, weights, chosen)
-        late, waited = 0, False
-        for plan in self._plans(access, work):
-            self._execute(plan)
-            given = work.begin(self.host, plan.host) if self.host and plan.host else []
-            work.skip(plan.skipped)
-            if plan.last:
-                scores, *lookahead = rows or self.lookahead.rows(number, hidden)
-                access = access._replace(scores=scores)
-                seen = Observation(access, tuple(lookahead), hidden, chosen=index)
-                if self._normed:
-                    seen = seen._replace(lookahead_norm=self._normed.scores(number, hidden))
-                predictions = self._prefetch(seen) if self.predicts else ()
-            coming = {load.expert for load in plan.transfers}
-            for expert, slot in zip(plan.hits, plan.slots, strict=True):
-                if expert not in plan.prefetched and expert not in coming:
-                    waited = self._compute(work, expert, slot) or waited
-            for expert in plan.prefetched:
-                if expert not in coming:
-                    held_up = self._compute(work, expert, plan.slots[plan.hits.index(expert)])
-                    late += held_up and expert not in plan.partial
-                    waited = waited or held_up
-            for load in plan.transfers:
-                waited = self._compute(work, load.expert, load.slot) or waited
-            if self.host and given:
-                stall = work.finish(self.host, plan.host, given)
-                self.meter.stall_s += stall
-                waited = stall > 0 or waited
-            self.layer_stats[number].demand(access.phase, plan)
-        self.layer_stats[number].waited(access.phase, late, waited)
-        needs = self.neurons.needs if self.neurons else ()
-        self.layer_stats[number].selected(access.phase, needs)
-        self.recorder.add(self._sequence, access, seen.lookahead, predictions, len(chosen), needs)
-        result = work.result()
-        self.meter.visit()
-        return result
+            return output
 
     def replay(self, routing: RoutingReplay) -> None:
         """Let a recorded routing overrule the model's own routers."""
         self.routing = self.lookahead = routing
 
-    def _logged_visit(self, number: int, *given: Any) -> Tensor:
+    def _logged(self, visit: LayerVisit) -> Tensor:
         started = perf_counter()
-        result = self._visit(number, *given)
+        output = visit.output()
         assert self.events is not None
-        self.events.append(("visit", number, started, perf_counter(), *self.cache.occupancy()))
-        return result
+        held = self.cache.occupancy()
+        self.events.append(("visit", visit.number, started, perf_counter(), *held))
+        return output
 
-    def _plans(self, access: Access, work: LayerForward) -> Iterator[Plan]:
-        if self.neurons:
-            return self.neurons.request(access, work.hidden, work.tokens_of)
-        return self.cache.request(access)
-
-    def _compute(self, work: LayerForward, expert: Expert, slot: int) -> bool:
-        """Compute an expert when it is there, or while it arrives; whether it was waited for."""
-        before, weights = self.meter.stall_s, self.slots.tensors[slot]
-        if self.link.in_parts and not self.neurons:
-            weights = StreamedWeights(weights, self.slots.ends, partial(self._wait, slot))
-        else:
-            self._wait(slot)
-        whole = partial(experts_interface.expert_output, weights=weights)
-        work.compute(expert, self.neurons.output(expert, slot) if self.neurons else whole)
-        self.link.used(slot)
-        return self.meter.stall_s > before
-
-    def _execute(self, plan: Plan) -> None:
+    def execute(self, plan: Plan) -> None:
+        """Tell who listens, and let the link begin."""
         if self.on_plan:
             self.on_plan(plan)
         self.link.submit(plan)
-
-    def _prefetch(self, observation: Observation) -> Sequence[Prediction]:
-        self.prefetcher.observe(observation)
-        predictions = self.prefetcher.predict(observation)
-        plan = (self.neurons or self.cache).prefetch(predictions, observation.access.clock)
-        self.layer_stats[observation.access.layer].prefetch(observation.access.phase, plan)
-        self._execute(plan)
-        return predictions
-
-    def _wait(self, slot: int, size: int | None = None) -> None:
-        link = self.link
-        self.meter.stall_s += link.wait(slot) if size is None else link.wait_part(slot, size)

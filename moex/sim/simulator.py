@@ -153,22 +153,16 @@ class _Replay:
         late, stall = 0, 0.0
         if plan.host:
             clock.begin_host(len(plan.host))
-        coming = {load.expert for load in plan.transfers}
         if self.neurons is None:
             clock.now += clock.expert_s * (len(plan.hits) - len(plan.prefetched))
         else:
-            for expert, slot in zip(plan.hits, plan.slots, strict=True):
-                if expert not in plan.prefetched and expert not in coming:
-                    stall += clock.wait(slot)  # for rows that were fetched early
-                    clock.now += clock.expert_s
-        for expert in plan.prefetched:
-            if expert not in coming:
-                waited = clock.wait(plan.slots[plan.hits.index(expert)])
-                late += waited > 0 and expert not in plan.partial
-                stall += waited
-                clock.now += clock.expert_s + load_s
-        for load in plan.transfers:
-            stall += clock.wait(load.slot)
+            for _, slot in plan.residents:
+                stall += clock.wait(slot)  # for rows that were prefetched
+                clock.now += clock.expert_s
+        for _, slot, prefetched in plan.arrivals:
+            waited = clock.wait(slot)
+            late += waited > 0 and prefetched
+            stall += waited
             clock.now += clock.expert_s + load_s
         if plan.host:
             stall += clock.wait_host()

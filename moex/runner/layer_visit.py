@@ -1,0 +1,151 @@
+"""One layer visit, step by step: the simulator bills the same steps in the same order.
+
+route, request a plan for each wave, submit its demand loads, predict and submit prefetches (in
+the last wave), compute what is resident, then what arrives, combine, record.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from moex.models import experts_interface
+from moex.prefetch.base import Observation
+from moex.runner.layer_forward import LayerForward, StreamedWeights
+from moex.types import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from moex.runner.offloaded import OffloadedModel
+    from moex.types import Expert, Plan, Prediction
+
+
+class LayerVisit:
+    """The state of one visit.
+
+    Args:
+        run: the model that it is a visit of.
+        number: of the MoE layer.
+        experts: the layer's module.
+        hidden: router input [tokens, hidden].
+        index: the router's choice [tokens, k].
+        weights: of that choice [tokens, k].
+    """
+
+    def __init__(
+        self,
+        run: OffloadedModel,
+        number: int,
+        experts: nn.Module,
+        hidden: Tensor,
+        index: Tensor,
+        weights: Tensor,
+    ) -> None:
+        self.run, self.number, self.hidden, self.index = run, number, hidden, index
+        # Router rows that decide nothing are computed once loads are on their way; but a GPU is
+        # waited for once.
+        first = run.cache.reads_scores or hidden.is_cuda
+        self.rows = run.lookahead.rows(number, hidden) if first else []
+        chosen = index.tolist()
+        run.meter.collect_stall()
+        demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
+        self.access = Access(
+            run.journal.clock, run.position, number, run.phase, demanded, *self.rows[:1]
+        )
+        self.work = LayerForward(experts, hidden, index, weights, chosen)
+        self.stats = run.layer_stats[number]
+        self.late, self.waited = 0, False
+        self.predictions: Sequence[Prediction] = ()
+        self.lookahead: tuple[tuple[float, ...], ...] = ()
+
+    def output(self) -> Tensor:
+        """Take every step; the layer's output [tokens, hidden]."""
+        for plan in self.plans():
+            self.run.execute(plan)
+            given = self.begin_host(plan)
+            self.work.skip(plan.skipped)
+            if plan.last:
+                self.predict()
+            self.compute(plan)
+            self.finish_host(plan, given)
+            self.stats.demand(self.access.phase, plan)
+        return self.combine()
+
+    def plans(self) -> Iterator[Plan]:
+        """What each wave needs."""
+        if self.run.neurons:
+            return self.run.neurons.request(self.access, self.hidden, self.work.tokens_of)
+        return self.run.cache.request(self.access)
+
+    def predict(self) -> None:
+        """Ask the prefetcher, and submit what the cache admits."""
+        run = self.run
+        scores, *lookahead = self.rows or run.lookahead.rows(self.number, self.hidden)
+        self.access, self.lookahead = self.access._replace(scores=scores), tuple(lookahead)
+        if not run.predicts:
+            return
+        seen = Observation(self.access, self.lookahead, self.hidden, chosen=self.index)
+        if run.normed_lookahead:
+            scored = run.normed_lookahead.scores(self.number, self.hidden)
+            seen = seen._replace(lookahead_norm=scored)
+        run.prefetcher.observe(seen)
+        self.predictions = run.prefetcher.predict(seen)
+        plan = (run.neurons or run.cache).prefetch(self.predictions, self.access.clock)
+        self.stats.prefetch(self.access.phase, plan)
+        run.execute(plan)
+
+    def compute(self, plan: Plan) -> None:
+        """Compute the wave's experts: residents first, then in the order of arrival."""
+        for expert, slot in plan.residents:
+            self.waited = self.expert(expert, slot) or self.waited
+        for expert, slot, prefetched in plan.arrivals:
+            stalled = self.expert(expert, slot)
+            self.late += stalled and prefetched
+            self.waited = self.waited or stalled
+
+    def expert(self, expert: Expert, slot: int) -> bool:
+        """Compute an expert when it is there, or while it arrives; whether it was waited for."""
+        run = self.run
+        before, weights = run.meter.stall_s, run.slots.tensors[slot]
+        if run.link.in_parts and not run.neurons:
+            weights = StreamedWeights(weights, run.slots.ends, partial(self.wait, slot))
+        else:
+            self.wait(slot)
+        whole = partial(experts_interface.expert_output, weights=weights)
+        self.work.compute(expert, run.neurons.output(expert, slot) if run.neurons else whole)
+        run.link.used(slot)
+        return run.meter.stall_s > before
+
+    def wait(self, slot: int, size: int | None = None) -> None:
+        """Wait for a slot's load, or for its first bytes; that is stall."""
+        link = self.run.link
+        stall = link.wait(slot) if size is None else link.wait_part(slot, size)
+        self.run.meter.stall_s += stall
+
+    def begin_host(self, plan: Plan) -> list:
+        """Give the host the experts that it computes."""
+        host = self.run.host
+        return self.work.begin(host, plan.host) if host and plan.host else []
+
+    def finish_host(self, plan: Plan, given: list) -> None:
+        """Take the host's results; waiting for them is stall."""
+        if self.run.host and given:
+            stall = self.work.finish(self.run.host, plan.host, given)
+            self.run.meter.stall_s += stall
+            self.waited = stall > 0 or self.waited
+
+    def combine(self) -> Tensor:
+        """Sum over the top-k positions, and write the visit down."""
+        run, phase = self.run, self.access.phase
+        self.stats.waited(phase, self.late, self.waited)
+        needs = run.neurons.needs if run.neurons else ()
+        self.stats.selected(phase, needs)
+        tokens = len(self.index)
+        run.recorder.add(run.sequence, self.access, self.lookahead, self.predictions, tokens, needs)
+        result = self.work.result()
+        run.meter.visit()
+        return result
