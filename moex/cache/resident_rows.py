@@ -49,11 +49,11 @@ class ResidentRows:
         over = (present | wanted).bit_count() - capacity
         if over > 0:
             for spared in (hot, 0) if hot else (0,):
-                over = self._leave(over, spared)
+                over = self._evict(over, spared)
             self.recent = [generation for generation in self.recent if generation]
         return wanted & ~present
 
-    def _leave(self, over: int, spared: int) -> int:
+    def _evict(self, over: int, spared: int) -> int:
         """Evict `over` rows, oldest first, but no spared ones; return how many are left over."""
         for number in range(len(self.recent) - 1, 0, -1):
             if over <= 0:
