@@ -187,7 +187,7 @@ class Future:
                 self._clocks.setdefault(Expert(access.layer, index), []).append(access.clock)
 
     def next_use(self, expert: Expert, after: int) -> float:
-        """Return the clock of the first visit after `after` that demands the expert; inf if none."""
+        """Return the clock of the first visit after `after` that demands the expert, or inf."""
         clocks = self._clocks.get(expert, ())
         position = bisect_right(clocks, after)
         return clocks[position] if position < len(clocks) else inf

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Belady(CachePolicy):
     """Evict the expert whose next use is farthest (Belady 1966).
 
-    `bypass=False`: every loaded expert enters and members of the running visit are kept: the optimum
+    `bypass=False`: every loaded expert enters, members of the running visit are kept: the optimum
     under forced admission. `bypass=True`: an expert just used may be evicted at once, which gives
     the fewest loads of any policy without prefetching (for visits that fit the cache).
     """

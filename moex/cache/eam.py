@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class EAM(ScoredPolicy):
     """Keep experts that this request activates, of layers soon visited (MoE-Infinity).
 
-    arXiv 2401.14361. Score = (share of the layer's activations in this request + `floor`) x nearness, where nearness
-    falls from 1 for the next layer to 1 / layers for the layer just passed. The paper weights
-    layers by their number alone (1 - layer / layers); here distance is counted ahead from the
-    running layer, around to the next pass. With one pool per layer nearness is the same for all,
-    and the policy is LFU within a request. A request begins where positions fall back. The paper's
-    store of past requests also guides prefetching and is not part of this policy; instead, earlier
-    requests count with weight `past`.
+    arXiv 2401.14361. Score = (share of the layer's activations in this request + `floor`) x
+    nearness, where nearness falls from 1 for the next layer to 1 / layers for the layer just
+    passed. The paper weights layers by their number alone (1 - layer / layers); here distance is
+    counted ahead from the running layer, around to the next pass. With one pool per layer nearness
+    is the same for all, and the policy is LFU within a request. A request begins where positions
+    fall back. The paper's store of past requests also guides prefetching and is not part of this
+    policy; instead, earlier requests count with weight `past`.
 
     Raises:
         ValueError: a parameter outside its range.

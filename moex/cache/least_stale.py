@@ -18,8 +18,8 @@ class LeastStale(ScoredPolicy):
     An expert is stale if the running forward pass has not used it. Stale experts of early layers
     were not needed in this pass, and their layer is visited again last. Only then the pass's own
     experts are evicted, earliest layer first. The paper does not order equals: here it is least
-    recent use. It is made for a global pool with prefetching; with a pool per layer it is LRU. (In arXiv
-    2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
+    recent use. It is made for a global pool with prefetching; with a pool per layer it is LRU. (In
+    arXiv 2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
     """
 
     def reset(self, scope: Scope) -> None:

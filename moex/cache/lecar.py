@@ -21,10 +21,10 @@ class LeCaR(CachePolicy):
     """Choose at random between the LRU and the LFU victim, with weights learnt from regret.
 
     Vietri et al. 2018, HotStorage. A victim is remembered by the policy that chose it, in a ghost
-    list as long as the pool. A demand for a ghost makes the other policy's weight grow by
-    exp(rate x discount^age), age being the uses since the eviction; where both choose the same
-    victim neither weight changes. The discount is `forget` ** (1 / capacity). Counts are kept while the expert
-    is resident or a ghost.
+    list as long as the pool. A demand for a ghost makes the other policy's weight grow by exp(rate
+    x discount^age), age being the uses since the eviction; where both choose the same victim
+    neither weight changes. The discount is `forget` ** (1 / capacity). Counts are kept while the
+    expert is resident or a ghost.
 
     Raises:
         ValueError: a parameter outside its range.

@@ -22,8 +22,8 @@ class LHD(CachePolicy):
     """Evict the expert with the fewest expected hits per slot and remaining time in it.
 
     Beckmann, Chen & Cidon 2018, NSDI. Ages at hits and at evictions are counted for each kind of
-    expert (its last reuse distance, in powers of two) and scaled by `fade` every `period`
-    passes, when densities are computed anew. Ages are passes since the last use, the last bin is open;
+    expert (its last reuse distance, in powers of two) and scaled by `fade` every `period` passes,
+    when densities are computed anew. Ages are passes since the last use, the last bin is open;
     until there is evidence density falls with age, which is LRU. All candidates are compared (the
     paper samples 32), and all experts are of one size.
 

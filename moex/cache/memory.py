@@ -65,8 +65,8 @@ class Memory:
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: slots beside the residents', shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
-        reader_threads: threads that read from the disk where linux_aio does not (small experts, where
-            it can); the other cores compute.
+        reader_threads: threads that read from the disk what linux_aio does not (it reads small
+            experts where it can); the other cores compute.
         rows: with a neuron selector, the share of an expert's rows that a slot holds; below 1, a
             budget gives as many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
@@ -75,8 +75,8 @@ class Memory:
             frequent ones stay in half of every slot.
 
     Raises:
-        ValueError: a field is not a number, a share outside (0, 1], an unknown value, or a number of
-            threads out of range.
+        ValueError: a field is not a number, a share outside (0, 1], an unknown value, or
+            too few or too many threads.
         FileNotFoundError: no such file of counts.
     """
 

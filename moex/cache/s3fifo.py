@@ -20,12 +20,13 @@ PROMOTED = 2  # uses in the small queue that promote to the main one
 class S3FIFO(CachePolicy):
     """Demote one-hit wonders quickly: small, main and ghost queues (Yang et al. 2023, SOSP).
 
-    New experts enter the small queue, ghosts the main one. The oldest of the small queue is promoted
-    after two uses or more, else evicted and remembered as a ghost; the oldest of the main queue is
-    reinserted once for every use, up to three. Until the first eviction, new experts beyond the
-    small queue's room enter main, as in the authors' libCacheSim (not in the paper). Members of the
-    running visit are skipped and keep their position. `small` and `ghost` are shares of the capacity;
-    the small queue has room for one expert at least (the paper's caches are never that small).
+    New experts enter the small queue, ghosts the main one. The oldest of the small queue is
+    promoted after two uses or more, else evicted and remembered as a ghost; the oldest of the main
+    queue is reinserted once for every use, up to three. Until the first eviction, new experts
+    beyond the small queue's room enter main, as in the authors' libCacheSim (not in the paper).
+    Members of the running visit are skipped and keep their position. `small` and `ghost` are shares
+    of the capacity; the small queue has room for one expert at least (the paper's caches are never
+    that small).
 
     Raises:
         ValueError: a share outside its range.

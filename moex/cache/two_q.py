@@ -19,8 +19,8 @@ class TwoQ(CachePolicy):
 
     New experts pass through a first-in-first-out queue (A1in) whatever their uses; its victims are
     remembered for a while (A1out), and only a remembered expert that is demanded again enters the
-    list that is evicted by recency (Am). `first` and `remembered` are shares of the capacity (Kin, Kout of the
-    full version); each queue holds one at least.
+    list that is evicted by recency (Am). `first` and `remembered` are shares of the capacity (Kin,
+    Kout of the full version); each queue holds one at least.
 
     Raises:
         ValueError: a share outside its range.

@@ -159,8 +159,8 @@ def live_line(bottleneck: Bottleneck, report: Report) -> str:
 def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:
     """Return a profile of a live run's own costs; an untimed one if its row has no times.
 
-    The cost of its visits without waiting is taken from the run; its link is the emulated profile's,
-    or one with the latency-free bandwidth that the run reached.
+    The cost of its visits without waiting is taken from the run; its link is the emulated
+    profile's, or one with the latency-free bandwidth that the run reached.
     """
     machine = hardware or HardwareProfile()
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:

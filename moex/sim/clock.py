@@ -62,7 +62,7 @@ class Clock:
         """Let the host compute `experts` experts, one after the other."""
         if self.host_s is None:
             raise ValueError(
-                f"hardware={self.profile.name}: has no host_expert_s, the host's seconds per expert, "
+                f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
                 "which this miss handler needs; try ++hardware.host_expert_s=0.002"
             )
         self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
