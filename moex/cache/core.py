@@ -87,8 +87,7 @@ class ExpertCache:
         if "future" in self.prototype.needs and self.future is None:
             raise ValueError(
                 f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
-                "trace (mode=simulate trace=FILE), or run it live, where a recording pass is made
-                first"
+                "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
             )
 
     def reset(self) -> None:

@@ -109,7 +109,7 @@ class RowCache:
         evicted = [each.expert for each in plan.evictions if each.expert not in members]
         for expert in evicted:
             self._held.pop(expert, None)
-        # In a global pool an expert may be evicted before the visit that its rows are predicted for.
+        # In a global pool an expert may be evicted before the visit its rows are predicted for.
         lost = [(expert, self._early.pop(expert, 0)) for expert in evicted]
         wasted = tuple(Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
         if wasted:

@@ -91,7 +91,7 @@ class LinkTimeline:
             transfer = queue[0]
             start = max(self.free_at, transfer.submitted)
             if self.demand and self.speculation and self.demand[0].submitted > self.free_at:
-                # The link was idle or at a chunk boundary before demand was submitted: it sent prefetches.
+                # The link was free before demand was submitted: it sent a prefetch meanwhile.
                 transfer = self.speculation[0]
                 start = max(self.free_at, transfer.submitted)
                 if start >= self.demand[0].submitted:

@@ -44,8 +44,8 @@ class Corm(Prefetcher):
     def __post_init__(self) -> None:
         if self.coarse.depth != 1:
             raise ValueError(
-                f"prefetch.coarse.depth={self.coarse.depth}: neurons are predicted one layer ahead; "
-                "expected 1"
+                f"prefetch.coarse.depth={self.coarse.depth}: neurons are predicted one layer "
+                "ahead; expected 1"
             )
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
@@ -53,8 +53,7 @@ class Corm(Prefetcher):
         self.coarse.bind(geometry, model, selector)
         self.selector, self.device_bytes = selector, self.coarse.device_bytes
         if selector is None:
-            log.warning("moex: prefetch=corm sparsity=none is exact and saves no bytes of an
-            expert")
+            log.warning("moex: prefetch=corm sparsity=none is exact and saves no byte of an expert")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Discard all state."""

@@ -34,12 +34,12 @@ def check_prefetcher(
     model: Path | None = None,
     selector: Any = None,
 ) -> None:
-    """Show the prefetcher two prompts and their decoding, and check every promise that it made.
+    """Run the prefetcher on two prompts and their decoding, and check its contract.
 
-    It names experts that exist, each once, the surest of a layer first, never of the running layer;
-    rows are bitmaps of one bit a neuron; it leaves observations alone; the same calls give the same
-    answers on a second instance, after a reset, in a copy and after pickling; global random streams
-    are left alone. What it `needs` is given to it, made up.
+    It predicts experts that exist, each once, the best of a layer first, never of the running
+    layer; rows are bitmaps of one bit a neuron; the same calls give the same predictions on a
+    second instance, after a reset, in a copy and after pickling; global random streams are not
+    used. What it `needs` is generated.
 
     Args:
         factory: builds a fresh prefetcher.
@@ -67,7 +67,7 @@ def check_prefetcher(
     streams = global_streams()
     said = _listen(start(prefetcher), observations)
     if streams != global_streams():
-        raise check.broken("it drew from a global random stream; draw from the seed")
+        raise check.broken("it used a global random stream; use random.Random(seed)")
     check.answers(observations, said)
     check.same(said, _listen(start(factory()), observations), "a second instance")
     prefetcher.reset(geometry, 7)
@@ -186,5 +186,5 @@ def _trace(geometry: Geometry, observations: Sequence[Observation]) -> Trace:
 
 
 def global_streams() -> tuple[object, bytes]:
-    """The state of the random streams that nobody may draw from."""
+    """Return the state of the global random streams, which plug-ins must not use."""
     return random.getstate(), pickle.dumps(np.random.get_state())
