@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from moex.prefetch.base import Prefetcher
 
-    Said = list[list[Prediction]]
+    Predicted = list[list[Prediction]]
 
 SMALL = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=12, expert_bytes=576)
 PASSES = 12
@@ -65,13 +65,13 @@ def check_prefetcher(
         return fresh
 
     streams = global_streams()
-    said = _listen(start(prefetcher), observations)
+    predicted = _listen(start(prefetcher), observations)
     if streams != global_streams():
         raise check.broken("it used a global random stream; use random.Random(seed)")
-    check.answers(observations, said)
-    check.same(said, _listen(start(factory()), observations), "a second instance")
+    check.answers(observations, predicted)
+    check.same(predicted, _listen(start(factory()), observations), "a second instance")
     prefetcher.reset(geometry, 7)
-    check.same(said, _listen(prefetcher, observations), "the same one after reset()")
+    check.same(predicted, _listen(prefetcher, observations), "the same one after reset()")
     half = len(observations) // 2
     begun = start(factory())
     _listen(begun, observations[:half])
@@ -79,7 +79,7 @@ def check_prefetcher(
         (deepcopy(begun), "deepcopy"),
         (pickle.loads(pickle.dumps(begun)), "pickling"),
     ):
-        check.same(said[half:], _listen(copied, observations[half:]), how)
+        check.same(predicted[half:], _listen(copied, observations[half:]), how)
 
 
 class _Check(NamedTuple):
@@ -92,24 +92,24 @@ class _Check(NamedTuple):
             f"{self.name}: {rule}" + ("" if visit is None else f" at visit {visit}")
         )
 
-    def same(self, ours: Said, theirs: Said, how: str) -> None:
+    def same(self, ours: Predicted, theirs: Predicted, how: str) -> None:
         for visit, pair in enumerate(zip(ours, theirs, strict=True)):
             if pair[0] != pair[1]:
-                raise self.broken(f"{how} said something else", visit)
+                raise self.broken(f"{how} predicted something else", visit)
 
-    def answers(self, observations: Sequence[Observation], said: Said) -> None:
-        for observation, predictions in zip(observations, said, strict=True):
+    def answers(self, observations: Sequence[Observation], predicted: Predicted) -> None:
+        for observation, predictions in zip(observations, predicted, strict=True):
             rule = _broken(observation, predictions, self.geometry)
             if rule:
                 raise self.broken(rule, observation.access.clock)
 
 
-def _listen(prefetcher: Prefetcher, observations: Sequence[Observation]) -> Said:
-    said = []
+def _listen(prefetcher: Prefetcher, observations: Sequence[Observation]) -> Predicted:
+    predicted = []
     for observation in observations:
         prefetcher.observe(observation)
-        said.append(list(prefetcher.predict(observation)))
-    return said
+        predicted.append(list(prefetcher.predict(observation)))
+    return predicted
 
 
 def _broken(
