@@ -31,7 +31,7 @@ class Expert(NamedTuple):
     """Identifies one expert: MoE layer (counted from 0, dense layers skipped) and index in it."""
 
     layer: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a name
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is never called on an Expert
 
 
 class Geometry(NamedTuple):

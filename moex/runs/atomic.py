@@ -71,7 +71,7 @@ def alone(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
 
 @contextmanager
 def shared(folder: Path) -> Iterator[None]:
-    """Use a folder beside others who do; waits while somebody is `alone` with it."""
+    """Hold a shared lock of a folder; waits while another process holds the exclusive one."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

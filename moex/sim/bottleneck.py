@@ -140,7 +140,7 @@ def analyze_live(
         cold: whether every sequence started with an empty cache.
 
     Raises:
-        ValueError: the host computed experts, and the profile does not say how fast.
+        ValueError: the host computed experts, and the profile has no host speed.
     """
     if decisions.prefetcher is not None and decisions.prefetcher.needs - RECORDED:
         decisions = replace(decisions, prefetcher=Recorded())

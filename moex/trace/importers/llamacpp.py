@@ -5,7 +5,7 @@ and layer; that they are ordered by token is inferred, because no such file was 
 (Cartaz/llama.cpp-vulkan-moe) adds the columns `phase,token,layer,rank,expert`. Both are read, with
 or without a header line.
 
-`layer,expert` says neither where a token ends nor what is prompt: `top_k` must be given, a run of
+`layer,expert` marks neither tokens nor the prompt: `top_k` must be given, a run of
 rows of one layer is a ubatch, one with more than one token is taken for prefill, and one with one
 token for decoding. llama.cpp numbers transformer layers, so dense ones are missing; MoE layers are
 renumbered from 0 in their order. In its last layer llama.cpp may compute only the rows that it
