@@ -1,4 +1,4 @@
-"""Where things lie: bundled and local models, traces, and what is cached for a model."""
+"""Finds files: bundled and local models, traces, and the cache folder of derived data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ BUNDLED = ("tiny",)
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder of a bundled or local model; None where the name is no folder."""
+    """Return the folder of a bundled or local model; None if the name is not a folder."""
     folder = ASSETS / name if name in BUNDLED else Path(name).expanduser()
     return folder if name and folder.is_dir() else None
 
 
 def downloaded_folder(name: str) -> Path | None:
-    """The folder of a model of the hub, if it is in the hub's cache.
+    """Return the folder of a Hugging Face Hub model in the hub's cache; None if it is not there.
 
-    Its content is no part of a run's name: before the first download nobody knows it, and the same
-    command after that is to find its row.
+    Its content is not part of the run id: it is unknown before the first download, and the same
+    command has to find its cached result afterwards.
     """
     if name.count("/") != 1:
         return None
@@ -34,12 +34,12 @@ def downloaded_folder(name: str) -> Path | None:
 
 
 def trace_path(name: str) -> Path:
-    """The file of a trace: a bundled one by its name, or a path."""
+    """Return the file of a trace, given the name of a bundled trace or a path."""
     bundled = ASSETS / "traces" / f"{name}.parquet"
     return bundled if bundled.is_file() else Path(name)
 
 
 def cache_folder() -> Path:
-    """What belongs to a model but not to a result: $MOEX_CACHE, or a folder of the user's cache."""
+    """Return the folder of data derived from models: $MOEX_CACHE, or one in the user's cache."""
     own = os.environ.get("MOEX_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"

@@ -1,4 +1,4 @@
-"""The values that every part of moex exchanges. Standard library only.
+"""The values that all parts of moex exchange. Standard library only.
 
 They are named tuples, not dataclasses, because replay makes millions of them and hashing `Expert`
 is its inner loop.
@@ -17,28 +17,28 @@ PREFILL = "prefill"
 DECODE = "decode"
 
 DEEPEST = 3
-"""Layers ahead that experts are predicted for, at most."""
+"""Most layers ahead that experts are predicted for."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Of a model's weights; `auto` is as the checkpoint says."""
+"""Data types of a model's weights; `auto` takes the checkpoint's."""
 LARGEST = 10**15
-"""Of any number of a geometry: bytes of all experts are still exact in a float."""
+"""Largest value of a geometry's field: the bytes of all experts are still exact in a float."""
 MOST_EXPERTS = 10**6
-"""Of all layers: some thirty times those of the largest models."""
+"""Most experts of all layers together: about thirty times those of the largest models."""
 
 
 class Expert(NamedTuple):
-    """The name of one expert: MoE layer (counted from 0, dense layers skipped) and index in it."""
+    """Identifies one expert: MoE layer (counted from 0, dense layers skipped) and index in it."""
 
     layer: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a name
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is never called on an Expert
 
 
 class Geometry(NamedTuple):
-    """A model as far as caching cares.
+    """The dimensions of a model that matter for caching.
 
     `layers` counts MoE layers, `hidden` and `intermediate` are the expert's two widths, and
-    `expert_bytes` is what one whole expert occupies as it is stored and moved.
+    `expert_bytes` is the size of one whole expert as it is stored and moved.
     """
 
     layers: int
@@ -49,13 +49,13 @@ class Geometry(NamedTuple):
     expert_bytes: int
 
     def check(self, where: str) -> None:
-        """Refuse numbers that no model has; widths of 0 are not known.
+        """Raise an error if a field has a value that no model has; a width of 0 means unknown.
 
         Args:
-            where: what has these numbers, for the message.
+            where: what the geometry belongs to, for the message.
 
         Raises:
-            ValueError: one that is not a whole number, or out of range.
+            ValueError: a field is not a whole number, or out of range.
         """
         known = {"hidden": 0, "intermediate": 0}
         for name, given in self._asdict().items():
@@ -72,7 +72,7 @@ class Geometry(NamedTuple):
             )
 
     def size(self, rows: bytes | None = None) -> int:
-        """Bytes of some rows of an expert (a bitmap as in `Load`); of all of it without one."""
+        """Return the bytes of some rows of an expert (a bitmap as in `Load`; None: all rows)."""
         if rows is None:
             return self.expert_bytes
         count = int.from_bytes(rows, "little").bit_count()
@@ -93,8 +93,8 @@ class Access(NamedTuple):
     """One visit of one MoE layer: the event that caches are replayed on.
 
     `clock` counts visits, `position` is the index of the pass's first token in its sequence,
-    `experts` are the distinct demanded indices in top-k order, and `scores` is the whole router
-    row (softmax, summed over the visit's tokens) or empty where it is not known.
+    `experts` are the distinct demanded indices in top-k order, and `scores` is the full router row
+    (softmax, summed over the visit's tokens), empty if it is unknown.
     """
 
     clock: int
@@ -106,7 +106,7 @@ class Access(NamedTuple):
 
 
 class Now(NamedTuple):
-    """The only time a policy may look at."""
+    """The logical time of a decision; a policy may use no other time."""
 
     clock: int
     position: int
@@ -115,10 +115,10 @@ class Now(NamedTuple):
 
 
 class Load(NamedTuple):
-    """One transfer of an expert into a place.
+    """One transfer of an expert into a slot.
 
-    `rows` is a bitmap of neurons, lowest bit first (numpy's `bitorder="little"`); None is the whole
-    expert.
+    `rows` is a bitmap of neurons, lowest bit first (numpy's `bitorder="little"`); None means the
+    whole expert.
     """
 
     expert: Expert
@@ -128,7 +128,7 @@ class Load(NamedTuple):
 
 
 class Eviction(NamedTuple):
-    """An expert that left, and the place that it held; `rows` as in `Load`, of what was wasted."""
+    """An evicted or dropped expert and the slot it held; `rows` (as in `Load`) were unused."""
 
     expert: Expert
     slot: int
@@ -136,15 +136,15 @@ class Eviction(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one wave of a visit needs; `last` marks the visit's last wave.
+    """What one wave of a visit loads, evicts and computes; `last` marks the visit's last wave.
 
-    `hits` are demanded experts that need no load, `places` where they are; those of them that a
-    speculative load brought and that are demanded for the first time stand in `guessed` too.
-    `dropped` are guesses that left the books without having been used.
+    `hits` are demanded experts that need no load, `slots` are the slots that hold them. Hits that a
+    prefetch loaded and that are demanded for the first time are in `prefetched`, too. `dropped` are
+    prefetches that were discarded without having been used.
 
-    With a neuron selector, `fills` load rows that an expert's place lacks (of a hit; or, in a wave
-    of its own, the next part of an expert that is larger than its place), `partial` are the hits
-    that lack rows, whichever wave brings them, and `unused` are rows that came early and were not
+    With a neuron selector, `fills` load rows that an expert's slot lacks (of a hit; or, in a wave
+    of its own, the next part of an expert that is larger than its slot), `partial` are the hits
+    that lack rows, whichever wave loads them, and `unused` are prefetched rows that were not
     selected at the visit that they were predicted for.
     """
 
@@ -185,12 +185,12 @@ class Plan(NamedTuple):
 
     @property
     def transfers(self) -> tuple[Load, ...]:
-        """All that the link has to move."""
+        """All loads that cross the link in this wave."""
         return self.loads + self.fills if self.fills else self.loads
 
 
 class Prediction(NamedTuple):
-    """An expert that a prefetcher expects to be demanded, and how sure it is (higher is surer)."""
+    """An expert that a prefetcher predicts to be demanded; a higher score is more certain."""
 
     expert: Expert
     score: float
@@ -198,7 +198,7 @@ class Prediction(NamedTuple):
 
 
 class Future:
-    """When each expert will be demanded: the recorded visits, seen from inside a run."""
+    """When each expert will be demanded, taken from the recorded visits of the same run."""
 
     def __init__(self, accesses: Iterable[Access]) -> None:
         self._clocks: dict[Expert, list[int]] = {}
@@ -207,14 +207,14 @@ class Future:
                 self._clocks.setdefault(Expert(access.layer, index), []).append(access.clock)
 
     def next_use(self, expert: Expert, after: int) -> float:
-        """Clock of the first visit after clock `after` that demands the expert; inf if none."""
+        """Return the clock of the first visit after `after` that demands the expert, or inf."""
         clocks = self._clocks.get(expert, ())
         position = bisect_right(clocks, after)
         return clocks[position] if position < len(clocks) else inf
 
 
 class Scope(NamedTuple):
-    """What a policy is told when it starts: the pool that it rules and, for oracles, the future."""
+    """What a policy gets when it starts: its pool of slots and, for oracles, the future."""
 
     capacity: int
     layers: Sequence[int]

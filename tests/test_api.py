@@ -55,5 +55,5 @@ def test_a_prefetcher_that_was_told_no_future_is_refused(mixtral, prefetcher):
 
 
 def test_thin_places_are_refused_where_whole_experts_are_replayed():
-    with pytest.raises(ValueError, match=r"memory.rows=0.5: places of a share of an expert need"):
+    with pytest.raises(ValueError, match=r"memory.rows=0.5: slots for a share of an expert need"):
         moex.simulate("tiny", slots=3, rows=0.5)

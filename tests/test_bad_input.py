@@ -47,7 +47,7 @@ SIMULATED = [
     ("memory.staging=0", "memory.staging=0: expected at least 1 slot to load into"),
     ("memory.reader_threads=100000", "memory.reader_threads=100000: expected at least 1, at most"),
     ("memory.pool=both", "memory.pool=both: expected one of layer, global"),
-    ("memory.rows=0.5", "memory.rows=0.5: places of a share of an expert need a neuron selector"),
+    ("memory.rows=0.5", "memory.rows=0.5: slots for a share of an expert need a neuron selector"),
     ("runner.threads=100000", "runner.threads=100000: expected at most"),
     ("runner.threads=0", "runner.threads=0: expected at least 1"),
     ("seed=1000000000000000000000", "seed=1000000000000000000000: expected a finite number, at"),

@@ -1,1 +1,1 @@
-"""Who leaves: the cache, its books and one file per policy."""
+"""The expert cache, its statistics, and one file per eviction policy."""

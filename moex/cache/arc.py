@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class ARC(CachePolicy):
     """Balance experts used once against experts used again (Megiddo & Modha 2003, FAST).
 
-    `once` and `again` (T1, T2) split the residents, each with a ghost list of those that left it
-    (B1, B2). A ghost that comes back says that its side was too small and moves `target`, the share
-    of `once`. The experts of a visit enter one after the other, each as one request of the paper;
-    members of the visit are passed over, and where a side holds nobody else the other one pays.
+    `once` and `again` (T1, T2) split the residents, each with a ghost list of its evictions (B1,
+    B2). A demand for a ghost means that its side was too small, and moves `target`, the share of
+    `once`. The experts of a visit enter one after the other, each as one request of the paper.
+    Members of the visit are never victims; if a side holds no other expert, the other side evicts.
     """
 
     def reset(self, scope: Scope) -> None:
-        """Start with empty lists and a target of no places for experts used once."""
+        """Start with empty lists and a target of no slots for experts used once."""
         self.capacity = scope.capacity
         self.target = 0.0
         self.once: set[Expert] = set()
@@ -40,7 +40,7 @@ class ARC(CachePolicy):
             self.again.add(expert)
 
     def admit(self, expert: Expert, now: Now) -> bool:
-        """Learn from the ghost lists what the entering expert says about the target."""
+        """Adapt the target if the entering expert is a ghost."""
         once, again = len(self.once_ghosts), len(self.again_ghosts)
         self.from_once, self.from_again = expert in self.once_ghosts, expert in self.again_ghosts
         if self.from_once:
@@ -66,7 +66,7 @@ class ARC(CachePolicy):
         if seen_once >= self.capacity:
             if self.once_ghosts:
                 del self.once_ghosts[next(iter(self.once_ghosts))]
-            else:  # every resident was used once: the one that leaves is not remembered
+            else:  # all residents were used once: the victim does not become a ghost
                 self.remembers = False
         elif self.again_ghosts and (
             seen_once + len(self.again) + len(self.again_ghosts) >= 2 * self.capacity
@@ -74,7 +74,7 @@ class ARC(CachePolicy):
             del self.again_ghosts[next(iter(self.again_ghosts))]
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Remember who left which side."""
+        """Add the victim to the ghost list of its side."""
         if expert in self.again:
             self.again.remove(expert)
             self.again_ghosts[expert] = None
@@ -85,5 +85,5 @@ class ARC(CachePolicy):
         self.remembers = True
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Put a returning ghost with those used again, a newcomer with those used once."""
+        """Add a former ghost to the experts used again, any other to those used once."""
         (self.again if self.from_once or self.from_again else self.once).add(expert)

@@ -1,4 +1,4 @@
-"""What a cache policy is: the one decision of who leaves.
+"""The interface of an eviction policy: it decides which expert is evicted.
 
 A policy never sees tensors, wall clocks, links or hit counters. It is deterministic given its seed
 and the sequence of calls, and treats `now.clock` as the only time.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CachePolicy(ABC):
-    """Decides who leaves one pool of slots. Fields of the dataclass are its hyper-parameters.
+    """Decides which expert of one pool of slots is evicted; dataclass fields are hyper-parameters.
 
     For every visit the cache calls `on_visit`, then `on_access` for all demanded experts in top-k
     order, hits and misses alike, then asks `admit` and `victim` and reports `on_insert` and
@@ -24,48 +24,48 @@ class CachePolicy(ABC):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the policy must be given: of `future` (a recording of the run it is used on)."""
+    """What the policy requires: `future` is a recording of the run that it is used on."""
 
     bypass: bool = False
-    """True: an expert just used competes for its slot like all others and may leave at once.
-    False: every loaded expert enters if a slot can be freed, and members of the visit stay."""
+    """True: an expert just used competes for its slot like all others and may be evicted at once.
+    False: every loaded expert enters if a slot can be freed; members of the visit are kept."""
 
     def reset(self, scope: Scope) -> None:
-        """Forget everything and start on an empty pool."""
+        """Discard all state and start with an empty pool."""
 
     def on_visit(self, access: Access) -> None:
-        """See the whole visit, router row included, before its experts are reported."""
+        """Observe the whole visit, router row included, before `on_access` of its experts."""
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """See one demanded expert; `hit` says whether it was resident (a guess is not, yet)."""
+        """Observe one demanded expert; `hit`: it was resident (an unused prefetch is not)."""
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """See an expert enter a slot."""
+        """Observe that an expert enters a slot."""
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """See an expert leave its slot."""
+        """Observe that an expert is evicted from its slot."""
 
     def admit(self, expert: Expert, now: Now) -> bool:
-        """Return whether a loaded expert may enter a slot; refused ones are used and dropped."""
+        """Return whether a loaded expert may enter a slot; else it is used once and dropped."""
         return True
 
     @abstractmethod
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the member of `candidates` that leaves.
+        """Return the member of `candidates` to evict.
 
         They are ordered by last use, oldest first, ties by lowest index, and are never empty.
         """
 
 
 class ScoredPolicy(CachePolicy):
-    """A policy that only says how much each expert is worth; the lowest leaves.
+    """A policy that only scores experts; the one of lowest score is evicted.
 
-    Ties: oldest last use, then lowest index (the order in which candidates come).
+    Ties: oldest last use, then lowest index (the order of the candidates).
     """
 
     @abstractmethod
     def score(self, expert: Expert, now: Now) -> Any:
-        """Return the worth of keeping the expert, as a number or a tuple of numbers."""
+        """Return the value of keeping the expert, as a number or a tuple of numbers."""
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
         """Return the first candidate of lowest score."""

@@ -1,4 +1,4 @@
-"""Belady's optimum, for which the future must have been recorded."""
+"""Belady's optimal policy, which needs a recording of the run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Belady(CachePolicy):
     """Evict the expert whose next use is farthest (Belady 1966).
 
-    `bypass=False`: every loaded expert enters, members of the running visit stay: the optimum among
-    policies that work that way. `bypass=True`: an expert just used may leave at once, which is the
-    fewest loads that any policy can reach without prefetching (visits that fit the cache).
+    `bypass=False`: every loaded expert enters, members of the running visit are kept: the optimum
+    under forced admission. `bypass=True`: an expert just used may be evicted at once, which gives
+    the fewest loads of any policy without prefetching (for visits that fit the cache).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"future"})
@@ -27,13 +27,13 @@ class Belady(CachePolicy):
     bypass: bool = False
 
     def reset(self, scope: Scope) -> None:
-        """Take the recording."""
+        """Take the recorded future."""
         assert scope.future is not None
         self.next_use = scope.future.next_use
         self.worth: dict[Expert, float] = {}
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Look up when the expert is used again; that stays true until then."""
+        """Look up when the expert is used next; the value holds until then."""
         self.worth[expert] = -self.next_use(expert, now.clock)
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:

@@ -1,16 +1,15 @@
-"""The one state machine of residency: who is in which place, who enters, who leaves.
+"""The state machine of residency: which expert is in which slot, which enter, which are evicted.
 
-The runner executes its plans, the simulator bills them; neither takes a decision. Every load lands
-in a *place*. Some places are the slots of residents, the others are staging (the buffers of Eliseev
-& Mazur, shared by all layers); which are which changes as experts are admitted, and nothing is
-copied.
+The runner executes its plans and the simulator computes their time; neither takes a decision. Every
+load goes into a *slot*: a resident's, or one of staging (the buffers of Eliseev & Mazur, shared by
+all layers). Admitting an expert turns its staging slot into a resident's; nothing is copied.
 State changes when a plan is issued, never when bytes arrive.
 
 Replay is event-atomic: the whole demanded set is classified against the state at the start of the
 visit, and no member of the running set is a victim unless the policy bypasses.
 
-A visit may be abandoned after any of its plans: what they say counts as done, and no slot is lost.
-A visit in which a policy raised leaves nobody knows what: the next one starts with an empty cache.
+A visit may be abandoned after any of its plans: issued plans count as executed, no slot is lost.
+After a policy raised an error during a visit, the next visit starts with an empty cache.
 """
 
 from __future__ import annotations
@@ -32,20 +31,21 @@ POOLS = ("layer", "global")
 
 
 class ExpertCache:
-    """Residency, places, pools, waves and the admission of guesses.
+    """Residency, slots, pools, waves and the admission of prefetches.
 
     Args:
         policy: the prototype; every pool gets a copy of its own.
         geometry: of the model or trace.
         slots: residents per layer (with `pool="global"` the layers share `slots * layers`).
         pool: "layer" or "global".
-        staging: places beside the slots, shared by all layers; default `2 * top_k`.
-        seed: for policies that draw.
+        staging: slots beside the residents', shared by all layers; default `2 * top_k`.
+        seed: for policies that use random numbers.
         future: the recorded visits, for policies that need them.
-        split: shares out the misses of a decoding visit (`MissHandler.split`); None: fetch all.
+        split: decides how misses of a decoding visit are handled (`MissHandler.split`); None: all
+            are fetched.
 
     Raises:
-        ValueError: a capacity that cannot serve one visit, or a policy lacking what it needs.
+        ValueError: a capacity that cannot serve one visit, or a policy without what it needs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ExpertCache:
         self.seed, self.future = seed, future
         self._check()
         self.reads_scores = split is not None or overrides(policy, "on_visit")
-        """Whether the router row of a visit may take part in the decision."""
+        """Whether decisions may depend on the visit's router row."""
         self.total_slots = slots * geometry.layers + self.staging
         self._names = [
             [Expert(layer, index) for index in range(geometry.experts)]
@@ -86,12 +86,12 @@ class ExpertCache:
         check_staging(self.staging, self.geometry)
         if "future" in self.prototype.needs and self.future is None:
             raise ValueError(
-                f"{type(self.prototype).__name__} must know the future: give it a recorded trace "
-                "(mode=simulate trace=FILE), or run it live, where a recording pass is made first"
+                f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
+                "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
             )
 
     def reset(self) -> None:
-        """Forget everything: empty slots, no guesses, fresh policies."""
+        """Discard all state: empty slots, no prefetches, fresh policies."""
         layers = self.geometry.layers
         spans = (
             [range(layers)]
@@ -112,37 +112,37 @@ class ExpertCache:
                 )
             )
             self._pools.extend([pool] * len(span))
-        # The place freed longest ago is reused first: what was written or read there is over.
+        # The slot freed longest ago is reused first: its reads and writes have ended.
         self._free = deque(range(self.total_slots))
-        # Slots that the running wave still reads: free once the next wave or visit is asked for.
+        # Slots that the running wave still reads: free when the next wave or visit is requested.
         self._released: list[int] = []
         self._in_flight: dict[Expert, int] = {}
         self.deciding = False
-        """Whether a decision was begun and not ended; between calls: it raised."""
+        """Whether a decision is under way; True between calls means that it raised an error."""
 
     def slot_of(self, expert: Expert) -> int:
-        """The place that holds a resident or guessed expert (KeyError if neither)."""
+        """Return the slot of a resident or prefetched expert (KeyError if neither)."""
         residents = self._pools[expert.layer].residents
         return residents[expert] if expert in residents else self._in_flight[expert]
 
     def holds(self, expert: Expert) -> bool:
-        """Whether the expert is resident or guessed."""
+        """Whether the expert is resident or prefetched."""
         return expert in self._pools[expert.layer].residents or expert in self._in_flight
 
     def residents(self, layer: int) -> list[Expert]:
-        """The experts in the layer's pool, oldest last use first."""
+        """Return the experts in the layer's pool, oldest last use first."""
         return list(self._pools[layer].residents)
 
     def occupancy(self) -> tuple[int, int]:
-        """Places held by residents, and by guesses."""
+        """Return the number of slots held by residents, and by prefetches."""
         prefetches = len(self._in_flight)
         return self.total_slots - len(self._free) - len(self._released) - prefetches, prefetches
 
     def request(self, access: Access) -> Iterator[Plan]:
-        """Yield what each wave of this visit needs; the visit is over when the iterator ends.
+        """Yield the plan of each wave of this visit; the visit ends with the iterator.
 
-        One wave when everything fits (always so when one token is decoded), several when the visit
-        demands more absent experts than there are free places; residents come in the first.
+        There is one wave if everything fits (always, when one token is decoded), and several if the
+        visit demands more absent experts than there are free slots; hits are in the first.
         """
         self._open()
         clock, position, layer, phase, experts, _ = access
@@ -205,7 +205,7 @@ class ExpertCache:
             members = pool.set_aside(ordered)
 
     def _open(self) -> None:
-        """Begin a visit, whatever became of the one before."""
+        """Begin a visit, even if the one before was abandoned or failed."""
         if self.deciding:
             self.reset()
         self.deciding = True
@@ -213,14 +213,14 @@ class ExpertCache:
             self._release()
 
     def _release(self) -> None:
-        """Give back the slots that only the wave before read."""
+        """Free the slots that only the previous wave read."""
         self._free.extend(self._released)
         self._released = []
 
     def _share_out(
         self, access: Access, missing: list[Expert], pool: Pool, members: int
     ) -> tuple[list[Expert], Sequence[Expert], Sequence[Expert]]:
-        """What of a visit's misses is fetched, computed on the host, left out."""
+        """Split a visit's misses: (fetched, computed on the host, skipped)."""
         if self.split is None or not missing or access.phase != DECODE:
             return missing, (), ()
         room = pool.capacity - len(pool.residents) - members
@@ -228,12 +228,12 @@ class ExpertCache:
         return list(fetch), host, skipped
 
     def _end_prefetches(self, layer: int, demanded: list[Expert]) -> list[Eviction]:
-        """Drop the guesses for this layer that its visit does not demand."""
+        """Drop the prefetches for this layer that its visit does not demand."""
         wrong = [e for e in self._in_flight if e.layer == layer and e not in demanded]
         return [self._drop(prefetch) for prefetch in wrong]
 
     def _make_room(self, wanted: int, kept: list[Expert], dropped: list[Eviction]) -> None:
-        """Drop guesses for other layers, latest first, until all demanded loads have places."""
+        """Drop prefetches for other layers, latest first, until all demanded loads have slots."""
         for prefetch in list(reversed(self._in_flight)):
             if len(self._free) >= wanted:
                 return
@@ -241,7 +241,7 @@ class ExpertCache:
                 dropped.append(self._drop(prefetch))
 
     def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
-        """Admit guesses, best first, into free staging; `top_k` places stay for demand."""
+        """Admit predictions, best first, to free staging slots; `top_k` are kept for demand."""
         room = self.staging - self.geometry.top_k - len(self._in_flight)
         loads: list[Load] = []
         for expert, _, rows in predictions:
@@ -256,7 +256,7 @@ class ExpertCache:
         return Plan(clock, loads=tuple(loads))
 
     def finish(self, clock: int) -> Plan:
-        """End a run: drop the guesses whose visit never came."""
+        """End a run: drop the prefetches that were never demanded."""
         return Plan(clock, dropped=tuple(self._drop(expert) for expert in list(self._in_flight)))
 
     def _drop(self, prefetch: Expert) -> Eviction:

@@ -1,4 +1,4 @@
-"""Expert activation of the running request, and how far away the layer is."""
+"""Expert activation in the running request, weighted by the distance of the layer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class EAM(ScoredPolicy):
-    """Keep what this request activates and what comes soon (MoE-Infinity, arXiv 2401.14361).
+    """Keep experts that this request activates, of layers soon visited (MoE-Infinity).
 
-    Worth = (share of the layer's activations in this request + `floor`) x nearness, where nearness
-    falls from 1 for the next layer to 1 / layers for the layer just passed. The paper weights
-    layers by their number alone (1 - layer / layers); here distance is counted ahead from the
-    running layer, around to the next pass. With one pool per layer nearness is the same for all,
-    and the policy is LFU within a request. A request begins where positions fall back. The paper's
-    store of past requests guides prefetching too and is not part of this policy; in its place,
-    requests before this one count with weight `past`.
+    arXiv 2401.14361. Score = (share of the layer's activations in this request + `floor`) x
+    nearness, where nearness falls from 1 for the next layer to 1 / layers for the layer just
+    passed. The paper weights layers by their number alone (1 - layer / layers); here distance is
+    counted ahead from the running layer, around to the next pass. With one pool per layer nearness
+    is the same for all, and the policy is LFU within a request. A request begins where positions
+    fall back. The paper's store of past requests also guides prefetching and is not part of this
+    policy; instead, earlier requests count with weight `past`.
 
     Raises:
         ValueError: a parameter outside its range.
@@ -45,7 +45,7 @@ class EAM(ScoredPolicy):
         self.before = (-1, -1)
 
     def on_visit(self, access: Access) -> None:
-        """Count the visit, fading everything older where a request begins."""
+        """Count the visit; where a request begins, scale all older counts by `past`."""
         here = (access.position, access.layer)
         if here <= self.before:
             for expert in self.activations:
@@ -60,7 +60,7 @@ class EAM(ScoredPolicy):
         self.activations[expert] += 1
 
     def score(self, expert: Expert, now: Now) -> float:
-        """Worth: share of the request's activations, times nearness."""
+        """Return the share of the request's activations, times nearness."""
         total = self.totals[expert.layer]
         share = self.activations[expert] / total if total else 0.0
         ahead = (expert.layer - now.layer - 1) % self.layers

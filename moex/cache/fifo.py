@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class FIFO(CachePolicy):
     """Evict the expert that entered first, however often it was used since.
 
-    Those of one visit enter in top-k order.
+    Experts of one visit enter in top-k order.
     """
 
     def reset(self, scope: Scope) -> None:
@@ -25,7 +25,7 @@ class FIFO(CachePolicy):
         self.queue: dict[Expert, None] = {}
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Queue up."""
+        """Append the expert to the queue."""
         self.queue[expert] = None
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
@@ -33,5 +33,5 @@ class FIFO(CachePolicy):
         return next(expert for expert in self.queue if expert in candidates)
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Leave the queue."""
+        """Remove the expert from the queue."""
         del self.queue[expert]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class GDSF(CachePolicy):
     """Evict the lowest of age + uses x cost / size (Cherkasova 1998, HPL-98-69).
 
-    Age is the worth of the last victim, so what was popular once must be used again to stay.
+    Age is the value of the last victim, so an expert that was popular must be used again to stay.
     `weights` holds cost / size for each layer (a load saved per byte held, for layers stored in
     different bits); empty means 1 everywhere, which is LFU with dynamic ageing. Uses count since
     the expert entered.
@@ -33,7 +33,7 @@ class GDSF(CachePolicy):
             raise ValueError(f"cache.weights={list(self.weights)}: expected all above 0, or []")
 
     def reset(self, scope: Scope) -> None:
-        """Forget uses and age."""
+        """Discard use counts and age."""
         if self.weights and len(self.weights) <= max(scope.layers):
             raise ValueError(
                 f"cache.weights: {len(self.weights)} given, expected one per layer, at least "
@@ -45,7 +45,7 @@ class GDSF(CachePolicy):
         self.worth: dict[Expert, float] = {}
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Raise the worth of a resident."""
+        """Raise the value of a resident."""
         if hit:
             self.uses[expert] += 1
             self.worth[expert] = self.age + self.uses[expert] * self.weight[expert.layer]
@@ -56,10 +56,10 @@ class GDSF(CachePolicy):
         self.worth[expert] = self.age + self.weight[expert.layer]
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of lowest worth."""
+        """Return the candidate of lowest value."""
         return min(candidates, key=self.worth.__getitem__)
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Age everybody else by what left."""
+        """Set the age to the victim's value."""
         self.age = self.worth.pop(expert)
         del self.uses[expert]

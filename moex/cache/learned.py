@@ -1,4 +1,4 @@
-"""A learned guess of when each expert comes back."""
+"""A learned prediction of when each expert is used next."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FEATURES = 6
 
 @dataclass
 class LearnedReuse(CachePolicy):
-    """Evict the expert whose next use a regression puts farthest away (after FlashMoE and CECAR).
+    """Evict the expert whose predicted next use is farthest (after FlashMoE and CECAR).
 
     They train a network offline; this is a linear model on logarithms of age, last and mean reuse
     distance, count and router score, learnt while running by recursive least squares. Every visit
     takes one expert's features (round robin); its next use gives the answer: log visits waited.
     Experts that never return give none, so waits are underestimated. A better regression does not
-    make a better policy (arXiv 2608.07911): judge it by the rank of its victims, as
-    experiments/06_learned_reuse does. `memory` below 1 lets old answers fade.
+    make a better policy (arXiv 2608.07911): evaluate it by the rank of its victims, as
+    experiments/06_learned_reuse does. `memory` below 1 discounts old answers.
 
     Raises:
         ValueError: a parameter outside its range.
@@ -46,7 +46,7 @@ class LearnedReuse(CachePolicy):
             raise ValueError(f"cache.ridge={self.ridge}: expected a weight above 0, e.g. 1.0")
 
     def reset(self, scope: Scope) -> None:
-        """Start from the guess that who waited longest waits longest (LRU)."""
+        """Start from LRU: the expert of longest age is predicted to wait longest."""
         self.start, self.experts = min(scope.layers), scope.experts
         size = len(scope.layers) * scope.experts
         self.visits = 0
@@ -67,7 +67,7 @@ class LearnedReuse(CachePolicy):
         return np.stack([np.ones(len(numbers)), *logs, self.score[numbers]], axis=1)
 
     def on_visit(self, access: Access) -> None:
-        """Let time pass, note router scores and ask about one expert."""
+        """Advance time, note router scores, and sample one expert's features."""
         self.visits += 1
         if access.scores:
             base = (access.layer - self.start) * self.experts
@@ -78,7 +78,7 @@ class LearnedReuse(CachePolicy):
             self.asked[number] = (self.visits, self._features([number])[0])
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Learn from the answer if this expert was asked about, then book the use."""
+        """Learn from this use if the expert's features were sampled, then count the use."""
         number = self._number(expert)
         if number in self.asked:
             when, features = self.asked.pop(number)
@@ -91,7 +91,7 @@ class LearnedReuse(CachePolicy):
         self.count[number] += 1
 
     def _learn(self, features: NDArray[np.float64], answer: float) -> None:
-        """One step of recursive least squares."""
+        """Take one step of recursive least squares."""
         gain = self.spread @ features
         gain /= self.memory + features @ gain
         self.weights += gain * (answer - features @ self.weights)

@@ -1,4 +1,4 @@
-"""Least stale: experts that this forward pass has not touched leave first."""
+"""Least stale: evict experts first that this forward pass has not used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class LeastStale(ScoredPolicy):
     """Evict stale experts first, among them those of the earliest layer (SpecMD, arXiv 2602.03921).
 
-    An expert is stale if the running forward pass has not touched it. Stale experts of early layers
-    were passed over, and their layer comes again last. Only then the pass's own experts go, again
-    earliest layer first. The paper leaves the order among equals open: here it is least recent use.
-    It is made for one global pool with prefetching; with a pool per layer it is LRU. (In arXiv
-    2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
+    An expert is stale if the running forward pass has not used it. Stale experts of early layers
+    were not needed in this pass, and their layer is visited again last. Only then the pass's own
+    experts are evicted, earliest layer first. The paper does not order equals: here it is least
+    recent use. It is made for a global pool with prefetching; with a pool per layer it is LRU. (In
+    arXiv 2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
     """
 
     def reset(self, scope: Scope) -> None:
@@ -29,7 +29,7 @@ class LeastStale(ScoredPolicy):
         self.touched: dict[Expert, int] = {}
 
     def on_visit(self, access: Access) -> None:
-        """A layer that does not lie behind the last one begins a new pass."""
+        """Begin a new pass when the layer number does not increase."""
         self.passes += access.layer <= self.layer
         self.layer = access.layer
 
@@ -38,5 +38,5 @@ class LeastStale(ScoredPolicy):
         self.touched[expert] = self.passes
 
     def score(self, expert: Expert, now: Now) -> tuple[bool, int]:
-        """Worth: touched in this pass before stale, late layers before early ones."""
+        """Return a score: experts used in this pass over stale ones, then later layers."""
         return self.touched[expert] == self.passes, expert.layer

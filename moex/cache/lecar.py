@@ -1,4 +1,4 @@
-"""Learning which of recency and frequency to trust."""
+"""Learns how much to rely on recency and on frequency."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class LeCaR(CachePolicy):
-    """Draw between the LRU and the LFU victim, and regret the wrong one.
+    """Choose at random between the LRU and the LFU victim, with weights learnt from regret.
 
-    Vietri et al. 2018, HotStorage. Whoever leaves is remembered by the policy that chose it, in a
-    ghost list as long as the pool. A demand for a ghost makes the other policy's weight grow by
-    exp(rate x discount^age), age being the uses since it left; where both choose the same victim
-    nobody is to blame. The discount is `forget` ** (1 / capacity). Counts are kept while the expert
-    is resident or a ghost.
+    Vietri et al. 2018, HotStorage. A victim is remembered by the policy that chose it, in a ghost
+    list as long as the pool. A demand for a ghost makes the other policy's weight grow by exp(rate
+    x discount^age), age being the uses since the eviction; where both choose the same victim
+    neither weight changes. The discount is `forget` ** (1 / capacity). Counts are kept while the
+    expert is resident or a ghost.
 
     Raises:
         ValueError: a parameter outside its range.
@@ -40,7 +40,7 @@ class LeCaR(CachePolicy):
             raise ValueError(f"cache.forget={self.forget}: expected a factor in (0, 1): 0.005")
 
     def reset(self, scope: Scope) -> None:
-        """Trust both alike."""
+        """Start with equal weights."""
         self.draws = random.Random(scope.seed)
         self.capacity = scope.capacity
         self.discount = self.forget ** (1 / scope.capacity)
@@ -52,7 +52,7 @@ class LeCaR(CachePolicy):
         self.blamed: dict[Expert, int] | None = None
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Count the use, and shift trust if the expert should not have left."""
+        """Count the use, and shift weight if the expert is a ghost."""
         self.uses += 1
         self.counts[expert] += 1
         if hit:
@@ -69,7 +69,7 @@ class LeCaR(CachePolicy):
         return exp(self.rate * self.discount ** (self.uses - left))
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the victim of the policy that the draw falls on."""
+        """Return the victim of the policy chosen at random by weight."""
         oldest, rarest = candidates[0], min(candidates, key=self.counts.__getitem__)
         trusts_recency = self.draws.random() < self.trust
         self.blamed = self.recency_ghosts if trusts_recency else self.frequency_ghosts
@@ -78,7 +78,7 @@ class LeCaR(CachePolicy):
         return oldest if trusts_recency else rarest
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Remember who left by whose choice."""
+        """Add the victim to the ghost list of the policy that chose it."""
         if self.blamed is None:
             del self.counts[expert]
             return

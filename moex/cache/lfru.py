@@ -17,7 +17,7 @@ class LFRU(ScoredPolicy):
     """Evict the expert with the fewest uses per visit of age (tinyserve, vLLM, colibri).
 
     Age is the number of visits since the last use, so a hot expert survives a pause and a cold one
-    does not live on one recent use. The best causal policy in 12 of 13 workloads of arXiv
+    is not kept for one recent use. The best causal policy in 12 of 13 workloads of arXiv
     2608.07911. Its sources do not say whether counts survive eviction; there they do, so
     `perfect=True` is the default and `perfect=False` forgets them.
     """
@@ -25,7 +25,7 @@ class LFRU(ScoredPolicy):
     perfect: bool = True
 
     def reset(self, scope: Scope) -> None:
-        """Forget all uses."""
+        """Discard all uses."""
         self.counts: dict[Expert, int] = defaultdict(int)
         self.last: dict[Expert, int] = {}
 
@@ -35,10 +35,10 @@ class LFRU(ScoredPolicy):
         self.last[expert] = now.clock
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Begin with this use, unless counts are perfect."""
+        """Restart the count with this use, unless counts are perfect."""
         if not self.perfect:
             self.counts[expert] = 1
 
     def score(self, expert: Expert, now: Now) -> float:
-        """Worth: uses per visit of age (candidates were not used in this visit: age > 0)."""
+        """Return uses per visit of age (candidates were not used in this visit: age > 0)."""
         return self.counts[expert] / (now.clock - self.last[expert])

@@ -20,7 +20,7 @@ class LFU(CachePolicy):
 
     Papers rarely say which LFU they ran: `perfect=True` keeps counts through evictions,
     `perfect=False` forgets them (in-cache LFU). `decay` below 1 multiplies all counts by it at
-    every visit of the pool, so that old uses fade; 1 is the textbook policy.
+    every visit of the pool, so that old uses count less; 1 is the textbook policy.
 
     Raises:
         ValueError: `decay` outside (0, 1].
@@ -34,14 +34,14 @@ class LFU(CachePolicy):
             raise ValueError(f"cache.decay={self.decay}: expected a factor in (0, 1], e.g. 0.99")
 
     def reset(self, scope: Scope) -> None:
-        """Forget all counts."""
+        """Discard all counts."""
         self.counts: dict[tuple[int, int], float] = defaultdict(float)  # an Expert is such a pair
         self.one = 1.0
 
     def on_visit(self, access: Access) -> None:
         """Age the counts, and count the uses of the whole visit.
 
-        Instead of counts that shrink a new use grows, which orders experts the same way.
+        Instead of shrinking old counts, the weight of a new use grows: the order is the same.
         """
         one = self.one = self.one / self.decay
         if one > 1e200:
@@ -52,7 +52,7 @@ class LFU(CachePolicy):
             counts[layer, index] += one
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Begin with this use, unless counts are perfect."""
+        """Restart the count with this use, unless counts are perfect."""
         if not self.perfect:
             self.counts[expert] = self.one
 

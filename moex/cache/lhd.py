@@ -19,11 +19,11 @@ KINDS = 10  # newcomers, then experts by the binary logarithm of their last reus
 
 @dataclass
 class LHD(CachePolicy):
-    """Evict the expert with the fewest expected hits per place and time still held.
+    """Evict the expert with the fewest expected hits per slot and remaining time in it.
 
     Beckmann, Chen & Cidon 2018, NSDI. Ages at hits and at evictions are counted for each kind of
-    expert (its last reuse distance, in powers of two) and faded by `fade` every `period` passes,
-    when densities are worked out anew. Ages are passes since the last use, the last bin is open;
+    expert (its last reuse distance, in powers of two) and scaled by `fade` every `period` passes,
+    when densities are computed anew. Ages are passes since the last use, the last bin is open;
     until there is evidence density falls with age, which is LRU. All candidates are compared (the
     paper samples 32), and all experts are of one size.
 
@@ -41,7 +41,7 @@ class LHD(CachePolicy):
             raise ValueError(f"cache.fade={self.fade}: expected a factor in (0, 1], e.g. 0.9")
 
     def reset(self, scope: Scope) -> None:
-        """Forget all evidence."""
+        """Discard all counts."""
         self.layers = len(scope.layers)
         self.visits = 0
         self.hits = [[0.0] * AGES for _ in range(KINDS)]
@@ -51,14 +51,14 @@ class LHD(CachePolicy):
         self.known: dict[Expert, tuple[int, int, list[float]]] = {}
 
     def on_visit(self, access: Access) -> None:
-        """Let time pass, and work the densities out when it is time."""
+        """Advance time, and compute the densities at the end of every period."""
         self.visits += 1
         if self.visits % (self.period * self.layers) == 0:
             for kind in range(KINDS):
                 self._work_out(kind)
 
     def _work_out(self, kind: int) -> None:
-        """Density of an age: hits still to come over the time that they and evictions take."""
+        """Density of an age: later hits, divided by the time until those hits and evictions."""
         hits, evictions, density = self.hits[kind], self.evictions[kind], self.density[kind]
         coming = ends = held = 0.0
         for age in range(AGES - 1, -1, -1):
@@ -72,7 +72,7 @@ class LHD(CachePolicy):
                 density[age] = coming / held
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Book a hit at its age, and note the expert's new kind."""
+        """Count a hit at its age, and note the expert's new kind."""
         kind = 0
         if hit:
             last, before, _ = self.known[expert]
@@ -82,7 +82,7 @@ class LHD(CachePolicy):
         self.known[expert] = self.visits, kind, self.density[kind]
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Book an eviction at its age."""
+        """Count an eviction at its age."""
         last, kind, _ = self.known[expert]
         self.evictions[kind][min((self.visits - last) // self.layers, AGES - 1)] += 1
 

@@ -1,4 +1,4 @@
-"""Least recently used, judged by the K-th last use."""
+"""Least recently used, by the K-th last use."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class LRUK(CachePolicy):
     """Evict the expert whose K-th last use is oldest (O'Neil, O'Neil & Weikum 1993, SIGMOD).
 
-    One use says little, the K-th last tells popular from passing. Experts with fewer than K uses
-    go first, least recently used first. The histories of absent experts are kept for ever (the
-    paper drops them after a while for want of memory), and the correlated reference period is one
+    The K-th last use separates popular experts from those used once. Experts with fewer than K uses
+    are evicted first, least recently used first. Histories of absent experts are kept for ever (the
+    paper drops them after a while to save memory), and the correlated reference period is one
     visit, in which an expert is demanded once.
 
     Raises:
@@ -34,7 +34,7 @@ class LRUK(CachePolicy):
             raise ValueError(f"cache.k={self.k}: expected a number of uses from 1, e.g. cache.k=2")
 
     def reset(self, scope: Scope) -> None:
-        """Forget all uses."""
+        """Discard all uses."""
         self.uses: dict[Expert, deque[int]] = {}
         self.kth: dict[Expert, int] = {}
 

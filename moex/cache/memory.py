@@ -1,4 +1,4 @@
-"""How many slots a memory setting gives."""
+"""The memory setting, and how many slots it gives."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 STORES = ("auto", "ram", "disk")
 MOST_READERS = 256
-"""Threads that wait for one disk; more only take memory."""
+"""Most threads that read from one disk; more only take memory."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 def parse_bytes(text: str | int | float) -> int:
-    """Bytes of "6GiB", "800 MB" or a plain number.
+    """Return the bytes of "6GiB", "800 MB" or a plain number.
 
     Raises:
         ValueError: anything else.
@@ -37,19 +37,19 @@ def parse_bytes(text: str | int | float) -> int:
 
 
 class Needs(Protocol):
-    """Bytes on the device beside experts: a dataclass of its shares."""
+    """Bytes on the device besides experts: a dataclass with one field per use."""
 
     @property
     def skeleton(self) -> int:
-        """Of all weights but the experts'."""
+        """Bytes of all weights but the experts'."""
 
     @property
     def process(self) -> int:
-        """Of interpreter and libraries, where the device is the host's own memory."""
+        """Bytes of interpreter and libraries, if the device is the host's own memory."""
 
     @property
     def total(self) -> int:
-        """Of everything but slots and staging."""
+        """Bytes of everything but resident and staging slots."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,24 @@ class Memory:
     Args:
         slots: residents per layer; a fraction below 1 is a share of a layer's experts.
         budget: instead of slots, bytes ("6GiB") for everything on the device, or a fraction of the
-            whole model: what is needed beside experts (skeleton, KV cache, workspace, predictor;
-            for bytes on a CPU, interpreter and libraries, too) and the staging places are paid
-            first, the rest makes slots.
+            whole model. What is needed besides experts (skeleton, KV cache, workspace, predictor;
+            for bytes on a CPU, interpreter and libraries, too) and the staging slots are
+            subtracted first, the rest is used for slots.
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
-        staging: places beside the slots, shared by all layers; default `2 * top_k`.
+        staging: slots beside the residents', shared by all layers; default `2 * top_k`.
         store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
-        reader_threads: that read from the disk what the kernel does not read by itself (small
-            experts, where it can); the other cores compute.
-        rows: with a neuron selector, the share of an expert's rows that a place holds; below 1, a
-            budget makes so many more slots.
+        reader_threads: threads that read from the disk what linux_aio does not (it reads small
+            experts where it can); the other cores compute.
+        rows: with a neuron selector, the share of an expert's rows that a slot holds; below 1, a
+            budget gives as many more slots.
         break_even: with a neuron selector, the share of an expert's rows from which on all of it
             is moved instead; default the hardware profile's for the store, else 1.
-        hot: with thin places, a file of how often neurons were selected; the most frequent ones
-            stay in half of every place.
+        hot: with thin slots (`rows` below 1), a file of how often neurons were selected; the most
+            frequent ones stay in half of every slot.
 
     Raises:
-        ValueError: what should be a number is none, a share is none, a word is none that is known,
-            or no thread would read.
+        ValueError: a field is not a number, a share outside (0, 1], an unknown value, or
+            too few or too many threads.
         FileNotFoundError: no such file of counts.
     """
 
@@ -120,26 +120,26 @@ class Memory:
             )
 
     def slots_beside(self, geometry: Geometry) -> int:
-        """Places to load into, beside the slots."""
+        """Return the number of staging slots, beside the residents'."""
         return 2 * geometry.top_k if self.staging is None else self.staging
 
     def refuse_rows(self) -> None:
-        """Refuse thin places where whole experts are computed.
+        """Raise an error if slots are thin but whole experts are computed.
 
         Raises:
             ValueError: `rows` is not 1.
         """
         if self.rows != 1:
             raise ValueError(
-                f"memory.rows={self.rows}: places of a share of an expert need a neuron selector; "
+                f"memory.rows={self.rows}: slots for a share of an expert need a neuron selector; "
                 "expected 1.0 with sparsity=none; try memory.rows=1.0, or sparsity=oracle"
             )
 
     def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:
-        """Slots per layer; `needs` are the bytes beside experts.
+        """Return the slots per layer; `needs` are the bytes besides experts.
 
         Raises:
-            ValueError: the setting makes no sense, or the budget does not hold the least that runs.
+            ValueError: contradicting settings, or a budget below the least that a run needs.
         """
         if self.staging is not None:
             check_staging(self.staging, geometry)

@@ -1,4 +1,4 @@
-"""Minus recent score: residency follows the router's own scores."""
+"""Minus recent score: eviction by the router's own scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MRS(ScoredPolicy):
             raise ValueError(f"cache.top={self.top}: expected a count, or 0 for twice top-k")
 
     def reset(self, scope: Scope) -> None:
-        """Forget all scores."""
+        """Discard all scores."""
         self.best = min(self.top or 2 * scope.top_k, scope.experts)
         self.scores = {layer: [0.0] * scope.experts for layer in scope.layers}
 
@@ -53,5 +53,5 @@ class MRS(ScoredPolicy):
         self.scores[access.layer] = scores
 
     def score(self, expert: Expert, now: Now) -> float:
-        """Worth: the recent router score."""
+        """Return the recent router score."""
         return self.scores[expert.layer][expert.index]

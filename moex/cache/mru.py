@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class MRU(CachePolicy):
     """Evict the expert used last before this visit: right for cyclic scans larger than the pool.
 
-    Chou & DeWitt 1985, VLDB. Members of the running visit stay, so the victim comes from the visit
-    before; the highest index among them leaves.
+    Chou & DeWitt 1985, VLDB. Members of the running visit are kept, so the victim is a member of
+    the visit before: the one of highest index.
     """
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:

@@ -1,4 +1,4 @@
-"""No cache at all: the row that caching must beat."""
+"""No cache at all: the baseline of caching."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class NoCache(CachePolicy):
     """Keep nothing: every demanded expert passes through staging and is loaded again next time.
 
     "Without LRU cache" of Eliseev & Mazur 2023 (arXiv 2312.17238, table 2). The slots stay empty,
-    though `capacity_bytes` counts them: memory.slots=2 (the model's top-k) is the least there is.
-    Prefetching still works, into the staging places.
+    though `capacity_bytes` counts them: memory.slots=2 (the model's top-k) is the minimum.
+    Prefetching still works, with the staging slots.
     """
 
     def admit(self, expert: Expert, now: Now) -> bool:
-        """Refuse everybody."""
+        """Admit no expert."""
         return False
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Nobody is resident, so nobody can be asked to leave."""
+        """Return any candidate; never called, because no expert is resident."""
         return candidates[0]

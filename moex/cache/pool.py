@@ -1,4 +1,4 @@
-"""The residents that one policy rules: those of a layer, or of all layers."""
+"""The residents managed by one policy: those of a layer, or of all layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Residents of one pool, oldest last use first, and the policy that rules them."""
+    """Residents of one pool, oldest last use first, and the policy that evicts them."""
 
     def __init__(self, policy: CachePolicy, capacity: int, layers: range) -> None:
         self.policy, self.capacity, self.layers = policy, capacity, layers
@@ -28,7 +28,7 @@ class Pool:
         self.admit = self._hook("admit")
 
     def set_aside(self, members: list[Expert]) -> dict[Expert, int]:
-        """Take the resident members of a visit out of the book while it is decided who leaves."""
+        """Remove a visit's members from the residents while victims are chosen; return them."""
         take, aside = self.residents.pop, {}
         for expert in members:
             slot = take(expert, None)
@@ -37,7 +37,7 @@ class Pool:
         return aside
 
     def put_back(self, members: dict[Expert, int], ordered: list[Expert]) -> None:
-        """Make the members the last used; those of one visit tie, and stand by index."""
+        """Add the members as the last used; those of one visit tie and are ordered by index."""
         residents, find = self.residents, members.get
         for expert in ordered:
             slot = find(expert)
@@ -51,10 +51,10 @@ class Pool:
         now: Now,
         free: deque[int],
     ) -> tuple[list[Eviction], list[int]]:
-        """Decide who of a wave enters and who leaves: (evictions, places free after the wave).
+        """Admit a wave's loaded experts and choose victims: (evictions, slots free after the wave).
 
-        `members` are the visit's residents, set aside; those who enter join them. Places that are
-        free at once go to `free`.
+        `members` are the visit's residents, set aside; admitted experts are added to them. Slots
+        that are free at once are appended to `free`.
         """
         residents, policy = self.residents, self.policy
         room = self.capacity - len(residents) - len(members)
@@ -77,7 +77,7 @@ class Pool:
                     others.remove(victim)
                 if self.on_evict:
                     self.on_evict(victim, now)
-                # A bypassed member is still read by this wave: its place is free only after it.
+                # A bypassed member is still read by this wave: its slot is free only after it.
                 group, into = (members, released) if victim in members else (residents, free)
                 evictions.append(Eviction(victim, group[victim]))
                 into.append(group.pop(victim))
@@ -91,15 +91,15 @@ class Pool:
 
 
 def overrides(policy: CachePolicy, name: str) -> bool:
-    """Whether a policy has a hook of its own."""
+    """Whether a policy overrides the hook of this name."""
     return getattr(type(policy), name) is not getattr(CachePolicy, name)
 
 
 def check_staging(staging: int, geometry: Geometry) -> None:
-    """Refuse staging in which nothing fits, or of more slots than the model has experts.
+    """Check the number of staging slots.
 
     Raises:
-        ValueError: so it is.
+        ValueError: no slot, or more slots than the model has experts.
     """
     usual = 2 * geometry.top_k
     most = max(usual, geometry.layers * geometry.experts)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Random(CachePolicy):
-    """Evict any expert, drawn with the run's seed: what a policy must beat."""
+    """Evict an expert chosen uniformly at random with the run's seed: the baseline of policies."""
 
     def reset(self, scope: Scope) -> None:
-        """Start the pool's own stream of draws."""
+        """Start the pool's own random stream."""
         self.draws = random.Random(scope.seed)
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return a uniformly drawn candidate."""
+        """Return a candidate chosen uniformly at random."""
         return candidates[self.draws.randrange(len(candidates))]

@@ -1,15 +1,15 @@
-"""Sets of rows as integers (bit j is neuron j), and those of one expert that are in its place."""
+"""Sets of rows as integers (bit j is neuron j), and the resident rows of one expert."""
 
 from __future__ import annotations
 
 
 def bitmap(rows: bytes) -> int:
-    """The rows of a `Load` or `Prediction`."""
+    """Return the rows of a `Load` or `Prediction` as an integer."""
     return int.from_bytes(rows, "little")
 
 
 def lowest(rows: int, count: int) -> int:
-    """The `count` lowest members of a bitmap."""
+    """Return the `count` lowest members of a bitmap."""
     if rows.bit_count() <= count:
         return rows
     low, high = 0, rows.bit_length()
@@ -23,7 +23,7 @@ def lowest(rows: int, count: int) -> int:
 
 
 class ResidentRows:
-    """The rows of one expert that are in its place, in the order of their last use."""
+    """The rows of one expert that are in its slot, in the order of their last use."""
 
     __slots__ = ("recent",)
 
@@ -32,29 +32,29 @@ class ResidentRows:
 
     @property
     def rows(self) -> int:
-        """All of them."""
+        """All resident rows, as a bitmap."""
         rows = 0
         for generation in self.recent:
             rows |= generation
         return rows
 
     def take(self, wanted: int, capacity: int, hot: int) -> int:
-        """Use rows, of which those not there must be loaded (returned); the oldest leave.
+        """Use the wanted rows, evicting the oldest; return those that must be loaded.
 
-        Hot rows leave for others only when nothing else is left.
+        Hot rows are evicted only when no others are left.
         """
-        there = self.rows
+        present = self.rows
         kept = [generation & ~wanted for generation in self.recent]
         self.recent = [wanted, *(generation for generation in kept if generation)]
-        over = (there | wanted).bit_count() - capacity
+        over = (present | wanted).bit_count() - capacity
         if over > 0:
             for spared in (hot, 0) if hot else (0,):
-                over = self._leave(over, spared)
+                over = self._evict(over, spared)
             self.recent = [generation for generation in self.recent if generation]
-        return wanted & ~there
+        return wanted & ~present
 
-    def _leave(self, over: int, spared: int) -> int:
-        """Let so many rows go, the oldest, but not the spared; how many are still too many."""
+    def _evict(self, over: int, spared: int) -> int:
+        """Evict `over` rows, oldest first, but no spared ones; return how many are left over."""
         for number in range(len(self.recent) - 1, 0, -1):
             if over <= 0:
                 break

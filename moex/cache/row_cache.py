@@ -1,11 +1,11 @@
-"""The books of rows: which neurons of an expert are in its place, and which must be loaded.
+"""The cache of rows: which neurons of an expert are in its slot, and which must be loaded.
 
-`ExpertCache` decides who has a place, exactly as it does without neurons. A place holds `capacity`
-rows of its expert: all of them, or fewer (thin places), of which the last used ones stay. An expert
-of which more rows are needed than its place holds goes through it in parts, a wave for each.
+`ExpertCache` decides which experts have a slot, exactly as it does without neurons. A slot holds
+`capacity` rows of its expert: all of them, or fewer (thin slots), of which the last used are kept.
+An expert that needs more rows than its slot holds is computed in parts, one wave for each.
 
 Bitmaps are Python integers here (bit j is neuron j) and bytes in plans. No tensors: the simulator
-keeps the same books.
+uses the same class.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class RowCache:
-    """The books of rows over those of experts; the same calls, and plans with rows in them.
+    """Adds rows to an `ExpertCache`: the same calls, and plans that name rows.
 
     Args:
-        cache: decides who has a place.
-        rows: of an expert's rows, the share that a place holds; 1 for all.
+        cache: decides which experts have a slot.
+        rows: the share of an expert's rows that a slot holds; 1 for all.
         break_even: from this share of an expert's rows on, the whole expert is moved instead
-            (1 with thin places).
-        hot: bitmaps of rows that leave a thin place last, by expert; at most half a place of them.
+            (1 with thin slots).
+        hot: bitmaps of rows that a thin slot evicts last, by expert; at most half a slot of them.
 
     Raises:
         ValueError: a share outside (0, 1].
@@ -51,7 +51,7 @@ class RowCache:
         self.cache, self.full, self.bytes = cache, (1 << width) - 1, -(-width // 8)
         self.share, self.capacity = rows, max(1, int(rows * width + 1e-9))
         self.thin = self.capacity < width
-        # A thin place has no room for all of an expert, so nothing but rows is moved there.
+        # A thin slot has no room for a whole expert, so only rows are moved there.
         self.break_even = 1.0 if self.thin else break_even
         self.threshold = self.break_even * width
         self.hot = {e: lowest(r, self.capacity // 2) for e, r in (hot or {}).items()}
@@ -60,14 +60,14 @@ class RowCache:
         self.reset()
 
     def over(self, cache: ExpertCache) -> RowCache:
-        """The same books, empty, over another cache."""
+        """Return an empty row cache of the same settings, over another expert cache."""
         twin = copy(self)
         twin.cache = cache
         twin.reset()
         return twin
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all state."""
         self.parts = {}
         self._members: list[Expert] = []
         self._deciding = False
@@ -76,16 +76,16 @@ class RowCache:
         self._early: dict[Expert, int] = {}
 
     def held(self, expert: Expert) -> int:
-        """The rows that are in the expert's place, or on their way there."""
+        """Return the rows that are in the expert's slot, or being loaded to it."""
         return self._held[expert].rows if expert in self._held else 0
 
     def request(self, access: Access, needs: Sequence[int | None]) -> Iterator[Plan]:
-        """Yield what each wave of this visit needs: `ExpertCache.request`, with rows.
+        """Yield the plan of each wave of this visit: `ExpertCache.request`, with rows.
 
         Args:
             access: the visit.
-            needs: the bitmap of rows that each of its experts needs (none is taken for one); None
-                for all.
+            needs: the bitmap of rows that each of its experts needs (an empty one counts as one
+                row); None for all rows.
         """
         if self._deciding or self.cache.deciding:
             self.reset()
@@ -96,24 +96,24 @@ class RowCache:
         }
         first = True
         for plan in self.cache.request(access):
-            gone = [self._dropped(left) for left in plan.dropped]
+            dropped = [self._dropped(eviction) for eviction in plan.dropped]
             unused = self._unused(access.layer, wanted) if first else ()
             first = False
-            yield from self._waves(plan._replace(dropped=tuple(gone), unused=unused), wanted)
+            yield from self._waves(plan._replace(dropped=tuple(dropped), unused=unused), wanted)
             self._forget_bypassed()
 
     def _waves(self, plan: Plan, wanted: dict[Expert, int]) -> Iterator[Plan]:
-        """Split a wave of experts into waves in which each has a part that fits its place."""
+        """Split a wave of experts into waves in which each part fits its expert's slot."""
         self._deciding = True
         self._members = members = [*plan.hits, *(load.expert for load in plan.loads)]
-        gone = [left.expert for left in plan.evictions if left.expert not in members]
-        for expert in gone:
+        evicted = [each.expert for each in plan.evictions if each.expert not in members]
+        for expert in evicted:
             self._held.pop(expert, None)
-        # In a pool of all layers one may leave before the visit that its rows came early for.
-        lost = [(expert, self._early.pop(expert, 0)) for expert in gone]
-        vain = tuple(Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
-        if vain:
-            plan = plan._replace(unused=plan.unused + vain)
+        # In a global pool an expert may be evicted before the visit its rows are predicted for.
+        lost = [(expert, self._early.pop(expert, 0)) for expert in evicted]
+        wasted = tuple(Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
+        if wasted:
+            plan = plan._replace(unused=plan.unused + wasted)
         slots = {load.expert: load.slot for load in plan.loads}
         for expert in slots:
             self._held[expert] = ResidentRows()
@@ -140,27 +140,27 @@ class RowCache:
             )
 
     def _forget_bypassed(self) -> None:
-        """Of a wave that is over, forget the rows of those that were not kept."""
+        """Forget the rows of the last wave's experts that were not kept."""
         for expert in self._members:
             if not self.cache.holds(expert):
                 self._held.pop(expert, None)
         self._members = []
 
     def _parts(self, expert: Expert, rows: int) -> list[int]:
-        """Rows that pass through a place together: what is there first, what stays there last."""
+        """Split rows into parts that fit the slot: resident ones first, kept ones last."""
         if rows.bit_count() <= self.capacity:
             return [rows]
         hot = self.hot.get(expert, 0)
-        there = rows & self.held(expert)
-        parts = [there] if there else []
-        rest = rows & ~there
+        present = rows & self.held(expert)
+        parts = [present] if present else []
+        rest = rows & ~present
         while rest:
             parts.append(lowest(rest, self.capacity - hot.bit_count()))
             rest &= ~parts[-1]
         return parts
 
     def _take(self, expert: Expert, slot: int, part: int, speculative: bool = False) -> Load | None:
-        """Book a part as used; the load of what is missing of it."""
+        """Use a part of an expert's rows; return the load of those that are missing."""
         held = self._held[expert]
         if self.thin:
             missing, whole = held.take(part, self.capacity, self.hot.get(expert, 0)), False
@@ -175,10 +175,10 @@ class RowCache:
         return Load(expert, slot, rows, speculative)
 
     def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
-        """Admit guesses as `ExpertCache.prefetch` does, and fill up those predicted that are there.
+        """Prefetch experts as `ExpertCache.prefetch` does, and missing rows of resident ones.
 
-        For the latter only the first `staging - top_k` predictions count. A guess of a whole expert
-        in a thin place is of as many rows as it holds, hot ones first.
+        For the latter only the first `staging - top_k` predictions count. A whole expert predicted
+        for a thin slot gets as many rows as the slot holds, hot ones first.
         """
         predictions = [p for p in predictions if p.rows is None or bitmap(p.rows)]
         plan = self.cache.prefetch(predictions, clock)
@@ -188,7 +188,7 @@ class RowCache:
             fitting = self._fitting(load.expert, load.rows)
             loads.append(self._prefetch_rows(load.expert, load.slot, fitting))
         spare = self.cache.staging - self.cache.geometry.top_k
-        # What the running wave computes stays as it is.
+        # The rows of experts that the running wave computes must not change.
         apart = {load.expert for load in plan.loads} | set(self.parts)
         fills = []
         for expert, _, rows in predictions[: max(0, spare)]:
@@ -212,12 +212,12 @@ class RowCache:
             self._early[expert] = self._early.get(expert, 0) | (self.held(expert) & ~before)
         return load
 
-    def _dropped(self, left: Eviction) -> Eviction:
-        self._held.pop(left.expert, None)
-        return left._replace(rows=self._bytes(self._early.pop(left.expert, self.full)))
+    def _dropped(self, eviction: Eviction) -> Eviction:
+        self._held.pop(eviction.expert, None)
+        return eviction._replace(rows=self._bytes(self._early.pop(eviction.expert, self.full)))
 
     def _unused(self, layer: int, wanted: dict[Expert, int]) -> tuple[Eviction, ...]:
-        """What came early for this visit, and is not used."""
+        """Return the rows that were prefetched for this visit and are not used by it."""
         found = []
         for expert in [e for e in self._early if e.layer == layer]:
             rows = self._early.pop(expert) & ~wanted.get(expert, 0)
@@ -229,8 +229,8 @@ class RowCache:
         return None if rows == self.full else rows.to_bytes(self.bytes, "little")
 
     def finish(self, clock: int) -> Plan:
-        """End a run: guesses and rows whose visit never came are wasted."""
+        """End a run: prefetched experts and rows that were never demanded count as wasted."""
         plan = self.cache.finish(clock)
-        dropped = tuple(self._dropped(left) for left in plan.dropped)
+        dropped = tuple(self._dropped(eviction) for eviction in plan.dropped)
         unused = [self._unused(layer, {}) for layer in range(self.cache.geometry.layers)]
         return plan._replace(dropped=dropped, unused=sum(unused, ()))

@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from moex.types import Expert, Now, Scope
 
 MOST = 3  # what a two-bit counter holds
-PROMOTED = 2  # uses in the small queue that earn a place in the main one
+PROMOTED = 2  # uses in the small queue that promote to the main one
 
 
 @dataclass
 class S3FIFO(CachePolicy):
     """Demote one-hit wonders quickly: small, main and ghost queues (Yang et al. 2023, SOSP).
 
-    Newcomers enter the small queue, returning ghosts the main one. Who leaves the small queue
-    after two uses or more is promoted, else it is evicted and remembered; the main queue gives its
-    oldest another round for every use, up to three. Until the first eviction newcomers beyond the
-    small queue's room go to main, as in the authors' libCacheSim (not in the paper). Members of the
-    running visit are passed over where they stand. `small` and `ghost` are shares of the capacity;
-    the small queue has room for one expert at least (the paper's caches are never that small).
+    New experts enter the small queue, ghosts the main one. The oldest of the small queue is
+    promoted after two uses or more, else evicted and remembered as a ghost; the oldest of the main
+    queue is reinserted once for every use, up to three. Until the first eviction, new experts
+    beyond the small queue's room enter main, as in the authors' libCacheSim (not in the paper).
+    Members of the running visit are skipped and keep their position. `small` and `ghost` are shares
+    of the capacity; the small queue has room for one expert at least (the paper's caches are never
+    that small).
 
     Raises:
         ValueError: a share outside its range.
@@ -62,11 +63,11 @@ class S3FIFO(CachePolicy):
         return True
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the next to leave, promoting and giving further rounds on the way."""
+        """Return the next to evict, promoting and reinserting others on the way."""
         self.filling = False
         free = set(candidates)
-        leaving = self._from_newcomers(free) if len(self.newcomers) >= self.room else None
-        return leaving or self._from_main(free) or self._from_newcomers(free) or candidates[0]
+        victim = self._from_newcomers(free) if len(self.newcomers) >= self.room else None
+        return victim or self._from_main(free) or self._from_newcomers(free) or candidates[0]
 
     def _from_newcomers(self, free: set[Expert]) -> Expert | None:
         for expert in [expert for expert in self.newcomers if expert in free]:
@@ -85,7 +86,7 @@ class S3FIFO(CachePolicy):
         return None
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Remember who left the small queue, the oldest ghost making room."""
+        """Remember a victim of the small queue as a ghost; the oldest ghost is forgotten."""
         if self.main.pop(expert, None) is None:
             del self.newcomers[expert]
             self.ghosts[expert] = None
@@ -93,6 +94,6 @@ class S3FIFO(CachePolicy):
                 del self.ghosts[next(iter(self.ghosts))]
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Queue up: ghosts in main, newcomers in small."""
+        """Append the expert: a ghost to the main queue, a new one to the small queue."""
         overflows = self.filling and len(self.newcomers) >= self.room
         (self.main if self.returns or overflows else self.newcomers)[expert] = 0

@@ -1,4 +1,4 @@
-"""One queue and a hand that sieves it."""
+"""SIEVE: one queue, and a hand that moves over it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class SIEVE(CachePolicy):
         self.hand = 0
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Mark a resident as used; entering is no use."""
+        """Mark a resident as used; the use at which it enters does not count."""
         if hit:
             self.used.add(expert)
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Queue up at the new end."""
+        """Append the expert at the new end of the queue."""
         self.queue.append(expert)
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
@@ -49,6 +49,6 @@ class SIEVE(CachePolicy):
             self.hand = (self.hand + 1) % len(self.queue)
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Take the expert under the hand out; its newer neighbour comes under the hand."""
+        """Remove the expert under the hand, which then points to the next newer one."""
         del self.queue[self.hand]
         self.hand %= len(self.queue) or 1

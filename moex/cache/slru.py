@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class SLRU(CachePolicy):
-    """Protect experts that were used again from a flood of newcomers.
+    """Protect experts that were used again from eviction by new ones.
 
-    Karedla, Love & Wherry 1994, IEEE Computer. Newcomers are on probation; a second use promotes
+    Karedla, Love & Wherry 1994, IEEE Computer. New experts are on probation; a second use promotes
     them, and when the protected segment exceeds its share its least recently used goes back to the
-    young end of probation. The oldest on probation leaves; if none of them may (all are members of
-    the visit), the oldest protected one does.
+    young end of probation. The oldest on probation is evicted; if all of them are members of the
+    visit, the oldest protected one.
 
     Raises:
         ValueError: `protected` outside (0, 1).
@@ -51,7 +51,7 @@ class SLRU(CachePolicy):
             self.probation[oldest] = None
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Begin on probation."""
+        """Append the expert to the probation segment."""
         self.probation[expert] = None
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
@@ -60,6 +60,6 @@ class SLRU(CachePolicy):
         return free or next(expert for expert in self.shielded if expert in candidates)
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Leave the segment."""
+        """Remove the expert from its segment."""
         self.probation.pop(expert, None)
         self.shielded.pop(expert, None)

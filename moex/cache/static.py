@@ -23,9 +23,9 @@ class Static(CachePolicy):
     """Keep the experts that a calibration used most (Fiddler, KTransformers).
 
     `counts` is the histogram of a calibration run, layers x experts, or the path of a JSON file
-    that holds it. Without one the run calibrates itself: it counts uses until each layer had
-    `calibration` visits (and evicts the least used meanwhile), then freezes its choice. Pinned
-    experts enter when they are first demanded; all others pass through staging. Ties: lower layer,
+    that holds it. Without one the policy counts uses of the run until each layer had `calibration`
+    visits (evicting the least used meanwhile), then fixes its set. Pinned experts enter when they
+    are first demanded; all others are computed from staging. Ties: lower layer,
     then lower index.
 
     Raises:
@@ -36,7 +36,7 @@ class Static(CachePolicy):
     counts: str | list[list[float]] | None = None
     calibration: int = 100
 
-    bypass = True  # an expert that was not chosen never stays because it was just used
+    bypass = True  # an expert that is not pinned is not kept for having just been used
 
     def __post_init__(self) -> None:
         if self.calibration < 1:
@@ -45,7 +45,7 @@ class Static(CachePolicy):
             )
 
     def reset(self, scope: Scope) -> None:
-        """Choose from the calibration, or start one."""
+        """Pin the most used experts of the given counts, or start a calibration."""
         self.scope = scope
         self.uses: Counter[Expert] = Counter()
         self.visits = 0
@@ -73,7 +73,7 @@ class Static(CachePolicy):
         if not _counted(table, scope):
             raise ValueError(
                 f"cache.counts: expected a row of {scope.experts} counts for each layer up to "
-                f"{max(scope.layers)}, one per expert; every run of this very model writes them: "
+                f"{max(scope.layers)}, one per expert; every run of this model writes them: "
                 "results/RUN_ID/counts.json; try cache.counts=null"
             )
         return {
@@ -99,11 +99,11 @@ class Static(CachePolicy):
             self.uses[expert] += 1
 
     def admit(self, expert: Expert, now: Now) -> bool:
-        """Once frozen, only the chosen may enter."""
+        """Admit only pinned experts, once the set is fixed."""
         return self.pinned is None or expert in self.pinned
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return one that was not chosen, or while calibrating the least used."""
+        """Return an expert that is not pinned, or while calibrating the least used."""
         if self.pinned is not None:
             return next(expert for expert in candidates if expert not in self.pinned)
         return min(candidates, key=self.uses.__getitem__)

@@ -1,9 +1,9 @@
-"""Statistics of what plans asked for, the same for live and simulated runs.
+"""Statistics of plans: the same counts for live and simulated runs.
 
-Definitions stand in analysis/README.md#metrics. A prefetch counts in the phase in which it ends,
-used or dropped, so that none is used that was not issued: one of a prompt's last layer may be used
-by the first token decoded. What depends on the clock (late hits, waits, bytes that
-really moved) is reported by whoever has a clock; everything else is decided by logical time.
+Definitions are in analysis/README.md#metrics. A prefetch counts in the phase in which it ends, used or
+dropped, so that used ones never exceed issued ones: a prefetch of a prompt's last layer may be used
+by the first decoded token. What depends on the clock (late hits, waits, bytes that really moved) is
+reported by the runner or the simulator; everything else is decided by logical time.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ class Counts:
 
 @dataclass
 class CacheStats:
-    """Books plans by phase."""
+    """Counts what plans do, by phase."""
 
     geometry: Geometry
     phases: dict[str, Counts] = field(default_factory=lambda: {PREFILL: Counts(), DECODE: Counts()})
 
     @classmethod
     def total(cls, layer_stats: Sequence[CacheStats]) -> CacheStats:
-        """The sum of several books of one model."""
-        whole = cls(layer_stats[0].geometry)
+        """Return the sum of the statistics of several layers of one model."""
+        total = cls(layer_stats[0].geometry)
         for cache_stats in layer_stats:
             for phase, counts in cache_stats.phases.items():
                 for name, value in asdict(counts).items():
-                    setattr(whole.phases[phase], name, getattr(whole.phases[phase], name) + value)
-        return whole
+                    setattr(total.phases[phase], name, getattr(total.phases[phase], name) + value)
+        return total
 
     def copy(self) -> CacheStats:
-        """The statistics as they stand."""
+        """Return a copy of the current counts."""
         phases = {phase: Counts(*vars(counts).values()) for phase, counts in self.phases.items()}
         return CacheStats(self.geometry, phases)
 
     def demand(self, phase: str, plan: Plan) -> None:
-        """Book one wave of a visit."""
-        # At once and not by name: replay books millions of plans.
+        """Count one wave of a visit."""
+        # Unpacked at once and not by name: a replay counts millions of plans.
         _, hits, _, loads, _, prefetched, dropped, host, skipped, last = plan[:10]
         partial = plan.partial
         counts = self.phases[phase]
@@ -86,26 +86,26 @@ class CacheStats:
             self.dropped(phase, plan)
 
     def selected(self, phase: str, needs: Sequence[int | None]) -> None:
-        """Book the rows that a visit's experts need: bitmaps, None for all."""
+        """Count the rows that a visit's experts need: bitmaps, None for all."""
         geometry = self.geometry
         width = geometry.intermediate
         rows = sum(width if need is None else need.bit_count() for need in needs)
         self.phases[phase].bytes_selected += rows * geometry.expert_bytes // width
 
     def prefetch(self, phase: str, plan: Plan) -> None:
-        """Book the bytes of speculative loads; they are counted where they end."""
+        """Count the bytes of prefetches; the prefetches themselves are counted when they end."""
         counts = self.phases[phase]
         counts.bytes_prefetch += self._size(plan.transfers)
 
     def dropped(self, phase: str, plan: Plan) -> None:
-        """Book guesses that left unused, and rows that came early in vain."""
+        """Count dropped prefetches, and prefetched rows that were not used."""
         counts = self.phases[phase]
         counts.prefetch_wasted += len(plan.dropped)
         counts.prefetch_issued += len(plan.dropped)
         counts.bytes_wasted += self._size(plan.dropped) + self._size(plan.unused)
 
     def waited(self, phase: str, late: int, any_wait: bool) -> None:
-        """Book what the clock says of a visit: hits still under way, and whether it waited."""
+        """Count a visit's late hits (still being loaded), and whether it waited."""
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
@@ -115,7 +115,7 @@ class CacheStats:
 
 
 def by_layer(layer_stats: Sequence[CacheStats]) -> list[dict[str, Any]]:
-    """Decoding's counts of every layer, of one book a layer; a guess counts where it was used."""
+    """Return the decoding counts of every layer; a prefetch counts in the layer that used it."""
     rows = []
     for layer, counts in enumerate(cache_stats.phases[DECODE] for cache_stats in layer_stats):
         row = {

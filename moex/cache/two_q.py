@@ -1,4 +1,4 @@
-"""Two queues and a memory of who left the first."""
+"""2Q: a queue of new experts, a list of its victims, and an LRU list."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class TwoQ(CachePolicy):
-    """Let newcomers prove themselves by coming back after they left (Johnson & Shasha 1994, VLDB).
+    """Keep experts by recency only if demanded again after eviction (Johnson & Shasha 1994, VLDB).
 
-    Newcomers pass through a first-in-first-out queue (A1in) whatever their uses; who left it is
-    remembered for a while (A1out), and only a remembered expert that is demanded again joins those
-    ruled by recency (Am). `first` and `remembered` are shares of the capacity (Kin, Kout of the
-    full version); each queue holds one at least.
+    New experts pass through a first-in-first-out queue (A1in) whatever their uses; its victims are
+    remembered for a while (A1out), and only a remembered expert that is demanded again enters the
+    list that is evicted by recency (Am). `first` and `remembered` are shares of the capacity (Kin,
+    Kout of the full version); each queue holds one at least.
 
     Raises:
         ValueError: a share outside its range.
@@ -44,15 +44,15 @@ class TwoQ(CachePolicy):
         self.proven: set[Expert] = set()
 
     def admit(self, expert: Expert, now: Now) -> bool:
-        """Note whether a remembered expert returns."""
+        """Note whether the expert is a remembered one."""
         self.returns = expert in self.ghosts
         self.ghosts.pop(expert, None)
         return True
 
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the oldest newcomer while they exceed their share, else the least recent proven.
+        """Return the oldest new expert while those exceed their share, else the LRU list's oldest.
 
-        With none of that kind among the candidates, the other kind's.
+        Without a candidate of that kind, the other kind's.
         """
         newcomer = next((expert for expert in self.newcomers if expert in candidates), None)
         proven = next((expert for expert in candidates if expert in self.proven), None)
@@ -62,7 +62,7 @@ class TwoQ(CachePolicy):
         return proven
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Remember a newcomer that leaves, the oldest memory making room."""
+        """Remember an evicted new expert; the oldest remembered one is forgotten."""
         if expert in self.proven:
             self.proven.remove(expert)
             return
@@ -72,7 +72,7 @@ class TwoQ(CachePolicy):
             del self.ghosts[next(iter(self.ghosts))]
 
     def on_insert(self, expert: Expert, now: Now) -> None:
-        """Join the proven if remembered, else queue up."""
+        """Add a remembered expert to the LRU list, any other to the queue."""
         if self.returns:
             self.proven.add(expert)
         else:

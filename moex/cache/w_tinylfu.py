@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class WTinyLFU(CachePolicy):
-    """Admit to the main cache only who was used more often than whom it would replace.
+    """Admit an expert to the main cache only if it was used more often than its victim.
 
-    Einziger, Friedman & Manes 2017, ACM ToS. Newcomers enter a window ruled by recency; when it
-    overflows, its oldest competes with the oldest of the main cache (a segmented LRU) and the less
-    used of the two leaves. Counts are exact instead of sketched, since there are few experts, and
-    all are halved after `sample` times the capacity uses. A visit may bring more newcomers than
-    the window holds: each of them competes when room is needed. `window` is a share of the
+    Einziger, Friedman & Manes 2017, ACM ToS. New experts enter an LRU window; when it overflows,
+    its oldest competes with the oldest of the main cache (a segmented LRU) and the less used of the
+    two is evicted. Counts are exact instead of sketched, since there are few experts, and all are
+    halved after `sample` times the capacity uses. A visit may demand more new experts than the
+    window holds: each of them competes when room is needed. `window` is a share of the
     capacity, one expert at least; `protected` is a share of the main cache.
 
     Raises:
@@ -41,7 +41,7 @@ class WTinyLFU(CachePolicy):
             raise ValueError(f"cache.sample={self.sample}: expected capacities from 1, e.g. 10")
 
     def reset(self, scope: Scope) -> None:
-        """Empty the segments and forget all counts."""
+        """Empty the segments and discard all counts."""
         self.room = max(1, round(scope.capacity * self.window))
         self.shielded_room = int((scope.capacity - self.room) * self.protected)
         self.period = self.sample * scope.capacity
@@ -80,14 +80,14 @@ class WTinyLFU(CachePolicy):
         free = set(candidates)
         segments = (self.recent, self.probation, self.shielded)
         oldest = [next((e for e in segment if e in free), None) for segment in segments]
-        newcomer, settled = oldest[0], oldest[1] or oldest[2]
-        if newcomer is None or settled is None:
-            return newcomer or settled or candidates[0]
-        if len(self.recent) < self.room or self.counts[newcomer] > self.counts[settled]:
-            return settled
-        return newcomer
+        recent, main = oldest[0], oldest[1] or oldest[2]
+        if recent is None or main is None:
+            return recent or main or candidates[0]
+        if len(self.recent) < self.room or self.counts[recent] > self.counts[main]:
+            return main
+        return recent
 
     def on_evict(self, expert: Expert, now: Now) -> None:
-        """Leave the segment."""
+        """Remove the expert from its segment."""
         for segment in (self.recent, self.probation, self.shielded):
             segment.pop(expert, None)

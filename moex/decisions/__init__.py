@@ -1,1 +1,1 @@
-"""What decides: policy, cache, rows, prefetcher and miss handler, without torch."""
+"""The settings that decide a run: policy, cache, rows, prefetcher, miss handler; no torch."""

@@ -1,4 +1,4 @@
-"""The settings that decide in a replay, from which every replay builds its own cache."""
+"""The settings that decide a replay, from which every replay builds its own cache."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Handler(Protocol):
-    """A `moex.miss.base.MissHandler`, which lies above this layer."""
+    """The interface of `moex.miss.base.MissHandler`, which this package must not import."""
 
     lossy: ClassVar[bool]
     on_host: ClassVar[bool]
 
     def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Return the handler with the constants that it takes from the profile."""
+        """Return the handler with its constants taken from the profile."""
 
     def split(
         self, access: Access, missing: Sequence[Expert], room: int
@@ -39,17 +39,17 @@ class Handler(Protocol):
 class Decisions:
     """The settings that decide which experts are loaded, evicted, computed on the host, skipped.
 
-    A miss handler takes constants from the hardware profile, so one bound to a profile decides
-    wrongly on any other. Here it is not bound: `build` binds it, and makes the cache, each time.
+    A miss handler takes constants from the hardware profile, so one bound to a profile is wrong for
+    any other. Here it is not bound: `build` binds it, and makes the cache, each time.
 
     Args:
         policy: which expert is evicted.
         memory: how many experts the device holds; a budget counts experts only.
         prefetcher: default none.
-        miss: what is done about absent experts, not bound to a profile; default: fetch them.
+        miss: handler of absent experts, not bound to a profile; default: fetch them.
         seed: for everything that is random.
-        neurons: whether only the rows are moved that the recorded run selected.
-        store: where the master copies lie ("ram" or "disk"), for the break-even of rows.
+        neurons: whether only the rows that the recorded run selected are moved.
+        store: where the master copies are ("ram" or "disk"), for the break-even of rows.
     """
 
     policy: CachePolicy
@@ -67,13 +67,13 @@ class Decisions:
         future: Future | None = None,
         needs: Needs | None = None,
     ) -> tuple[ExpertCache, RowCache | None]:
-        """Return a fresh cache whose misses are handled as on this hardware, and that of its rows.
+        """Return a fresh cache, with misses handled for this hardware, and its row cache (or None).
 
         Args:
             geometry: of the model or trace.
             hardware: the profile that a miss handler and the break-even of rows are taken from.
             future: the recorded visits, for a policy that needs them.
-            needs: bytes beside experts, which a budget holds too.
+            needs: bytes besides experts, which the budget must hold, too.
 
         Raises:
             ValueError: settings that do not suit the geometry or the profile.

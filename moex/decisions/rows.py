@@ -1,4 +1,4 @@
-"""The books of rows that a memory setting asks for."""
+"""Builds the row cache that a memory setting asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> float:
-    """The share of an expert's rows from which on all of it is moved; 1: never."""
+    """Return the share of an expert's rows from which on the whole expert is moved; 1: never."""
     measured = (hardware.break_even if hardware else None) or {}
     share = measured.get(store, 1.0) if memory.break_even is None else memory.break_even
     return share if memory.rows == 1 else 1.0
@@ -26,10 +26,10 @@ def row_cache(
     hardware: HardwareProfile | None = None,
     store: str = "ram",
 ) -> RowCache:
-    """Make the books of rows over a cache; half of a thin place is kept for hot rows, if known.
+    """Return a row cache over a cache; half of a thin slot is kept for hot rows, if known.
 
-    Where the setting does not say from which share of rows on whole experts are moved, the hardware
-    does, if it was measured for this kind of store.
+    If the setting gives no share of rows from which on whole experts are moved, the hardware
+    profile's is taken, if it was measured for this kind of store.
 
     Raises:
         ValueError: a share outside (0, 1], or counts of another model.

@@ -1,1 +1,1 @@
-"""What a machine costs: profile, link model, compute costs, roofline."""
+"""Models of a machine: profile, link model, compute costs, roofline."""

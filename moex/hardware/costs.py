@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a visit costs without waiting, as a sum of these, each times how often.
+    """Seconds of a visit without waiting: the sum of these costs, each times its count.
 
-    visit_s: a layer visit beside its experts (attention, norms, router, bookkeeping).
-    expert_s: every expert computed in it.
-    token_s: every token after the first (prefill; the simulator does not bill it).
-    pass_s: a forward pass beside its layers; not of visits, so not fitted: 0 until it is put in.
+    visit_s: a layer visit without its experts (attention, norms, router, bookkeeping).
+    expert_s: every expert computed in the visit.
+    token_s: every token after the first (prefill; the simulator does not count it).
+    pass_s: a forward pass without its layers; not part of visits, so not fitted: 0 until it is set.
     submit_s: every plan that hands loads to the link.
     handover_s: every load of such a plan.
-    load_s: every expert computed for the first time after its load, demanded or guessed.
+    load_s: every expert computed for the first time after its load, demanded or prefetched.
     error: mean absolute error of the fit over the visits, as a share of their mean time.
-    separated: False where the run always computed equally many experts and `visit_s` holds all.
+    separated: False if every visit computed equally many experts, so that `visit_s` includes them.
     """
 
     visit_s: float
@@ -46,7 +46,7 @@ class Costs:
         loads: ArrayLike = 0.0,
         submits: ArrayLike = 0.0,
     ) -> NDArray[np.float64]:
-        """What visits of these sizes cost [visits]."""
+        """Return the seconds of visits of these sizes [visits]."""
         table = [self.visit_s, self.expert_s, self.token_s, self.load_s, self.submit_s]
         return _design(experts, tokens, loads, submits) @ np.asarray(table)
 
@@ -56,7 +56,7 @@ class Costs:
         return replace(self, **{name: factor * getattr(self, name) for name in names})
 
     def profile(self, hardware: HardwareProfile) -> HardwareProfile:
-        """Return the profile with these costs in the place of its own."""
+        """Return the profile with its costs replaced by these."""
         return replace(
             hardware,
             visit_s=self.visit_s,
@@ -76,17 +76,17 @@ def fit(
     loads: ArrayLike = 0.0,
     submits: ArrayLike = 0.0,
 ) -> Costs:
-    """Fit a cost table.
+    """Fit the costs to the timings of a run.
 
-    Visits of equal size are represented by their median, which no interruption moves; the table is
-    their weighted least squares fit with no negative cost.
+    Visits of equal size are represented by their median, which is robust to interruptions; the
+    costs are the weighted least squares fit to the medians, with no negative cost.
 
     Args:
         experts: experts computed on the device in every visit [visits].
         tokens: tokens of every visit [visits].
         seconds: of every visit, without waiting for loads [visits].
-        loads: experts of every visit that had just been loaded, guesses included [visits]; default
-            none.
+        loads: experts of every visit that had just been loaded, prefetches included [visits];
+            default none.
         submits: plans with loads in every visit [visits]; default none.
 
     Raises:
@@ -118,7 +118,7 @@ def fit(
 def _design(
     experts: ArrayLike, tokens: ArrayLike, loads: ArrayLike, submits: ArrayLike
 ) -> NDArray[np.float64]:
-    """What every visit had of everything that costs [visits, costs]."""
+    """Return the design matrix: how often every visit had each cost [visits, costs]."""
     columns = np.broadcast_arrays(1.0, experts, tokens, loads, submits)
     design = np.stack([np.atleast_1d(column) for column in columns], axis=1).astype(np.float64)
     design[:, 2] -= 1
@@ -128,7 +128,7 @@ def _design(
 def _least_squares(
     design: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], bool]:
-    """Weighted least squares without negative coefficients: (coefficients, was column 1 free)."""
+    """Return a non-negative weighted least squares fit: (coefficients, column 1 independent)."""
     columns = range(design.shape[1])
     scaled, wanted = design * weights[:, None], values * weights
     best, least = np.zeros(len(columns)), np.inf

@@ -1,9 +1,9 @@
-"""A link on a clock: latency, bandwidth, queueing, and demand that overtakes speculation.
+"""Model of a link: latency, bandwidth, queueing, and demand that overtakes prefetches.
 
-One transfer is on the wire at a time, in chunks. At every chunk boundary demand goes first; a
-transfer that has begun is never cut off, only overtaken, and one that is waited for is demand. The
-simulator drives it with virtual time and the emulated link with the machine's clock, so that both
-wait for the same moments.
+One transfer uses the link at a time, in chunks. At every chunk boundary demand goes first; a
+transfer that has begun is never cancelled, only overtaken, and one that is waited for counts as
+demand. The simulator drives the model with virtual time and the emulated link with the machine's
+clock, so that both wait for the same times.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """One load on its way; times in seconds of whatever clock drives the link.
+    """One load in flight; times are seconds of the clock that drives the link.
 
-    It is `urgent` from the start if it is demanded, and once somebody waits for it.
+    It is `urgent` from the start if it is demanded, and as soon as it is waited for.
     """
 
     bytes: int
@@ -39,7 +39,7 @@ class Transfer:
 
     @property
     def started(self) -> bool:
-        """Whether a first chunk has been put on the wire."""
+        """Whether the first chunk has been sent."""
         return self.remaining < self.bytes
 
 
@@ -47,9 +47,9 @@ class LinkTimeline:
     """The queue of one link.
 
     Args:
-        bytes_per_s: bandwidth once a transfer flows.
+        bytes_per_s: bandwidth, without latency.
         latency_s: paid once by every transfer before its first byte.
-        chunk_bytes: how much is sent before priorities are looked at again.
+        chunk_bytes: bytes sent between two checks of priorities.
     """
 
     def __init__(self, bytes_per_s: float, latency_s: float = 0.0, chunk_bytes: int = 1 << 22):
@@ -74,7 +74,7 @@ class LinkTimeline:
         return self.demand if transfer.urgent else self.speculation
 
     def cancel(self, now: float, transfer: Transfer) -> bool:
-        """Take back a transfer that has not begun; return whether it was still waiting."""
+        """Cancel a transfer that has not begun; return whether it was cancelled."""
         self.advance(now)
         if transfer.started or transfer.cancelled:
             return False
@@ -83,7 +83,7 @@ class LinkTimeline:
         return True
 
     def advance(self, now: float) -> None:
-        """Put on the wire every chunk that begins before `now`."""
+        """Send every chunk that begins before `now`."""
         while True:
             queue = self.demand or self.speculation
             if not queue:
@@ -91,7 +91,7 @@ class LinkTimeline:
             transfer = queue[0]
             start = max(self.free_at, transfer.submitted)
             if self.demand and self.speculation and self.demand[0].submitted > self.free_at:
-                # The link fell idle or reached a boundary before demand came: speculation went on.
+                # The link was free before demand was submitted: it sent a prefetch meanwhile.
                 transfer = self.speculation[0]
                 start = max(self.free_at, transfer.submitted)
                 if start >= self.demand[0].submitted:
@@ -114,9 +114,9 @@ class LinkTimeline:
             self.on_chunk(transfer, start, self.free_at, chunk)
 
     def arrival(self, now: float, transfer: Transfer) -> float:
-        """When the transfer is through, if nothing else is submitted before that.
+        """Return when the transfer completes, if nothing else is submitted before.
 
-        Who asks waits for it: a guess is demanded from now on.
+        The caller waits for it: a prefetch counts as demand from now on.
         """
         self.advance(now)
         if transfer.done < inf:

@@ -1,4 +1,4 @@
-"""A machine as far as offloading cares: its link and what computing costs on it."""
+"""The profile of a machine: its link and its compute costs."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ COSTS = (
     "predict_s",
     "select_s",
 )
-"""Fields of a profile: all that computing takes on the device."""
+"""Fields of a profile that are seconds of computing on the device."""
 
 
 @dataclass(frozen=True)
 class HardwareProfile:
-    """Numbers of one machine; in a live run the link is emulated, in simulation all is modelled.
+    """Figures of one machine; a live run emulates the link, a simulation models everything.
 
     Args:
-        name: what the result row calls it.
-        link_bytes_per_s: bandwidth of the link that experts cross; None: whatever is really there.
-        link_latency_s: paid once by every transfer.
-        chunk_bytes: demand overtakes speculation at this granularity.
+        name: as in the result row.
+        link_bytes_per_s: bandwidth of the link that experts cross; None: the real link is used.
+        link_latency_s: latency of every transfer.
+        chunk_bytes: demand overtakes prefetches at this granularity.
         visit_s: a layer visit without its experts (attention, norms, router, bookkeeping).
         expert_s: computing one expert for one token.
-        pass_s: a forward pass beside its layers (embedding, head, sampling).
+        pass_s: a forward pass without its layers (embedding, head, sampling).
         source: where the numbers come from.
-        submit_s: what handing loads to the link costs the computing lane, once a plan that moves
-            anything, however many (a thread is woken, a queue locked).
-        handover_s: what each load of such a plan costs it beside that, also when nobody waits: a
-            read given to the kernel and taken back, a small copy made at once.
-        load_s: what an expert costs more when it is computed for the first time after a load: its
-            weights are cold, and so is a lane that has waited.
-        predict_s: asking the prefetcher, once a visit.
+        submit_s: device time of handing loads to the link, once per plan with loads (waking a
+            thread, locking a queue).
+        handover_s: further device time of each load of such a plan, also if nothing waits for it:
+            submitting a read and collecting it, or a small copy.
+        load_s: extra time of an expert computed for the first time after a load: its weights, and
+            a thread that has waited, are not in the processor's caches.
+        predict_s: calling the prefetcher, once a visit.
         host_expert_s: computing one expert for one token on the host instead of fetching it; None:
             its bytes at `host_bytes_per_s`.
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         select_s: selecting neurons, once a visit.
-        break_even: by store ("ram", "disk"), the share of an expert's rows from which on moving all
-            of it is faster, for the model that was calibrated; a store not named: 1.
+        break_even: by store ("ram", "disk"), the share of an expert's rows from which on moving the
+            whole expert is faster, for the calibrated model; 1 for a store not named.
     """
 
     name: str = "auto"
@@ -92,19 +92,19 @@ class HardwareProfile:
                 )
 
     def host_seconds(self, expert_bytes: int) -> float | None:
-        """One expert on the host for one token: as given, else its bytes at the memory's speed."""
+        """Return seconds of one expert on the host for one token; by default bytes / bandwidth."""
         if self.host_expert_s is None and self.host_bytes_per_s is not None:
             return expert_bytes / self.host_bytes_per_s
         return self.host_expert_s
 
     def with_faster_link(self, factor: float) -> Self:
-        """The profile with so many times the link's bandwidth, where it says any."""
+        """Return the profile with `factor` times the link's bandwidth, if it has one."""
         if self.link_bytes_per_s is None:
             return self
         return replace(self, link_bytes_per_s=factor * self.link_bytes_per_s)
 
     def with_faster_computing(self, factor: float) -> Self:
-        """The profile with device and host that compute so many times as fast."""
+        """Return the profile with device and host computing `factor` times as fast."""
         costs = {name: getattr(self, name) / factor for name in COSTS}
         if self.host_expert_s is not None:
             costs["host_expert_s"] = self.host_expert_s / factor
@@ -114,9 +114,9 @@ class HardwareProfile:
 
     @property
     def timed(self) -> bool:
-        """Whether the profile says how fast anything is."""
+        """Whether the profile has a link bandwidth, so that times can be modelled."""
         return self.link_bytes_per_s is not None
 
     def resident_token_s(self, layers: int, top_k: int) -> float:
-        """Seconds of a decoded token that finds all its experts resident."""
+        """Return the seconds of a decoded token whose experts are all resident."""
         return layers * (self.visit_s + top_k * self.expert_s) + self.pass_s

@@ -1,4 +1,4 @@
-"""How fast offloaded decoding of one text can be at best: bytes over bandwidths, nothing else."""
+"""Upper bound on the speed of offloaded decoding: bytes divided by bandwidths."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 READ_SHARE = 0.85
-"""Of the vendor's memory bandwidth that well-made kernels read weights with."""
+"""Share of the vendor's memory bandwidth that good kernels reach when reading weights."""
 
 
 class Roof(NamedTuple):
-    """Tokens a second at a hit rate: with loads hidden behind computing, and with none hidden."""
+    """Tokens/s at a hit rate: with loads overlapping computing, and with no overlap."""
 
     hit_rate: float
     overlapped: float
@@ -23,14 +23,14 @@ class Roof(NamedTuple):
 def roofline(
     geometry: Geometry, skeleton_bytes: int, hardware: HardwareProfile, hit_rate: float
 ) -> Roof:
-    """Ceiling of tokens a second of one sequence.
+    """Return the upper bound on tokens/s of one sequence.
 
     Computing reads the skeleton and the demanded experts once from the device's memory, at 85 % of
-    its speed (no time at all where the profile does not give one); a miss crosses the link once.
+    its speed (0 s if the profile has none); a miss crosses the link once.
 
     Args:
-        geometry: whose `expert_bytes` cross the link.
-        skeleton_bytes: all other weights.
+        geometry: of the model; `expert_bytes` cross the link on a miss.
+        skeleton_bytes: bytes of all other weights.
         hardware: a timed profile.
         hit_rate: share of demanded experts that need no load.
     """

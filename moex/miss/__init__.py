@@ -1,1 +1,1 @@
-"""Handlers of misses: one file each."""
+"""Miss handlers: they decide how absent experts are handled; one file each."""

@@ -1,4 +1,4 @@
-"""What a miss handler is: a demanded expert is absent, and it says what is done about it."""
+"""The interface of a miss handler: it decides what is done about absent demanded experts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Split(NamedTuple):
-    """The absent experts of one visit, shared out; each part in top-k order."""
+    """The absent experts of one visit by how they are handled; each part in top-k order."""
 
     fetch: Sequence[Expert] = ()
     host: Sequence[Expert] = ()
@@ -21,26 +21,26 @@ class Split(NamedTuple):
 
 
 class MissHandler(ABC):
-    """Shares out the misses of one decoding visit; in prefill every miss is fetched.
+    """Splits the misses of one decoding visit; in prefill every miss is fetched.
 
-    A pure function of the visit and of constants: no clock, no state, no arrival. So a replay takes
-    the same decisions. What is not fetched does not enter the cache.
+    A pure function of the visit and of constants: no clock, no state, no arrival times. So a replay
+    takes the same decisions. An expert that is not fetched does not enter the cache.
     """
 
     lossy: ClassVar[bool] = False
     """Whether logits may change."""
 
     on_host: ClassVar[bool] = False
-    """Whether experts are computed from the host's memory, which must then hold them."""
+    """Whether experts are computed on the host, whose memory must then hold them."""
 
     def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Return a handler for this model whose missing constants are the profile's.
+        """Return a handler for this model, with missing constants taken from the profile.
 
         Raises:
-            ValueError: a constant is missing, or makes no sense for this model.
+            ValueError: a constant is missing, or invalid for this model.
         """
         return self
 
     @abstractmethod
     def split(self, access: Access, missing: Sequence[Expert], room: int) -> Split:
-        """Share out `missing` (in top-k order); `room` slots of the layer's pool are empty."""
+        """Split `missing` (in top-k order); `room` slots of the layer's pool are empty."""

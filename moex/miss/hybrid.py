@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Hybrid(MissHandler):
-    """Share a visit's misses between link and host so that both are done soonest.
+    """Split a visit's misses between link and host so that both finish earliest.
 
     Of n misses, f are fetched: the f of least `max(f * load_s, (n - f) * host_s) - f * worth_s`,
     the largest where several are. The balance is that of Zhong et al. 2025 (HybriMoE), arXiv
-    2504.05897; `worth_s` is what it lacks: a fetched expert stays and saves later misses, one
-    computed on the host does not. All three are constants (`load_s` and `host_s` null: the
-    hardware profile's), so a run and its replay decide alike. A worth of -inf computes every miss
-    on the host once the slots are full, inf fetches every miss; `moex.sim.worth` calibrates it.
+    2504.05897; `worth_s` is added here: a fetched expert becomes resident and saves later misses,
+    one computed on the host does not. All three are constants (`load_s` and `host_s` null: the
+    hardware profile's), so a run and its replay decide alike. -inf computes every miss on the host
+    once the slots are full, inf fetches every miss; `moex.sim.worth` calibrates it.
 
     Args:
         load_s: seconds of fetching one expert.
         host_s: seconds of computing one expert on the host for one token.
-        worth_s: seconds that an expert, once fetched, saves later.
+        worth_s: seconds that a fetched expert saves later.
     """
 
     on_host: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class Hybrid(MissHandler):
     worth_s: float = 0.0
 
     def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Take what is null from the profile."""
+        """Take constants that are null from the profile."""
         load_s, host_s = self.load_s, self.host_s
         if load_s is None and hardware is not None and hardware.link_bytes_per_s is not None:
             load_s = hardware.link_latency_s + geometry.expert_bytes / hardware.link_bytes_per_s
@@ -48,7 +48,7 @@ class Hybrid(MissHandler):
             name, example = ("load_s", 4e-3) if load_s is None else ("host_s", 2e-3)
             raise ValueError(
                 f"miss.{name}=null: miss=hybrid splits misses by constants, and the hardware "
-                f"profile does not say this one; try miss.{name}={example}, or a profile of "
+                f"profile has no value for this one; try miss.{name}={example}, or a profile of "
                 "mode=calibrate"
             )
         return replace(self, load_s=load_s, host_s=host_s)

@@ -1,4 +1,4 @@
-"""Absent experts that would hardly count are left out."""
+"""Absent experts of low routing weight are skipped."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Skip(MissHandler):
-    """Leave out a miss whose share of the visit's routing weight is below `threshold`.
+    """Skip a miss whose share of the visit's routing weight is below `threshold`.
 
-    Lossy: logits then depend on who is resident. The weights of the others are scaled up to the
-    same sum. The share is taken of the chosen experts' scores in the router row. As in Zhong et
+    Lossy: logits depend on which experts are resident. The weights of the others are scaled up to
+    the same sum. The share is taken of the chosen experts' scores in the router row. As in Zhong et
     al. 2024 (AdapMoE), arXiv 2408.10284, and Tang et al. 2024 (HOBBIT), arXiv 2411.01433, without
     their layer sensitivities.
 
-    The share is of the whole visit, whose scores are summed over the batch: a token among others
-    may lose all of its experts, and then gets 0 from this layer (its residual goes on). Alone, a
-    token keeps at least its best. Who wanted what is not in a trace, so a replay cannot spare it.
+    The share is of the whole visit, whose scores are summed over the batch: one token of a batch
+    may lose all of its experts, and then gets 0 from this layer (its residual remains). A single
+    token keeps at least its best expert. Traces do not record experts by token, so a replay could
+    not treat tokens separately.
 
     Args:
-        threshold: below 1 / top-k, so that a token alone always has its best expert computed.
+        threshold: below 1 / top-k, so that a single token always has its best expert computed.
     """
 
     lossy: ClassVar[bool] = True
@@ -36,7 +37,7 @@ class Skip(MissHandler):
     threshold: float = 0.2
 
     def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Refuse a threshold that could leave nothing."""
+        """Check that the threshold leaves at least one expert."""
         if not 0 <= self.threshold < 1 / geometry.top_k:
             raise ValueError(
                 f"miss.threshold={self.threshold}: expected 0 or more, and less than 1 / top-k = "
@@ -46,12 +47,12 @@ class Skip(MissHandler):
         return self
 
     def split(self, access: Access, missing: Sequence[Expert], room: int) -> Split:
-        """Fetch those that count."""
+        """Fetch the misses at or above the threshold, skip the others."""
         scores = access.scores
         if not scores:
             raise ValueError(
-                "miss=skip: the visits carry no router scores to judge by; expected a model whose "
-                "routers can be asked, or a trace of one; try miss=fetch"
+                "miss=skip: the visits have no router scores; expected a model whose routers give "
+                "scores, or a trace with scores; try miss=fetch"
             )
         least = self.threshold * sum(scores[index] for index in access.experts)
         kept = [expert for expert in missing if scores[expert.index] >= least]

@@ -1,1 +1,1 @@
-"""Who comes: one file per predictor."""
+"""Prefetchers: they predict which experts later layers will demand; one file each."""

@@ -1,4 +1,4 @@
-"""What a prefetcher is: it says which experts later layers will demand."""
+"""The interface of a prefetcher: it predicts which experts later layers will demand."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def missing_recording(prefetcher: Prefetcher, what: str) -> ValueError:
-    """The error of a prefetcher that `set_future` has told nothing."""
+    """Return the error of a prefetcher that was given no recording by `set_future`."""
     name = type(prefetcher).__name__
     return ValueError(
-        f"prefetch={name}(): was given no recording; expected one of this very run, with its "
+        f"prefetch={name}(): was given no recording; expected one of this same run, with its "
         f"{what}; try prefetch.set_future(moex.read_trace(FILE)) before it is used"
     )
 
 
 class Observation(NamedTuple):
-    """What is known right after a layer's router has spoken.
+    """What is known right after a layer's router has chosen experts.
 
     `lookahead[d - 1]` holds one score per expert of layer `access.layer + d`: that layer's router
     applied to this layer's router input, softmax, summed over the visit's tokens. It ends at the
-    last layer. `lookahead_norm` is like it, with each layer's own norm before its router. `hidden`
-    (tokens x hidden) and `chosen` (tokens x top_k: their experts) are tensors, given live.
+    last layer. `lookahead_norm` is the same with each layer's own norm before its router. `hidden`
+    [tokens, hidden] and `chosen` [tokens, top_k] (expert indices) are tensors, given in live runs.
     """
 
     access: Access
@@ -44,32 +44,32 @@ class Prefetcher(ABC):
     """Predicts demand. Budget and depth are enforced by the cache; a prefetcher only ranks."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What observations must carry, by its name there; and of `future`, `recorded`: what of a
-    recording of this very run (its visits, its predictions)."""
+    """What the prefetcher requires: fields of `Observation`, and of a recording of this same run
+    `future` (its visits) and `recorded` (its predictions)."""
 
     device_bytes: int = 0
-    """Device memory that it holds once bound; the budget counts it."""
+    """Bytes of device memory held after `bind`; they count towards the memory budget."""
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
-        """Meet the model; called once, live only, before `reset`.
+        """Prepare for a model; called once, in live runs only, before `reset`.
 
         Args:
             geometry: of the model.
-            model: its folder (checkpoints lie there or name it).
-            selector: the run's `NeuronSelector`, None where all neurons count. It is bound already,
-                and says which rows of an expert to fetch early (`Prediction.rows`: a bitmap, lowest
-                bit first, as `numpy.packbits(..., bitorder="little")` makes it).
+            model: its folder (with checkpoints, or to find them by its digest).
+            selector: the run's `NeuronSelector`, None if all neurons are computed. It is bound
+                already, and predicts which rows of an expert to prefetch (`Prediction.rows`: a
+                bitmap, lowest bit first, as `numpy.packbits(..., bitorder="little")` makes it).
         """
 
     def set_future(self, trace: Trace) -> None:
         """Take the recording of this run; called once, before `reset`, if `needs` names it."""
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget everything."""
+        """Discard all state."""
 
     def observe(self, observation: Observation) -> None:
-        """See a visit (every one, also those after which nothing is predicted)."""
+        """Observe a visit; called for every visit, also if nothing is predicted after it."""
 
     @abstractmethod
     def predict(self, observation: Observation) -> Sequence[Prediction]:
-        """Return the experts to fetch for later visits, best first."""
+        """Return the experts to prefetch for later visits, best first."""

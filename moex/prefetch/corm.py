@@ -1,4 +1,4 @@
-"""Coarse to fine: which experts of the next layer, and which of their neurons."""
+"""Coarse to fine: predicts experts of the next layer, then neurons of these experts."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Corm(Prefetcher):
-    """Let `coarse` name experts of the next layer, and the run's selector guess their neurons.
+    """Predict experts of the next layer with `coarse`, and their neurons with the run's selector.
 
     CORM-like: the text of CORM (OpenReview qN7PEomATC) is not public, this is our design. The same
-    selector decides at the layer which neurons count, so a wrong guess costs bytes, never a logit.
-    Whole experts are named in prefill, and always with `sparsity=none`: then it saves no byte.
+    selector chooses the neurons at the layer itself, so a wrong prediction costs bytes and changes
+    no logit. Whole experts are predicted in prefill, and always with `sparsity=none`, which saves
+    no bytes.
 
     Args:
-        coarse: names experts, one layer ahead.
+        coarse: predicts experts, one layer ahead.
 
     Raises:
-        ValueError: a `coarse` that looks further.
+        ValueError: a `coarse` of another depth.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"lookahead", "hidden", "chosen"})
@@ -43,23 +44,23 @@ class Corm(Prefetcher):
     def __post_init__(self) -> None:
         if self.coarse.depth != 1:
             raise ValueError(
-                f"prefetch.coarse.depth={self.coarse.depth}: neurons are guessed one layer ahead; "
-                "expected 1"
+                f"prefetch.coarse.depth={self.coarse.depth}: neurons are predicted one layer "
+                "ahead; expected 1"
             )
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
-        """Meet the model and the selector of this run."""
+        """Prepare for the model and the selector of this run."""
         self.coarse.bind(geometry, model, selector)
         self.selector, self.device_bytes = selector, self.coarse.device_bytes
         if selector is None:
             log.warning("moex: prefetch=corm sparsity=none is exact and saves no byte of an expert")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget what was seen."""
+        """Discard all state."""
         self.coarse.reset(geometry, seed)
 
     def observe(self, observation: Observation) -> None:
-        """Let `coarse` see the visit."""
+        """Pass the visit on to `coarse`."""
         self.coarse.observe(observation)
 
     def predict(self, observation: Observation) -> list[Prediction]:

@@ -1,4 +1,4 @@
-"""Gate lookahead: ask the next layers' routers now."""
+"""Gate lookahead: applies the next layers' routers to this layer's input."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Gate(ScoredPrefetcher):
-    """Apply the routers of the next `depth` layers to this layer's router input; fetch the best.
+    """Apply the routers of the next `depth` layers to this layer's router input.
 
     Speculative loading of Eliseev & Mazur 2023, arXiv 2312.17238 (section 3.2): it works because
-    the residual stream changes slowly. A score is the share of the router's mass.
+    the residual stream changes slowly. A score is the router's softmax,
+    summed over the visit's tokens.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"lookahead"})

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class GateNorm(ScoredPrefetcher):
     """Apply the norm and the router of the next `depth` layers to this layer's residual.
 
-    `prefetch=gate` feeds the next routers what this layer's norm made of the residual; here each
-    gets what its own norm makes of it, which is what it will see if the layers between add little.
+    `prefetch=gate` applies the next routers to the residual after this layer's norm; here each gets
+    the residual after its own norm, which is its real input if the layers between add little.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"lookahead_norm"})

@@ -1,4 +1,4 @@
-"""Gate lookahead with the mean change of the hidden state added."""
+"""Gate lookahead, corrected by the mean change of the hidden state."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class GateResid(Linear):
-    """Ask the next layers' routers, after adding what the layers between add on average.
+    """Apply the next layers' routers, after adding the mean change of the layers between.
 
     The residual correction of DALI: the mean over calibration text of (router input of layer
     l + d) - (router input of layer l), found by `mode=train`. A router being linear, the mean
-    becomes a bias. A score is the share of the router's mass, as with `prefetch=gate`.
+    becomes a bias. A score is the router's softmax, as with `prefetch=gate`.
     """
 
     kind: ClassVar[str] = "gate_resid"
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Shares of the routers' mass."""
+        """Return the routers' softmax, of the shape of `logits`."""
         return logits.softmax(-1)

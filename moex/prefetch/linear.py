@@ -1,4 +1,4 @@
-"""A linear probe: routers trained to look ahead."""
+"""A linear probe: routers trained to predict later layers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Linear(ScoredPrefetcher):
-    """Ask, for each layer ahead, a router trained on this layer's router input.
+    """Apply, for each layer ahead, a router trained on this layer's router input.
 
-    What `prefetch=mlp` is without its network: the linear control of trained predictors. A score
-    is the probability of being chosen, summed over the visit's tokens. It costs one small product.
+    It is `prefetch=mlp` without hidden layers: the linear baseline of trained predictors. A score
+    is the probability of being chosen, summed over the visit's tokens. It costs one matrix product.
 
     Args:
-        checkpoint: a file; None for the one beside the model or in the cache folder.
+        checkpoint: a file; None: the one in the model's folder or in the cache folder.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
@@ -46,7 +46,7 @@ class Linear(ScoredPrefetcher):
 
     @torch.no_grad()
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the experts most probably chosen."""
+        """Return the experts of highest probability."""
         layer, hidden = observation.access.layer, observation.hidden
         if layer == len(self.routers):
             return []
@@ -58,5 +58,5 @@ class Linear(ScoredPrefetcher):
         return list(self.name(observation.access, rows))
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Of logits [tokens, layers ahead, experts]: what is summed over the tokens."""
+        """Return scores from logits [tokens, layers ahead, experts], to be summed over tokens."""
         return logits.sigmoid()

@@ -1,4 +1,4 @@
-"""Transitions between neighbouring layers, counted as the run goes."""
+"""Transitions between neighbouring layers, counted during the run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Markov(Prefetcher):
-    """Expect the experts that most often followed this layer's experts in the next layer.
+    """Predict the experts that most often followed this layer's experts in the next layer.
 
     Counts how often expert j of layer l + 1 was used by a token that used expert i of layer l
     (after the last layer: of the next token's first), starting every count at `prior`. An expert's
     score is the mean over the present experts of its share of their rows. Learns from decoded
-    tokens only, because a prompt's union says nothing about pairs.
+    tokens only, because a prompt's union of experts has no pairs.
 
     Args:
-        width: experts named for the next layer, 0 for top-k.
+        width: experts predicted for the next layer, 0 for top-k.
         prior: Laplace's count for a transition not yet seen.
 
     Raises:
@@ -42,7 +42,7 @@ class Markov(Prefetcher):
             raise ValueError(f"prefetch.prior={self.prior}: expected a positive count, e.g. 0.1")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget all transitions."""
+        """Discard all transitions."""
         self.layers, self.named = geometry.layers, self.width or geometry.top_k
         shape = (geometry.layers, geometry.experts, geometry.experts)
         self.counts = np.full(shape, self.prior)
@@ -56,7 +56,7 @@ class Markov(Prefetcher):
             self.counts[before.layer][np.ix_(before.experts, access.experts)] += 1
 
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the likeliest experts of the layer that comes next."""
+        """Return the most probable experts of the next layer."""
         access = observation.access
         rows = self.counts[access.layer][list(access.experts)]
         scores = (rows / rows.sum(axis=1, keepdims=True)).mean(axis=0)

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class MLP(ScoredPrefetcher):
-    """Ask networks trained on this model's own routing (after FloE, arXiv 2505.05950, section 4).
+    """Predict with networks trained on this model's routing (after FloE, arXiv 2505.05950, sec. 4).
 
-    A layer's network sees the router input, the layer's choice and the recent choices of the layers
-    ahead, and begins its training as those layers' routers, so it starts as `prefetch=gate` and
-    learns what the layers between change. A score is the probability of being chosen, summed over
-    the visit's tokens. The past is forgotten where a prompt begins.
+    A layer's network gets the router input, the layer's choice and the recent choices of the layers
+    ahead. Its training starts from those layers' routers, that is from `prefetch=gate`, and learns
+    the change by the layers between. A score is the probability of being chosen, summed over the
+    visit's tokens. Past choices are discarded where a prompt begins.
 
     Args:
-        checkpoint: a file; None for the one beside the model or in the cache folder.
+        checkpoint: a file; None: the one in the model's folder or in the cache folder.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"hidden", "chosen"})
@@ -44,13 +44,13 @@ class MLP(ScoredPrefetcher):
         self.device_bytes = sum(net.nbytes for net in self.nets)
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget the past."""
+        """Discard past choices."""
         super().reset(geometry, seed)
         self.layers, self.experts = geometry.layers, geometry.experts
         self.past: NDArray[np.float32] | None = None
 
     def observe(self, observation: Observation) -> None:
-        """Remember the visit's choices; a prompt begins with no past, and so does another batch."""
+        """Note the visit's choices; past choices are discarded at a prompt or a new batch size."""
         layer, chosen = observation.access.layer, observation.chosen.tolist()
         begins = layer == observation.access.position == 0
         if self.past is None or begins or self.past.shape[1] != len(chosen):
@@ -62,14 +62,14 @@ class MLP(ScoredPrefetcher):
 
     @torch.no_grad()
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the experts most probably chosen."""
+        """Return the experts of highest probability."""
         layer = observation.access.layer
         if layer == self.layers - 1:
             return []
         assert self.past is not None
         net = self.nets[layer]
         ahead = self.past[layer + 1 : layer + 1 + net.horizon]
-        told = torch.from_numpy(np.concatenate([self.chosen, *ahead], 1))
-        found = net(observation.hidden, told).float().sigmoid().sum(0).tolist()
+        choices = torch.from_numpy(np.concatenate([self.chosen, *ahead], 1))
+        found = net(observation.hidden, choices).float().sigmoid().sum(0).tolist()
         rows = [found[at : at + self.experts] for at in range(0, len(found), self.experts)]
         return list(self.name(observation.access, rows))

@@ -1,4 +1,4 @@
-"""The oracle dial: a predictor exactly as good as you say."""
+"""An oracle of given precision and recall."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Oracle(Prefetcher):
-    """Know the next `horizon` visits, perfectly or as well as a predictor of given quality.
+    """Predict the next `horizon` visits from a recording, with given precision and recall.
 
-    For every visit ahead (the layer after the last is the first, of the next token) each demanded
-    expert is named with probability `recall`, and so many others that a share of `precision` of the
-    names is right on average. What is said of a visit depends on the seed alone, not on when it is
-    said. It answers how good a predictor must be before one is trained.
+    For every visit ahead (after the last layer follows the first, of the next token) each demanded
+    expert is predicted with probability `recall`, and as many others that a share of `precision` of
+    the predictions is right on average. The prediction of a visit depends on the seed alone, not on
+    when it is made. It shows how good a predictor must be before one is trained.
 
     Raises:
         ValueError: `precision` outside (0, 1], `recall` outside [0, 1] or `horizon` below 1.
@@ -44,41 +44,41 @@ class Oracle(Prefetcher):
         self.visits: list[tuple[int, tuple[int, ...]]] = []
 
     def set_future(self, trace: Trace) -> None:
-        """Take the recording: who is demanded at every clock, and where sequences end."""
+        """Take the recording: the experts of every visit, and where sequences end."""
         self.visits = [(access.layer, access.experts) for access in trace.accesses()]
         self.sequence = trace.sequence.tolist()
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget what was said."""
+        """Discard past predictions."""
         if not self.visits:
             raise missing_recording(self, "visits")
         self.experts, self.seed = geometry.experts, seed
-        self.said: dict[int, list[Expert]] = {}
+        self.made: dict[int, list[Expert]] = {}
 
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the names of the next visits' experts, nearest visit first."""
+        """Return the experts of the next visits, nearest visit first."""
         now = observation.access.clock
-        self.said.pop(now, None)
+        self.made.pop(now, None)
         predictions: list[Prediction] = []
         for ahead in range(1, self.horizon + 1):
             clock = now + ahead
             if clock >= len(self.visits) or self.sequence[clock] != self.sequence[now]:
                 break
-            if clock not in self.said:
-                self.said[clock] = self._name(clock)
-            predictions.extend(Prediction(expert, 1 / ahead) for expert in self.said[clock])
+            if clock not in self.made:
+                self.made[clock] = self._predict_visit(clock)
+            predictions.extend(Prediction(expert, 1 / ahead) for expert in self.made[clock])
         return predictions
 
-    def _name(self, clock: int) -> list[Expert]:
+    def _predict_visit(self, clock: int) -> list[Expert]:
         layer, demanded = self.visits[clock]
         if self.precision == self.recall == 1:
             return [Expert(layer, index) for index in demanded]
         draws = Random(self.seed * 1_000_003 + clock)
         right = [index for index in demanded if draws.random() < self.recall]
         others = [index for index in range(self.experts) if index not in demanded]
-        # Of the mean number of wrong names, so that precision holds over the run.
+        # The mean number of wrong predictions, so that precision holds over the run.
         wrong = self.recall * len(demanded) * (1 - self.precision) / self.precision
         count = min(len(others), int(wrong + draws.random()))
-        named = right + draws.sample(others, count)
-        draws.shuffle(named)
-        return [Expert(layer, index) for index in named]
+        predicted = right + draws.sample(others, count)
+        draws.shuffle(predicted)
+        return [Expert(layer, index) for index in predicted]

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Popularity(Prefetcher):
-    """Expect the `width` experts with the highest moving average of use, 0 for top-k.
+    """Predict the `width` experts with the highest moving average of use, 0 for top-k.
 
     At every visit of a layer each expert's average becomes `decay * average + (1 - decay) * used`;
-    near 1 it is a hot list, near 0 the previous token.
+    near 1 it ranks experts by overall use, near 0 it is the previous token's choice.
 
     Raises:
         ValueError: `decay` outside [0, 1) or a negative `width`.
@@ -35,7 +35,7 @@ class Popularity(Prefetcher):
             raise ValueError(f"prefetch.width={self.width}: expected 0 (top-k) or more experts")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget all use."""
+        """Discard all averages."""
         self.layers, self.named = geometry.layers, self.width or geometry.top_k
         self.average = [[0.0] * geometry.experts for _ in range(geometry.layers)]
 
@@ -48,7 +48,7 @@ class Popularity(Prefetcher):
         self.average[layer] = averages
 
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the most popular experts of the layer that comes next."""
+        """Return the most popular experts of the next layer."""
         layer = (observation.access.layer + 1) % self.layers
         scores = self.average[layer]
         best = nlargest(self.named, range(len(scores)), key=scores.__getitem__)

@@ -1,4 +1,4 @@
-"""The previous token's experts again."""
+"""The previous token's experts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Previous(Prefetcher):
-    """Expect of the next `depth` layers what the token before used there.
+    """Predict for the next `depth` layers the experts that the previous token used there.
 
-    The baseline of every predictor that learns; on a cache that keeps the last used it can add
-    little, because those experts are resident already.
+    The baseline of learned predictors. With a cache that keeps the last used experts it adds
+    little, because they are resident already.
 
     Raises:
         ValueError: `depth` below 1.
@@ -31,12 +31,12 @@ class Previous(Prefetcher):
             raise ValueError(f"prefetch.depth={self.depth}: expected 1 or more layers ahead")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Forget what was used."""
+        """Discard past visits."""
         self.layers, self.top_k = geometry.layers, geometry.top_k
         self.used: dict[int, tuple[int, ...]] = {}
 
     def observe(self, observation: Observation) -> None:
-        """Note what this layer uses."""
+        """Note the experts that this layer uses."""
         self.used[observation.access.layer] = observation.access.experts[: self.top_k]
 
     def predict(self, observation: Observation) -> list[Prediction]:

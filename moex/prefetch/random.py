@@ -1,4 +1,4 @@
-"""The useless predictor."""
+"""The random predictor: a lower baseline."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Random(Prefetcher):
-    """Name `width` experts of the next layer by lot, 0 for the model's top-k.
+    """Predict `width` experts of the next layer uniformly at random, 0 for the model's top-k.
 
-    What every predictor must beat, and what a wrong one costs: its bytes cross the link all the
-    same.
+    It shows the cost of wrong predictions: their bytes cross the link all the same.
 
     Raises:
         ValueError: a negative `width`.
@@ -32,13 +31,13 @@ class Random(Prefetcher):
             raise ValueError(f"prefetch.width={self.width}: expected 0 (top-k) or more experts")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Start the stream of draws."""
+        """Start the random stream."""
         self.layers, self.experts = geometry.layers, range(geometry.experts)
         self.named = min(self.width or geometry.top_k, geometry.experts)
         self.draws = random.Random(seed)
 
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return distinct experts of the layer that comes next."""
+        """Return distinct experts of the next layer."""
         layer = (observation.access.layer + 1) % self.layers
-        drawn = self.draws.sample(self.experts, self.named)
-        return [Prediction(Expert(layer, index), 1 / len(self.experts)) for index in drawn]
+        sample = self.draws.sample(self.experts, self.named)
+        return [Prediction(Expert(layer, index), 1 / len(self.experts)) for index in sample]

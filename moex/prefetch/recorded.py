@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorded(Prefetcher):
-    """Say at every visit what the recorded run's prefetcher said there.
+    """Repeat at every visit the predictions that the recorded run made there.
 
-    With it a run made with a learned predictor is replayed without its weights, or without torch.
+    A run with a learned predictor can so be replayed without its weights, and without torch.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"recorded"})
@@ -32,20 +32,20 @@ class Recorded(Prefetcher):
         self.predictions = trace.predictions or []
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Nothing to forget."""
+        """Check that there is a recording."""
         if not self.predictions:
             raise missing_recording(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
-        """Return what was said at this clock.
+        """Return the predictions recorded at this clock.
 
         Raises:
-            ValueError: the recorded run was over by then.
+            ValueError: the recorded run has fewer visits.
         """
         clock = observation.access.clock
         if clock >= len(self.predictions):
             raise ValueError(
                 f"prefetch=recorded: visit {clock} of a run whose recording ends after "
-                f"{len(self.predictions)}; expected the recording of this very run"
+                f"{len(self.predictions)}; expected the recording of this same run"
             )
         return self.predictions[clock]

@@ -1,4 +1,4 @@
-"""How many of the scored experts of a layer are named: shared by all predictors that score."""
+"""Shared by all prefetchers that score experts: how many of a layer are predicted."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class ScoredPrefetcher(Prefetcher):
-    """You score the experts of the layers ahead; who is named follows from the fields.
+    """A subclass scores the experts of the layers ahead; the fields choose which are predicted.
 
-    Decoding, a layer's `width` best are named (0: the model's top-k), or with `mass` the fewest
-    whose scores sum to that share of the layer's, and at most what `budget_bytes` a layer pay for.
-    In prefill every expert with a score is a candidate, because the next layer's union is nearly
-    known. Nearer layers come first.
+    When decoding, a layer's `width` best are predicted (0: the model's top-k), or with `mass` the
+    fewest whose scores sum to that share of the layer's total, and at most `budget_bytes` of
+    experts a layer. In prefill every expert with a positive score is predicted, because most of the
+    next layer's experts are demanded. Nearer layers are first.
 
     Args:
         depth: layers ahead, 1 to 3.
-        width: experts named a layer, 0 for top-k.
+        width: experts predicted a layer, 0 for top-k.
         mass: a share in (0, 1] instead of `width`; 0 for none.
-        budget_bytes: of whole experts, a layer; 0 for no limit.
+        budget_bytes: bytes of whole experts a layer; 0 for no limit.
 
     Raises:
         ValueError: a field outside its range, or both `width` and `mass`.
@@ -57,23 +57,25 @@ class ScoredPrefetcher(Prefetcher):
             )
 
     def reset(self, geometry: Geometry, seed: int) -> None:
-        """Learn how many experts a token uses, and how many the budget pays for."""
+        """Set how many experts are predicted a layer, and how many the budget allows."""
         self.named = self.width or geometry.top_k
         self.paid = geometry.experts
         if self.budget_bytes:
             self.paid = self.budget_bytes // geometry.expert_bytes
 
     def name(self, access: Access, ahead: Sequence[Sequence[float]]) -> Iterator[Prediction]:
-        """Yield the named experts, best first, nearer layers first.
+        """Yield the predicted experts, nearer layers first, best first.
 
         Args:
             access: the running visit.
             ahead: `ahead[d - 1][i]` scores expert i of layer `access.layer + d`; none negative.
         """
         for layer, scores in enumerate(ahead[: self.depth], start=access.layer + 1):
-            whole = access.phase == PREFILL or self.mass
+            all_scores = access.phase == PREFILL or self.mass
             best = nlargest(
-                len(scores) if whole else self.named, range(len(scores)), key=scores.__getitem__
+                len(scores) if all_scores else self.named,
+                range(len(scores)),
+                key=scores.__getitem__,
             )
             wanted = self.mass * sum(scores) if access.phase != PREFILL and self.mass else None
             got = 0.0

@@ -1,1 +1,1 @@
-"""What a run is and leaves: its row, its name, its provenance."""
+"""Result rows, run ids, provenance, and atomic writing of files."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time writes to."""
+"""Atomic writing of files, and locks on folders that one process at a time writes to."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a private name to write to; what is there at the end gets the file's own name.
+    """Yield a temporary path to write to, which is renamed to `path` at the end.
 
     Raises:
-        OSError: the file cannot be written; it is as it was before.
+        OSError: the file cannot be written; the old one is unchanged.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     try:
@@ -28,7 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        error.filename = str(path)  # a full disk does not say whom it hit
+        error.filename = str(path)  # the error of a full disk names no file
         raise
     finally:
         with suppress(OSError):
@@ -36,24 +36,24 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file atomically."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, whole or not at all."""
+    """Write one JSON object a line, atomically."""
     with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 @contextmanager
 def alone(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
-    """Be the only one who writes to the folder; `wait` is called before waiting for another one.
+    """Hold the exclusive lock of a folder; `wait` is called before waiting for another process.
 
-    The system lets go of the lock when its holder ends, however it ends. Where the file system has
-    no locks (False), work may be done twice: names are private and renaming is atomic, so no harm
-    is done.
+    The system releases the lock when its holder ends, however it ends. Without locks in the file
+    system (yields False) work may be done twice, which is safe: temporary names are private and
+    renaming is atomic.
     """
     handle, locked = os.open(folder, os.O_RDONLY), True
     try:
@@ -71,7 +71,7 @@ def alone(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
 
 @contextmanager
 def shared(folder: Path) -> Iterator[None]:
-    """Use a folder beside others who do; waits while somebody is `alone` with it."""
+    """Hold a shared lock of a folder; waits while another process holds the exclusive one."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a run says on the screen beside its results."""
+"""Messages of a run on stderr, beside its results."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
+    """Print a message to stderr."""
     print(f"moex: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, machine, time."""
+"""Provenance of a result: commit, versions, machine, time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("moex-offload", "torch", "transformers", "hqq", "lm-eval", "numpy")
 
 @cache
 def provenance() -> dict[str, Any]:
-    """The provenance fields of the result row."""
+    """Return the provenance fields of the result row."""
     return {
         "git": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -25,11 +25,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _git(*words: str) -> str:
+def _git(*arguments: str) -> str:
     folder = Path(__file__).parent
     try:
         done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -47,7 +47,7 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> str:
-    """Processor and core count, and the memory in whole gigabytes."""
+    """Return processor, core count, and memory in whole gigabytes."""
     import os
 
     model, memory = platform.processor() or platform.machine(), 0

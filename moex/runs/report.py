@@ -1,7 +1,7 @@
-"""The result of a run: one flat row, the same fields live or simulated.
+"""The result row of a run: flat, with the same fields live or simulated.
 
-Every field is defined in analysis/README.md#metrics. Prefill and decode are never pooled: what has
-no `prefill_` in its name and counts accesses, bytes or waits is about decoding.
+Every field is defined in analysis/README.md#metrics. Prefill and decode are never pooled: counts of
+accesses, bytes or waits are of decoding, unless their name starts with `prefill_`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ AS_COUNTED = (
     "skipped", "prefetch_issued", "prefetch_wasted",
     "bytes_demand", "bytes_prefetch", "bytes_wasted",
 )  # fmt: skip
-"""Fields of `Counts` that a row has under the same name."""
+"""Fields of `Counts` that the row has under the same name."""
 
 
 @dataclass
 class Clocked:
-    """What a clock (a real or a virtual one) saw in one phase; seconds and bytes."""
+    """Measurements of one phase by a real or virtual clock; seconds and bytes."""
 
     passes: int = 0
     tokens: int = 0
@@ -43,7 +43,7 @@ class Clocked:
 
 @dataclass
 class Report:
-    """One row of results; None where a run cannot know the value."""
+    """One row of results; None where the run does not measure the value."""
 
     run_id: str = ""
     source: str = ""
@@ -157,7 +157,7 @@ class Report:
     schema: int = SCHEMA
 
     def fill(self, layer_stats: Sequence[CacheStats], clocked: dict[str, Clocked] | None) -> None:
-        """Fill in counts, of one ledger a layer, and speeds where there was a clock."""
+        """Fill in counts, from the statistics of each layer, and speeds if there was a clock."""
         cache_stats = CacheStats.total(layer_stats)
         decoding = [each.phases[DECODE] for each in layer_stats]
         self.layer_hit_rates = [ratio(each.resident_hits, each.requests) for each in decoding]
@@ -214,10 +214,10 @@ class Report:
         self.link_bytes_per_s = ratio(decode.bytes_moved, decode.link_busy_s)
 
     def json(self) -> str:
-        """The row as one line of JSON.
+        """Return the row as one line of JSON.
 
         Raises:
-            ValueError: a field holds nan or an infinity, which JSON has not.
+            ValueError: a field holds nan or an infinity, which JSON cannot express.
         """
         row = asdict(self)
         for name, value in row.items():
@@ -231,12 +231,12 @@ class Report:
         return json.dumps(row)
 
     def write(self, folder: str | Path) -> Path:
-        """Write `result.json` whole or not at all: its existence says that the run finished."""
+        """Write `result.json` atomically: it exists only if the run has finished."""
         path = Path(folder) / "result.json"
         write_atomically(path, self.json() + "\n")
         return path
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """`part / whole`, None where nothing was counted."""
+    """Return `part / whole`, or None if `whole` is 0."""
     return part / whole if whole else None

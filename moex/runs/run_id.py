@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the hash that names a result's folder."""
+"""The run id: a hash of everything that affects a result; it names the result's folder."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ SEMANTIC = (
     "smoke",
     "cache_dir",
 )
-"""What touches a result: groups, and the disk that experts are read from. Trackers, folders of
-results and verbosity do not."""
+"""Settings that affect a result: groups, and the disk that experts are read from. Trackers,
+result folders and verbosity do not."""
 
 SAMPLED = 1 << 16
-"""Bytes at either end of a large file that its digest is of."""
+"""Bytes at either end of a large file that its digest covers."""
 
 WHOLE = 1 << 26
-"""A file of up to so many bytes is read whole, unless it holds weights."""
+"""Bytes up to which a file is read as a whole, unless it holds weights."""
 
 SILENT = {"runner": ("timeline", "unused"), "mode": ("unused",)}
-"""Keys of these groups that touch no result either."""
+"""Keys of these groups that do not affect a result."""
 
 FOLDERS = ("train.text", "eval.text_dir", "eval.data_dir", "workload.dataset")
-"""Settings that may name a folder to read; other words are names of folders by chance."""
+"""Settings that may name a folder to read; other values may match a folder by accident."""
 
 WRITTEN = ("train.out",)
-"""Settings that name a file to write: what is in it decides nothing."""
+"""Settings that name a file to write: its previous content does not matter."""
 
 
 def run_id(config: dict[str, Any]) -> str:
-    """Ten hex digits of everything that decides the result.
+    """Return the run id: ten hex digits of everything that affects the result.
 
-    That is the semantic groups, the content of the trace and of all that they read (see
-    `contents`), and the source text of every class that a `_target_` names: an edited policy is
-    another run.
+    That is the groups of `SEMANTIC`, the content of the trace and of all files that they read (see
+    `contents`), and the source text of every class that a `_target_` names: a run with an edited
+    policy is a new run.
     """
     parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
     for name, keys in SILENT.items():
@@ -72,23 +72,23 @@ def run_id(config: dict[str, Any]) -> str:
 
 
 def sources(groups: dict[str, Any]) -> dict[str, str]:
-    """Digests of the files of all classes that groups of a configuration name."""
+    """Return digests of the source files of all classes that a configuration names."""
     return {node["_target_"]: _source(node["_target_"]) for node in _built(groups)}
 
 
 def contents(groups: dict[str, Any]) -> dict[str, str]:
-    """Digests of what groups of a configuration read, by the words that name it.
+    """Return digests of the files that a configuration reads, by the value that names them.
 
-    Of files (prompts, counts, checkpoints, traces) and folders of text that they name; of the
-    model, where it lies in a folder; of the checkpoints that trained parts find by themselves.
-    Training reads no checkpoint: it writes one.
+    These are files (prompts, counts, checkpoints, traces) and folders of text; the model, if it is
+    a folder; and the checkpoints that trained classes find by default. Training reads no
+    checkpoint: it writes one.
     """
     found = {}
     for name, text in _texts(groups):
         path = Path(os.path.expanduser(text))
         if name == "workload.routing":
             path = trace_path(text)
-        if os.path.isfile(path) and name not in WRITTEN:  # False for what can be no file's name
+        if os.path.isfile(path) and name not in WRITTEN:  # False for an invalid file name
             found[text] = _file_digest(path)
         elif name in FOLDERS and os.path.isdir(path):
             files = (file for file in sorted(path.rglob("*")) if file.is_file())
@@ -103,22 +103,23 @@ def contents(groups: dict[str, Any]) -> dict[str, str]:
 
 
 def _checkpoints(groups: dict[str, Any], model: Path | None) -> dict[str, str]:
-    """Of every part that names no checkpoint, the one that it would find: its kind is its file."""
+    """Return digests of default checkpoints; a class's kind is the name of its module."""
     found: dict[str, str] = {}
     if model is None:
         return found
     for node in _built(groups):
         kind = node["_target_"].rpartition(".")[0].rpartition(".")[2]
-        there = [path for path in checkpoint_paths(kind, model) if path.is_file()]
-        if there and not node.get("checkpoint"):
-            found[f"{kind} checkpoint"] = _file_digest(there[0])
+        paths = [path for path in checkpoint_paths(kind, model) if path.is_file()]
+        if paths and not node.get("checkpoint"):
+            found[f"{kind} checkpoint"] = _file_digest(paths[0])
     return found
 
 
 def checkpoint_paths(kind: str, model: Path) -> tuple[Path, Path]:
-    """Where a trained part looks for its checkpoint: beside the model, then in the cache folder.
+    """Return the default paths of a checkpoint: in the model's folder, then the cache folder.
 
-    There it is under the digest of the model's weights, which is the same wherever these lie.
+    In the cache folder it is under the digest of the model's weights, which does not depend on the
+    model's path.
     """
     name, weights = f"{kind}.safetensors", folder_digest(model, (".safetensors",))
     cached = cache_folder().expanduser() / "predictors" / weights / name
@@ -127,14 +128,14 @@ def checkpoint_paths(kind: str, model: Path) -> tuple[Path, Path]:
 
 @cache
 def code_version(package: str = "") -> str:
-    """Ten hex digits of the text of moex, or of one of its packages: code and word lists."""
+    """Return ten hex digits of the files of moex or one of its packages: .py and .txt."""
     folder = Path(__file__).parents[1] / package
     files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".txt"))
     return _digest(b"\0".join(path.read_bytes() for path in files))[:10]
 
 
 def code_digest(text: str) -> str:
-    """Twelve hex digits of what a text of Python does: no comments, docstrings and formatting."""
+    """Return twelve hex digits of Python code, without comments, docstrings and formatting."""
     tree = ast.parse(textwrap.dedent(text))
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
@@ -148,16 +149,15 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def key_of(settings: dict[str, Any]) -> str:
-    """Ten hex digits of plain settings."""
+    """Return ten hex digits of plain settings."""
     return _digest(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
 
 
 def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors")) -> str:
-    """Ten hex digits of a model folder: the one identity that a model has, wherever it lies.
+    """Return ten hex digits that identify a model folder by content, not by path.
 
-    Of every file whose name or suffix is in `which`: its name, its size, and of what is in it the
-    head, the tail and pages spread between. Reading tens of gigabytes to name a result would take
-    longer than the result.
+    The digest covers every file whose name or suffix is in `which`: its name, its size, its head
+    and tail, and pages spread between. Reading all of it, tens of gigabytes, would take too long.
     """
     parts: list[Any] = []
     for path in sorted(folder.iterdir()):
@@ -168,7 +168,7 @@ def folder_digest(folder: Path, which: tuple[str, ...] = (".json", ".safetensors
 
 
 def _file_digest(path: Path) -> str:
-    """Of all of a file; of one that holds weights, or is large, as `folder_digest` samples it."""
+    """Return the digest of a file; a large file or one with weights is sampled."""
     state = _state(path)
     if state[0] > WHOLE or path.suffix == ".safetensors":
         return f"{state[0]} {_sampled(path, *state)}"
@@ -176,14 +176,14 @@ def _file_digest(path: Path) -> str:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """Size, time of the last change and inode: the same as long as nobody wrote the file."""
-    about = path.stat()
-    return about.st_size, about.st_ctime_ns, about.st_ino  # the other time can be set back
+    """Return size, time of the last change and inode: unchanged until the file is written."""
+    status = path.stat()
+    return status.st_size, status.st_ctime_ns, status.st_ino  # mtime can be set back
 
 
 @cache
 def _sampled(path: Path, size: int, changed: int, inode: int) -> str:
-    """Digest of head, tail and pages between; asked again, it is read again only if it changed."""
+    """Return the digest of head, tail and pages between; cached until the file changes."""
     with path.open("rb", buffering=0) as file:
         seen = [file.read(SAMPLED)]
         for number in range(1, 17):
@@ -195,7 +195,7 @@ def _sampled(path: Path, size: int, changed: int, inode: int) -> str:
 
 
 def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in plain settings, and its dotted name."""
+    """Yield the dotted name and value of every string in plain settings."""
     if isinstance(node, str):
         yield name, node
     for key, value in node.items() if isinstance(node, dict) else ():
@@ -205,7 +205,7 @@ def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _built(node: Any) -> Iterator[dict[str, Any]]:
-    """Every node of plain settings that names a class."""
+    """Yield every node of plain settings that names a class."""
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         yield node
     if isinstance(node, dict | list):
@@ -214,7 +214,7 @@ def _built(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _source(target: str) -> str:
-    """Digest of the file that defines a dotted name, without importing it; its name if unknown."""
+    """Return the digest of the file that defines a dotted name; the name if it is not found."""
     module = target.rpartition(".")[0]
     try:
         spec = importlib.util.find_spec(module)

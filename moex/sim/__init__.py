@@ -1,1 +1,1 @@
-"""Replay on a virtual clock."""
+"""Simulation: replay of recorded traces on a virtual clock, and bounds."""

@@ -1,6 +1,6 @@
-"""What limits a run: one line that says what one more unit of everything would buy.
+"""Bottleneck analysis: one line that says how much one more unit of each resource would gain.
 
-A live run is judged by replaying its own trace (`analyze_live`).
+A live run is analyzed by replaying its own trace (`analyze_live`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 LONGEST = 10_000
-"""Visits that are replayed at most for a live run's verdict: a second or two in all."""
+"""Most visits replayed for a live run's bottleneck line: a second or two in all."""
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """What limits a run.
+    """The bottleneck of a run, found by replays with one setting changed.
 
     Args:
         report: the run itself.
@@ -47,24 +47,24 @@ class Bottleneck:
 
     @property
     def limit(self) -> str:
-        """The unit that buys most; "nothing" if none buys anything."""
+        """The unit of largest gain; "nothing" if none gains anything."""
         unit = max(self.gains, key=lambda each: self.gains[each])
         return unit if self.gains[unit] > 0 else "nothing"
 
     def __str__(self) -> str:
-        """The verdict in one line."""
+        """Return the bottleneck line."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
         if report.host_computed:
             names["compute"] += " (device and host)"
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
         if report.tokens_per_second is None:
-            bought = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
-            return f"{self.limit}-limited at hit rate {report.hit_rate or 0:.3f}: {bought}"
-        bought = ", ".join(f"{names[unit]} {gain:+.1%}" for unit, gain in ordered)
+            gains = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
+            return f"{self.limit}-limited at hit rate {report.hit_rate or 0:.3f}: {gains}"
+        gains = ", ".join(f"{names[unit]} {gain:+.1%}" for unit, gain in ordered)
         return (
             f"{self.limit}-limited at {report.tokens_per_second:.3g} tokens/s "
-            f"({report.stall_share or 0:.0%} stall): {bought}"
+            f"({report.stall_share or 0:.0%} stall): {gains}"
         )
 
 
@@ -75,7 +75,7 @@ def analyze(
     cold: bool = False,
     clock: HardwareProfile | None = None,
 ) -> Bottleneck:
-    """Replay a run as it is and with one more unit of everything; name what limits it.
+    """Replay a run as it is and with one more unit of each resource; return its bottleneck.
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
     twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
@@ -87,7 +87,7 @@ def analyze(
         hardware: the profile that the run's decisions are made for; None: none.
         cold: whether every sequence starts with an empty cache.
         clock: the profile that times are computed with; default `hardware`. If neither is timed,
-            the run is judged by loads.
+            loads are compared instead of times.
     """
     hardware = hardware or HardwareProfile()
     clock = clock or hardware
@@ -126,7 +126,7 @@ def analyze_live(
     report: Report,
     cold: bool = False,
 ) -> Bottleneck:
-    """Return the verdict on a live run, by replaying its trace on hardware like its own.
+    """Return the bottleneck of a live run, by replaying its trace on hardware like its own.
 
     Times are computed with `fitted` costs; decisions are made for the configured profile, as they
     were in the run. A prefetcher that needs what no trace holds is replayed as `recorded`. The
@@ -140,7 +140,7 @@ def analyze_live(
         cold: whether every sequence started with an empty cache.
 
     Raises:
-        ValueError: the host computed experts, and the profile does not say how fast.
+        ValueError: the host computed experts, and the profile has no host speed.
     """
     if decisions.prefetcher is not None and decisions.prefetcher.needs - RECORDED:
         decisions = replace(decisions, prefetcher=Recorded())
@@ -149,7 +149,7 @@ def analyze_live(
 
 
 def live_line(bottleneck: Bottleneck, report: Report) -> str:
-    """The verdict on a live run in one line, beside what was measured."""
+    """Return the bottleneck line of a live run, with its measured speed."""
     replayed, measured = bottleneck.report.tokens_per_second, report.tokens_per_second
     if replayed is None or measured is None:
         return f"{bottleneck} (simulated)"
@@ -157,16 +157,16 @@ def live_line(bottleneck: Bottleneck, report: Report) -> str:
 
 
 def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:
-    """The profile of a live run's own costs; an untimed one if its row tells no times.
+    """Return a profile of a live run's own costs; an untimed one if its row has no times.
 
-    What its visits cost beside waiting is taken from the run; its link is the emulated profile's,
-    or one with the latency-free bandwidth that the run reached.
+    The cost of its visits without waiting is taken from the run; its link is the emulated
+    profile's, or one with the latency-free bandwidth that the run reached.
     """
     machine = hardware or HardwareProfile()
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
         return replace(machine, link_bytes_per_s=None)
     visit_s = (report.decode_s - report.stall_s) / int((~trace.prefill).sum())
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
-    # Where nothing crossed while decoding, no link can be told from another.
+    # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
     return replace(machine, link_bytes_per_s=link, **costs)  # type: ignore[arg-type]

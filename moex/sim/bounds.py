@@ -1,4 +1,4 @@
-"""What no policy and no prefetcher can beat on a trace: counts of loads (seconds: `time_bound`).
+"""Lower bounds on the loads of any policy and prefetcher on a trace (seconds: `time_bound`).
 
 All bounds are for whole experts whose misses are fetched.
 """
@@ -24,11 +24,11 @@ class Floors:
     compulsory: first uses, which no capacity avoids.
     capacity: what visits larger than the pool must load again: sum of max(0, |visit| - slots).
     belady: Belady 1966 if every loaded expert enters (forced admission).
-    belady_bypass: Belady with bypass, the least that any policy can reach. With prefetching it
-        still bounds loads that are used, however far ahead guesses are made: one enters no slot
-        before it is demanded and is dropped at the next visit of its layer, so each demanded expert
-        that was not resident has cost a load since its layer's visit before.
-    static: the best fixed set of experts a layer, chosen by this very trace's counts.
+    belady_bypass: Belady with bypass, the fewest loads of any policy. With prefetching it still
+        bounds the loads that are used, however far ahead they are predicted: a prefetched expert is
+        not resident before it is demanded and is dropped at the next visit of its layer, so each
+        demanded expert that was not resident cost a load since its layer's previous visit.
+    static: the best fixed set of experts a layer, chosen by the counts of the trace itself.
 
     The Belady loads are those of the whole run's optimum that fall into decoding: in a trace with
     prompts another policy may load less there, at the cost of more in prefill.
@@ -49,7 +49,7 @@ def floors(trace: Trace, slots: int, pool: str = "layer", cold: bool = False) ->
     `pool` is "layer" or "global"; with `cold` every sequence starts with an empty cache. The static
     set is resident from the start, and its own loads are not counted.
     """
-    drawn = curves(trace, ("belady", "belady-bypass"), [slots], pool, cold)
+    optimal = curves(trace, ("belady", "belady-bypass"), [slots], pool, cold)
     counted = ~trace.prefill
     counts = np.diff(trace.offsets)
     geometry = trace.geometry
@@ -63,10 +63,10 @@ def floors(trace: Trace, slots: int, pool: str = "layer", cold: bool = False) ->
     kept = -np.sort(-uses.reshape(pools, -1), axis=1)[:, : slots * scale]
     return Floors(
         slots=slots,
-        requests=drawn["belady"].requests,
+        requests=optimal["belady"].requests,
         compulsory=int(mine[first].sum()),
         capacity=int(np.maximum(0, counts[counted] - slots * scale).sum()),
-        belady=int(drawn["belady"].misses[0]),
-        belady_bypass=int(drawn["belady-bypass"].misses[0]),
+        belady=int(optimal["belady"].misses[0]),
+        belady_bypass=int(optimal["belady-bypass"].misses[0]),
         static=int(mine.sum() - kept.sum()),
     )

@@ -1,4 +1,4 @@
-"""Whether a trace has what a replay of it needs."""
+"""Checks that a trace has what a replay of it needs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 RECORDED = frozenset({"lookahead", "future", "recorded"})
-"""What a trace can give of what a prefetcher needs."""
+"""The needs of a prefetcher that a trace can provide."""
 
 
 def check(
     trace: Trace, cache: ExpertCache, prefetcher: Prefetcher, neurons: RowCache | None = None
 ) -> None:
-    """Refuse a replay that cannot be.
+    """Check that the trace can be replayed with this cache and prefetcher.
 
     Raises:
-        ValueError: the trace is empty or of another geometry, or holds not what the replay needs.
+        ValueError: the trace is empty, of another geometry, or lacks what the replay needs.
     """
     if not len(trace):
         raise ValueError("trace: holds no visit; expected at least one")

@@ -1,4 +1,4 @@
-"""The virtual machine that a replay runs on."""
+"""The virtual clock of a replay."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """A virtual machine: one compute lane, one link, and the host as a second compute lane.
+    """A virtual machine: the device's compute engine, the host's compute engine, and one link.
 
-    `share` of an expert is computed at once.
+    `share` of an expert's rows is computed at once. Times are seconds.
     """
 
     def __init__(self, profile: HardwareProfile, geometry: Geometry, share: float) -> None:
@@ -34,24 +34,24 @@ class Clock:
         self._mark = (0.0, 0.0, 0)
 
     def submit(self, plan: Plan) -> None:
-        """Forget the plan's dropped guesses and begin its loads, as a live link does."""
+        """Cancel the plan's dropped prefetches and submit its loads, as a live link does."""
         for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
             for transfer in self.waiting.pop(slot, ()):
                 self.link.cancel(self.now, transfer)
         for load in plan.transfers:
             transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
             self.waiting.setdefault(load.slot, []).append(transfer)
-        if plan.transfers:  # it has begun while the computing lane is still busy with it
+        if plan.transfers:  # the transfers begin while the device is still busy handing them over
             self.now += self.profile.submit_s + len(plan.transfers) * self.profile.handover_s
 
     def forget(self) -> None:
-        """Send nothing that has not begun, and wait for nothing."""
+        """Cancel all transfers that have not begun, and wait for none."""
         for transfer in [each for waiting in self.waiting.values() for each in waiting]:
             self.link.cancel(self.now, transfer)
         self.waiting.clear()
 
     def wait(self, slot: int) -> float:
-        """Let the compute lane wait for a place; return for how long it did."""
+        """Let the device wait for the loads of a slot; return the seconds it waited."""
         stall = 0.0
         for transfer in self.waiting.pop(slot, ()):
             stall = max(stall, self.link.arrival(self.now, transfer) - self.now)
@@ -59,22 +59,22 @@ class Clock:
         return stall
 
     def begin_host(self, experts: int) -> None:
-        """Let the host compute so many experts, one after the other."""
+        """Let the host compute `experts` experts, one after the other."""
         if self.host_s is None:
             raise ValueError(
                 f"hardware={self.profile.name}: does not say how fast its host computes an expert, "
-                "which this way of handling misses needs; try ++hardware.host_expert_s=0.002"
+                "which this miss handler needs; try ++hardware.host_expert_s=0.002"
             )
         self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
 
     def wait_host(self) -> float:
-        """Let the compute lane wait for the host; return for how long it did."""
+        """Let the device wait for the host; return the seconds it waited."""
         stall = max(0.0, self.host_free_at - self.now)
         self.now += stall
         return stall
 
     def end_visit(self, phase: str, stall: float) -> None:
-        """Book the time and the link's work since the last visit ended."""
+        """Count the time and the link's work since the last visit ended."""
         clocked = self.phases[phase]
         self.link.advance(self.now)
         now, busy, moved = self._mark

@@ -1,7 +1,7 @@
 """The compiled loops of `moex.sim.curves`: exact replay, at one capacity or at all of them.
 
-An expert is numbered `layer * experts + index`. Arrays are numpy's; shapes stand in `curves`. Each
-function compiles when it is first called.
+An expert is numbered `layer * experts + index`. Arrays are numpy's; shapes are given in `curves`.
+Each function compiles when it is first called.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LRU, LFU, FIFO, BELADY, BYPASS = range(5)
 
 @njit
 def _better(a: int, b: int, worth: Any, last: Any) -> bool:
-    """Whether expert a outlives expert b: worth, then last use, then index."""
+    """Whether expert a is kept before expert b: by worth, then last use, then index."""
     if worth[a] != worth[b]:
         return bool(worth[a] > worth[b])
     if last[a] != last[b]:
@@ -26,7 +26,7 @@ def _better(a: int, b: int, worth: Any, last: Any) -> bool:
 
 @njit
 def _use(clock: int, members: Any, following: Any, kind: int, worth: Any, last: Any) -> None:
-    """Update the worth of a visit's members: how often used, or how soon again."""
+    """Update the worth of a visit's members: their number of uses, or how soon the next is."""
     for i in range(len(members)):
         last[members[i]] = clock
         if kind == LFU:
@@ -37,7 +37,7 @@ def _use(clock: int, members: Any, following: Any, kind: int, worth: Any, last: 
 
 @njit
 def _count(members: Any, position: Any, depths: Any, deepest: Any) -> None:
-    """Book the depth of every member, and that of the deepest if all have been seen."""
+    """Count the depth of every member, and that of the deepest if all have been seen."""
     bottom = 0
     for expert in members:
         if position[expert] < 0:
@@ -51,7 +51,7 @@ def _count(members: Any, position: Any, depths: Any, deepest: Any) -> None:
 
 @njit
 def _lift(members: Any, here: Any, filled: int, member: Any, position: Any, over: Any) -> int:
-    """Put the members on top; return how many others lost their places, which wait in `over`."""
+    """Put the members on top; return how many others were displaced, which are in `over`."""
     waiting = 0
     for depth in range(min(len(members), filled)):
         if not member[here[depth]]:
@@ -75,9 +75,9 @@ def _sink(
     worth: Any,
     last: Any,
 ) -> int:
-    """From `depth` on, give every place to the best of who waits and who is there.
+    """From `depth` on, fill every slot with the best of its expert and the displaced ones.
 
-    Returns how many places are taken in the end.
+    Returns how many slots are filled in the end.
     """
     while waiting:
         if depth < filled and not member[here[depth]]:
@@ -98,7 +98,7 @@ def _sink(
 def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
     """Count accesses by stack depth, and visits by the depth of their deepest member.
 
-    Returns two arrays [2 phases, width]: a cache of C slots serves what lies at depth < C.
+    Returns two arrays [2 phases, width]: a cache of C slots serves depths below C.
     """
     depths, deepest = np.zeros((2, width), np.int64), np.zeros((2, width), np.int64)
     stacks, over = np.zeros((pools, width), np.int64), np.zeros(2 * width + 1, np.int64)
@@ -108,7 +108,7 @@ def stack(visits: Any, pools: int, width: int, kind: int) -> tuple[Any, Any]:
 
 
 def _state(pools: int, width: int) -> tuple[Any, Any, Any, Any, Any]:
-    """Place, last use, worth and membership of every expert, and how full each pool is."""
+    """Return position, last use, worth and membership of every expert, and each pool's size."""
     named = pools * width
     position, last = np.full(named, -1, np.int64), np.zeros(named, np.int64)
     worth, member = np.zeros(named, np.int64), np.zeros(named, np.bool_)
@@ -154,7 +154,7 @@ def _stack(
         for expert in members:
             member[expert] = True
         depth, waiting = 0, len(members)
-        if kind == BYPASS:  # a member competes for its place like all others
+        if kind == BYPASS:  # a member competes for its slot like all others
             for i in range(waiting):
                 over[i] = members[i]
         else:
@@ -167,7 +167,7 @@ def _stack(
 
 @njit
 def _victim(here: Any, member: Any, worth: Any, last: Any) -> int:
-    """The slot of the resident worth least that is no member, -1 if there is none."""
+    """Return the slot of the resident of least worth that is not a member, -1 if none."""
     victim = -1
     for i in range(len(here)):
         if not member[here[i]] and (victim < 0 or _better(here[victim], here[i], worth, last)):

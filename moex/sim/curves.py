@@ -9,7 +9,7 @@ bypass keeps the C best of residents and D, which is inclusive at every capacity
 
 Where that does not hold, which is checked and not assumed, each capacity is replayed by itself,
 just as exactly: fifo (an entry's age depends on C) and capacities smaller than a prompt's union.
-`Curve.method` says which way each point was made. Tests hold every point equal to `simulate`.
+`Curve.method` names the method of each point. Tests compare every point with `simulate`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 KINDS = {"lru": LRU, "lfu": LFU, "fifo": FIFO, "belady": BELADY, "belady-bypass": BYPASS}
-"""What can be drawn: the policies as configured by default; lfu counts survive eviction."""
+"""Policies that have curves, as configured by default; lfu counts survive eviction."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Curve:
 
 
 class _Visits(NamedTuple):
-    """A trace as the kernels read it; an expert is numbered `layer * experts + index`."""
+    """A trace as the compiled loops read it; an expert is numbered `layer * experts + index`."""
 
     pool: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -104,11 +104,11 @@ def curves(
     row = int(phase == PREFILL)
     counted = visits.phase == row
     requests = int(np.diff(trace.offsets)[counted].sum())
-    drawn = {}
+    found = {}
     for name in policies:
         hits, all_hits, method = _curve(trace, visits, KINDS[name], sizes, pool, row)
-        drawn[name] = Curve(name, sizes, hits, all_hits, method, requests, int(counted.sum()))
-    return drawn
+        found[name] = Curve(name, sizes, hits, all_hits, method, requests, int(counted.sum()))
+    return found
 
 
 def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:

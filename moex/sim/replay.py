@@ -1,4 +1,4 @@
-"""Replays a trace with decisions that were made for it: a row, and the least time it could take."""
+"""Replays a trace with given decisions: its result row, and a lower bound on its time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def replay(
     on_plan: Callable[[Plan], None] | None = None,
     clock: HardwareProfile | None = None,
 ) -> Report:
-    """Replay a trace and return its row.
+    """Replay a trace and return its result row.
 
     Args:
-        decisions: what decides.
+        decisions: policy, memory, prefetcher and miss handler.
         trace: the recorded routing.
         hardware: the profile that decisions are made for.
         cold: whether every sequence starts with an empty cache.
@@ -51,9 +51,9 @@ def replay(
 def decode_lower_bound_s(
     decisions: Decisions, trace: Trace, hardware: HardwareProfile | None, cold: bool = False
 ) -> float | None:
-    """Return seconds that no policy and no prefetcher can decode the trace below.
+    """Return a lower bound on the seconds of decoding the trace, for any policy and prefetcher.
 
-    None where it is not known: without a timed profile, where rows are moved, and with a miss
+    None if it is unknown: without a timed profile, where rows are moved, and with a miss
     handler that computes on the host or skips.
     """
     fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)

@@ -1,6 +1,6 @@
-"""Replays a trace through the very cache, policy and prefetcher that run live.
+"""Replays a trace with the same cache, policy and prefetcher that run live.
 
-Without a timed profile it counts; with one it also keeps a clock: a link and fixed costs for a
+Without a timed profile it only counts; with one it also models time: a link, and fixed costs of a
 visit, an expert and a pass. No torch.
 """
 
@@ -44,7 +44,7 @@ def simulate(
         hardware: a timed profile for seconds; None or an untimed one for counts only.
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
-        neurons: books of rows over `cache`: the rows that the run selected are moved, no others.
+        neurons: the row cache over `cache`; only the rows that the run selected are moved.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
@@ -93,12 +93,12 @@ class _Replay:
         prefetcher.reset(trace.geometry, cache.seed)
 
     def restart(self) -> None:
-        """Begin a sequence cold."""
+        """Begin a sequence with an empty cache."""
         self._finish()
         self._empty()
 
     def reset(self) -> None:
-        """Begin cold where the run was interrupted; what was in flight counts as nothing."""
+        """Empty the cache where the run was interrupted; prefetches in flight are not counted."""
         if self.clock:
             self.clock.forget()
         self._empty()
@@ -148,7 +148,7 @@ class _Replay:
         cache_stats.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: Clock) -> tuple[int, float]:
-        """Serve residents first, then guesses, loads, the host: (late hits, seconds waited)."""
+        """Serve residents, then prefetches, loads, the host: (late hits, seconds waited)."""
         load_s = clock.profile.load_s
         late, stall = 0, 0.0
         if plan.host:
@@ -187,7 +187,7 @@ class _Replay:
             self.on_plan(plan)
 
     def report(self) -> Report:
-        """Close the books."""
+        """End the replay and return its result row."""
         self._finish()
         cache, report = self.cache, Report(source="sim", mode="simulate")
         report.policy = type(cache.prototype).__name__

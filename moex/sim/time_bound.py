@@ -1,4 +1,4 @@
-"""A lower bound on decoding time: what no eviction policy and no prefetcher can go below."""
+"""A lower bound on decoding time, for every eviction policy and prefetcher."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 WINDOWS = 64
-"""Of the whole trace: more make the bound tighter, until a window is no larger than the cache."""
+"""Windows of a trace: more make the bound tighter, until one is no larger than the cache."""
 
 ROUNDING = 1e-9
-"""Share taken off: the simulator adds up the same seconds in another order."""
+"""Share subtracted: the simulator sums the same seconds in another order."""
 
 
 def decode_lower_bound(
@@ -56,13 +56,13 @@ def decode_lower_bound(
     """
     if hardware.link_bytes_per_s is None:
         raise ValueError(
-            f"hardware={hardware.name}: gives no link bandwidth, so nothing takes time; "
+            f"hardware={hardware.name}: has no link bandwidth, so no transfer takes time; "
             "expected a timed profile; try hardware=rtx3090"
         )
     geometry = trace.geometry
     held = slots * geometry.layers + (2 * geometry.top_k if staging is None else staging)
     transfer_s = hardware.link_latency_s + geometry.expert_bytes / hardware.link_bytes_per_s
-    loading_s = hardware.handover_s + hardware.load_s  # of the computing lane, for every load
+    loading_s = hardware.handover_s + hardware.load_s  # of the device's compute, for every load
     computing = np.append(0.0, np.cumsum(_computing(trace, hardware)))
     loads = np.append(0, np.cumsum(belady_loads(trace, slots, pool, cold)))
     total = 0.0
@@ -72,8 +72,8 @@ def decode_lower_bound(
         best = np.zeros(len(cuts))
         for i, cut in enumerate(cuts[:-1]):
             later = cuts[i + 1 :]
-            there = 0 if empty and i == 0 else held
-            least = np.maximum(0, loads[later] - loads[cut] - there)
+            resident = 0 if empty and i == 0 else held
+            least = np.maximum(0, loads[later] - loads[cut] - resident)
             computed = computing[later] - computing[cut] + least * loading_s
             window = best[i] + np.maximum(computed, least * transfer_s)
             best[i + 1 :] = np.maximum(best[i + 1 :], window)

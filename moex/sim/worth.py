@@ -1,4 +1,4 @@
-"""What a fetched expert is worth: calibrates `miss.worth_s` of hybrid miss handling by replay."""
+"""Calibrates `miss.worth_s` of hybrid miss handling (the value of a fetched expert) by replay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 SHARES = (-inf, 0.0, 0.125, 0.25, 0.5, 1.0, 2.0, inf)
-"""Of the seconds of one load. The ends are the host alone and fetching alone."""
+"""Candidates, as shares of one load's seconds. The ends: only the host, only fetching."""
 
 
 def calibrate_worth(
@@ -25,15 +25,15 @@ def calibrate_worth(
     hardware: HardwareProfile,
     prefetcher: Prefetcher | None = None,
 ) -> dict[float, float]:
-    """Replay a trace with every candidate: seconds a token by `worth_s`, fastest first.
+    """Replay a trace with every candidate: return seconds/token by `worth_s`, fastest first.
 
-    The host alone and fetching alone are among the candidates, so on the trace that it is
-    calibrated with, the best is at least as fast as the better of both; on others it need not be.
+    Only the host and only fetching are among the candidates, so on the calibration trace the best
+    is at least as fast as both; on other traces it need not be.
 
     Args:
         trace: of the kind of text that will be run.
-        cache: makes a cache whose misses are shared out with the given `worth_s`.
-        hardware: a timed profile that says how fast its host computes.
+        cache: makes a cache whose misses are split with the given `worth_s`.
+        hardware: a timed profile with the host's compute speed.
         prefetcher: the run's; default none.
     """
     assert hardware.link_bytes_per_s is not None

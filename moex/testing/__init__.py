@@ -1,4 +1,4 @@
-"""Contract checkers for plug-ins: they say which rule is broken, and where."""
+"""Contract checkers for plug-ins: their errors name the broken rule and where it broke."""
 
 from moex.testing.policies import check_policy
 from moex.testing.prefetchers import check_prefetcher

@@ -1,4 +1,4 @@
-"""Contract checkers that authors run on their own plug-ins.
+"""The contract checker of eviction policies, for authors of plug-ins.
 
     from moex.testing import check_policy, check_prefetcher
     check_policy(lambda: MyPolicy(window=8))
@@ -34,13 +34,13 @@ PASSES = 30
 
 
 def check_policy(factory: Callable[[], CachePolicy]) -> None:
-    """Replay planted and random traces with the policy and check every promise that it made.
+    """Replay constructed and random traces with the policy and check its contract.
 
     Its victims are among the candidates, which it does not change; the same calls give the same
     plans after a reset, in a copy and after pickling; global random streams are left alone;
     residents never exceed the slots; no trace is served with fewer loads than Belady with bypass
-    needs. All of it with a pool per layer and one for all, with guesses between the visits, and
-    with visits that demand more experts than there are places.
+    needs. All of it with a pool per layer and a global one, with prefetches between the visits, and
+    with visits that demand more experts than there are slots.
 
     Args:
         factory: builds a fresh policy; called many times.
@@ -63,7 +63,7 @@ def _broken(name: str, rule: str, where: str, access: Access | None) -> Assertio
 
 
 class _Check:
-    """One trace, and where to say that something broke."""
+    """The checks on one trace."""
 
     def __init__(
         self, factory: Callable[[], CachePolicy], where: str, accesses: list[Access]
@@ -83,12 +83,12 @@ class _Check:
         ]
 
     def replays(self, pool: str, slots: int) -> None:
-        """Same calls, same plans: again, on a used instance, in a copy, after pickling."""
+        """Check that equal calls give equal plans: repeated, after reset, copied and pickled."""
         streams = global_streams()
         cache = self.cache(self.factory(), pool, slots)
         plans = self.replay(cache)
         if streams != global_streams():
-            raise self.broken("it drew from a global random stream; draw from scope.seed")
+            raise self.broken("it used a global random stream; use random.Random(scope.seed)")
         self.same(plans, self.replay(self.cache(self.factory(), pool, slots)), "a second instance")
         cache.reset()
         self.same(plans, self.replay(cache), "the same cache after reset()")
@@ -100,7 +100,7 @@ class _Check:
         self.copies(plans, self.cache(self.factory(), pool, slots))
 
     def copies(self, plans: list[list[Plan]], cache: ExpertCache) -> None:
-        """Stop half way, copy everything, and let the copies go on."""
+        """Stop half way, copy the cache, and continue with the copies."""
         half = len(self.accesses) // 2
         self.replay(cache, stop=half)
         try:
@@ -114,7 +114,7 @@ class _Check:
     def replay(
         self, cache: ExpertCache, start: int = 0, stop: int | None = None, prefetches: bool = True
     ) -> list[list[Plan]]:
-        """All plans of each visit from `start` to `stop`."""
+        """Return all plans of each visit from `start` to `stop`."""
         capacity = cache.slots * (GEOMETRY.layers if cache.pool == "global" else 1)
         plans = []
         for access in self.accesses[start:stop]:
@@ -137,7 +137,7 @@ class _Check:
                 raise self.broken(f"{how} gave other plans", self.accesses[offset + number])
 
     def optimum(self, pool: str, slots: int) -> None:
-        """Without guesses no policy can load less than Belady that may bypass."""
+        """Check that without prefetches the policy loads no less than Belady with bypass."""
         decisions = Decisions(Belady(bypass=True), Memory(slots, pool=pool))
         best, _ = decisions.build(GEOMETRY, future=self.future)
         cache = self.cache(self.factory(), pool, slots)
@@ -150,7 +150,7 @@ class _Check:
 
 
 class _Watched(CachePolicy):
-    """Passes every call on, and looks at the answers."""
+    """Passes every call on to the policy, and checks the results."""
 
     def __init__(self, policy: CachePolicy, where: str) -> None:
         self.policy, self.where = policy, where
@@ -197,14 +197,14 @@ class _Watched(CachePolicy):
 
 
 def _prefetches(access: Access) -> Iterator[Prediction]:
-    """Two guesses for the next layer, about half of them right: taken from the visit's clock."""
+    """Yield two prefetches for the next layer, about half of them right, from the clock."""
     layer = (access.layer + 1) % GEOMETRY.layers
     for number in (access.clock % GEOMETRY.experts, (access.clock * 5) % GEOMETRY.experts):
         yield Prediction(Expert(layer, number), 1.0)
 
 
 def _traces() -> dict[str, list[Access]]:
-    """Planted ones (a scan larger than the pool, a hot set, a shift of phase) and random ones."""
+    """Return constructed traces (scan larger than the pool, hot set, shift) and random ones."""
     draws = random.Random(5)
     layers, experts, top_k = GEOMETRY[:3]
     everyone = range(experts)
@@ -234,7 +234,7 @@ def _traces() -> dict[str, list[Access]]:
 
 
 def _access(clock: int, chosen: list[int], draws: random.Random, wide: bool) -> Access:
-    """A visit with a full router row in which the chosen ones stand out, best first."""
+    """Return a visit whose router row has its highest scores at the chosen experts."""
     position, layer = divmod(clock, GEOMETRY.layers)
     scores = [draws.random() / 10 for _ in range(GEOMETRY.experts)]
     for rank, index in enumerate(chosen):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from moex.prefetch.base import Prefetcher
 
-    Said = list[list[Prediction]]
+    Predicted = list[list[Prediction]]
 
 SMALL = Geometry(layers=3, experts=12, top_k=3, hidden=8, intermediate=12, expert_bytes=576)
 PASSES = 12
@@ -34,12 +34,12 @@ def check_prefetcher(
     model: Path | None = None,
     selector: Any = None,
 ) -> None:
-    """Show the prefetcher two prompts and their decoding, and check every promise that it made.
+    """Run the prefetcher on two prompts and their decoding, and check its contract.
 
-    It names experts that exist, each once, the surest of a layer first, never of the running layer;
-    rows are bitmaps of one bit a neuron; it leaves observations alone; the same calls give the same
-    answers on a second instance, after a reset, in a copy and after pickling; global random streams
-    are left alone. What it `needs` is given to it, made up.
+    It predicts experts that exist, each once, the best of a layer first, never of the running
+    layer; rows are bitmaps of one bit a neuron; the same calls give the same predictions on a
+    second instance, after a reset, in a copy and after pickling; global random streams are not
+    used. What it `needs` is generated.
 
     Args:
         factory: builds a fresh prefetcher.
@@ -65,13 +65,13 @@ def check_prefetcher(
         return fresh
 
     streams = global_streams()
-    said = _listen(start(prefetcher), observations)
+    predicted = _listen(start(prefetcher), observations)
     if streams != global_streams():
-        raise check.broken("it drew from a global random stream; draw from the seed")
-    check.answers(observations, said)
-    check.same(said, _listen(start(factory()), observations), "a second instance")
+        raise check.broken("it used a global random stream; use random.Random(seed)")
+    check.answers(observations, predicted)
+    check.same(predicted, _listen(start(factory()), observations), "a second instance")
     prefetcher.reset(geometry, 7)
-    check.same(said, _listen(prefetcher, observations), "the same one after reset()")
+    check.same(predicted, _listen(prefetcher, observations), "the same one after reset()")
     half = len(observations) // 2
     begun = start(factory())
     _listen(begun, observations[:half])
@@ -79,7 +79,7 @@ def check_prefetcher(
         (deepcopy(begun), "deepcopy"),
         (pickle.loads(pickle.dumps(begun)), "pickling"),
     ):
-        check.same(said[half:], _listen(copied, observations[half:]), how)
+        check.same(predicted[half:], _listen(copied, observations[half:]), how)
 
 
 class _Check(NamedTuple):
@@ -92,24 +92,24 @@ class _Check(NamedTuple):
             f"{self.name}: {rule}" + ("" if visit is None else f" at visit {visit}")
         )
 
-    def same(self, ours: Said, theirs: Said, how: str) -> None:
+    def same(self, ours: Predicted, theirs: Predicted, how: str) -> None:
         for visit, pair in enumerate(zip(ours, theirs, strict=True)):
             if pair[0] != pair[1]:
-                raise self.broken(f"{how} said something else", visit)
+                raise self.broken(f"{how} predicted something else", visit)
 
-    def answers(self, observations: Sequence[Observation], said: Said) -> None:
-        for observation, predictions in zip(observations, said, strict=True):
+    def answers(self, observations: Sequence[Observation], predicted: Predicted) -> None:
+        for observation, predictions in zip(observations, predicted, strict=True):
             rule = _broken(observation, predictions, self.geometry)
             if rule:
                 raise self.broken(rule, observation.access.clock)
 
 
-def _listen(prefetcher: Prefetcher, observations: Sequence[Observation]) -> Said:
-    said = []
+def _listen(prefetcher: Prefetcher, observations: Sequence[Observation]) -> Predicted:
+    predicted = []
     for observation in observations:
         prefetcher.observe(observation)
-        said.append(list(prefetcher.predict(observation)))
-    return said
+        predicted.append(list(prefetcher.predict(observation)))
+    return predicted
 
 
 def _broken(
@@ -186,5 +186,5 @@ def _trace(geometry: Geometry, observations: Sequence[Observation]) -> Trace:
 
 
 def global_streams() -> tuple[object, bytes]:
-    """The state of the random streams that nobody may draw from."""
+    """Return the state of the global random streams, which plug-ins must not use."""
     return random.getstate(), pickle.dumps(np.random.get_state())

@@ -1,4 +1,4 @@
-"""The contract of a quantizer, checked."""
+"""The contract checker of quantizers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def check_quantizer(factory: Callable[[], Scheme]) -> None:
-    """Quantize weights with every quantizer of a scheme and check every promise that it made.
+    """Quantize weights with every quantizer of a scheme and check its contract.
 
-    What it packs has the names, shapes, dtypes and bytes that it announced, and is the same again;
-    the weight is left alone; more is kept of it than nothing; `matmul` is the product with the
-    unpacked weight, for one token and for many, in float32 within 1e-5 of float64 and in bfloat16
-    within 2e-2; settings can be written as JSON.
+    Packed tensors have the names, shapes, dtypes and bytes announced by `tensors()`, and packing is
+    deterministic; the weight is not changed; the error is below half of its norm; `matmul` is the
+    product with the unpacked weight, for one token and for many, in float32 within 1e-5 of float64
+    and in bfloat16 within 2e-2; settings can be written as JSON.
 
     Args:
         factory: builds a fresh quantizer or scheme.

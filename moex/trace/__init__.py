@@ -1,1 +1,1 @@
-"""Recorded routing: the format and its recorder."""
+"""Traces of recorded routing: format, recorder, importers, diagnostics, synthetic traces."""

@@ -1,4 +1,4 @@
-"""The columns of a trace's file as arrays: of the types that `format.py` names, without nulls."""
+"""Reads the columns of a trace file as arrays of the types in `format.py`, without nulls."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Columns:
     """Reads a parquet table.
 
     Raises:
-        ValueError: by every method, a column that is lacking, of another type, or has nulls.
+        ValueError: raised by every method: a column is missing, of another type, or has nulls.
     """
 
     def __init__(self, table: Any) -> None:
         self.table = table
 
     def numbers(self, name: str, kind: Any) -> NDArray[Any]:
-        """One number (or truth value) a visit [visits], not changed by its new type."""
+        """Return one number (or boolean) a visit [visits], cast to `kind` without loss."""
         column = self._column(name)
         expected = "true or false" if kind is np.bool_ else f"whole numbers ({kind.__name__})"
         return _flat(name, column, kind, f"{expected} for every visit")
 
     def experts(self) -> dict[str, NDArray[Any]]:
-        """The demanded experts of all visits, and where each visit's begin."""
+        """Return the demanded experts of all visits, flat, and the offset of each visit."""
         expected = "a list of whole numbers (uint16) for every visit"
         column = self._list("experts", expected)
         offsets = column.offsets.to_numpy().astype(np.int64)
@@ -37,7 +37,7 @@ class Columns:
         return {"experts": flat, "offsets": offsets - offsets[0]}
 
     def matrix(self, name: str, width: int) -> NDArray[np.float32] | None:
-        """A row of numbers for every visit [visits, width]; None without the column."""
+        """Return a row of numbers for every visit [visits, width]; None without the column."""
         import pyarrow as pa
 
         if name not in self.table.column_names:
@@ -54,7 +54,7 @@ class Columns:
         return flat.to_numpy().astype(np.float32, copy=False).reshape(-1, width)
 
     def predictions(self) -> list[list[Prediction]] | None:
-        """What the run's prefetcher said; None without the column."""
+        """Return the predictions of the run's prefetcher; None without the column."""
         if "predictions" not in self.table.column_names:
             return None
         expected = "a list of layer, index, score (and rows) for every visit"
@@ -71,7 +71,7 @@ class Columns:
             raise _refused("predictions", column, expected) from error
 
     def rows(self) -> list[list[bytes | None]] | None:
-        """The rows that each expert needed; None without the column."""
+        """Return bitmaps of the rows that each expert needed; None without the column."""
         import pyarrow as pa
 
         if "rows" not in self.table.column_names:
@@ -100,7 +100,7 @@ class Columns:
 
 
 def _flat(name: str, column: Any, kind: Any, expected: str) -> NDArray[Any]:
-    """Numbers as an array; whole ones of another width where they fit."""
+    """Return numbers as an array of `kind`; integers of another width are cast if they fit."""
     import pyarrow as pa
 
     alike = pa.types.is_boolean if kind is np.bool_ else pa.types.is_integer

@@ -1,6 +1,6 @@
-"""What a trace looks like: the figures that decide whether caching can work on it.
+"""Diagnostics of a trace: the figures that decide whether caching can work on it.
 
-All of them are about decoded tokens, except `contamination`, which looks at whole sequences.
+All of them are of decoded tokens, except `contamination`, which is of whole sequences.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moex.trace.format import Trace
 
 WINDOW = 32
-"""Tokens of a working set."""
+"""Window of the working set, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Diagnostics:
     overlap: share of a token's experts that the token before used in that layer [layers].
     usage: share of a layer's picks that went to each expert [layers, experts].
     entropy_bits: of a layer's usage [layers]; at most log2(experts).
-    link: what a layer's experts tell of the next layer's beyond popularity [layers - 1].
+    link: how well a layer's experts predict the next layer's, beyond popularity [layers - 1].
     reuse: uses by how many tokens ago the expert was last used in its layer; entry 0: never.
     working_set: mean number of distinct experts of a layer in `WINDOW` consecutive tokens.
     contamination: share of positions in prefixes that repeat an earlier sequence's routing.
@@ -45,7 +45,7 @@ class Diagnostics:
 
 
 class Decoded(NamedTuple):
-    """One layer's decode visits: what each used [visits, experts], and its sequence [visits]."""
+    """One layer's decode visits: used experts [visits, experts] and sequence [visits]."""
 
     used: NDArray[np.bool_]
     sequence: NDArray[np.int32]
@@ -81,14 +81,14 @@ def decoded(trace: Trace) -> list[Decoded]:
 
 
 def usage(layers: Sequence[Decoded]) -> NDArray[np.float64]:
-    """Share of a layer's picks that went to each expert [layers, experts]."""
+    """Return the share of a layer's picks that went to each expert [layers, experts]."""
     counts = np.asarray([layer.used.sum(axis=0) for layer in layers], np.float64)
     shares: NDArray[np.float64] = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     return shares
 
 
 def counts(trace: Trace) -> list[list[int]]:
-    """Uses of every expert, prompts included [layers][experts]: what `cache=static` is given."""
+    """Return uses of every expert, prompts included [layers][experts]: input of cache=static."""
     geometry = trace.geometry
     uses = np.bincount(trace.names(), minlength=geometry.layers * geometry.experts)
     table: list[list[int]] = uses.reshape(geometry.layers, geometry.experts).tolist()
@@ -96,14 +96,14 @@ def counts(trace: Trace) -> list[list[int]]:
 
 
 def entropy_bits(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of each row of shares, in bits."""
+    """Return the entropy of each row of shares, in bits."""
     positive = np.where(shares > 0, shares, 1)
     bits: NDArray[np.float64] = -(positive * np.log2(positive)).sum(axis=1)
     return bits
 
 
 def overlap(layers: Sequence[Decoded]) -> NDArray[np.float64]:
-    """Share of a token's experts used by the token before [layers].
+    """Return the share of a token's experts used by the token before [layers].
 
     Mean over decoded tokens that have such a token in their sequence; nan where none has.
     """
@@ -116,21 +116,22 @@ def overlap(layers: Sequence[Decoded]) -> NDArray[np.float64]:
 
 
 def link(layers: Sequence[Decoded], top_k: int) -> NDArray[np.float64]:
-    """How well a layer's experts predict the next layer's, beyond popularity [layers - 1].
+    """Return how well a layer's experts predict the next layer's, beyond popularity [layers - 1].
 
-    Transition counts of the first half of the tokens name k experts for each token of the second
-    half; of the share that is right, what the k most used experts get right is taken off, and the
-    rest is divided by what they get wrong: 0 says no more than popularity, 1 determines.
+    Transition counts of the first half of the tokens predict k experts for each token of the second
+    half. From the share that is right, the share that the k most used experts get right is
+    subtracted, and the difference is divided by what they get wrong: 0 is no better than
+    popularity, 1 is a perfect prediction.
     """
     gains = []
-    for here, there in pairwise(layers):
-        half = min(len(here.used), len(there.used)) // 2
-        before, after = here.used[: 2 * half].astype(np.float32), there.used[: 2 * half]
+    for layer, following in pairwise(layers):
+        half = min(len(layer.used), len(following.used)) // 2
+        before, after = layer.used[: 2 * half].astype(np.float32), following.used[: 2 * half]
         counts = before[:half].T @ after[:half].astype(np.float32)
         shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
         scores, wanted = before[half:] @ shares, after[half:]
-        named = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
-        right = np.take_along_axis(wanted, named, axis=1).sum() / max(1, wanted.sum())
+        predicted = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
+        right = np.take_along_axis(wanted, predicted, axis=1).sum() / max(1, wanted.sum())
         popular = np.argsort(-after[:half].sum(axis=0))[:top_k]
         base = wanted[:, popular].sum() / max(1, wanted.sum())
         gains.append((right - base) / (1 - base) if base < 1 else 0.0)
@@ -138,18 +139,18 @@ def link(layers: Sequence[Decoded], top_k: int) -> NDArray[np.float64]:
 
 
 def working_set(layers: Sequence[Decoded]) -> float:
-    """Mean number of distinct experts that a layer uses in `WINDOW` consecutive tokens."""
+    """Return the mean number of distinct experts of a layer in `WINDOW` consecutive tokens."""
     sizes = []
     for used, _ in layers:
-        whole = len(used) // WINDOW * WINDOW
-        if whole:
-            windows = used[:whole].reshape(-1, WINDOW, used.shape[1])
+        covered = len(used) // WINDOW * WINDOW
+        if covered:
+            windows = used[:covered].reshape(-1, WINDOW, used.shape[1])
             sizes.append(windows.any(axis=1).sum(axis=1).mean())
     return float(np.mean(sizes)) if sizes else float("nan")
 
 
 def reuse_distances(layers: Sequence[Decoded]) -> NDArray[np.int64]:
-    """Histogram of how many tokens ago an expert was last used in its layer.
+    """Return a histogram of how many tokens ago an expert was last used in its layer.
 
     Entry d counts uses whose last use was d decode visits of that layer before (1: the token
     before), whichever sequence that was in; entry 0 counts first uses.
@@ -164,10 +165,10 @@ def reuse_distances(layers: Sequence[Decoded]) -> NDArray[np.int64]:
 
 
 def contamination(trace: Trace) -> float:
-    """Share of token positions whose whole prefix is routed like an earlier sequence's.
+    """Return the share of token positions whose prefix is routed like an earlier sequence's.
 
-    One prompt template for many prompts makes identical prefixes, whose hits say nothing about
-    routing; a figure far above 0 asks for another workload or for a cold cache a sequence.
+    A prompt template shared by many prompts makes identical prefixes, whose hits are not a property
+    of the routing; far above 0, use another workload or an empty cache for every sequence.
     """
     if not len(trace):
         return 0.0

@@ -1,4 +1,4 @@
-"""Writes traces for other tools: libCacheSim's oracleGeneral."""
+"""Exports traces to other tools: libCacheSim's oracleGeneral."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def oracle_general(trace: Trace, path: str | Path) -> Path:
     """Write the trace as oracleGeneral: 24 packed bytes a request (u32, u64, u32, i64).
 
     One request an access, in the order of the run and of each visit's top-k: a visit's set is
-    flattened, which is what that format can say. `clock` is the visit, `object` is
+    flattened, because the format has no sets. `clock` is the visit, `object` is
     `layer * experts + index`, `size` is 1, and `next` the number of the object's next request
     (counted from 0), -1 if there is none.
 

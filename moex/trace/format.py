@@ -1,4 +1,4 @@
-"""A trace: one recorded routing, with its geometry and provenance, in one parquet file.
+"""The file format of a trace: one run's routing, geometry and provenance, in one parquet file.
 
 One row a layer visit, in the order of the run (the row number is the visit's clock):
 
@@ -11,8 +11,8 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | tokens | int32, optional | tokens of the visit: all those of the batch; absent: unknown |
 | experts | list<uint16> | distinct demanded experts, in top-k order |
 | scores | list<float32>[experts], optional | router softmax summed over the visit's tokens |
-| lookahead | list<float32>[3 * experts], optional | so of the next 3 layers; NaN: none |
-| predictions | list<struct<layer, index, score, rows>>, optional | what the run's prefetcher said |
+| lookahead | list<float32>[3 * experts], optional | scores of the next 3 layers; NaN: none |
+| predictions | list<struct<layer, index, score, rows>>, optional | predictions of the run |
 | rows | list<binary>, optional | rows that each of `experts` needed: a bitmap; null: all |
 
 A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "predictor_bytes": int}
-"""What a replay looks up in the provenance."""
+"""Keys of the provenance that a replay reads, and their types."""
 
 
 def write_trace(trace: Trace, path: str | Path) -> Path:
-    """Write the trace whole or not at all."""
+    """Write the trace atomically; return its path."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -84,24 +84,24 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     return path
 
 
-def _predictions(said: list[list[Prediction]]) -> Any:
-    """The column of predictions; rows only where there are any."""
+def _predictions(visits: list[list[Prediction]]) -> Any:
+    """Return the column of predictions; with rows only if there are any."""
     import pyarrow as pa
 
     fields = [("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())]
-    if any(p.rows is not None for row in said for p in row):
+    if any(p.rows is not None for visit in visits for p in visit):
         fields.append(("rows", pa.binary()))
     names = [name for name, _ in fields]
-    rows = [[dict(zip(names, (*p.expert, *p[1:]), strict=False)) for p in row] for row in said]
+    rows = [[dict(zip(names, (*p.expert, *p[1:]), strict=False)) for p in v] for v in visits]
     return pa.array(rows, pa.list_(pa.struct(fields)))
 
 
 def read_trace(path: str | Path, field: str = "trace") -> Trace:
-    """Read a trace, which the setting `field` names.
+    """Read a trace; `field` is the setting that names the file, for messages.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a trace, cut short, of another schema, or none that a run can have recorded.
+        ValueError: not a trace, truncated, of another schema, or with invalid columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -152,7 +152,7 @@ def _from_table(table: Any) -> Trace:
 
 
 def _header(table: Any) -> dict[str, Any]:
-    """The JSON object under `moex` in the schema's metadata."""
+    """Return the JSON object under `moex` in the schema's metadata."""
     text = (table.schema.metadata or {}).get(b"moex")
     try:
         header = {} if text is None else json.loads(text, parse_constant=_no_number)
@@ -171,12 +171,12 @@ def _header(table: Any) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number that JSON has")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _geometry(given: Any) -> Geometry:
     if not isinstance(given, dict) or set(given) != {*Geometry._fields}:
         raise ValueError(f"its geometry is {given}; expected {', '.join(Geometry._fields)}")
     geometry = Geometry(**given)
-    geometry.check("geometry")  # the widths of columns follow from it
+    geometry.check("geometry")  # it gives the widths of columns
     return geometry

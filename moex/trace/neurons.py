@@ -1,4 +1,4 @@
-"""How often every neuron was selected: read from traces, kept in one array file."""
+"""Counts of how often every neuron was selected, from traces; stored in one array file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
-    """Count the visits that selected each neuron [layers, experts, intermediate].
+    """Return how many visits selected each neuron [layers, experts, intermediate].
 
-    Visits that took all of an expert (prompts, as a rule) say nothing and are left out.
+    Visits that used all rows of an expert (usually prompts) are not counted.
     """
     geometry = trace.geometry
     counts = np.zeros((geometry.layers, geometry.experts, geometry.intermediate), np.uint32)
@@ -36,7 +36,7 @@ def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
 
 
 def write_neurons(counts: NDArray[np.uint32], path: Path) -> None:
-    """Write counts whole or not at all."""
+    """Write counts atomically."""
     with whole(path) as partial, partial.open("wb") as file:
         np.save(file, counts)
 
@@ -46,7 +46,7 @@ def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDAr
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: none was given, it is no array of counts, or of another geometry.
+        ValueError: no path, not an array of counts, or of another geometry.
     """
     make = "run once with sparsity=oracle (or another), then use its results/<run_id>/neurons.npy"
     if not path:
@@ -57,7 +57,7 @@ def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDAr
     try:
         counts = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{group}={path}: is no array of counts ({error}); {make}") from error
+        raise ValueError(f"{group}={path}: is not an array of counts ({error}); {make}") from error
     shape = (geometry.layers, geometry.experts, geometry.intermediate)
     if counts.shape != shape:
         raise ValueError(
@@ -66,14 +66,14 @@ def read_counts(path: str | Path | None, geometry: Geometry, group: str) -> NDAr
         )
     if counts.dtype.kind not in "iu" or (counts < 0).any():
         raise ValueError(
-            f"{group}={path}: holds {counts.dtype} that are no counts; expected whole numbers, "
+            f"{group}={path}: holds {counts.dtype} that are not counts; expected whole numbers, "
             f"0 or more; {make}"
         )
     return counts
 
 
 def hottest(counts: NDArray[np.uint32], number: int) -> dict[Expert, int]:
-    """The `number` neurons of every expert with the highest counts above zero, as bitmaps."""
+    """Return the `number` most selected neurons of every expert (count > 0), as bitmaps."""
     order = np.argsort(-counts.astype(np.int64), axis=-1, kind="stable")[..., :number]
     found = {}
     for layer, index in np.ndindex(counts.shape[:2]):

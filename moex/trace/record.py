@@ -1,4 +1,4 @@
-"""Collects a run's visits while it runs, and makes a trace of them."""
+"""Records a run's visits, and makes a trace of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TraceRecorder:
-    """Appends visits to lists (cheap inside a run); `trace()` turns them into columns."""
+    """Appends visits to lists (cheap during a run); `trace()` converts them to columns."""
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -41,12 +41,12 @@ class TraceRecorder:
         """Record one visit.
 
         Args:
-            sequence: its text.
+            sequence: number of the visit's prompt or conversation.
             access: the visit.
-            lookahead: the later routers' scores.
-            predictions: what the prefetcher said.
-            tokens: how many the visit had, where that is known.
-            needs: the rows selected of each of its experts, None for all.
+            lookahead: gate-lookahead scores of the next layers.
+            predictions: of the prefetcher.
+            tokens: tokens of the visit; None if unknown.
+            needs: the bitmap of selected rows of each of its experts; None for all.
         """
         self.accesses.append(access)
         self.sequences.append(sequence)
@@ -56,7 +56,7 @@ class TraceRecorder:
         self.needs.append(needs)
 
     def cut(self, count: int) -> None:
-        """Keep the first visits only, also where the last was recorded in part."""
+        """Keep only the first `count` visits, also if the last was recorded in part."""
         columns: tuple[list[Any], ...] = (
             self.accesses,
             self.sequences,

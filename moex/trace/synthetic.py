@@ -1,4 +1,4 @@
-"""Routing traces made to order, for tests and for sharing when prompts are private."""
+"""Synthetic routing traces, for tests and for sharing when prompts are private."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dials:
-    """How a synthetic router behaves.
+    """Parameters of a synthetic router.
 
     Each of a token's k picks in a layer comes from one of three sources: with probability
     `temporal` it is one that the token before used there, with probability `linked` one that the
-    token's experts in the layer before point to (those of the same rank), else it is drawn by
+    token's experts in the layer before point to (those of the same rank), else it is sampled by
     popularity: r ** -skew, where r is the expert's rank. A phase has ranks of its own, mixed with
     those of the whole trace: log r is the mean of both, weighted by `drift`.
 
@@ -39,13 +39,13 @@ class Dials:
         skew: Zipf exponent of popularity; 0 is uniform.
         temporal: share of picks kept from the token before.
         linked: share of picks that follow the layer before.
-        phases: how many stretches of equal length the trace has; 0 for one a sequence.
-        drift: how much of popularity is the phase's own, from 0 (all phases alike) to 1.
+        phases: number of phases of equal length; 0 for one a sequence.
+        drift: weight of the phase's own popularity, from 0 (all phases alike) to 1.
         contaminated: share of sequences that begin like the first one.
         shared_tokens: for how many tokens they do.
 
     Raises:
-        ValueError: shares that are none, or a negative exponent or count.
+        ValueError: a share outside [0, 1], or a negative exponent or count.
     """
 
     skew: float = 0.6
@@ -81,7 +81,7 @@ def generate(
     phases = dials.phases or sequences
     rank = np.log1p(draw.random((phases + 1, layers, experts)).argsort(axis=2))
     log_weight = -dials.skew * (dials.drift * rank[1:] + (1 - dials.drift) * rank[0])
-    # An expert points to the one of the same rank, so that following does not flatten popularity.
+    # An expert points to the one of the same rank, so that links do not flatten popularity.
     order = rank[0].argsort(axis=1)
     points_to = np.zeros((layers, experts), np.int64)
     for layer in range(1, layers):
@@ -135,12 +135,12 @@ def _pick(
 def _take(
     draw: np.random.Generator, of: NDArray[np.bool_], count: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Take up to `count` members of each row by lot."""
+    """Return up to `count` members of each row, chosen uniformly at random."""
     return of & _best(np.where(of, draw.random(of.shape), -1.0), count)
 
 
 def _best(key: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The `count` largest of each row."""
+    """Return a mask of the `count` largest of each row."""
     falling = -np.sort(-key, axis=1)
     least = falling[np.arange(len(key)), np.maximum(count, 1) - 1]
     best: NDArray[np.bool_] = (key >= least[:, None]) & (count > 0)[:, None]
@@ -148,12 +148,12 @@ def _best(key: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.bool
 
 
 def fit(trace: Trace, rounds: int = 15, seed: int = 0) -> Dials:
-    """Return dials whose traces look like this one.
+    """Return dials whose traces have the diagnostics of this one.
 
-    Four figures (means over layers) are met: usage entropy, overlap of neighbouring tokens, layer
-    link and working set. Each depends on all dials, so the dials are corrected against what they
-    generate, 40 sequences of 64 tokens at a time, and the best of all rounds is kept. A phase is
-    taken to be a sequence. Contamination is taken from repeated prefixes.
+    Four figures (means over layers) are fitted: usage entropy, overlap of neighbouring tokens,
+    layer link and working set. Each depends on all dials, so every round generates 40 sequences of
+    64 tokens and corrects the dials by the error; the best round is returned. A phase is taken to
+    be a sequence. Contamination is taken from repeated prefixes.
     """
     target, geometry = _figures(trace), trace.geometry
     dials = best = Dials(skew=0.8, temporal=0.5 * float(target[1]), phases=0, drift=0.5)
@@ -180,7 +180,7 @@ def fit(trace: Trace, rounds: int = 15, seed: int = 0) -> Dials:
 
 
 def _figures(trace: Trace) -> NDArray[np.float64]:
-    """Entropy in bits, overlap, link, and working set as a share of all, means over layers."""
+    """Return means over layers: entropy in bits, overlap, link, working set / experts."""
     layers = decoded(trace)
     linked = link(layers, trace.geometry.top_k)
     return np.asarray(

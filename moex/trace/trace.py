@@ -1,4 +1,4 @@
-"""A trace in memory: the columns of one recorded run. The file's format: `format.py`."""
+"""A trace in memory: the columns of one recorded run. The file format is in `format.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where every name stands next in the row, -1 where never again [names]."""
+    """Return the position of every name's next occurrence, -1 if there is none [names]."""
     after = np.full(len(names), -1, np.int64)
     order = np.argsort(names, kind="stable")
     same = names[order[1:]] == names[order[:-1]]
@@ -27,12 +27,12 @@ def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass
 class Trace:
-    """Columns of a recorded run; `format.py` says what they mean.
+    """Columns of a recorded run; `format.py` defines them.
 
     `offsets[i]:offsets[i + 1]` delimits visit i's experts in `experts`.
 
     Raises:
-        ValueError: columns that no run can have recorded.
+        ValueError: columns that are no valid recording.
     """
 
     geometry: Geometry
@@ -75,31 +75,31 @@ class Trace:
             )
 
     def names(self) -> NDArray[np.int64]:
-        """The expert of every access as a number, `layer * experts + index` [accesses]."""
+        """Return the expert of every access as `layer * experts + index` [accesses]."""
         layers = np.repeat(self.layer.astype(np.int64), np.diff(self.offsets))
         return layers * self.geometry.experts + self.experts
 
     def lookahead_rows(self, clock: int) -> tuple[tuple[float, ...], ...]:
-        """Scores of the next layers' experts as a live run's observation holds them."""
+        """Return a visit's scores of the next layers' experts, as `Observation.lookahead`."""
         if self.lookahead is None:
             return ()
         rows = self.lookahead[clock].reshape(DEPTHS, -1)
         return tuple(tuple(row) for row in rows.tolist() if row[0] == row[0])  # NaN: no such layer
 
     def tokens_of(self, prefill: bool) -> int:
-        """Tokens of all prompt passes or of all decoding passes; one a pass where not recorded."""
+        """Return the tokens of all prompt or all decoding passes; one a pass if not recorded."""
         passes = (self.layer == 0) & (self.prefill == prefill)
         return int(passes.sum() if self.tokens is None else self.tokens[passes].sum())
 
     def needs(self, clock: int) -> list[int | None]:
-        """The rows that each expert of a visit needed, as integers; None for all."""
+        """Return the bitmap of rows that each expert of a visit needed; None for all rows."""
         assert self.rows is not None
         return [
             None if each is None else int.from_bytes(each, "little") for each in self.rows[clock]
         ]
 
     def future(self) -> Future:
-        """When each expert is demanded, for oracles."""
+        """Return when each expert is demanded, for oracles."""
         return Future(self.accesses())
 
     def select(self, visits: slice) -> Trace:

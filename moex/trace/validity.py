@@ -1,4 +1,4 @@
-"""Whether the columns of a trace can be a recorded run: asked once, when a trace is made."""
+"""Validates the columns of a trace, once, when the trace is made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEPTHS = 3
 
 
 def check(trace: Trace) -> None:
-    """Refuse a trace that no run can have recorded.
+    """Check all columns of a trace.
 
     Raises:
-        ValueError: the column, the first visit that is wrong, and what was expected there.
+        ValueError: names the column, the first invalid visit, and what was expected.
     """
     trace.geometry.check("trace: geometry")
     _same_length(trace)
@@ -49,7 +49,7 @@ def check(trace: Trace) -> None:
 
 
 def wrong(column: str, visit: int, given: object, expected: str) -> ValueError:
-    """The error of one visit."""
+    """Return the error of an invalid visit."""
     return ValueError(f"trace: visit {visit}: {column}={given}; expected {expected}")
 
 
@@ -71,7 +71,7 @@ def _is_column(name: str, value: object) -> bool:
 
 
 def _experts(trace: Trace) -> None:
-    """Every visit demands something, and nothing twice."""
+    """Check that every visit demands at least one expert, and none twice."""
     counts, experts = np.diff(trace.offsets), trace.experts
     if (empty := _first(counts < 1)) is not None:
         raise wrong("experts", empty, "[]", "at least one expert")
@@ -86,7 +86,7 @@ def _experts(trace: Trace) -> None:
 
 
 def _first(bad: NDArray[np.bool_]) -> int | None:
-    """The number of the first that is wrong."""
+    """Return the index of the first invalid entry; None if all are valid."""
     return int(bad.argmax()) if bad.any() else None
 
 
@@ -106,7 +106,7 @@ def _scores(name: str, rows: NDArray[np.float32], width: int) -> None:
 
 
 def _lookahead(rows: NDArray[np.float32], experts: int) -> None:
-    """Rows of layers that there are not are nan altogether."""
+    """Check the lookahead scores; rows beyond the last layer are nan."""
     if rows.ndim != 2 or rows.shape[1] != DEPTHS * experts:
         raise ValueError(
             f"trace: lookahead has shape {rows.shape}; expected {DEPTHS * experts} numbers a visit"
@@ -121,8 +121,8 @@ def _lookahead(rows: NDArray[np.float32], experts: int) -> None:
 def _predictions(trace: Trace) -> None:
     layers, experts, *_, neurons, _ = trace.geometry
     assert trace.predictions is not None
-    for visit, said in enumerate(trace.predictions):
-        for (layer, index), score, rows in said:
+    for visit, predictions in enumerate(trace.predictions):
+        for (layer, index), score, rows in predictions:
             if not (0 <= layer < layers and 0 <= index < experts and abs(score) < np.inf):
                 given = f"layer {layer}, expert {index}, score {score}"
                 expected = f"layers 0 to {layers - 1}, experts 0 to {experts - 1}, finite scores"
@@ -133,7 +133,7 @@ def _predictions(trace: Trace) -> None:
 
 
 def _rows(trace: Trace) -> None:
-    """A bitmap for each expert of a visit; None for all of its neurons."""
+    """Check that a visit has a bitmap (None: all neurons) for each of its experts."""
     neurons, counts = trace.geometry.intermediate, np.diff(trace.offsets).tolist()
     assert trace.rows is not None
     for visit, (count, bitmaps) in enumerate(zip(counts, trace.rows, strict=True)):
@@ -145,5 +145,5 @@ def _rows(trace: Trace) -> None:
 
 
 def _is_bitmap(rows: bytes, neurons: int) -> bool:
-    """Whether there is a bit for each neuron, and none for others."""
+    """Whether the bitmap has the length for this number of neurons, and no bit beyond it."""
     return len(rows) == -(-neurons // 8) and not int.from_bytes(rows, "little") >> neurons

@@ -209,7 +209,7 @@ def test_reset_forgets_everything():
         ({"staging": 10**9}, "at most 16 .* try memory.staging=4"),
         ({"geometry": GEOMETRY._replace(top_k=0)}, "geometry: top_k=0; expected a whole number 1"),
         ({"geometry": GEOMETRY._replace(expert_bytes=0)}, "geometry: expert_bytes=0; expected"),
-        ({"policy": Belady()}, "must know the future"),
+        ({"policy": Belady()}, "needs the future of the run"),
     ],
 )
 def test_wrong_memory_is_refused_with_the_way_out(wrong, said):

@@ -63,7 +63,7 @@ def test_thin_places_make_as_many_more_of_the_same_bytes():
 
 def test_thin_places_need_a_selector():
     Memory().refuse_rows()
-    with pytest.raises(ValueError, match=r"memory.rows=0.4: places of a share .* sparsity=none"):
+    with pytest.raises(ValueError, match=r"memory.rows=0.4: slots for a share .* sparsity=none"):
         Memory(rows=0.4).refuse_rows()
 
 

@@ -64,7 +64,7 @@ def hydra_here():
         ("memory.slots=99", "memory.slots=99: expected 2 (the experts that one token needs"),
         ("mode=plan memory.slots=99", "memory.slots=99: expected 2 (the experts that one token"),
         ("mode=plan memory.pool=global memory.staging=0", "memory.staging=0: expected at least 1"),
-        ("mode=plan memory.rows=0.5", "memory.rows=0.5: places of a share of an expert need a"),
+        ("mode=plan memory.rows=0.5", "memory.rows=0.5: slots for a share of an expert need a"),
         ("workload.new_tokens=0", "workload.new_tokens=0: expected a number, at least 2"),
         ("train.tokens=abc", "train.tokens=abc: expected a whole number"),
         ("sparsity=random sparsity.mode=exact sparsity.fraction=7", "fraction=7: expected a share"),

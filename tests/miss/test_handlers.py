@@ -69,7 +69,7 @@ def test_skip_leaves_out_small_shares_only():
     assert split.skipped == [Expert(0, 1)]
     with pytest.raises(ValueError, match=r"miss.threshold=0.25: .* less than 1 / top-k = 0.25"):
         Skip(0.25).bound(GEOMETRY, None)
-    with pytest.raises(ValueError, match="carry no router scores"):
+    with pytest.raises(ValueError, match="visits have no router scores"):
         Skip().split(ACCESS._replace(scores=()), MISSING, 0)
 
 

@@ -150,8 +150,10 @@ def test_counts_that_cannot_be_used_are_refused(tmp_path):
         read_counts(wrong, GEOMETRY, "memory.hot")
     for no_count in (np.nan, -1):
         np.save(wrong, np.full((2, 3, 10), no_count))
-        with pytest.raises(ValueError, match=r"holds (float|int)64 that are no counts; expected"):
+        with pytest.raises(ValueError, match=r"holds (float|int)64 that are not counts; expected"):
             read_counts(wrong, GEOMETRY, "memory.hot")
     for rows in (1.0, 0.5):
-        with pytest.raises(ValueError, match=r"memory\.hot=.*broken\.npy: is no array of counts"):
+        with pytest.raises(
+            ValueError, match=r"memory\.hot=.*broken\.npy: is not an array of counts"
+        ):
             row_cache(ExpertCache(LRU(), GEOMETRY, 2), Memory(2, rows=rows, hot=str(broken)))

@@ -152,7 +152,7 @@ def test_a_column_that_is_lacking_is_named(written, name):
         ({"top_k": 1.5}, "geometry: top_k=1.5; expected a whole number"),
         ({"top_k": True}, "geometry: top_k=True; expected a whole number"),
         ({"expert_bytes": 0}, "geometry: expert_bytes=0; expected a whole number 1 to"),
-        ({"expert_bytes": nan}, "its header is not JSON (NaN is no number that JSON has)"),
+        ({"expert_bytes": nan}, "its header is not JSON (NaN is not a JSON number)"),
         ({"expert_bytes": 10**30}, "geometry: expert_bytes=1000000000000000000000000000000; expec"),
         ({"experts": None}, "geometry: experts=None; expected a whole number"),
         ({"layers": 0}, "geometry: layers=0; expected a whole number 1 to"),

@@ -1,1 +1,1 @@
-"""Traces that other tools recorded: one file per format, each with one `read`."""
+"""Importers of traces from other tools: one file per format, each with one `read`."""

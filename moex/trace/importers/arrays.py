@@ -1,4 +1,4 @@
-"""Traces kept as plain numpy arrays.
+"""Importer of traces stored as plain numpy arrays.
 
 A folder holds, each as `.npy` or `.npy.xz`:
 
@@ -9,7 +9,7 @@ A folder holds, each as `.npy` or `.npy.xz`:
 | router_probs | [tokens, layers, k] floats, optional | router weights of the chosen experts |
 | router_probs_bf16 | the same as the bits of bfloat16 in uint16, optional | likewise |
 
-All tokens count as decoded one at a time, which is how such dumps are made.
+All tokens count as decoded one at a time, as such dumps are made.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def read(
     """Read a folder of arrays.
 
     Args:
-        folder: holds the files of the module's docstring.
+        folder: with the files listed in the module's docstring.
         geometry: of the model; default: what the ids imply, with experts of one byte.
         scores: whether to fill the trace's `scores` (tokens x layers x experts floats: large).
-        sequences: read only the first so many.
+        sequences: number of sequences to read, from the first; default all.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: arrays that do not fit each other.
+        ValueError: the shapes of the arrays do not match.
     """
     folder = Path(folder)
     ids, offsets = _load(folder, "expert_ids"), _load(folder, "offsets")

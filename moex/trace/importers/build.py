@@ -1,4 +1,4 @@
-"""Makes a trace of per-token expert ids, whatever file they came from."""
+"""Makes a trace of per-token expert ids; shared by the importers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def geometry_of(ids: NDArray[Any], experts: int | None = None, expert_bytes: int = 1) -> Geometry:
-    """The geometry that ids [tokens, layers, k] imply.
+    """Return the geometry that ids [tokens, layers, k] imply.
 
     `experts=None` takes the highest id that occurs; the model's widths are unknown (0). With
     `expert_bytes=1` every byte figure of a replay counts whole experts.
@@ -26,7 +26,7 @@ def geometry_of(ids: NDArray[Any], experts: int | None = None, expert_bytes: int
 
 
 def passes_of(sequence: NDArray[Any], prefill: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of the forward pass of each token: a prompt is one pass, then one pass a token."""
+    """Return each token's forward pass [tokens]: one pass a prompt, then one a token."""
     new = np.ones(len(sequence), np.bool_)
     new[1:] = ~(prefill[1:] & prefill[:-1]) | (sequence[1:] != sequence[:-1])
     return np.cumsum(new) - 1
@@ -52,11 +52,11 @@ def build(
         geometry: of the model.
         passes: number of each token's forward pass, rising [tokens]; default `passes_of`.
         probabilities: router weights of the chosen experts [tokens, layers, k]; they fill the
-            `scores` column, in which experts that were not chosen stand with 0.
+            `scores` column, in which experts that were not chosen have 0.
         provenance: where the trace comes from.
 
     Raises:
-        ValueError: columns of different lengths, or an id that no expert has.
+        ValueError: columns of different lengths, or an expert id out of range.
     """
     tokens, layers, _ = ids.shape
     if not len(sequence) == len(position) == len(prefill) == tokens:
@@ -94,7 +94,7 @@ def build(
 def _demands(
     ids: NDArray[Any], starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Distinct experts of every visit in order of first mention, flat, and how many each has."""
+    """Return the distinct experts of every visit in order of first use, flat, and counts."""
     tokens, layers, top_k = ids.shape
     stops = np.append(starts[1:], tokens)
     single = stops - starts == 1

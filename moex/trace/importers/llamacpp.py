@@ -1,11 +1,11 @@
-"""CSV files of llama.cpp's example `moe-trace` (ggml-org/llama.cpp pull request 28544).
+"""Importer of CSV files of llama.cpp's example `moe-trace` (ggml-org/llama.cpp pull request 28544).
 
 The pull request describes one row `layer,expert` a routed activation, from the ids of every ubatch
-and layer; that they stand token by token is inferred, and no file of it was at hand to read. A fork
+and layer; that they are ordered by token is inferred, because no such file was available. A fork
 (Cartaz/llama.cpp-vulkan-moe) adds the columns `phase,token,layer,rank,expert`. Both are read, with
 or without a header line.
 
-`layer,expert` says neither where a token ends nor what is prompt: `top_k` must be given, a run of
+`layer,expert` marks neither tokens nor the prompt: `top_k` must be given, a run of
 rows of one layer is a ubatch, one with more than one token is taken for prefill, and one with one
 token for decoding. llama.cpp numbers transformer layers, so dense ones are missing; MoE layers are
 renumbered from 0 in their order. In its last layer llama.cpp may compute only the rows that it
@@ -68,7 +68,7 @@ _Visit = tuple[int, int, str, tuple[int, ...]]
 
 
 def _long(rows: Iterable[list[str]]) -> Iterator[_Visit]:
-    """Visits (position, layer, phase, experts): a run of rows of one phase and layer."""
+    """Yield visits (position, layer, phase, experts): runs of rows of one phase and layer."""
     for (phase, layer, token), run in groupby(rows, lambda r: (r[0], r[2], _pass(r))):
         group = list(run)
         demanded = tuple(dict.fromkeys(int(row[4]) for row in group))
@@ -77,7 +77,7 @@ def _long(rows: Iterable[list[str]]) -> Iterator[_Visit]:
 
 
 def _pass(row: list[str]) -> str:
-    """What tells two passes of a layer apart: when decoding, the token."""
+    """Return what separates two passes of a layer: when decoding, the token."""
     return "" if row[0] == "prefill" else row[1]
 
 

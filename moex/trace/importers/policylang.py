@@ -1,4 +1,4 @@
-"""Parquet traces of moe-policylang (checked against release 1.15.0).
+"""Importer of parquet traces of moe-policylang (checked against release 1.15.0).
 
 One row a token and layer: `prompt_id`, `token_idx`, `layer_idx` (int32) and `selected_experts`
 (list<int32>), optionally `router_scores`, `router_softmax` (list<float32>, the whole row) and

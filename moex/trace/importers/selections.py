@@ -1,8 +1,9 @@
-"""Router traces of stratamoe-lab (`router-trace.v2.json`).
+"""Importer of router traces of stratamoe-lab (`router-trace.v2.json`).
 
 One JSON object with `version` 2, `layers`, `expertsPerLayer`, `topK` and `selections`, a list
-[token][layer][k] of expert ids. Where `capture-metadata.json` lies beside it, its `prompt_spans`
-(`token_start`, `token_end_exclusive`) delimit the sequences; otherwise all tokens are one.
+[token][layer][k] of expert ids. If `capture-metadata.json` is in the same folder, its
+`prompt_spans` (`token_start`, `token_end_exclusive`) delimit the sequences; otherwise all tokens
+are one.
 
 The published trace is of an encoder, which has no decoding; that project replays it token by token,
 and so does this importer (every token a decode pass).

@@ -1,4 +1,4 @@
-"""Responses of a vLLM server started with `--enable-return-routed-experts`.
+"""Importer of responses of a vLLM server started with `--enable-return-routed-experts`.
 
 A file holds one JSON response, a JSON list of them, or one a line. Two shapes exist (documentation
 of vLLM 0.21, training/routed_experts_replay, and its server tests):
@@ -9,7 +9,7 @@ of vLLM 0.21, training/routed_experts_replay, and its server tests):
   the generated tokens together; `usage.prompt_tokens` says how many are the prompt's. The last
   generated token has no row, because no pass was run on it.
 
-The engine batches and chunks as it likes and does not say how; here every prompt is one prefill
+The engine's batches and chunks are not recorded; here every prompt is one prefill
 pass and every generated token one decode pass, the requests one after the other.
 """
 
@@ -63,10 +63,10 @@ def read(path: str | Path, experts: int | None = None, expert_bytes: int = 1) ->
 def _responses(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     try:
-        whole = json.loads(text)
+        responses = json.loads(text)
     except json.JSONDecodeError:
-        whole = [json.loads(line) for line in text.splitlines() if line.strip()]
-    return whole if isinstance(whole, list) else [whole]
+        responses = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return responses if isinstance(responses, list) else [responses]
 
 
 def _parts(response: dict[str, Any], path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
