@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHEET = Path(__file__).with_name("moex.mplstyle")
-# Okabe & Ito 2008: told apart with any kind of colour vision. Black and grey are left for bounds.
+# Okabe & Ito 2008: distinct with any kind of colour vision. Black and grey are for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v")
 FOREIGN = ("P", "X", "*", "d", "<", ">")

@@ -1,6 +1,6 @@
-"""Shows what lies in the cache folder, and removes packed experts that nobody needs.
+"""Lists the cache folder, and removes packed experts that are no longer needed.
 
-    python -m moex.cli.clean            # look
+    python -m moex.cli.clean            # list
     python -m moex.cli.clean stale      # remove what is unfinished, or of another version
     python -m moex.cli.clean all        # remove all packed experts: the next run packs anew
     python -m moex.cli.clean NAME ...   # remove these
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 
 
 def entries(folder: Path) -> list[Kept]:
-    """What lies in a cache folder, by name."""
+    """The entries of a cache folder, by name."""
     return [Kept(path, _state(path)) for path in sorted(folder.iterdir())]
 
 
@@ -101,7 +101,7 @@ def _in_use() -> NoReturn:
     raise BlockingIOError
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Show or remove; return 1 if something that was named stays."""
     parser = argparse.ArgumentParser(
         prog="python -m moex.cli.clean",
@@ -110,7 +110,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="stale | all | NAME", help="what to remove")
     parser.add_argument("--cache-dir", type=Path, help="default: $MOEX_CACHE or the user's cache")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     folder = (given.cache_dir or cache_folder()).expanduser()
     found = entries(folder) if folder.is_dir() else []
     ours = {each.path.name: each for each in found if each.state != "kept"}

@@ -42,7 +42,7 @@ class Top:
 
 @dataclass
 class Mode:
-    """`mode=`: its function, words that it has no use for, and what `mode=plan` asks beside it."""
+    """`mode=`: its function, the overrides that it ignores, and the settings of `mode=plan`."""
 
     name: str
     run: str
@@ -96,9 +96,9 @@ class Model:
 
     def __post_init__(self) -> None:
         known = {"dtype": DTYPES, "weights": WEIGHTS}
-        for name, words in known.items():
-            if (given := getattr(self, name)) not in words:
-                raise ValueError(f"model.{name}={given}: expected one of {', '.join(words)}")
+        for name, options in known.items():
+            if (given := getattr(self, name)) not in options:
+                raise ValueError(f"model.{name}={given}: expected one of {', '.join(options)}")
 
 
 @dataclass
@@ -143,7 +143,7 @@ def check_all(config: dict[str, Any], groups: Iterable[str]) -> None:
 
 
 def _leaf(key: str, value: Any) -> tuple[str, str]:
-    """The first setting below a key, as it is typed: its dotted name and value."""
+    """The first setting below a key, as given: its dotted name and value."""
     while isinstance(value, dict) and value and "_target_" not in value:
         name, value = next(iter(value.items()))
         key = f"{key}.{name}"

@@ -41,8 +41,8 @@ def check_tasks(config: Any) -> None:
 def accuracy(report: Report, config: Any, loaded: LoadedModel, build: Build) -> None:
     """Fill in the accuracy of the configured tasks, measured once per accuracy key.
 
-    All experts stay resident if memory allows: caching never changes a logit. Only where misses
-    are lossy does it: then the run's own cache and slots are used, decoding text by text from cold.
+    All experts stay resident if memory allows: caching never changes a logit. Only lossy misses
+    change one: then the run's own cache and slots are used, decoding text by text from cold.
     With a neuron selector every token, of the prompt too, gets the mask that decoding would give
     it. Rows of a lossy configuration say how far they are from the exact model's on the same items,
     if those were measured before.

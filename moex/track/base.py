@@ -1,4 +1,4 @@
-"""What a tracker is: it shows a finished run elsewhere, from the files in its folder."""
+"""The tracker interface: publish a finished run elsewhere, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Tracker(ABC):
-    """Publishes a run that is whole already: it cannot slow, change, fail or lose one.
+    """Publishes a run that is complete: it cannot slow, change, fail or lose one.
 
     Everything it needs stands in the folder: `result.json`, `config.yaml`, and where the mode
     writes them `series.jsonl`, `layers.jsonl`, `trace.parquet`, `timeline.json`.

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's folder as a W&B run, offline unless told otherwise."""
+"""Weights & Biases: a run's folder as a W&B run, offline by default."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class WandB(Tracker):
         import wandb
         import yaml
 
-        # Told of the run alone, W&B would send its server what calls were made.
+        # With settings of the run alone, W&B would send its server what calls were made.
         wandb.setup(wandb.Settings(mode="offline"))
         run = wandb.init(
             mode="offline",

@@ -73,8 +73,8 @@ class Corpus:
     def batch(self, number: int, size: int, held_out: bool = False) -> NDArray[np.int64]:
         """Windows [size, context] of batch `number`; after the last comes the first again."""
         windows = self.windows[held_out]
-        places = windows[np.arange(number * size, (number + 1) * size) % len(windows)]
-        return self.tokens[places[:, None] + np.arange(self.context)].astype(np.int64)
+        starts = windows[np.arange(number * size, (number + 1) * size) % len(windows)]
+        return self.tokens[starts[:, None] + np.arange(self.context)].astype(np.int64)
 
 
 def corpus(

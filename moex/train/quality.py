@@ -146,6 +146,6 @@ def calibrate(modules: Sequence[LayerFactors], batches: Sequence[Sequence[Any]])
                 found = factors.estimate(factors.encode(state[-2048:], bool(early)), [expert])
                 ordered = found.flatten().sort(descending=True).values
                 last = len(ordered) - 1
-                places = [last * (share + 1) // grid for share in range(grid)]
-                factors.cuts[early, expert] = ordered[places]
+                positions = [last * (share + 1) // grid for share in range(grid)]
+                factors.cuts[early, expert] = ordered[positions]
                 factors.cuts[early, expert, -1] = 0.0

@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["cache=[lru, lfu]"], "expected cache=OPTION; for a sweep, try python run.py -m cache="),
         (["+x.y=3"], "x.y: there is no such key; expected one of ablation, cache, "),
         (["+memry.slots=3"], "try memory.slots=3"),
-        (["cache@foo=lru"], "cache@foo: options have one place each; try cache=lru"),
+        (["cache@foo=lru"], "cache@foo: a group is set once; try cache=lru"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

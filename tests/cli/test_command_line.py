@@ -51,7 +51,7 @@ def test_a_results_folder_that_cannot_be_made_is_named(here, key):
     words = [*SIMULATE, f"{key}=/proc/foo", *(["-m"] if "sweep" in key else [])]
     code, out, err = here(*words)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith(f"moex: {key}=/proc/foo: no such file or directory; expected a place")
+    assert err.startswith(f"moex: {key}=/proc/foo: no such file or directory; expected a path")
     assert suggested(err) == [f"{key}=results/mine"]
 
 

@@ -105,7 +105,7 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "vain"),
+    ("words", "ignored"),
     [
         (
             "mode=simulate +model.x=1 workload.cold=true eval=none eval.limit=3",
@@ -115,19 +115,19 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
         ("mode=live cache=lfu", ""),
     ],
 )
-def test_words_typed_in_vain_are_named(words, vain, capsys):
+def test_ignored_overrides_are_named(words, ignored, capsys):
     plain = words.split()
     config = compose("config", overrides=plain)
     app._notice_unused(config, plain)
-    who = f"moex: mode={config.mode.name} runner={config.runner.name} has no use for"
-    assert capsys.readouterr().err == (f"{who} {vain}\n" if vain else "")
+    by = f"moex: ignored by mode={config.mode.name} runner={config.runner.name}:"
+    assert capsys.readouterr().err == (f"{by} {ignored}\n" if ignored else "")
 
 
-def test_words_in_vain_for_what_is_swept_over_are_named_for_each(capsys):
+def test_ignored_overrides_are_named_for_each_swept_option(capsys):
     config = compose("config", overrides=["quant=rtn_4bit"])
     app._notice_unused(config, ["runner=moex,stock,accelerate", "quant=rtn_4bit"])
-    who = "moex: mode=live runner={} has no use for quant=rtn_4bit\n"
-    assert capsys.readouterr().err == who.format("stock") + who.format("accelerate")
+    line = "moex: ignored by mode=live runner={}: quant=rtn_4bit\n"
+    assert capsys.readouterr().err == line.format("stock") + line.format("accelerate")
 
 
 def test_what_is_given_twice_is_noticed():
