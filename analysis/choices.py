@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WAYS = ("fetch", "host", "hybrid")
 
 
-def guess_rows(table: pd.DataFrame) -> pd.DataFrame:
+def prefetch_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of experiment=prefetch_value."""
     rows = timed(table)
     if not len(rows):
@@ -33,9 +33,9 @@ def guess_rows(table: pd.DataFrame) -> pd.DataFrame:
     return rows if (rows["prefetch.recall"] < 1).any() else rows[:0]
 
 
-def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
+def prefetch_gains(table: pd.DataFrame) -> pd.DataFrame:
     """Gain over no prefetching in percent, by `load` (of an expert, in layers' time) and so on."""
-    rows = guess_rows(table)
+    rows = prefetch_rows(table)
     columns = ["prefetch.recall", "prefetch.precision", "tokens_per_second"]
     need(rows, columns, "python run.py experiment=prefetch_value")
     layer_s = rows["hardware.visit_s"] + 2 * rows["hardware.expert_s"]  # top-2
@@ -51,7 +51,7 @@ def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
 
 def prefetches(table: pd.DataFrame) -> Figure:
     """Gain against recall, a line a precision, one panel a link."""
-    found, rows = guess_gains(table), guess_rows(table)
+    found, rows = prefetch_gains(table), prefetch_rows(table)
     loads = sorted(set(found["load"]), reverse=True)
     figure, axes = new(1, len(loads), (WIDE, 2.6))
     for axis, load in zip(axes[0], loads, strict=True):
@@ -72,8 +72,8 @@ def prefetches(table: pd.DataFrame) -> Figure:
     text = (
         "Gain over no prefetching of an oracle degraded to a precision and a recall, one layer "
         "ahead; LRU, half the experts; simulated on a made-up machine. Wrong prefetches cross the "
-        f"link like right ones, and demand overtakes them. Gate lookahead has precision {gate[0]:.2f} and "
-        f"recall {gate[1]:.2f}. "
+        f"link like right ones, and demand overtakes them. Gate lookahead has precision "
+        f"{gate[0]:.2f} and recall {gate[1]:.2f}. "
         f"{HOBBIT}"
     )
     return caption(figure, text, rows)

@@ -163,7 +163,7 @@ def oracle_ladder(table: pd.DataFrame) -> str:
 
 def prefetch_value(table: pd.DataFrame) -> str:
     """Gain over no prefetching by link, precision and recall."""
-    found = choices.guess_gains(table)
+    found = choices.prefetch_gains(table)
     found["what"] = [
         f"{link:g}, {precision:g}"
         for link, precision in zip(found["load"], found["precision"], strict=True)

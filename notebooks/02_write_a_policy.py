@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Write your own policy, and beat LRU
 #
-# A policy decides one thing: who leaves. Here is one that looks at what the router *almost* chose: it keeps a moving
+# An eviction policy decides one thing: which expert to evict. Here is one that looks at what the router *almost* chose: it keeps a moving
 # average of every expert's share of the router's mass, also of experts that were not picked, and evicts the lowest.
 
 # %%

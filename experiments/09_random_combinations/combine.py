@@ -118,7 +118,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     wrong = {
         "equality": graded.equality != "bit-equal" and graded.equality,
         "the live row's grade": row.equality != graded.equality and str(row.equality),
-        "books": row.requests != sum(hits) and [row.requests, *hits],
+        "statistics": row.requests != sum(hits) and [row.requests, *hits],
         "replay": counts[0] != counts[1] and counts,
         "left behind": remaining(before),
     }

@@ -1,4 +1,4 @@
-"""Speed and memory of quantized experts. Run each part on a quiet machine.
+"""Speed and memory of quantized experts. Run each part on an idle machine.
 
     python experiments/12_quantization/bench.py decode      link-bound decoding, 4 bits against 16
     python experiments/12_quantization/bench.py resident    an expert of Mixtral's, batch 1 to 256

@@ -147,8 +147,7 @@ class Sweep(Callback):
     """Reports how many cells of a repeated multirun have cached results.
 
     Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a
-    file of this sweep before their row exists, because knowing a name means composing the cell,
-    which takes as long as a short simulation.
+    file, because composing a cell to know its name takes as long as a short simulation.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

@@ -41,7 +41,7 @@ class Ranking:
         object.__setattr__(self, "place", {word: i for i, word in enumerate(self.words)})
 
     def matched(self, word: str, avoid: Collection[str]) -> list[str]:
-        """Words about as common as this one that could stand in its place but are not akin to it.
+        """Words about as common as this one that could replace it but are not akin to it.
 
         Akin is what starts with the same four letters; what starts with a vowel is only matched
         with what does, so that a preceding `a` or `an` gives nothing away.
