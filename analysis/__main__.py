@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw(table: pd.DataFrame, folder: Path) -> tuple[list[Path], int]:
-    """Draw all figures of a table into a folder; say which ones it has no good rows for.
+    """Draw all figures of a table into a folder; print which ones lack rows.
 
     Returns the files, and how many figures there were rows for that could not be drawn.
     """

@@ -20,7 +20,7 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
 
     Columns are the fields of the result row (README.md#metrics) and, with dots in their names, the
     leaves of the run's configuration, such as `prefetch.depth` or `memory.staging`; `folder` is
-    where a run's other files lie. Warns where
+    the path of a run's other files. Warns where
     rows do not belong into one table: several commits, versions of moex, machines (timed runs
     only), changes that were not committed, schemas, runs that were cut short for a smoke test.
 

@@ -71,7 +71,7 @@ def sentence(mine: str, other: str, metric: str, ratio: Ratio) -> str:
 
 
 def _settings(table: pd.DataFrame, varied: set[str]) -> list[str]:
-    """Columns that say what was run: the groups' words and their leaves, less what is varied."""
+    """Columns that identify a configuration: options and settings, less what is varied."""
     varied = varied | {name.rpartition(".")[2] for name in varied}
     varied |= {word for pair in ALIASES.items() if varied & set(pair) for word in pair}
     words = ["source", "mode", "model", "runner", "policy", "prefetcher", "quant", "sparsity"]

@@ -54,7 +54,7 @@ def label(row: Any) -> str:
 
 
 def ablation_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of experiment=tab2_live; none where no baseline stands beside them."""
+    """Rows of experiment=tab2_live; none without a baseline."""
     rows = measured(table)
     if rows["runner"].nunique() < 2:
         return rows[:0]

@@ -121,7 +121,7 @@ def _kind(row: Any) -> str:
 
 
 def _tasks(table: pd.DataFrame) -> str:
-    """Names and items of the tasks of evaluated rows, without their parts."""
+    """Names and items of the tasks of evaluated rows, without subtasks."""
     rows = [row for tasks in table["tasks"] for row in tasks if "/" not in row["task"]]
     names = dict.fromkeys(row["task"] for row in rows)
     return f"{', '.join(names)}, {'/'.join(sorted({str(row['n']) for row in rows}))} items each"

@@ -94,7 +94,7 @@ figure
 # %% [markdown]
 # ## Make it a file
 #
-# The first cell above, as it stands, is the file; a yaml beside it gives it a name. Both may lie anywhere:
+# The first cell above is the file; a yaml gives it a name. Both may be in any folder:
 
 # %%
 import tempfile

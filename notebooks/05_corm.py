@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Coarse to fine: experts, and neurons of experts
 #
-# Of an expert's neurons only some contribute much to a token. A CORM-like pair of predictors names the experts of the next
+# Of an expert's neurons only some contribute much to a token. A CORM-like pair of predictors predicts the experts of the next
 # layer (coarse) and the neurons that count (fine), so that only those rows are fetched. Only CORM's abstract is public: this is
 # our own design, in its spirit. It is lossy, and the loss must be measured.
 
@@ -116,7 +116,7 @@ figure
 # %% [markdown]
 # ## Where the predictions come from
 #
-# Coarse: a small network a layer names the next layer's experts; the bundled checkpoint says how often it was right on held-out
+# Coarse: a small network per layer predicts the next layer's experts; the bundled checkpoint records how often it was right on held-out
 # text, beside the router's own lookahead. Fine: factors of low rank estimate what every neuron will contribute; beside them a
 # list of neurons that are often large (freq) and the true best (oracle).
 

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Train a predictor
 #
-# A prefetcher says which experts later layers will demand. The gate lookahead asks the next layer's router too early, on
+# A prefetcher predicts which experts later layers will demand. The gate lookahead asks the next layer's router too early, on
 # this layer's input; what is it blind to? Here a linear model learns to do better from one recording, in a second, and is
 # then used as a prefetcher. Training on the model's own hidden states is the second half.
 
@@ -82,7 +82,7 @@ weights = np.stack(
 weights.shape
 
 # %% [markdown]
-# Does it keep the contract? And how does it do on the half that it has not seen, beside the gate and beside counting which experts
+# Does it keep the contract? And how does it do on the half that it has not seen, against the gate and against counting which experts
 # follow which? All on the toy machine, whose loads take as long as a layer.
 
 # %%

@@ -76,7 +76,7 @@ def lower_end(values: list[float]) -> float:
 
 
 def summary(ratios: list[float]) -> dict[str, float]:
-    """What a row says about the ratios of interleaved pairs."""
+    """The fields of a row for the ratios of interleaved pairs."""
     return {"ratio": median(ratios), "lower_95": lower_end(ratios), "pairs": len(ratios)}
 
 
@@ -140,7 +140,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
 
 
 def decoded(loaded: LoadedModel, workload: Prompts) -> tuple[float, str]:
-    """Tokens a second with half the experts and gate lookahead, once warm; and who read last."""
+    """Tokens a second with half the experts and gate lookahead, once warm; and the I/O path."""
     batches = workload.batches(loaded.tokenizer(), "cpu")
     with (offloaded := offload(loaded, Setup(LRU(), Memory(0.5), Gate()))) as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
@@ -191,8 +191,8 @@ def decode(
     Compute is the same model with every expert resident and the same computing threads; the two
     take turns prompt by prompt, because a machine's own speed changes within seconds. Link is
     what raw direct reads by as many threads allow if only experts that were not resident when they
-    were demanded crossed it: wasted prefetches do not count in its favour. Where the kernel
-    reads by itself there is no reader thread, but the core that one would have is left to it.
+    were demanded crossed it: wasted prefetches do not count in its favour. With
+    linux_aio there is no reader thread, but the core that one would have is left free.
     """
     torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=tokens)
@@ -201,7 +201,7 @@ def decode(
         setup = Setup(policy, Memory(0.5, staging=staging), prefetcher)
         rows = []
         with ExitStack() as stack:
-            half = Side(stack, name, setup, workload)  # first: the kernel's thread is for its reads
+            half = Side(stack, name, setup, workload)
             store, geometry = half.parts.store, half.parts.geometry
             assert isinstance(store, DiskStore)
             every = Side(stack, name, Setup(LRU(), Memory(geometry.experts)), workload)

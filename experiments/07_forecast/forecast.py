@@ -1,4 +1,4 @@
-"""Calibrate on one offloaded run, forecast other runs live, and say how wrong that was.
+"""Calibrate on one offloaded run, forecast other live runs, and print the error.
 
 Every turn runs the cells of policies x slots x prefetch x link in an order of its own, live behind
 the emulated link at two speeds and from disk on the disk's own link, with a calibration of that

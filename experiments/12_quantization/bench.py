@@ -149,7 +149,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
-    """What `peak` says in a process of its own."""
+    """The result of `peak` in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
         command += ["--cache", cache, "--threads", str(args.threads), *["--tiny"] * args.tiny]

@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("part", choices=loaded)
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
-    parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
+    parser.add_argument("--quant", help="an option of conf/quant, e.g. rtn_4bit")
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
     parser.add_argument(

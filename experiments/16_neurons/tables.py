@@ -53,7 +53,7 @@ def interval(row: Row) -> str:
 
 
 def headline(row: Row) -> str:
-    """What the project's README says of one cell."""
+    """The sentence of the project's README about one cell."""
     return (
         f"{row['speedup']:.2f}x [{row['low']:.2f}, {row['high']:.2f}] over {row['prompts']} "
         f"prompts of {row['prompt_tokens']} tokens ({row['runs']} pairs of runs, "

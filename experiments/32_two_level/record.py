@@ -1,4 +1,4 @@
-"""Record which rows decoding text needs, and what predictors say: traces for simulated studies.
+"""Record which rows decoding text needs, and what predictors predict: traces for simulated studies.
 
     python experiments/32_two_level/record.py --text TOKENS.bin --out FOLDER [--tiny]
 

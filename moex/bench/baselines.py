@@ -1,4 +1,4 @@
-"""What everything is compared with: stock transformers, and accelerate's offloading."""
+"""Baselines: stock transformers, and accelerate's offloading."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BITS, TOKENS, APPROXIMATE = "bit-equal", "token-equal", "approximate"
 
 
 class Pass(NamedTuple):
-    """What a forward pass said.
+    """The outcome of a forward pass.
 
     `logits` [batch, vocabulary] of the next token are on the CPU as they were computed; `hidden`
     are digests, of the embedding and of every decoder layer's output; `token` [batch, 1] was

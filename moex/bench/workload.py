@@ -1,4 +1,4 @@
-"""What is generated from: prompts, lengths, repeats, sampling. The same for every runner."""
+"""A workload: prompts, lengths, repeats, sampling; the same for every runner."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class TimedPrefetcher(Prefetcher):
 
     def __init__(self, inner: Prefetcher) -> None:
         self.inner = inner
-        self.needs = inner.needs  # type: ignore[misc]  # as the inner one's class says
+        self.needs = inner.needs  # type: ignore[misc]  # as the inner prefetcher's class has it
         self.seconds: list[float] = []
 
     def reset(self, geometry: Geometry, seed: int) -> None:
@@ -46,7 +46,7 @@ class TimedPrefetcher(Prefetcher):
         self.seconds.clear()
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
-        """Return what the other one says."""
+        """Return the inner prefetcher's predictions."""
         started = perf_counter()
         self.inner.observe(observation)
         predictions = self.inner.predict(observation)

@@ -169,7 +169,7 @@ class Sweep(Callback):
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Count again: the folders know, whichever process ran a cell."""
+        """Count again, from the folders: any process may have run a cell."""
         if self.before:
             note(f"{self._done()} of {self.total} cells are finished")
 
@@ -221,7 +221,7 @@ def _group() -> str | None:
 
 
 def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
-    """The report of an earlier run of the same configuration by the same code, and what to say."""
+    """The cached report of the same configuration and code, if any, and the line to print."""
     path = folder / "result.json"
     if not path.is_file():
         stopped = (folder / PARTIAL).is_file()

@@ -28,7 +28,7 @@ from moex.runs.run_id import code_digest
 from moex.store.packing import MANIFEST, SCHEMA
 
 GOING = ".removed"
-"""Ends the name of a folder that is being removed: nobody opens it any more."""
+"""Suffix of a folder that is being removed: no process opens it any more."""
 
 
 class Kept(NamedTuple):
@@ -85,12 +85,12 @@ def _code(module: str) -> str:
 
 
 def remove(path: Path) -> bool:
-    """Remove a folder of packed experts; False, and nothing is changed, if somebody uses it."""
+    """Remove a folder of packed experts; False, and nothing is changed, if a process uses it."""
     try:
         with alone(path, _in_use):
             gone = path if path.name.endswith(GOING) else path.with_name(f".{path.name}{GOING}")
             if gone != path:
-                os.replace(path, gone)  # at once, for whoever looks for it
+                os.replace(path, gone)  # atomic, for processes that look for it
             shutil.rmtree(gone)
     except BlockingIOError:
         return False

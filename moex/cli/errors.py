@@ -142,7 +142,7 @@ def _unknown_key(text: str) -> str:
 
 
 def unknown_top(key: str, value: str) -> str:
-    """Say that there is no such key, beside the groups or deep in one."""
+    """Say that there is no such key, at the top level or inside a group."""
     first = key.partition(".")[0]
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
     if first in groups:

@@ -1,4 +1,4 @@
-"""Whether plain values may stand in the fields of a class: types, and numbers that are finite.
+"""Checks plain values against the fields of a class: types, and numbers that are finite.
 
 The same checks for all settings; a class checks the ranges of its own fields.
 """
@@ -125,7 +125,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type as people say it."""
+    """A type in plain words."""
     if hint in (None, type(None)):
         return "null"
     origin, inner = get_origin(hint), get_args(hint)

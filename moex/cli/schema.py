@@ -1,4 +1,4 @@
-"""What may stand in a configuration: the types of the constructors' fields, checked for all alike.
+"""Checks a configuration against the types of the constructors' fields.
 
 A part's settings are the fields of its class. Groups that name no class have one here.
 """
@@ -26,7 +26,7 @@ WIDEST = 32
 
 @dataclass
 class Top:
-    """Settings beside all groups."""
+    """Top-level settings."""
 
     trace: str | None = "tiny"
     bottleneck: bool = True
@@ -171,7 +171,7 @@ def check(node: Any, where: str) -> None:
 
 
 def refusal(error: Exception) -> str:
-    """What a class said that refused its settings, with what to type instead.
+    """The message of a class that refused its settings, with what to type instead.
 
     Args:
         error: Hydra's, which names the class and the key of its settings; caused by the class's.
@@ -182,7 +182,7 @@ def refusal(error: Exception) -> str:
 
 
 def _named(target: Any) -> Any:
-    """The class of a dotted name; None for what is none: who builds it says why."""
+    """The class of a dotted name; None if there is none: `build` reports why."""
     module, _, name = str(target).rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None) if module else None

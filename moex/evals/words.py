@@ -2,7 +2,7 @@
 
 `assets/tasks/words.txt` holds the 3,700 commonest content words of old novels (the training split
 of `experiments/00_bundled_model`), the commonest first: a list of facts, made by `rank_words`, less
-seven words that nobody wants to meet in a test sentence. Held-out text is ranked by its own counts.
+seven words that do not belong in a test sentence. Held-out text is ranked by its own counts.
 Frequencies follow Zipf's law, so a ratio of ranks is a ratio of frequencies: the rank is all that
 matching needs.
 """

@@ -24,7 +24,7 @@ def check_tasks(config: Any) -> None:
     """Refuse tasks that cannot be had before a model is loaded or a workload is run.
 
     Raises:
-        ValueError: a task that nobody knows, or whose folder is not given or holds something else.
+        ValueError: an unknown task, or one whose folder is not given or holds something else.
         RuntimeError: the data of a hub task cannot be had.
     """
     from moex.evals.tasks import LOCAL, task_documents

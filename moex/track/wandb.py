@@ -103,7 +103,7 @@ def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:
 
 
 def _send(folder: Path, limit_s: float) -> None:
-    """Let W&B's own command send what was written, with nobody there to be asked for a login.
+    """Let W&B's own command send what was written, without a prompt for a login.
 
     Raises:
         RuntimeError: it could not be sent; it is kept.

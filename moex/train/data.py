@@ -166,8 +166,8 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
     ours = Path(tokenizer.name_or_path)
     if not (path.parent / "tokenizer.json").is_file():
         raise FileNotFoundError(
-            f"train.text={path}: no tokenizer.json beside it, so nobody knows whose tokens these "
-            "are; expected the one that made them, or text"
+            f"train.text={path}: no tokenizer.json in its folder, so its vocabulary is unknown; "
+            "expected the one that made these tokens, or text"
         )
     if vocabulary(path.parent) != vocabulary(ours):
         raise ValueError(

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def of_experts(
     trainer: ExpertTrainer, routers: Sequence[Router], batches: Sequence[tuple[Any, int]]
 ) -> list[Row]:
-    """One row a layer, horizon and number named: the networks beside the gate.
+    """One row a layer, horizon and number named: the networks and the gate.
 
     `all_named` is the share of tokens of which every expert was named.
     """

@@ -55,7 +55,7 @@ class Grid(BasicSweeper):
         """Run every cell.
 
         Raises:
-            RuntimeError: some failed; each with its reason: on a cluster nobody saw it fail.
+            RuntimeError: some failed; each is printed with its reason.
         """
         assert self.launcher is not None
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
