@@ -16,10 +16,11 @@ from moex.paths import cache_folder, trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
+from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Setup
 from moex.runs.provenance import provenance
 from moex.trace.format import read_trace
-from moex.types import DECODE, DEEPEST, ScoredPrefetcher
+from moex.types import DECODE, DEEPEST
 
 if TYPE_CHECKING:
     import argparse

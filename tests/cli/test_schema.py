@@ -48,7 +48,7 @@ def hydra_here():
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
         ("seed=abc", "seed=abc: expected a whole number; try seed=0"),
         ("seed=-1", "seed=-1: expected at least 0; try seed=0"),
-        ("verdict=maybe", "verdict=maybe: expected true or false; try bottleneck=true"),
+        ("bottleneck=maybe", "bottleneck=maybe: expected true or false; try bottleneck=true"),
         ("trace=5", "trace=5: expected text or null; try trace='\"5\"'"),
         ("runner.threads=0", "runner.threads=0: expected at least 1; try runner.threads=1"),
         ("runner.threads=abc", "runner.threads=abc: expected a whole number or null"),
