@@ -1,10 +1,10 @@
-"""`python run.py cache=lru prefetch=gate`: every part is a word, every word is a file in conf/."""
+"""`python run.py cache=lru prefetch=gate`: every option is a file in conf/."""
 
 import os
 import signal
 import sys
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, and leave as one line
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors arrive here, to be printed as one line
 # Hydra takes sweepers and launchers from packages of the name hydra_plugins alone.
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "moex", "sweeps"))
 
@@ -36,7 +36,7 @@ if __name__ == "__main__":
     sys.argv[1:] = options_first(sys.argv[1:])
     for key in given_twice(sys.argv[1:]):
         print(f"moex: {key}= is given twice: the last one counts", file=sys.stderr)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely: as by Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         refuse_groups(sys.argv[1:])
         main()

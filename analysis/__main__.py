@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line, run what is asked for, and draw."""
     parser = ArgumentParser("python -m analysis", description="Draw every figure of the results.")
     parser.add_argument("folder", nargs="?", default="results", type=Path)
@@ -33,8 +33,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--publish", action="store_true", help="renew the tables and pictures in experiments/*/"
     )
-    parser.add_argument("overrides", nargs="*", help="with --simulate: words for every study")
-    given = parser.parse_intermixed_args(words)
+    parser.add_argument("overrides", nargs="*", help="with --simulate: overrides for every study")
+    given = parser.parse_intermixed_args(arguments)
     if given.simulate:
         simulate_all(given.folder, overrides=given.overrides)
     with warnings.catch_warnings(record=True) as noted:
@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def draw(table: pd.DataFrame, folder: Path) -> tuple[list[Path], int]:
-    """Draw all figures of a table into a folder; say which ones it has no good rows for.
+    """Draw all figures of a table into a folder; print which ones lack rows.
 
     Returns the files, and how many figures there were rows for that could not be drawn.
     """

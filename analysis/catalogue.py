@@ -61,7 +61,7 @@ FIGURES = {
         "oracle_ladder", speeds.ladder_rows, speeds.ladder, tables.oracle_ladder
     ),
     "prefetch_value": Entry(
-        "prefetch_value", choices.guess_rows, choices.prefetches, tables.prefetch_value
+        "prefetch_value", choices.prefetch_rows, choices.prefetches, tables.prefetch_value
     ),
     "host_fetch": Entry("host_fetch", choices.host_rows, choices.host_fetch, tables.host_fetch),
     "host_fetch_live": Entry(

@@ -1,4 +1,4 @@
-"""Figures of alternatives: to guess or not, link or host, bits or slots."""
+"""Figures of alternatives: to prefetch or not, link or host, bits or slots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WAYS = ("fetch", "host", "hybrid")
 
 
-def guess_rows(table: pd.DataFrame) -> pd.DataFrame:
+def prefetch_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of experiment=prefetch_value."""
     rows = timed(table)
     if not len(rows):
@@ -33,9 +33,9 @@ def guess_rows(table: pd.DataFrame) -> pd.DataFrame:
     return rows if (rows["prefetch.recall"] < 1).any() else rows[:0]
 
 
-def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Gain over no guesses in percent: `load` (of an expert, in layers' time), `precision`, ..."""
-    rows = guess_rows(table)
+def prefetch_gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Gain over no prefetching in percent, by `load` (of an expert, in layers' time) and so on."""
+    rows = prefetch_rows(table)
     columns = ["prefetch.recall", "prefetch.precision", "tokens_per_second"]
     need(rows, columns, "python run.py experiment=prefetch_value")
     layer_s = rows["hardware.visit_s"] + 2 * rows["hardware.expert_s"]  # top-2
@@ -51,7 +51,7 @@ def guess_gains(table: pd.DataFrame) -> pd.DataFrame:
 
 def prefetches(table: pd.DataFrame) -> Figure:
     """Gain against recall, a line a precision, one panel a link."""
-    found, rows = guess_gains(table), guess_rows(table)
+    found, rows = prefetch_gains(table), prefetch_rows(table)
     loads = sorted(set(found["load"]), reverse=True)
     figure, axes = new(1, len(loads), (WIDE, 2.6))
     for axis, load in zip(axes[0], loads, strict=True):
@@ -61,7 +61,7 @@ def prefetches(table: pd.DataFrame) -> Figure:
             axis.plot(line["recall"], line["middle"], label=f"{precision:g}", **look)
         axis.axhline(0, color="0.45", lw=0.8)
         axis.set_title(f"a load takes {load:g} x a layer")
-        axis.set_xlabel("recall of the guesses")
+        axis.set_xlabel("recall of the prefetches")
         axis.set_ylim(found["middle"].min() - 3, found["middle"].max() + 3)
     trace = replayed(rows)
     one = lookahead_recall(trace)
@@ -70,10 +70,10 @@ def prefetches(table: pd.DataFrame) -> Figure:
     axes[0][0].set_ylabel("gain in tokens/s (%)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), title="precision", loc="outside right")
     text = (
-        "Gain over no guesses of an oracle degraded to a precision and a recall, one layer ahead; "
-        "LRU, half the experts; simulated on a made-up machine. Wrong guesses cross the link like "
-        f"right ones, and demand overtakes them. Gate lookahead has precision {gate[0]:.2f} and "
-        f"recall {gate[1]:.2f}. "
+        "Gain over no prefetching of an oracle degraded to a precision and a recall, one layer "
+        "ahead; LRU, half the experts; simulated on a made-up machine. Wrong prefetches cross the "
+        f"link like right ones, and demand overtakes them. Gate lookahead has precision "
+        f"{gate[0]:.2f} and recall {gate[1]:.2f}. "
         f"{HOBBIT}"
     )
     return caption(figure, text, rows)
@@ -90,7 +90,7 @@ def live_host_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def host_cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds a token: `slots`, `miss`, `ratio` (seconds of a load over the host's), ..."""
+    """Milliseconds per token: `slots`, `miss`, `ratio` (seconds of a load over the host's), ..."""
     need(rows, ["tpot_s", "hardware.host_expert_s"], "python run.py experiment=host_fetch")
     fetched = rows[rows["miss"] == "fetch"]
     size = (fetched["bytes_demand"] / fetched["demand_misses"]).median()
@@ -100,7 +100,7 @@ def host_cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def host_fetch(rows: pd.DataFrame) -> Figure:
-    """Milliseconds a token over load / host time, one panel a capacity, one line a way."""
+    """Milliseconds per token over load / host time, one panel a capacity, one line a way."""
     found = host_cells(rows)
     sizes = sorted(set(found["slots"]))
     figure, axes = new(1, len(sizes), (WIDE if len(sizes) > 1 else 4.2, 2.5))
@@ -117,7 +117,7 @@ def host_fetch(rows: pd.DataFrame) -> Figure:
         axis.set_title(f"{int(slots)} slots a layer")
         axis.set_xlabel("loading / computing on the host")
         axis.set_ylim(bottom=0)
-    axes[0][0].set_ylabel("ms a token (decoding)")
+    axes[0][0].set_ylabel("ms/token (decoding)")
     axes[0][0].legend()
     host_ms = 1000 * float(rows["hardware.host_expert_s"].iloc[0])
     live = (rows["source"] == "live").all()
@@ -141,7 +141,7 @@ def pareto_points(table: pd.DataFrame) -> pd.DataFrame:
     """One line a quantizer and capacity: `middle` tokens/s, `held` MB, `acc`, `stderr`, `front`.
 
     A quantizer's name is followed by the neuron selector that it was combined with. Accuracy is the
-    mean over seeds: each draws its own items, the same for every quantizer and capacity. On the
+    mean over seeds: each has its own items, the same for every quantizer and capacity. On the
     front is what no other point beats or equals in memory, speed and accuracy.
     """
     rows = pareto_rows(table)

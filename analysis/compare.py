@@ -71,7 +71,7 @@ def sentence(mine: str, other: str, metric: str, ratio: Ratio) -> str:
 
 
 def _settings(table: pd.DataFrame, varied: set[str]) -> list[str]:
-    """Columns that say what was run: the groups' words and their leaves, less what is varied."""
+    """Columns that identify a configuration: options and settings, less what is varied."""
     varied = varied | {name.rpartition(".")[2] for name in varied}
     varied |= {word for pair in ALIASES.items() if varied & set(pair) for word in pair}
     words = ["source", "mode", "model", "runner", "policy", "prefetcher", "quant", "sparsity"]
@@ -112,14 +112,14 @@ def _speeds(path: Path) -> list[float]:
     return [tokens / seconds for tokens, seconds in sums.values()]
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and print one sentence."""
     parser = ArgumentParser("python -m analysis.compare", description="Is A better than B?")
     parser.add_argument("mine", help="field=value,... or a run id")
     parser.add_argument("other", help="the same of what it is compared with")
     parser.add_argument("--metric", default="tokens_per_second")
     parser.add_argument("--results", default="results", type=Path)
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     if "=" not in given.mine + given.other:
         ratio = compare_runs(given.results, given.mine, given.other)
         print(sentence(given.mine, given.other, "tokens_per_second", ratio))

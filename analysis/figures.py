@@ -93,11 +93,11 @@ def ranking(table: pd.DataFrame) -> Figure:
         here = found[found["slots"] == slots]
         for pool, face in (("layer", None), ("global", "none")):
             cell = here[here["pool"] == pool].set_index("policy")["middle"]
-            for place, name in enumerate(order):
+            for position, name in enumerate(order):
                 if name in cell:
                     look = policy_style(name) | {"linestyle": "", "zorder": 3}
                     look["marker"] = look["marker"] or "D"
-                    axis.plot(cell[name], place, **look, markerfacecolor=face or look["color"])
+                    axis.plot(cell[name], position, **look, markerfacecolor=face or look["color"])
         axis.set_title(f"{int(slots)} slots")
         axis.set_yticks(range(len(order)), list(order) if axis is axes[0][0] else [""] * len(order))
         axis.set_ylim(-0.6, len(order) - 0.4)

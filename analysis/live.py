@@ -54,7 +54,7 @@ def label(row: Any) -> str:
 
 
 def ablation_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of experiment=tab2_live; none where no baseline stands beside them."""
+    """Rows of experiment=tab2_live; none without a baseline."""
     rows = measured(table)
     if rows["runner"].nunique() < 2:
         return rows[:0]
@@ -72,7 +72,7 @@ def ablation_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation(table: pd.DataFrame) -> Figure:
-    """Speeds of a live run with parts taken away, beside the baselines."""
+    """Speeds of a live run with components removed, beside the baselines."""
     found = ablation_cells(table)[::-1]
     figure, axes = new(size=(WIDE, 0.9 + 0.28 * len(found)))
     axis, y = axes[0][0], np.arange(len(found))
@@ -111,7 +111,7 @@ PREFETCHERS = {"none": NoPrefetch, "gate": Gate}
 
 
 def machine(rows: pd.DataFrame, top_k: int) -> HardwareProfile:
-    """A profile told by the two ends of the line without prefetching, and by nothing else.
+    """A profile fitted to the two ends of the line without prefetching, and by nothing else.
 
     Most slots: what computing a visit takes, its experts included. Fewest: what a load
     adds to that, and the link's bandwidth, as bytes over the time that was waited for them.
@@ -133,7 +133,7 @@ def machine(rows: pd.DataFrame, top_k: int) -> HardwareProfile:
     loads = [(end["demand_misses"] / end["requests"]).median() for end in (few, many)]
     load_s = max(0.0, (computing[0] - computing[1]) / (loads[0] - loads[1]))
     return HardwareProfile(
-        "told by two ends",
+        "fitted to two ends",
         link_bytes_per_s=float((few["bytes_moved"] / few["stall_s"]).median()),
         visit_s=max(0.0, top_k * (computing[1] - loads[1] * load_s)),
         load_s=load_s,
@@ -144,8 +144,8 @@ def forecast(table: pd.DataFrame) -> pd.DataFrame:
     """Measured beside simulated, one line a cell.
 
     Columns: `prefetcher`, `slots`, `measured`, `low`, `high`, `simulated`, `off` (simulated /
-    measured - 1), `stall`, `simulated_stall` (shares), `told` (the cell told the costs). The trace
-    is one that these very runs recorded.
+    measured - 1), `stall`, `simulated_stall` (shares), `sets_costs` (fitted to this cell).
+    The trace is one that these runs recorded.
 
     Raises:
         FileNotFoundError: the runs' traces have gone.
@@ -166,15 +166,15 @@ def forecast(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for row, stall in zip(speeds.itertuples(), stalls, strict=True):
         cache = ExpertCache(LRU(), trace.geometry, int(row.slots))
-        told = simulate(trace, cache, PREFETCHERS[row.prefetcher](), profile)
-        speed = told.tokens_per_second or 0.0
+        report = simulate(trace, cache, PREFETCHERS[row.prefetcher](), profile)
+        speed = report.tokens_per_second or 0.0
         lines.append(
             {
                 "prefetcher": row.prefetcher, "slots": int(row.slots), "measured": row.middle,
                 "low": row.low, "high": row.high, "simulated": speed,
                 "off": speed / row.middle - 1, "stall": stall,
-                "simulated_stall": told.stall_share or 0.0,
-                "told": row.prefetcher == "none" and row.slots in ends,
+                "simulated_stall": report.stall_share or 0.0,
+                "sets_costs": row.prefetcher == "none" and row.slots in ends,
             }
         )  # fmt: skip
     return pd.DataFrame(lines)
@@ -203,10 +203,10 @@ def slots_speed_live(table: pd.DataFrame) -> Figure:
         axis.set_ylabel(name)
         axis.set_ylim(bottom=0)
     speed.legend(loc="lower right")
-    others = found[~found["told"]]
+    others = found[~found["sets_costs"]]
     text = (
         "Solid: measured, medians of repeats taken in turns, 95 % interval of the mean. Dashed: a "
-        "replay of the recorded routing with costs told by the two ends of the line without "
+        "replay of the recorded routing with costs fitted to the two ends of the line without "
         f"prefetching; off by {others['off'].abs().mean():.1%} on average in the other "
         f"{len(others)} cells. LRU, experts on the disk."
     )

@@ -1,8 +1,8 @@
-"""Figures of what fewer bits cost in loss, in nats a token.
+"""Figures of what fewer bits cost in loss, in nats/token.
 
 `bits_table` draws rows of experiments/12_quantization/accuracy.py. A row is a quantization of one
 model on the same windows of text: bits of `attention` and of experts, `gate_up` (16: left alone),
-`more` nats a token than unquantized and `stderr`, paired by document; `model`, `windows`. All
+`more` nats/token than unquantized and `stderr`, paired by document; `model`, `windows`. All
 others draw result rows of mode=eval eval=loss.
 """
 
@@ -21,7 +21,7 @@ from analysis.tradeoffs import BITS, GROUPS, heat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MORE = "nats a token over 16 bits"
+MORE = "nats/token over 16 bits"
 KINDS = {"gate and up": "gate_up", "down": "down", "attention": "attention"}
 STUDY = "python experiments/12_quantization/accuracy.py --text FOLDER"
 EXACT = "python run.py mode=eval eval=loss"
@@ -63,7 +63,7 @@ def scored_bits(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of eval=loss with quant=mixed or quant=only, with their bits and what these cost.
 
     More columns: bits of `attention`, `gate_up` and `down` (16: left alone), `group` (of the
-    experts, or of the one kind), `more` nats a token than unquantized and `stderr`, paired by text
+    experts, or of the one kind), `more` nats/token than unquantized and `stderr`, paired by text
     (NaN: the unquantized model was not scored before), `text` (a checksum of all texts).
     """
     rows = table[(table["mode"] == "eval") & table["quant"].isin(["mixed", "only"])]

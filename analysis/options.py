@@ -20,7 +20,7 @@ from analysis.catalogue import ROOT
 SECTIONS = {
     "cache": "## Eviction policies",
     "prefetch": "## Prefetchers",
-    "quant": "## Quantizers: in how many bits",
+    "quant": "## Quantizers",
 }
 
 
@@ -43,7 +43,7 @@ def listed(section: str) -> set[str]:
 def catalogue(readme: str, conf: Path) -> str:
     """Return the README's text with a line for every option of `conf` that it lacks."""
     for group, head in SECTIONS.items():
-        before, _, rest = readme.partition(f"{head}\n")
+        before, _, rest = readme.partition(head)
         section, more, after = rest.partition("\n## ")
         rows = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
         assert rows, f"README.md: no table under {head}"
@@ -54,7 +54,7 @@ def catalogue(readme: str, conf: Path) -> str:
             if path.stem not in names
         ]
         section = section[: rows.end()] + "".join(new) + section[rows.end() :]
-        readme = f"{before}{head}\n{section}{more}{after}"
+        readme = f"{before}{head}{section}{more}{after}"
     return readme
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     if given.config_dir:
         renewed = catalogue(renewed, given.config_dir)
     for head in SECTIONS.values():
-        section = renewed.partition(f"{head}\n")[2].partition("\n## ")[0]
+        section = renewed.partition(head)[2].partition("\n## ")[0]
         print("\n".join([head, *(row for row in section.splitlines() if row.startswith("|"))]))
 
 

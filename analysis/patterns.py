@@ -105,7 +105,7 @@ def speculative_recall(table: pd.DataFrame) -> Figure:
     experts = trace.geometry.experts
     mean.plot(
         range(1, experts + 1), np.arange(1, experts + 1) / experts, color="0.45", lw=0.9,
-        linestyle=(0, (1, 1.5)), label="by lot",
+        linestyle=(0, (1, 1.5)), label="random",
     )  # fmt: skip
     mean.set_xlabel("experts fetched for the layer")
     mean.set_ylabel("recall")

@@ -1,4 +1,4 @@
-"""Numbers of others that figures are drawn beside, each with its source."""
+"""Published numbers that figures compare with, each with its source."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ TABLE_1_SOURCE = "Eliseev & Mazur 2023, arXiv 2312.17238, table 1 (WikiText-2)"
 
 HOBBIT = "(HOBBIT, arXiv 2411.01433, reports 1.01x from prefetching alone at 16 bits.)"
 
-# What CORM's abstract says (OpenReview qN7PEomATC; its text is not public): latency, points lost.
+# From CORM's abstract (OpenReview qN7PEomATC; its text is not public): latency, points lost.
 CORM_SPEEDUP, CORM_LOSS = 2.14, 1.0
 CORM_SOURCE = "CORM's abstract, OpenReview qN7PEomATC; model, GPU and baseline are not named there"

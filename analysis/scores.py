@@ -48,12 +48,12 @@ def corm_sparsity(table: pd.DataFrame) -> str:
 
 
 def nats(row: Any) -> str:
-    """Nats a token more than unquantized, and their standard error."""
+    """Nats/token more than unquantized, and their standard error."""
     return f"{row.more:+.4f} ± {row.stderr:.4f}"
 
 
 def quant_sensitivity(table: pd.DataFrame) -> str:
-    """Nats a token more, by bits and the one kind of weight that has them."""
+    """Nats/token more, by bits and the one kind of weight that has them."""
     rows = losses.paired(losses.alone(table))
     found = {
         (row.bits, kind): nats(row)
@@ -68,11 +68,11 @@ def quant_sensitivity(table: pd.DataFrame) -> str:
 
 
 def quant_groups(table: pd.DataFrame) -> str:
-    """Bits a weight and nats a token more, by bits and group size of experts."""
+    """Bits a weight and nats/token more, by bits and group size of experts."""
     rows = losses.paired(losses.grouped(table))
     rows = rows.sort_values(["bits", "group"], ascending=[False, True])
     lines = [
         (f"{row.bits} g{row.group}", f"{row.bits_per_weight:.3f}", nats(row))
         for row in rows.itertuples()
     ]
-    return markdown(["format", "bits a weight (files)", "nats a token more"], lines)
+    return markdown(["format", "bits a weight (files)", "nats/token more"], lines)

@@ -140,7 +140,7 @@ def buffers_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def buffers(table: pd.DataFrame) -> Figure:
-    """Speed against staging places, for several link speeds and depths of lookahead."""
+    """Speed against staging slots, for several link speeds and depths of lookahead."""
     rows = buffers_rows(table)
     need(
         rows,
@@ -148,22 +148,22 @@ def buffers(table: pd.DataFrame) -> Figure:
         "python run.py experiment=buffers",
     )
     rows = rows.assign(link=rows["hardware.link_bytes_per_s"], depth=rows["prefetch.depth"])
-    rows = rows.assign(places=rows["memory.staging"].astype(int))
-    found = cells(rows, ["link", "depth", "places"], "tokens_per_second")
+    rows = rows.assign(staging=rows["memory.staging"].astype(int))
+    found = cells(rows, ["link", "depth", "staging"], "tokens_per_second")
     links = sorted(set(found["link"]))
     figure, axes = new(1, len(links), (WIDE, 2.4))
     for axis, link in zip(axes[0], links, strict=True):
         for number, depth in enumerate(sorted(set(found["depth"]))):
             line = found[(found["link"] == link) & (found["depth"] == depth)]
             look: dict[str, Any] = {"color": COLOURS[number], "marker": "os^"[number % 3]}
-            axis.plot(line["places"], line["middle"], label=f"{int(depth)} ahead", **look)
+            axis.plot(line["staging"], line["middle"], label=f"{int(depth)} ahead", **look)
         axis.set_title(f"link {link / 1e9:.3g} GB/s")
-        axis.set_xlabel("staging places")
+        axis.set_xlabel("staging slots")
     axes[0][0].set_ylabel(SPEED)
     axes[0][-1].legend(title="gate lookahead, layers")
     text = (
-        "Staging places hold what is being loaded and guesses not yet used; two are the demand of "
-        "one visit and leave no room for guesses. Made-up machine, LRU."
+        "Staging slots hold what is being loaded and prefetches not yet used; two are the "
+        "demand of one visit and leave no room for prefetches. Made-up machine, LRU."
     )
     return caption(figure, text, rows)
 
@@ -229,11 +229,11 @@ def ladder(table: pd.DataFrame) -> Figure:
         x = np.arange(len(sizes)) + (number - (len(RUNGS) - 1) / 2) * 0.13
         colour = "0.45" if number == len(RUNGS) - 1 else COLOURS[number]
         axis.bar(x, here["middle"], 0.11, color=colour, label=name)
-        for place, value, who in zip(x, here["middle"], here["policy"], strict=True):
-            axis.annotate(f"{value:.0f}", (place, value), ha="center", va="bottom", fontsize=5.5)
+        for position, value, policy in zip(x, here["middle"], here["policy"], strict=True):
+            axis.annotate(f"{value:.0f}", (position, value), ha="center", va="bottom", fontsize=5.5)
             if not policy:
                 axis.text(
-                    place, value / 2, who, ha="center", va="center", rotation=90, fontsize=7,
+                    position, value / 2, policy, ha="center", va="center", rotation=90, fontsize=7,
                     color="white",
                 )  # fmt: skip
     axis.set_xticks(range(len(sizes)), [f"{int(slots)} slots a layer" for slots in sizes])

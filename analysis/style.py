@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHEET = Path(__file__).with_name("moex.mplstyle")
-# Okabe & Ito 2008: told apart with any kind of colour vision. Black and grey are left for bounds.
+# Okabe & Ito 2008: distinct with any kind of colour vision. Black and grey are for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v")
 FOREIGN = ("P", "X", "*", "d", "<", ">")
@@ -121,7 +121,7 @@ def _kind(row: Any) -> str:
 
 
 def _tasks(table: pd.DataFrame) -> str:
-    """Names and items of the tasks of evaluated rows, without their parts."""
+    """Names and items of the tasks of evaluated rows, without subtasks."""
     rows = [row for tasks in table["tasks"] for row in tasks if "/" not in row["task"]]
     names = dict.fromkeys(row["task"] for row in rows)
     return f"{', '.join(names)}, {'/'.join(sorted({str(row['n']) for row in rows}))} items each"

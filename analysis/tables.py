@@ -122,7 +122,7 @@ def slots_speed_live(table: pd.DataFrame) -> str:
         (
             f"prefetch={row.prefetcher}", row.slots,
             f"{row.measured:.1f} [{row.low:.1f}, {row.high:.1f}]", f"{row.simulated:.1f}",
-            "told the costs" if row.told else f"{row.off:+.1%}".replace("%", " %"),
+            "sets the costs" if row.sets_costs else f"{row.off:+.1%}".replace("%", " %"),
             f"{row.stall:.0%}".replace("%", " %"), f"{row.simulated_stall:.0%}".replace("%", " %"),
         )
         for row in live.forecast(table).itertuples()
@@ -132,17 +132,17 @@ def slots_speed_live(table: pd.DataFrame) -> str:
 
 
 def buffers(table: pd.DataFrame) -> str:
-    """Tokens/s by link, depth and staging places."""
+    """Tokens/s by link, depth and staging slots."""
     rows = speeds.buffers_rows(table)
-    rows = rows.assign(places=rows["memory.staging"].astype(int))
+    rows = rows.assign(staging=rows["memory.staging"].astype(int))
     rows["what"] = [
         f"{link / 1e9:.3g} GB/s, {depth:.0f} ahead"
         for link, depth in zip(
             rows["hardware.link_bytes_per_s"], rows["prefetch.depth"], strict=True
         )
     ]
-    found = cells(rows, ["what", "places"], "tokens_per_second")
-    return grid(found, "what", "places", "tokens/s, staging places", speed)
+    found = cells(rows, ["what", "staging"], "tokens_per_second")
+    return grid(found, "what", "staging", "tokens/s, staging slots", speed)
 
 
 def oracle_ladder(table: pd.DataFrame) -> str:
@@ -163,7 +163,7 @@ def oracle_ladder(table: pd.DataFrame) -> str:
 
 def prefetch_value(table: pd.DataFrame) -> str:
     """Gain over no prefetching by link, precision and recall."""
-    found = choices.guess_gains(table)
+    found = choices.prefetch_gains(table)
     found["what"] = [
         f"{link:g}, {precision:g}"
         for link, precision in zip(found["load"], found["precision"], strict=True)
@@ -172,7 +172,7 @@ def prefetch_value(table: pd.DataFrame) -> str:
 
 
 def host_fetch(rows: pd.DataFrame) -> str:
-    """Milliseconds a token, and hybrid over the better of the others."""
+    """Milliseconds per token, and hybrid over the better of the others."""
     found = choices.host_cells(rows)
     lines = []
     for (slots, ratio), here in found.groupby(["slots", "ratio"]):

@@ -132,7 +132,7 @@ def quant_table(table: pd.DataFrame) -> Figure:
     figure, axes = new(1, 2, (WIDE, 2.7))
     titles = (
         "bundled model (here): accuracy (%)",
-        "Mixtral-8x7B (printed): nats a token over 16 bits",
+        "Mixtral-8x7B (printed): nats/token over 16 bits",
     )
     grids = {
         name: found.pivot_table(index="attention", columns="experts", values=name).reindex(

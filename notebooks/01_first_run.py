@@ -48,10 +48,10 @@ print(tokenizer.decode(tokens[0]))
 trace = offloaded.recorder.trace({"model": "tiny", "workload": "one prompt"})
 report = moex.simulate(trace, cache=LRU(), slots=4, prefetch=Gate())
 print(f"{report.requests} experts demanded in decoding")
-print(f"{report.hit_rate:.1%} resident, {report.effective_hit_rate:.1%} with guesses")
+print(f"{report.hit_rate:.1%} resident, {report.effective_hit_rate:.1%} with prefetching")
 
 # %% [markdown]
-# Live and simulated take the same decisions, expert for expert. The live run's own books say so:
+# Live and simulated runs make the same decisions, expert for expert, as the live run's own statistics show:
 
 # %%
 live = offloaded.cache_stats.phases["decode"]

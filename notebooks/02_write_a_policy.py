@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Write your own policy, and beat LRU
 #
-# A policy decides one thing: who leaves. Here is one that looks at what the router *almost* chose: it keeps a moving
+# An eviction policy decides one thing: which expert to evict. Here is one that looks at what the router *almost* chose: it keeps a moving
 # average of every expert's share of the router's mass, also of experts that were not picked, and evicts the lowest.
 
 # %%
@@ -94,7 +94,7 @@ figure
 # %% [markdown]
 # ## Make it a file
 #
-# The first cell above, as it stands, is the file; a yaml beside it gives it a name. Both may lie anywhere:
+# The first cell above is the file; a yaml gives it a name. Both may be in any folder:
 
 # %%
 import tempfile

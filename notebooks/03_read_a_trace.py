@@ -15,7 +15,7 @@
 # # Read a trace
 #
 # A trace is one parquet file: a row a layer visit, with the experts that were demanded, the router's scores and what
-# gate lookahead said. Every `mode=live` run writes one; llama.cpp, vLLM and plain arrays can be imported
+# gate lookahead predicted. Every `mode=live` run writes one; llama.cpp, vLLM and plain arrays can be imported
 # (`moex.trace.importers`).
 
 # %%

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Coarse to fine: experts, and neurons of experts
 #
-# Of an expert's neurons only some contribute much to a token. A CORM-like pair of predictors names the experts of the next
+# Of an expert's neurons only some contribute much to a token. A CORM-like pair of predictors predicts the experts of the next
 # layer (coarse) and the neurons that count (fine), so that only those rows are fetched. Only CORM's abstract is public: this is
 # our own design, in its spirit. It is lossy, and the loss must be measured.
 
@@ -68,7 +68,7 @@ def loss(selector):
 shares = (0.05, 0.1, 0.2, 0.3, 0.5)
 exact = loss(None)
 lossy = {share: loss(Corm(fraction=share, prefill="masked")) for share in shares}
-print(f"all neurons: {exact:.3f} bits a token")
+print(f"all neurons: {exact:.3f} bits/token")
 for share, bits in lossy.items():
     print(f"{share:.0%} of the neurons: {bits:.3f} ({bits - exact:+.3f})")
 
@@ -110,13 +110,13 @@ with styled():
     axis.axhline(exact, color="0.45", linestyle="--")
     axis.margins(0.1, 0.15)
     axis.set_xlabel("bytes / bytes of whole experts with gate lookahead")
-    axis.set_ylabel("bits a token (dashed: all neurons)")
+    axis.set_ylabel("bits/token (dashed: all neurons)")
 figure
 
 # %% [markdown]
-# ## Where the guesses come from
+# ## Where the predictions come from
 #
-# Coarse: a small network a layer names the next layer's experts; the bundled checkpoint says how often it was right on held-out
+# Coarse: a small network per layer predicts the next layer's experts; the bundled checkpoint records how often it was right on held-out
 # text, beside the router's own lookahead. Fine: factors of low rank estimate what every neuron will contribute; beside them a
 # list of neurons that are often large (freq) and the true best (oracle).
 

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Train a predictor
 #
-# A prefetcher says which experts later layers will demand. The gate lookahead asks the next layer's router too early, on
+# A prefetcher predicts which experts later layers will demand. The gate lookahead asks the next layer's router too early, on
 # this layer's input; what is it blind to? Here a linear model learns to do better from one recording, in a second, and is
 # then used as a prefetcher. Training on the model's own hidden states is the second half.
 
@@ -49,7 +49,7 @@ class Linear(Prefetcher):
 
 
 def features(observation, last):
-    """This layer's router, the next one's guess, what the next layer used a token ago, and 1."""
+    """This layer's router, the next one's lookahead scores, what the next layer used a token ago, and 1."""
     ahead = observation.lookahead[0] if observation.lookahead else np.ones(len(last))
     scores = observation.access.scores or np.ones(len(last))
     return np.concatenate([np.log(np.maximum([scores, ahead], 1e-6)).ravel(), last, [1.0]])
@@ -82,7 +82,7 @@ weights = np.stack(
 weights.shape
 
 # %% [markdown]
-# Does it keep the contract? And how does it do on the half that it has not seen, beside the gate and beside counting which experts
+# Does it keep the contract? And how does it do on the half that it has not seen, against the gate and against counting which experts
 # follow which? All on the toy machine, whose loads take as long as a layer.
 
 # %%
@@ -121,15 +121,15 @@ table.round(3)
 #
 # `prefetch=mlp` sees the hidden state itself, up to three layers ahead; it starts as the routers themselves, so that it cannot begin
 # worse than the gate. `prefetch=linear` is its control, a matrix instead of a network, with three quarters of the gain
-# (`experiments/11_predictors`). For another model it takes minutes on one core; the checkpoint lies in the cache folder and is found
-# by the same words:
+# (`experiments/11_predictors`). For another model it takes minutes on one core; the checkpoint is kept in the cache folder and is
+# found by the same options:
 #
 # ```
 # python run.py mode=train prefetch=mlp model=hf model.name=FOLDER train.text=FILE_OR_FOLDER
 # python run.py prefetch=mlp model=hf model.name=FOLDER
 # ```
 #
-# Here a smoke test: 8,192 tokens where the bundled one read 800,000, of text that lies at hand, into a folder of its own.
+# Here a smoke test: 8,192 tokens where the bundled one read 800,000, of text that is at hand, into a folder of its own.
 
 # %%
 import subprocess

@@ -56,7 +56,7 @@ def test_each_side_decodes_every_prompt_and_they_begin_in_turns(monkeypatch):
             called.append((self.name, *prompts))
             return 10.0 * prompts[0] + (self.name == "b")
 
-        def residency(self):
+        def statistics(self):
             return {f"{self.name}_bytes": len(called)}
 
     turn = script("16_neurons/sides.py").turn

@@ -66,7 +66,7 @@ def test_parts_of_the_two_level_cache_are_taken_away(traces, monkeypatch, capsys
     run(monkeypatch, "32_two_level/study.py", "--traces", traces)
     told = capsys.readouterr().out
     assert "| no coarse" in told
-    assert "ms a token by r" in told
+    assert "ms/token by r" in told
 
 
 def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
@@ -76,7 +76,7 @@ def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
     for budget in (2, 3, 4):
         for rows in (1.0, 0.5, 0.3):
             for spent in (0, 3_000_000):
-                count, share = study.places(trace, budget, rows, spent)
+                count, share = study.equal_slots(trace, budget, rows, spent)
                 places = count * geometry.layers + 2 * geometry.top_k
                 whole = (budget * geometry.layers + 2 * geometry.top_k) * geometry.expert_bytes
                 assert not count or places * share * geometry.expert_bytes + spent <= whole
@@ -162,8 +162,8 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     shown.main()
     told = capsys.readouterr().out
-    assert "| ahead | gate names | MB a token | gate | linear | linear - gate (95 %) |" in told
-    assert "| ahead | named | gate | gate_resid | linear | mlp |" in told
+    assert "| horizon | gate predicts | MB/token | gate | linear | linear - gate (95 %) |" in told
+    assert "| layers ahead | predicted | gate | gate_resid | linear | mlp |" in told
     assert picture.is_file()
 
 

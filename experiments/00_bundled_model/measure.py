@@ -6,8 +6,8 @@ output (greedy output of a small model falls into loops, which would flatter eve
     cd experiments/00_bundled_model
     python measure.py --text TEXT_DIR --trace ../../moex/assets/traces/tiny.parquet
 
-With `--guesses` the trace of `--trace` also holds what the bundled mlp scores at every visit: all
-experts of the three layers ahead.
+With `--predictions` the trace of `--trace` also holds what the bundled mlp scores at every visit:
+all experts of the three layers ahead.
 """
 
 import argparse
@@ -52,13 +52,13 @@ def record(
     model,
     layers: list[experts_interface.MoeLayer],
     texts: list[list[int]],
-    prefetches: MLP | None = None,
+    predictor: MLP | None = None,
 ) -> Trace:
     """The routing of every token of the texts, as decoding them would give it."""
     geometry = experts_interface.geometry(model, layers, Planes(layers[0].tensors).bytes)
-    if prefetches:
-        prefetches.bind(geometry, checkpoint.find("tiny"))
-        prefetches.reset(geometry, seed=0)
+    if predictor:
+        predictor.bind(geometry, checkpoint.find("tiny"))
+        predictor.reset(geometry, seed=0)
     inputs: list[torch.Tensor] = []
     hooks = [
         layer.router.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -82,12 +82,12 @@ def record(
                 own, *ahead = (tuple(row) for row in scores[position])
                 access = Access(0, position, number, DECODE, tuple(chosen[position]), own)
                 said = []
-                if prefetches:
+                if predictor:
                     hidden = inputs[number].reshape(len(ids), -1)[position : position + 1]
                     used = torch.tensor([chosen[position]])
                     seen = Observation(access, tuple(ahead), hidden, chosen=used)
-                    prefetches.observe(seen)
-                    said = prefetches.predict(seen)
+                    predictor.observe(seen)
+                    said = predictor.predict(seen)
                 recorder.add(sequence, access, tuple(ahead), said)
     for hook in hooks:
         hook.remove()
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--trace", type=Path, help="write the routing of the first 1024 tokens")
-    parser.add_argument("--guesses", action="store_true", help="with what the mlp says")
+    parser.add_argument("--predictions", action="store_true", help="record what the mlp predicts")
     parser.add_argument("--skip-bits", action="store_true")
     args = parser.parse_args()
     folder = checkpoint.find("tiny")
@@ -127,8 +127,8 @@ def main() -> None:
             print("{task} {metric} {value:.4f} +- {stderr:.4f} (n={n})".format(**row))
     layers = experts_interface.moe_layers(model)
     texts = windows(tokenizer, args.text, args.tokens // WINDOW)
-    prefetches = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
-    trace = record(model, layers, texts, prefetches if args.prefetches else None)
+    predictor = MLP(depth=DEPTHS, width=layers[0].experts.down_proj.shape[0])
+    trace = record(model, layers, texts, predictor if args.predictions else None)
     if args.trace:
         args.trace.parent.mkdir(parents=True, exist_ok=True)
         sample = trace.select(slice(0, 1024 * len(layers)))

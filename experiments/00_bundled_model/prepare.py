@@ -1,6 +1,6 @@
 """Turn public text into a tokenizer and three token files (train, valid, test), split by document.
 
-Input: a folder as `moex.evals.text` describes it (whole books and articles are held out). Output:
+Input: a folder as `moex.evals.text` describes it (complete documents are held out). Output:
 `tokenizer.json`, `{split}.bin` (uint16 token ids; every document starts with the end-of-text token)
 and `meta.json` (bytes and tokens of every split and source).
 

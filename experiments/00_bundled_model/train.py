@@ -130,7 +130,7 @@ def balance_loss(
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tokens: np.ndarray, windows: int, device: str) -> float:
-    """Mean loss in nats a token over evenly spread windows."""
+    """Mean loss in nats/token over evenly spread windows."""
     model.eval()
     starts = np.linspace(0, len(tokens) - SEQUENCE - 1, windows).astype(int)
     losses = []
@@ -177,7 +177,7 @@ def main() -> None:
     meta = json.loads((args.data / "meta.json").read_text())
     parts = [counts for name, counts in meta.items() if name.startswith("valid/")]
     tokens_a_byte = sum(c["tokens"] for c in parts) / sum(c["bytes"] for c in parts)
-    bits = tokens_a_byte / math.log(2)  # nats a token -> bits a byte
+    bits = tokens_a_byte / math.log(2)  # nats/token -> bits a byte
     vocab = len(json.loads((args.data / "tokenizer.json").read_text())["model"]["vocab"])
 
     ALL_EXPERTS_FUNCTIONS.register("sorted_experts", sorted_experts)

@@ -65,7 +65,7 @@ ALL_HIT = {  # share of visits without a load: LRU, MIN; reset
 
 
 def folder() -> Path:
-    """Where the recorded routing lies, if it is there."""
+    """The path of the recorded routing, if it is there."""
     shared = Path(os.environ.get("MOEX_SHARED_DATA", ROOT.parent / "shared" / "data"))
     return shared / "traces" / "gpt-oss-20b-decode"
 

@@ -66,10 +66,10 @@ def synthetic(accesses: int) -> Trace:
 
 def reference() -> float:
     """Seconds of a fixed loop: a million dictionary moves."""
-    book = {number: number for number in range(64)}
+    slots = {number: number for number in range(64)}
     start = time.process_time()
     for number in range(1_000_000):
-        book[number % 64] = book.pop(number % 64) + 1
+        slots[number % 64] = slots.pop(number % 64) + 1
     return time.process_time() - start
 
 

@@ -76,7 +76,7 @@ COLUMNS = (
 def overlapping(column: Column, share: float) -> float:
     """Tokens/s of row 1 if copies for the next layer run during `share` of the fixed time.
 
-    Right guesses (a share RECALL of a layer's loads) are hidden as far as that time reaches.
+    Right prefetches (a share RECALL of a layer's loads) are hidden as far as that time reaches.
     """
     loads_s = TOP_K * (1 - column.hit_rate) * column.load_s
     hidden_s = min(RECALL * loads_s, share * column.fixed_s / LAYERS)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""
 
-GUESSES: dict[str, type[ScoredPrefetcher]] = {"gate": Gate, "linear": Linear, "mlp": MLP}
+PREFETCHERS: dict[str, type[ScoredPrefetcher]] = {"gate": Gate, "linear": Linear, "mlp": MLP}
 CACHES: dict[str, type[CachePolicy]] = {"lru": LRU, "lfu": LFU}
 
 PROMPTS = [
@@ -76,7 +76,7 @@ def lower_end(values: list[float]) -> float:
 
 
 def summary(ratios: list[float]) -> dict[str, float]:
-    """What a row says about the ratios of interleaved pairs."""
+    """The fields of a row for the ratios of interleaved pairs."""
     return {"ratio": median(ratios), "lower_95": lower_end(ratios), "pairs": len(ratios)}
 
 
@@ -140,7 +140,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
 
 
 def decoded(loaded: LoadedModel, workload: Prompts) -> tuple[float, str]:
-    """Tokens a second with half the experts and gate lookahead, once warm; and who read last."""
+    """Tokens a second with half the experts and gate lookahead, once warm; and the I/O path."""
     batches = workload.batches(loaded.tokenizer(), "cpu")
     with (offloaded := offload(loaded, Setup(LRU(), Memory(0.5), Gate()))) as model:
         generate(model, batches, workload.new_tokens, offloaded.meter)
@@ -191,17 +191,17 @@ def decode(
     Compute is the same model with every expert resident and the same computing threads; the two
     take turns prompt by prompt, because a machine's own speed changes within seconds. Link is
     what raw direct reads by as many threads allow if only experts that were not resident when they
-    were demanded crossed it: wasted guesses do not count in its favour. Where the kernel
-    reads by itself there is no reader thread, but the core that one would have is left to it.
+    were demanded crossed it: wasted prefetches do not count in its favour. With
+    linux_aio there is no reader thread, but the core that one would have is left free.
     """
     torch.set_num_threads(threads)
     workload = Prompts(name="bench", prompts=PROMPTS, new_tokens=tokens)
     for prefetcher in (NoPrefetch(), prefetch):
-        staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more guesses than usual
+        staging = 2 * getattr(prefetcher, "width", 0) or None  # room for more prefetches than usual
         setup = Setup(policy, Memory(0.5, staging=staging), prefetcher)
         rows = []
         with ExitStack() as stack:
-            half = Side(stack, name, setup, workload)  # first: the kernel's thread is for its reads
+            half = Side(stack, name, setup, workload)
             store, geometry = half.parts.store, half.parts.geometry
             assert isinstance(store, DiskStore)
             every = Side(stack, name, Setup(LRU(), Memory(geometry.experts)), workload)
@@ -265,9 +265,9 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
-    parser.add_argument("--guess", choices=list(GUESSES), default="gate", help="for decode")
+    parser.add_argument("--prefetch", choices=list(PREFETCHERS), default="gate", help="for decode")
     parser.add_argument("--cache", choices=list(CACHES), default="lru", help="for decode")
-    parser.add_argument("--width", type=int, default=0, help="guesses a layer; 0: top-k")
+    parser.add_argument("--width", type=int, default=0, help="prefetches per layer; 0: top-k")
     parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
     given = parser.parse_args()
     if given.tiny:
@@ -279,7 +279,7 @@ def main() -> None:
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
         "decode": lambda: decode(
             *run,
-            GUESSES[given.prefetch](width=given.width),
+            PREFETCHERS[given.prefetch](width=given.width),
             CACHES[given.cache](),
         ),
         "compare": lambda: compare(*run, given.folder),

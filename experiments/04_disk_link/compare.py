@@ -44,7 +44,7 @@ def accelerated(
 
     def before_pass(*_: object) -> None:
         drop(files)
-        meter.start()  # dropping is nobody's time
+        meter.start()  # dropping is not timed
 
     with ExitStack() as stack:
         if files:

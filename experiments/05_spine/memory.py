@@ -67,11 +67,11 @@ def main() -> None:
         (imported,) = run(IMPORTS + PEAK)
         body = RUN.format(folder=folder, cache=f"{folder}/cache", slots=args.slots)
         for name in ("packing first", "packed before"):
-            skeleton, places, experts, peak = run(IMPORTS + body + PEAK)
-            over = peak - imported - skeleton - places
+            skeleton, slots, experts, peak = run(IMPORTS + body + PEAK)
+            over = peak - imported - skeleton - slots
             print(
                 f"{name}: peak {peak / 1e6:.0f} MB, imports alone {imported / 1e6:.0f} MB, "
-                f"skeleton {skeleton / 1e6:.0f} MB, slots and staging {places / 1e6:.0f} MB "
+                f"skeleton {skeleton / 1e6:.0f} MB, slots and staging {slots / 1e6:.0f} MB "
                 f"(all experts {experts / 1e6:.0f} MB): {over / 1e6:.0f} MB over their sum"
             )
 

@@ -5,7 +5,7 @@
 On the recorded gpt-oss-20b routing. `best`: share of evictions that took a candidate of farthest
 next use; `rank`: mean share of candidates that would have been a better choice (random: a little
 under half, since equals are no better). Regression quality is not reported on purpose: it does not
-say which expert should leave.
+say which expert should be evicted.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ golden = runpy.run_path(str(EXPERIMENTS / "01_replay_conformance/golden.py"))
 build = runpy.run_path(str(EXPERIMENTS / "02_replay_speed/speed.py"))["build"]
 
 
-def judged(policy: CachePolicy, book: list[float]) -> CachePolicy:
-    """The same policy, whose pools write the rank of every victim into one book."""
+def ranked(policy: CachePolicy, ranks: list[float]) -> CachePolicy:
+    """The same policy, whose pools append the rank of every victim to one list."""
     kind: type[CachePolicy] = type(policy)
 
-    class Judged(kind):  # type: ignore[misc,valid-type]
+    class Ranked(kind):  # type: ignore[misc,valid-type]
         def reset(self, scope: Scope) -> None:
             self.next_use = scope.future.next_use
             super().reset(scope)
@@ -43,10 +43,10 @@ def judged(policy: CachePolicy, book: list[float]) -> CachePolicy:
             if len(candidates) > 1:
                 waits = [self.next_use(expert, now.clock) for expert in candidates]
                 better = sum(wait > self.next_use(choice, now.clock) for wait in waits)
-                book.append(better / (len(waits) - 1))
+                ranks.append(better / (len(waits) - 1))
             return choice
 
-    return Judged(**vars(policy))
+    return Ranked(**vars(policy))
 
 
 def main() -> None:
@@ -61,14 +61,14 @@ def main() -> None:
     names = ["random", "lru", "lfu", "lfu_aged", "lfru", "arc", "lhd", "learned", "belady"]
     print("cache         hit rate   best   rank   evictions")
     for name in options.caches or names:
-        book: list[float] = []
-        policy = judged(build(name), book)
+        ranks: list[float] = []
+        policy = ranked(build(name), ranks)
         cache = ExpertCache(policy, trace.geometry, options.slots, future=future)
         report = simulate(trace, cache, cold=True)
-        best = sum(rank == 0 for rank in book) / len(book)
-        rank = sum(book) / len(book)
+        best = sum(rank == 0 for rank in ranks) / len(ranks)
+        rank = sum(ranks) / len(ranks)
         print(
-            f"{name:<12} {report.hit_rate:9.4f} {best:6.3f} {rank:6.3f} {len(book):11}", flush=True
+            f"{name:<12} {report.hit_rate:9.4f} {best:6.3f} {rank:6.3f} {len(ranks):11}", flush=True
         )
 
 

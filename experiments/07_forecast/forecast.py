@@ -1,4 +1,4 @@
-"""Calibrate on one offloaded run, forecast other runs live, and say how wrong that was.
+"""Calibrate on one offloaded run, forecast other live runs, and print the error.
 
 Every turn runs the cells of policies x slots x prefetch x link in an order of its own, live behind
 the emulated link at two speeds and from disk on the disk's own link, with a calibration of that
@@ -76,12 +76,12 @@ def live(
 def turns(
     loaded: LoadedModel, cells: list[tuple], trace: Trace, args: argparse.Namespace
 ) -> tuple[list[list[tuple[float, float]]], list[list[tuple[float, float]]]]:
-    """What every cell did, and what was told of it: tokens a second and stall share, by turn."""
+    """Tokens/s and stall share of every cell, measured and simulated, by turn."""
     here, size = costs_of(loaded, args.tokens), loaded.geometry.expert_bytes
     layer_s = here.visit_s + loaded.geometry.top_k * here.expert_s
     names = ", ".join(f"{name} {1e6 * getattr(here, name):.0f} us" for name in COSTS)
     print(f"calibrated on {loaded.store.name} ({loaded.store.io}): {names}", flush=True)
-    measured, told = ([[] for _ in cells] for _ in range(2))
+    measured, simulated = ([[] for _ in cells] for _ in range(2))
     for turn in range(args.turns):
         order = random.Random(turn).sample(range(len(cells)), len(cells))
         before = costs_of(loaded, args.tokens)
@@ -100,22 +100,22 @@ def turns(
                 profile = replace(between(before, after), **links.get(number, {}))
                 cache = ExpertCache(policy, loaded.geometry, slots)
                 report = simulate(trace, cache, prefetcher, profile)
-                told[number].append((report.tokens_per_second or 0, report.stall_share or 0))
+                simulated[number].append((report.tokens_per_second or 0, report.stall_share or 0))
             before = after
-    return measured, told
+    return measured, simulated
 
 
-def show(cell: tuple, measured: list, told: list) -> tuple[float, float]:
+def show(cell: tuple, measured: list, simulated: list) -> tuple[float, float]:
     """Print one cell; return the absolute error and the runs' own spread."""
     policy, slots, prefetcher, load = cell
     speeds, stalls = zip(*measured, strict=True)
-    forecasts, told_stalls = zip(*told, strict=True)
+    forecasts, simulated_stalls = zip(*simulated, strict=True)
     low, _, high = quantiles(speeds, n=4, method="inclusive")
     error = median(t / s - 1 for t, s in zip(forecasts, speeds, strict=True))
     print(
         f"{type(policy).__name__:7} {slots:5} {type(prefetcher).__name__:10} {load:>10} | "
         f"{median(speeds):9.1f} ({high - low:4.1f}) {median(stalls):5.0%} | "
-        f"{median(forecasts):8.1f} {median(told_stalls):5.0%}  {100 * error:+5.1f} %"
+        f"{median(forecasts):8.1f} {median(simulated_stalls):5.0%}  {100 * error:+5.1f} %"
     )
     return abs(error), (high - low) / median(speeds)
 
@@ -136,11 +136,11 @@ def main() -> None:
     trace = record(load_model("tiny"), args.tokens)
     for store in args.stores:
         cells = CELLS[store][:3] if args.tiny else CELLS[store]
-        measured, told = turns(load_model("tiny", store=store), cells, trace, args)
+        measured, simulated = turns(load_model("tiny", store=store), cells, trace, args)
         print(
             "policy  slots prefetch   load/layer | live tok/s (IQR) stall | forecast stall  error"
         )
-        shown = [show(*row) for row in zip(cells, measured, told, strict=True)]
+        shown = [show(*row) for row in zip(cells, measured, simulated, strict=True)]
         error, spread = (mean(values) for values in zip(*shown, strict=True))
         bar = max(0.10, 2 * spread)
         print(

@@ -44,7 +44,7 @@ def rows(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def said(folder: Path) -> int:
-    """How many cells the last start said were finished before."""
+    """How many cells the last start reported as finished before."""
     match = re.search(r"(\d+) of \d+ cells were fin", folder.with_suffix(".log").read_text())
     return int(match[1]) if match else -1
 
@@ -64,7 +64,7 @@ def live_once(folder: Path, words: list[str], draw: random.Random, a_row_s: floa
 
 
 def content(folder: Path) -> dict[str, dict[str, object]]:
-    """What the rows say, less when and by which commit."""
+    """The rows without their time and commit."""
     texts = {path.parent.name: path.read_text() for path in folder.glob("*/result.json")}
     return {
         name: {key: value for key, value in json.loads(text).items() if key not in OWN}

@@ -1,4 +1,4 @@
-"""Random combinations of parts, each beside stock: bit-equal, over in time, nothing left behind.
+"""Random combinations of options against stock: bit-equal, in time, nothing left behind.
 
     python experiments/09_random_combinations/combine.py --out results/combinations.jsonl
 
@@ -52,13 +52,13 @@ TRAINED = ("recorded", "gate_resid", "linear", "mlp", "corm")
 
 
 def options(group: str) -> list[str]:
-    """The words of a group that may change no logit and need no file of the user's."""
+    """The options of a group that change no logit and need no file of the user's."""
     texts = {path.stem: path.read_text() for path in (CONF / group).glob("*.yaml")}
     return sorted(word for word, text in texts.items() if not {"???", "_global_"} & {*text.split()})
 
 
 def combination(number: int) -> tuple[str, list[str]]:
-    """The model and the words of combination `number`; the same in every run of the same moex."""
+    """The model and overrides of combination `number`; the same in every run of the same moex."""
     draw = random.Random(number)
     model = draw.choices(list(MODELS), weights=(5, 4, 1))[0]
     top_k, experts = MODELS[model]
@@ -105,7 +105,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     fixed += [f"workload.prompts={json.dumps(PROMPTS)}", "bottleneck=false", "trace=trace.parquet"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*fixed, *words])
-        # A trace has no residuals: what was said about them is replayed.
+        # A trace has no residuals: predictions from them are replayed.
         replay = ["prefetch=recorded" if word == "prefetch=gate_norm" else word for word in words]
         again = compose("config", [*fixed, *replay])
     before, started = left(), perf_counter()
@@ -118,7 +118,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     wrong = {
         "equality": graded.equality != "bit-equal" and graded.equality,
         "the live row's grade": row.equality != graded.equality and str(row.equality),
-        "books": row.requests != sum(hits) and [row.requests, *hits],
+        "statistics": row.requests != sum(hits) and [row.requests, *hits],
         "replay": counts[0] != counts[1] and counts,
         "left behind": remaining(before),
     }
@@ -133,7 +133,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
 
 
 def remaining(before: Counter[str]) -> list[str]:
-    """What is there beside `before` and stays: libraries' threads open files and close them."""
+    """What was not there `before` and stays: libraries' threads open files and close them."""
     until = perf_counter() + STAYS_S
     while (more := left() - before) and perf_counter() < until:
         sleep(0.05)
@@ -180,7 +180,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--turns", type=int, default=1, help="the same ones again and again")
-    parser.add_argument("--show", type=int, help="print the words of this combination")
+    parser.add_argument("--show", type=int, help="print the overrides of this combination")
     parser.add_argument("--out", type=Path, help="append a line for each to this file")
     given = parser.parse_args()
     if given.show is not None:

@@ -65,7 +65,7 @@ MACHINE |= {"model", "policy", "prefetcher", "link", "pinned", "tokens_per_secon
 
 
 def configuration(number: int) -> tuple[str, list[str]]:
-    """Model and overrides of combination `number`, made short, also with lossy parts."""
+    """Model and overrides of combination `number`, made short, also with lossy options."""
     model, drawn = combination(number)
     draw, words = random.Random(f"golden {number}"), dict(word.split("=", 1) for word in drawn)
     words |= {"workload.prompt_tokens": "6", "workload.new_tokens": "4", "workload.repeats": "1"}

@@ -4,8 +4,8 @@
 
 Replays the bundled trace, and a real gpt-oss-20b trace where MOEX_SHARED_DATA holds one, with half
 of the experts resident (LRU) and `prefetch=oracle` over precision x recall x horizon. All cells
-have the same places, and wrong guesses cross the link like right ones. A load takes `--load` times
-as long as computing a layer. Writes dial.png beside this file and prints its table.
+have the same slots, and wrong prefetches cross the link like right ones. A load takes `--load`
+times as long as computing a layer. Writes dial.png beside this file and prints its table.
 """
 
 from __future__ import annotations

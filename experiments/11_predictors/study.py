@@ -1,10 +1,10 @@
 """How good the trained predictors are on held-out text, and what a cache gains from them.
 
-Three tables as JSON and on stdout: (1) experts, by layer, horizon and number named, what was
+Three tables as JSON and on stdout: (1) experts, by layer, horizon and number predicted, what was
 trained beside the gate; (2) replay of recorded decodings under every predictor, by horizon and
 width: coverage, bytes, timeliness, waste, pollution, each from a cold cache, with the coverage and
 the megabytes of every decoding; (3) neurons, by layer and way: recall, energy, memory. `shown.py`
-draws them. With `--time` instead microseconds a visit, which mean something on a quiet machine
+draws them. With `--time` instead microseconds a visit, which mean something on an idle machine
 only (half a minute).
 
     python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
@@ -171,7 +171,7 @@ def replays(
                 rows.append(about | replay(trace, loaded, slots, Recorded()))
         about = {"predictor": "oracle", "horizon": horizon, "width": 0}
         rows.append(about | replay(trace, loaded, slots, Oracle(horizon=horizon)))
-    for row in rows:  # what no guess had to push out, a resident would still be
+    for row in rows:  # without prefetches that evict, no further loads are needed
         row["pollution_per_token"] = row["loads_used_per_token"] - rows[0]["loads_used_per_token"]
     return rows
 
@@ -268,8 +268,8 @@ def main() -> None:
         "microseconds": lambda: [timed(loaded, decode(loaded, text, 1, tokens)[1])],
     }
     tables = {name: makers[name]() for name in (["microseconds"] if args.time else args.only)}
-    told = {"provenance": provenance(), **tables}
-    (args.out / "tables.json").write_text(json.dumps(told, indent=1) + "\n")
+    found = {"provenance": provenance(), **tables}
+    (args.out / "tables.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, rows in tables.items():
         print(f"\n{name}")
         show([{n: v for n, v in row.items() if not isinstance(v, list)} for row in rows])

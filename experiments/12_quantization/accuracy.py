@@ -47,7 +47,7 @@ def windows(tokenizer, text: Path, count: int, each: int = 1) -> list[list[list[
 
 @torch.inference_mode()
 def nats_of(model, texts: list[list[list[int]]]) -> list[float]:
-    """Nats a token of every document."""
+    """Nats/token of every document."""
     found = []
     for pieces in texts:
         tokens = torch.tensor(pieces)
@@ -112,7 +112,7 @@ def draw(kept: dict, model: str, path: Path) -> None:
     print(path)
 
 
-HEAD = """| weights | bits | MB | kernel | perplexity | nats a token more | tasks, % | points more |
+HEAD = """| weights | bits | MB | kernel | perplexity | nats/token more | tasks, % | points more |
 |---|---|---|---|---|---|---|---|"""
 
 
@@ -169,13 +169,14 @@ def solver_pairs(kept: dict) -> None:
     """HQQ against round to nearest, on the same windows."""
     for name in (name for name in kept if name.startswith("hqq")):
         change, error = paired(kept[name]["nats"], kept["rtn" + name[3:]]["nats"])
-        print(f"{name} against rtn: {change:+.4f} ± {error:.4f} nats a token")
+        print(f"{name} against rtn: {change:+.4f} ± {error:.4f} nats/token")
 
 
 def seed_table(kept: dict) -> None:
     """Table 1 of Eliseev & Mazur beside ours: nats that quantization adds."""
     print(
-        "\n| attention | experts | nats more, here | nats more, Mixtral-8x7B, WikiText-2 (paper) |"
+        "\n| attention | experts | nats/token more, bundled model "
+        "| nats/token more, Mixtral-8x7B (paper) |"
     )
     print("|---|---|---|---|")
     for (attention, experts), perplexity in TABLE_1.items():

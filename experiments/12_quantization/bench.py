@@ -1,4 +1,4 @@
-"""Speed and memory of quantized experts. Run each part on a quiet machine.
+"""Speed and memory of quantized experts. Run each part on an idle machine.
 
     python experiments/12_quantization/bench.py decode      link-bound decoding, 4 bits against 16
     python experiments/12_quantization/bench.py resident    an expert of Mixtral's, batch 1 to 256
@@ -149,7 +149,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
-    """What `peak` says in a process of its own."""
+    """The result of `peak` in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
         command += ["--cache", cache, "--threads", str(args.threads), *["--tiny"] * args.tiny]

@@ -134,8 +134,8 @@ def live(tiny: bool) -> Iterator[dict[str, Any]]:
                     generate(model, prompts, 8 if tiny else 48, run.meter)
                 decode = run.meter.phases[DECODE]
                 seconds[name].append(decode.seconds / decode.passes)
-                book = run.cache_stats.phases[DECODE]
-                counts[name] = [book.resident_hits, book.demand_misses, book.host_computed]
+                stats = run.cache_stats.phases[DECODE]
+                counts[name] = [stats.resident_hits, stats.demand_misses, stats.host_computed]
         yield {
             "what": "live, emulated link and host",
             "slots": slots,

@@ -163,8 +163,10 @@ def main() -> None:
     parser.add_argument("--quant", help="of moex's experts and attention, e.g. rtn_4bit")
     parser.add_argument("--budget", default="9GiB")
     parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
-    parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
-    parser.add_argument("--depth", type=int, default=1, help="layers ahead that are guessed")
+    parser.add_argument(
+        "--width", type=int, default=0, help="experts prefetched per layer; 0: top-k"
+    )
+    parser.add_argument("--depth", type=int, default=1, help="layers ahead to prefetch for")
     parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)

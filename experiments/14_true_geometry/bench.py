@@ -235,12 +235,16 @@ def main() -> None:
     parser.add_argument("part", choices=loaded)
     parser.add_argument("--model", default="mixtral_8x7b")
     parser.add_argument("--layers", type=int, default=0)
-    parser.add_argument("--quant", help="a word of conf/quant, e.g. rtn_4bit")
+    parser.add_argument("--quant", help="an option of conf/quant, e.g. rtn_4bit")
     parser.add_argument("--budget", default="8GiB")
     parser.add_argument("--routing", default="tiny")
-    parser.add_argument("--prefetch", choices=["none", "gate", "told", "oracle"], default="none")
-    parser.add_argument("--depth", type=int, default=1, help="layers ahead that are guessed")
-    parser.add_argument("--width", type=int, default=0, help="experts guessed a layer; 0: top-k")
+    parser.add_argument(
+        "--prefetch", choices=["none", "gate", "recorded", "oracle"], default="none"
+    )
+    parser.add_argument("--depth", type=int, default=1, help="layers ahead to prefetch for")
+    parser.add_argument(
+        "--width", type=int, default=0, help="experts prefetched per layer; 0: top-k"
+    )
     parser.add_argument("--readers", type=int, default=1, help="threads that read")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=0)

@@ -34,10 +34,10 @@ SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_h
 
 
 @dataclass
-class Told(ScoredPrefetcher):
-    """Says what the predictor of a replayed trace's own model scored there, for layers in turn.
+class FromTrace(ScoredPrefetcher):
+    """Predicts what a trace recorded of its own model's predictor, for layers in turn.
 
-    It computes nothing: what the predictor took is not billed. In a prompt it says nothing.
+    It computes nothing, so the predictor's time is not counted. In a prompt it predicts nothing.
     """
 
     trace: str = ""
@@ -49,13 +49,13 @@ class Told(ScoredPrefetcher):
         if not any(trace.predictions or []):
             raise ValueError(
                 f"--routing {self.trace}: holds no predictions; expected a trace that "
-                "00_bundled_model/measure.py wrote with --guesses"
+                "00_bundled_model/measure.py wrote with --predictions"
             )
         self.said, self.layers = trace.predictions, trace.geometry.layers
         self.experts, self.next = geometry.experts, [0] * geometry.layers
 
     def predict(self, observation: Observation) -> list[Prediction]:
-        """Return the highest-scored experts of each layer ahead that the trace tells of."""
+        """Return the highest-scored experts of each layer ahead that the trace has."""
         access = observation.access
         token, layer = self.next[access.layer], access.layer % self.layers
         self.next[access.layer] += len(observation.chosen)
@@ -93,13 +93,13 @@ def folder(options: argparse.Namespace) -> Path:
 
 
 def setup(options: argparse.Namespace) -> Setup:
-    """LRU within the budget, with or without guesses."""
+    """LRU within the budget, with or without prefetching."""
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
     memory = replace(memory, reader_threads=options.readers)
     if options.prefetch == "gate":
         return Setup(LRU(), memory, Gate(options.depth, options.width))
-    if options.prefetch == "told":
-        return Setup(LRU(), memory, Told(options.depth, options.width, trace=options.routing))
+    if options.prefetch == "recorded":
+        return Setup(LRU(), memory, FromTrace(options.depth, options.width, trace=options.routing))
     named = Oracle(horizon=options.depth) if options.prefetch == "oracle" else NoPrefetch()
     return Setup(LRU(), memory, named)
 

@@ -3,7 +3,7 @@
     python experiments/15_gpu_machine/published.py [--rows results/gpu/rows.jsonl]
 
 Prints tokens a second as published for their four machines, as experiments/03_seed1_table2
-simulates the same machines, and as measured on the machine at hand: the rows that `run.py table2`
+simulates the same machines, and as measured on this machine: the rows that `run.py table2`
 wrote. Theirs is Mixtral-8x7B-Instruct on OpenAssistant prompts; ours has random weights of its
 sizes, attention in 4 bits, experts in 2 (groups of 16) or 3 (groups of 64), and replays the bundled
 synthetic routing, whose hit rates are those that the simulation assumes.
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dic
 
 
 def device_name(device: str) -> str:
-    """What the machine at hand calls itself."""
+    """The name of the GPU, or "CPU"."""
     import torch
 
     return torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"

@@ -11,7 +11,7 @@ its own, and writes a row to rows.jsonl as soon as it is measured:
     link     pinned and pageable copies of experts of several sizes, against the best of large ones;
              copies in pieces, what locking memory costs
     decode4  Mixtral-8x7B's sizes, experts in 4 bits, a recorded routing: slots, prefetching, chunks
-             of guesses, with the share of the ceiling and of transfer time that was hidden
+             of a transfer, with the share of the ceiling and of transfer time that was hidden
     tests    the tests marked `gpu`
     decode   the same in 16 bits, a few layers, and more policies
     table2   the settings of Eliseev & Mazur's table 2, beside what they published (published.py)
@@ -20,7 +20,7 @@ its own, and writes a row to rows.jsonl as soon as it is measured:
 decode4 takes 24 GB of host memory, table2 18 GB, twice; little is written to `--scratch`.
 
 `--tiny` shrinks every part, and runs what does not need CUDA on the CPU: it shows that the script
-is whole, nothing else. What it writes then says so.
+is complete, nothing else. What it writes then says so.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def link(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             started = perf_counter()
             locked = pin([source]) if pinned and not options.tiny else False
             took = perf_counter() - started
-            place = torch.empty(size, dtype=torch.uint8, device=options.device)
-            times = [_copy_seconds(place, source) for _ in range(35)][5:]
+            target = torch.empty(size, dtype=torch.uint8, device=options.device)
+            times = [_copy_seconds(target, source) for _ in range(35)][5:]
             rows.append(
                 {
                     "bytes": size,
@@ -100,30 +100,30 @@ def link(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"what": "link", **row, "share_of_best": row["bytes_per_s"] / best}
     source = paged(256 * MIB).fill_(1)
     locked = None if options.tiny else pin([source])
-    place = torch.empty_like(source, device=options.device)
+    target = torch.empty_like(source, device=options.device)
     for piece in (1, 4, 16, 64):
-        given, took = median([_in_pieces(place, source, piece * MIB) for _ in range(3)])
+        given, took = median([_in_pieces(target, source, piece * MIB) for _ in range(3)])
         about = {"what": "link", "bytes": len(source), "pinned": locked, "piece_bytes": piece * MIB}
         host = given * piece * MIB / len(source)
         yield {**about, "bytes_per_s": len(source) / took, "host_s_a_piece": host}
 
 
-def _copy_seconds(place: Any, source: Any) -> float:
+def _copy_seconds(target: Any, source: Any) -> float:
     import torch
 
-    if not place.is_cuda:
+    if not target.is_cuda:
         started = perf_counter()
-        place.copy_(source)
+        target.copy_(source)
         return perf_counter() - started
     begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begun.record()
-    place.copy_(source, non_blocking=True)
+    target.copy_(source, non_blocking=True)
     done.record()
     done.synchronize()
     return begun.elapsed_time(done) / 1000
 
 
-def _in_pieces(place: Any, source: Any, size: int) -> tuple[float, float]:
+def _in_pieces(target: Any, source: Any, size: int) -> tuple[float, float]:
     """Seconds until all pieces are given to a stream, two events each, and until they are there."""
     import torch
 
@@ -132,10 +132,10 @@ def _in_pieces(place: Any, source: Any, size: int) -> tuple[float, float]:
     synchronize()
     started = perf_counter()
     for at in range(0, len(source), size):
-        if place.is_cuda:
+        if target.is_cuda:
             torch.cuda.Event(enable_timing=True).record()
-        place[at : at + size].copy_(source[at : at + size], non_blocking=True)
-        if place.is_cuda:
+        target[at : at + size].copy_(source[at : at + size], non_blocking=True)
+        if target.is_cuda:
             torch.cuda.Event(enable_timing=True).record()
     given = perf_counter() - started
     synchronize()
@@ -265,7 +265,7 @@ PARTS: dict[str, tuple[Any, int]] = {
 
 
 def _inside(part: str, options: argparse.Namespace) -> None:
-    """Run a part in this process, in the place of what an earlier run of it wrote."""
+    """Run a part in this process, replacing what an earlier run of it wrote."""
     file = options.out / "rows.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     file.write_text("".join(x + "\n" for x in lines if json.loads(x)["what"] != part))

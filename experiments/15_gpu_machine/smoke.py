@@ -87,7 +87,7 @@ def _cases(device: str) -> Iterator[tuple[str, bool, dict[str, Any]]]:
     for selector in (Random(), Oracle(), UpReuse(prefill="masked")):
         yield f"neurons, {type(selector).__name__}", False, {"selector": selector}
     thin = {"memory": Memory(2, rows=0.5), "selector": Random(mode="predicted")}
-    yield "neurons, thin places", False, thin
+    yield "neurons, thin slots", False, thin
     yield "neurons, disk", False, {**thin, "store": "disk"}
     yield "neurons, quantized", False, {"selector": Random(), "quant": few}
 

@@ -43,7 +43,7 @@ def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of a load by store, size of experts and share of neurons, and every break-even.
 
     `with_fallback` is the speed against whole experts if above the break-even all of an expert is
-    moved: from files as its place has it, from memory as it lies, neuron by neuron.
+    moved: from files in the layout of its slot, from memory neuron by neuron.
     """
     repeats = 2 if args.tiny else args.repeats or 7
     for hidden, neurons in ((64, 96),) if args.tiny else SIZES:
@@ -92,7 +92,7 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 turn(sides, prompts[:1], args.tokens)  # warmth
                 turns = []
                 for number in range(repeats):
-                    seconds, told = turn(sides, prompts, args.tokens, number)
+                    seconds, statistics = turn(sides, prompts, args.tokens, number)
                     turns.append(seconds)
             yield {
                 "case": "disk",
@@ -100,7 +100,7 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "break_even": share,
                 "measured": share != 1.0,
                 **over_prompts(turns),
-                **told,
+                **statistics,
             }
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.3)
     parser.add_argument("--rank", type=int, help="of the selector; default: the checkpoint's")
     parser.add_argument("--coarse", choices=["mlp", "linear", "gate"], default="mlp")
-    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
+    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin slot holds")
     parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")
     parser.add_argument("--prompts", type=int, default=8, choices=range(2, 9))

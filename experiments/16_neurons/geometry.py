@@ -2,9 +2,9 @@
 
     python experiments/16_neurons/geometry.py --layers 2 --out results/geometry.jsonl
 
-Whole experts and neurons in thin places decode in turns, at equal device bytes, both from files.
-Which neurons count is drawn anew for every token and expert: what one token leaves behind is of no
-more use to the next than chance has it, so no trained selector would move more. `--tiny` is a
+Whole experts and neurons in thin slots decode in turns, at equal device bytes, both from files.
+Which neurons count is random for every token and expert: what one token leaves in the cache helps
+the next no more than chance, so no trained selector would move more. `--tiny` is a
 smoke test. Packing takes 5.6 GB a layer of Mixtral-8x7B's size, once, in `--folder`.
 """
 
@@ -45,19 +45,19 @@ SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}
 
 
 @dataclass
-class Lots(NeuronSelector):
-    """Neurons by lot, for every token and expert anew."""
+class RandomNeurons(NeuronSelector):
+    """Neurons uniformly at random, for every token and expert anew."""
 
     fraction: float = 0.3
     mode: str = "late"
 
     def bind(self, geometry: Geometry, model: Path, weights: Any = None) -> None:
-        """Learn how many there are."""
+        """Remember how many neurons an expert has."""
         self._width = geometry.intermediate
         self._draw = torch.Generator().manual_seed(0)
 
     def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor:
-        """Draw [experts, tokens, intermediate]."""
+        """Return a random mask [experts, tokens, intermediate]."""
         scores = torch.rand(len(experts), len(hidden), self._width, generator=self._draw)
         chosen = scores.topk(round(self.fraction * self._width)).indices
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, value=True)
@@ -80,7 +80,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
     whole, neurons = loaded(args, bundles=False), loaded(args, bundles=True)
     for each in (whole, neurons):
         each.store.verify()  # type: ignore[attr-defined]  # not while timing
-    selector, geometry = Lots(args.fraction), whole.geometry
+    selector, geometry = RandomNeurons(args.fraction), whole.geometry
     bind_selector(neurons, selector)
     thin = replace(equal_bytes(neurons, args.slots, args.rows, 0), break_even=args.break_even)
     prompts = [torch.randint(whole.model.config.vocab_size, (1, 2))]
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=3, help="of whole experts, a layer")
     parser.add_argument("--fraction", type=float, default=0.3)
-    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin place holds")
+    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin slot holds")
     parser.add_argument("--break-even", type=float, default=1.0, help="of bench.py density")
     parser.add_argument("--routing", default="tiny")
     parser.add_argument("--tokens", type=int, default=12)

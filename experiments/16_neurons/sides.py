@@ -92,14 +92,14 @@ def turn(
         Seconds a decoded token [prompt][side], and every side's statistics, mean over the prompts.
     """
     seconds = [[0.0] * len(sides) for _ in prompts]
-    told: dict[str, list[Any]] = {}
+    counted: dict[str, list[Any]] = {}
     for slot, prompt in enumerate(prompts):
         order = list(enumerate(sides))
         for which, side in order[:: -1 if (slot + number) % 2 else 1]:
             seconds[slot][which] = side.seconds([prompt], tokens)
             for name, value in side.statistics().items():
-                told.setdefault(name, []).append(value)
-    return seconds, {name: mean(values) for name, values in told.items()}
+                counted.setdefault(name, []).append(value)
+    return seconds, {name: mean(values) for name, values in counted.items()}
 
 
 def over_prompts(
@@ -145,9 +145,9 @@ def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
 
 
 def equal_bytes(loaded: LoadedModel, slots: int, rows: float, predictor: int) -> Memory:
-    """Thin places for the bytes of so many whole slots and their staging, less the predictor's.
+    """Thin slots for the bytes of so many whole slots and their staging, less the predictor's.
 
-    As many slots as places of at least `rows` of an expert make; then as many rows as still fit.
+    As many slots as fit with at least `rows` of an expert each; then as many rows as still fit.
     """
     geometry, layout = loaded.geometry, loaded.layout
     assert isinstance(layout, Bundles)

@@ -3,8 +3,8 @@
     python experiments/16_neurons/stages.py --out results/stages.jsonl
 
 Both sides of `bench.py surface` at `--slots`, behind an emulated link without load time. One JSON
-line a stage and side: microseconds a layer of the computing thread (its own time, without waiting),
-stages inside others taken off; each costs about a microsecond of clock itself. `--tiny` is a smoke
+line per stage and side: microseconds per layer of the computing thread (without waiting), stages
+inside others taken off; each costs about a microsecond of clock itself. `--tiny` is a smoke
 test.
 """
 
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 STAGES = {
     "routers' rows": [(Lookahead, "rows")],
-    "naming experts": [(Gate, "predict"), (MLP, "observe"), (MLP, "predict")],
+    "predicting experts": [(Gate, "predict"), (MLP, "observe"), (MLP, "predict")],
     "selecting neurons": [(Corm, "select"), (Corm, "expect"), (Fetch, "predict")],
     "masks to bitmaps": [(Neurons, "_select_alone")],
-    "books": [(ExpertCache, "prefetch"), (RowCache, "prefetch"), (RowCache, "_waves")],
-    "positions": [(RowSlots, "hold"), (RowSlots, "without")],
+    "residency": [(ExpertCache, "prefetch"), (RowCache, "prefetch"), (RowCache, "_waves")],
+    "positions in thin slots": [(RowSlots, "hold"), (RowSlots, "without")],
     "link": [(EmulatedLink, "submit"), (EmulatedLink, "wait")],
     "computing": [(experts_interface, "neurons_output"), (experts_interface, "expert_output")],
     "weights and sums": [
@@ -57,7 +57,7 @@ STAGES = {
         (LayerForward, "put"),
         (LayerForward, "result"),
     ],
-    "layer_stats": [(CacheStats, "demand"), (CacheStats, "prefetch"), (CacheStats, "selected")],
+    "statistics": [(CacheStats, "demand"), (CacheStats, "prefetch"), (CacheStats, "selected")],
 }
 
 

@@ -96,7 +96,7 @@ def _cell(
                     Side(stack, "neurons", neurons, thin, prefetcher, selector, link),
                 ]
                 turn(sides, prompts[:1], args.tokens)  # warmth, not kept
-                seconds, told = turn(sides, prompts, args.tokens, number)
+                seconds, statistics = turn(sides, prompts, args.tokens, number)
             after = _layer_s(whole, prompts[:1], args.tokens)
             drift = max(layer_s, after) / min(layer_s, after) - 1
             if drift <= DRIFT:
@@ -104,14 +104,14 @@ def _cell(
         kept.append(seconds)
         layers.append(layer_s)
         drifts.append(drift)
-    assert told["neurons_device_bytes"] <= told["whole_device_bytes"]
+    assert statistics["neurons_device_bytes"] <= statistics["whole_device_bytes"]
     return {
         "layer_s": median(layers),
         "drift": max(drifts),
         "rows": thin.rows,
         **over_prompts(kept),
-        **told,
-        "predictor_share": spent / told["neurons_device_bytes"],
+        **statistics,
+        "predictor_share": spent / statistics["neurons_device_bytes"],
     }
 
 
@@ -127,7 +127,7 @@ def _layer_s(loaded: LoadedModel, prompts: list[Tensor], tokens: int) -> float:
 
 @torch.inference_mode()
 def _loss(whole: LoadedModel, neurons: LoadedModel, args: argparse.Namespace) -> dict[str, Any]:
-    """Held-out nats a token, masked against dense, as `mode=eval` runs them: masks in prefill."""
+    """Held-out nats/token, masked against dense, as `mode=eval` runs them: masks in prefill."""
     selector, _ = parts_of(args)
     selector.prefill = "masked"
     memory = Memory(whole.geometry.experts)

@@ -1,4 +1,4 @@
-"""The README's table of `bench.py surface`, and what stands in sentences, from its lines.
+"""The README's table of `bench.py surface`, and the numbers in its text, from its rows.
 
     python experiments/16_neurons/tables.py results/surface.jsonl
 
@@ -53,7 +53,7 @@ def interval(row: Row) -> str:
 
 
 def headline(row: Row) -> str:
-    """What the project's README says of one cell."""
+    """The sentence of the project's README about one cell."""
     return (
         f"{row['speedup']:.2f}x [{row['low']:.2f}, {row['high']:.2f}] over {row['prompts']} "
         f"prompts of {row['prompt_tokens']} tokens ({row['runs']} pairs of runs, "
@@ -62,7 +62,7 @@ def headline(row: Row) -> str:
 
 
 def by_load(rows: list[Row]) -> Iterator[str]:
-    """The least and most speedup over slots at every load time, and the drift that was let pass."""
+    """The least and most speedup over slots at every load time, and the largest drift."""
     for ratio in dict.fromkeys(row["load_over_layer"] for row in rows):
         found = [row for row in rows if row["load_over_layer"] == ratio]
         ups = [row["speedup"] for row in found]

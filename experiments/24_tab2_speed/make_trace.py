@@ -19,13 +19,13 @@ EXPERT_BYTES = 66_400_000  # 2-bit experts, 3.016 bits a weight with scales and 
 
 
 def main() -> None:
-    """Draw the routing and write it."""
+    """Generate the routing and write it."""
     geometry = Geometry(32, 8, 2, 4096, 14336, EXPERT_BYTES)
     dials = Dials(skew=0.5, temporal=0.15, linked=0.0)
     trace = generate(geometry, tokens=150, sequences=2, dials=dials, seed=1)
     trace.provenance |= {
         "model": "synthetic routing of Mixtral-8x7B's shape, 2-bit experts",
-        "workload": "2 sequences of 150 drawn tokens",
+        "workload": "2 sequences of 150 random tokens",
     }
     write_trace(trace, PATH)
     print(f"{PATH}: {PATH.stat().st_size} bytes, {len(trace)} visits")

@@ -33,11 +33,11 @@ def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
     command += ["prefetch=none", f"seed=range(0,{seeds})"]
     command += ["cache=lru,lfu,fifo,sieve,arc", "memory.slots=3,4,5,6,7"]
     with ExitStack() as stack:
-        places = cpus or (None,)
-        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in places]
+        targets = cpus or (None,)
+        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in targets]
         started = perf_counter()
         running = []
-        for cpu, folder in zip(places, folders, strict=True):
+        for cpu, folder in zip(targets, folders, strict=True):
             pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
             words_here = [*pinned, *command, f"hydra.sweep.dir={folder}"]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -1,11 +1,11 @@
-"""Record which rows decoding text needs, and what predictors say: traces for simulated studies.
+"""Record which rows decoding text needs, and what predictors predict: traces for simulated studies.
 
     python experiments/32_two_level/record.py --text TOKENS.bin --out FOLDER [--tiny]
 
 The bundled model reads text token by token with `sparsity=corm`, and every visit's rows are kept,
 once for each mode: `late.parquet`, `predicted.parquet`. Their predictions are those of
-`prefetch=corm`; the same visits with other namers of experts (rows of the same selector) stand in
-`MODE-gate.parquet` and `MODE-random.parquet`. At last a few tokens are decoded in thin places, and
+`prefetch=corm`; the same visits with other predictors of experts (rows of the same selector) are
+in `MODE-gate.parquet` and `MODE-random.parquet`. Last, a few tokens are decoded in thin slots, and
 the plans of that run are compared with those of a replay of its trace.
 """
 
@@ -43,37 +43,37 @@ if TYPE_CHECKING:
     from moex.types import Geometry, Plan, Prediction
 
 
-class Lottery(Fetch):
-    """Experts by lot, their rows by the run's selector."""
+class RandomExperts(Fetch):
+    """Experts uniformly at random, their rows by the run's selector."""
 
     def __post_init__(self) -> None:
-        """Whoever draws lots looks one layer ahead."""
+        """Do nothing: random experts are for one layer ahead."""
 
 
-class Told(Prefetcher):
-    """Keeps what several prefetchers say at every visit; says what the first one says."""
+class Several(Prefetcher):
+    """Records what several prefetchers predict at every visit; returns what the first predicts."""
 
     needs = frozenset({"lookahead", "hidden", "chosen"})
 
-    def __init__(self, told: dict[str, Prefetcher]) -> None:
-        self.told, self.layers = told, 0
+    def __init__(self, prefetchers: dict[str, Prefetcher]) -> None:
+        self.prefetchers, self.layers = prefetchers, 0
         self.said: dict[str, list[list[Prediction]]] = {}
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
-        """Let all of them meet the model."""
-        for each in self.told.values():
+        """Bind all of them."""
+        for each in self.prefetchers.values():
             each.bind(geometry, model, selector)
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Begin anew."""
-        self.said, self.layers = {name: [] for name in self.told}, geometry.layers
-        for each in self.told.values():
+        self.said, self.layers = {name: [] for name in self.prefetchers}, geometry.layers
+        for each in self.prefetchers.values():
             each.reset(geometry, seed)
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
         """Ask all."""
         last = observation.access.layer == self.layers - 1
-        for name, each in self.told.items():
+        for name, each in self.prefetchers.items():
             each.observe(observation)
             self.said[name].append([] if last else list(each.predict(observation)))
         return next(iter(self.said.values()))[-1]
@@ -82,8 +82,8 @@ class Told(Prefetcher):
 def decode(model: Any, ids: torch.Tensor, prompt: int) -> None:
     """Read a prompt at once, then the rest token by token, as it stands."""
     out = model(ids[:, :prompt], use_cache=True, logits_to_keep=1)
-    for place in range(prompt, ids.shape[1]):
-        step = ids[:, place : place + 1]
+    for position in range(prompt, ids.shape[1]):
+        step = ids[:, position : position + 1]
         out = model(step, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
 
 
@@ -92,9 +92,11 @@ def record(
 ) -> None:
     """Write the traces of one mode."""
     mode = selector.mode
-    told = Told({"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": Lottery(Random())})
+    several = Several(
+        {"": Fetch(MLP()), "-gate": Fetch(Gate()), "-random": RandomExperts(Random())}
+    )
     memory = Memory(loaded.geometry.experts)
-    run = offload(loaded, Setup(LRU(), memory, told, selector=selector))
+    run = offload(loaded, Setup(LRU(), memory, several, selector=selector))
     with run as model, torch.inference_mode():
         for ids in texts:
             decode(model, ids, prompt)
@@ -103,11 +105,11 @@ def record(
         "workload": "held-out text, read",
         "sparsity": {"name": "corm", "mode": mode, "fraction": selector.fraction},
         "selector_bytes": selector.device_bytes,
-        "coarse_bytes": {"": told.told[""].device_bytes, "-gate": 0, "-random": 0},
+        "coarse_bytes": {"": several.prefetchers[""].device_bytes, "-gate": 0, "-random": 0},
         **provenance(),
     }
     trace = run.recorder.trace(about)
-    for name, said in told.said.items():
+    for name, said in several.said.items():
         trace.predictions = said
         write_trace(trace, out / f"{mode}{name}.parquet")
     decoded = trace.layer == 0
@@ -116,7 +118,7 @@ def record(
 
 
 def equal_plans(loaded: LoadedModel, ids: torch.Tensor, prompt: int) -> tuple[int, int]:
-    """Plans of a live run in thin places, and how many of them its replay makes alike."""
+    """Plans of a live run in thin slots, and how many of them its replay makes alike."""
     live: list[Plan] = []
     replayed: list[Plan] = []
     run = offload(
@@ -154,9 +156,9 @@ def main() -> None:
     for mode in ("late", "predicted"):
         record(loaded, texts, Corm(fraction=args.fraction, mode=mode), prompt, args.out)
     plans, same = equal_plans(loaded, texts[0][:, : prompt + 16], prompt)
-    print(f"live plans in thin places: {plans}; the same in the replay: {same}")
+    print(f"live plans in thin slots: {plans}; equal in the replay: {same}")
     if plans != same:
-        raise SystemExit("the replay takes other decisions than the live run")
+        raise SystemExit("the replay makes other decisions than the live run")
 
 
 if __name__ == "__main__":

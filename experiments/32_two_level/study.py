@@ -1,4 +1,4 @@
-"""Two levels (experts, and rows in thin places) against one, and what each part of it gives.
+"""Two levels (experts, and rows in thin slots) against one, and what each component gives.
 
     python experiments/32_two_level/study.py --traces FOLDER [--tiny]
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.35, 0.3)
 BUDGETS = (2, 3, 4)
-"""Device bytes: those of so many whole slots a layer, and of the staging places."""
+"""Device bytes: those of so many whole slots a layer, and of the staging slots."""
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -43,9 +43,9 @@ LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
 class Case:
     """One way to spend the device's bytes; `trace` names a file of record.py.
 
-    `rows` 0 moves whole experts; `ahead` says who prefetches: "recorded", "gate" (whole experts) or
-    "none"; `hot` keeps half of each place for rows that the texts left out (the first half) used
-    most.
+    `rows` 0 moves whole experts; `ahead` names the prefetcher: "recorded", "gate" (whole experts)
+    or "none"; `hot` keeps half of each slot for the rows that the other texts (the first half)
+    used most.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Case:
 
 CASES = (
     Case("whole experts, LRU, gate lookahead", rows=0, ahead="gate"),
-    Case("CORM-like, all parts"),
+    Case("CORM-like, all components"),
     Case("no fine (whole experts, mlp)", rows=0),
-    Case("no coarse (experts by lot)", "predicted-random"),
+    Case("no coarse (random experts)", "predicted-random"),
     Case("coarse by gate lookahead", "predicted-gate"),
-    Case("no two levels (whole places)", rows=1.0),
+    Case("no two levels (whole slots)", rows=1.0),
     Case("no parallel prefetch", ahead="none"),
     Case("late masks", "late"),
     Case("hot rows pinned", hot=True),
@@ -75,10 +75,10 @@ def link(load: float, expert_bytes: int, select_s: float) -> HardwareProfile:
     return replace(toy, link_bytes_per_s=expert_bytes / (load * layer_s), select_s=select_s)
 
 
-def places(trace: Trace, budget: int, rows: float, spent: int) -> tuple[int, float]:
+def equal_slots(trace: Trace, budget: int, rows: float, spent: int) -> tuple[int, float]:
     """Slots a layer and the share of rows that they hold, for the budget less what is spent.
 
-    As many slots as places of this share make, then as many rows as still fit; so few slots that a
+    As many slots as fit with this share each, then as many rows as still fit; so few slots that a
     token's experts do not fit are 0.
     """
     geometry = trace.geometry
@@ -116,7 +116,7 @@ def run(
         spent += about["coarse_bytes"][case.trace[len(case.trace.split("-")[0]) :]]
     count, share = budget, 1.0
     if case.rows:
-        count, share = places(trace, budget, case.rows, spent if charged else 0)
+        count, share = equal_slots(trace, budget, case.rows, spent if charged else 0)
         if not count:
             return None
     cache = ExpertCache(LRU(), geometry, count)
@@ -147,8 +147,8 @@ def run(
     }
 
 
-def draw(levels: list[dict[str, Any]], parts: list[dict[str, Any]], about: str) -> Figure:
-    """Left: bytes a token over the rows that a place holds. Right: the ablation's milliseconds."""
+def draw(levels: list[dict[str, Any]], components: list[dict[str, Any]], about: str) -> Figure:
+    """Left: bytes per token over the rows that a slot holds. Right: the ablation's milliseconds."""
     figure, axes = new(1, 2, (WIDE, 2.9))
     for number, budget in enumerate(sorted({row["budget"] for row in levels})):
         line = [row for row in levels if row["budget"] == budget]
@@ -156,16 +156,16 @@ def draw(levels: list[dict[str, Any]], parts: list[dict[str, Any]], about: str) 
         shares = [100 * row["rows"] for row in line]
         label = f"bytes of {budget} whole slots a layer"
         axes[0][0].plot(shares, [row["mb_per_token"] for row in line], label=label, **look)
-    axes[0][0].set(xlabel="rows that a place holds (% of an expert)", ylabel="MB moved a token")
+    axes[0][0].set(xlabel="rows that a slot holds (% of an expert)", ylabel="MB moved/token")
     axes[0][0].set_ylim(bottom=0)
     axes[0][0].legend()
-    names = [row["case"] for row in parts][::-1]
-    for number, row in enumerate(parts[::-1]):
-        first = row is parts[0] or row is parts[1]
+    names = [row["case"] for row in components][::-1]
+    for number, row in enumerate(components[::-1]):
+        first = row is components[0] or row is components[1]
         axes[0][1].barh(number, row["ms"], color=COLOURS[0 if first else 5], height=0.7)
         axes[0][1].text(row["ms"], number, f" {row['ms']:.1f}", va="center", fontsize=6.5)
     axes[0][1].set_yticks(range(len(names)), names, fontsize=6.5)
-    axes[0][1].set_xlabel("ms a token, modelled")
+    axes[0][1].set_xlabel("ms/token, modelled")
     axes[0][1].margins(x=0.15)
     axes[0][1].grid(axis="y", visible=False)
     return caption(figure, about)
@@ -178,7 +178,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--load", type=float, default=4.0, help="r of the figure")
     parser.add_argument("--budget", type=int, default=4, help="slots of the ablation")
-    parser.add_argument("--select-s", type=float, default=0.0, help="selecting, a visit")
+    parser.add_argument(
+        "--select-s", type=float, default=0.0, help="seconds of selecting per visit"
+    )
     parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
     args = parser.parse_args()
     names = dict.fromkeys(case.trace for case in CASES)
@@ -196,9 +198,9 @@ def main() -> None:
     print("\none level (rows 1) and two, predictor's bytes on neither side")
     show(levels)
     found = [run(traces, case, args.budget, at, charged=True) for case in CASES]
-    parts = [row for row in found if row]
-    print(f"\nparts taken away, r = {args.load:g}, predictor's bytes counted")
-    show(parts)
+    components = [row for row in found if row]
+    print(f"\ncomponents removed, r = {args.load:g}, predictor's bytes counted")
+    show(components)
     speed = []
     for load in loads:
         slowed, row = link(load, size, args.select_s), {"r": load}
@@ -207,18 +209,18 @@ def main() -> None:
             row[case.name] = got["ms"] if got else float("nan")
         row["speedup"] = row[CASES[0].name] / row[CASES[1].name]
         speed.append(row)
-    print("\nms a token by r")
+    print("\nms/token by r")
     show(speed)
     tokens = halves(traces["predicted"])[1].tokens_of(prefill=False)
     about = (
         f"Simulated: {tokens} recorded tokens of the bundled model, 30 % of the neurons "
         f"(sparsity=corm), toy machine, an expert takes r = {args.load:g} layers; selecting and "
-        f"predicting take {args.select_s * 1e6:g} us a visit. Left: equal bytes of places. Right: "
+        f"predicting take {args.select_s * 1e6:g} us a visit. Left: equal bytes of slots. Right: "
         f"bytes of {args.budget} whole slots a layer, the predictor's among them."
     )
     if not args.tiny:
         with styled():
-            figure = draw(levels, parts, about)
+            figure = draw(levels, components, about)
             figure.savefig(args.out / "two_level.png", dpi=120, metadata={"Software": None})
 
 

@@ -53,13 +53,13 @@ PERFECT = {"rtx3060": 2.04e-4, "t4": 2.16e-4}
 SLOTS = (2, 3, 4)
 Row = dict[str, Any]
 Use = tuple[bytes, bytes | None]
-"""The rows that one visit needed of one expert, and those that were guessed a layer early."""
+"""The rows that one visit needed of one expert, and those that were predicted a layer early."""
 
 
 def selector_bytes(shape: Geometry, rank: int, width: int = WIDTH) -> int:
     """What a selector like ours holds (`moex/sparsity/lean.py`), shared tables aside.
 
-    Four bits a factor, eight a code and a guess of it, padded as the kernels want it.
+    Four bits a factor, eight a code and a prediction of it, padded as the kernels want it.
     """
     layers, experts, _, hidden, neurons, _ = shape
     inputs, outputs = -(-rank // 32) * 32, -(-2 * neurons // 64) * 64
@@ -77,7 +77,7 @@ def namer_bytes(shape: Geometry) -> int:
 
 
 def pools(trace: Trace) -> dict[Expert, list[Use]]:
-    """What every expert of the bundled model needed, by visits, where its name was guessed."""
+    """What every expert of the bundled model needed, by visits, where it was predicted."""
     found: dict[Expert, list[Use]] = {}
     assert trace.rows is not None
     assert trace.predictions is not None
@@ -95,18 +95,20 @@ def composed(recorded: Trace, visits: int, seed: int = 0) -> Trace:
     """Mixtral's routing with the bundled model's rows; names are right in `ADAPMOE_MEAN`.
 
     Layer 0 takes the rows of layer 0, the others those of layers 1 to 5 in equal parts; each expert
-    goes through the recorded uses of the expert of its number one after the other, from a place of
-    its own, so that what an expert needs changes from visit to visit as it did.
+    goes through the recorded uses of the expert of its number one after the other, from a start
+    of its own, so that what an expert needs changes from visit to visit as it did.
     """
     trace = read_trace("synthetic_mixtral").select(slice(0, visits))
     used, draw = pools(recorded), random.Random(seed)
     last, usual = recorded.geometry.layers - 1, {e.layer: pool for e, pool in used.items()}
-    place = {Expert(layer, i): draw.randrange(10**6) for layer in range(LAYERS) for i in range(8)}
+    position = {
+        Expert(layer, i): draw.randrange(10**6) for layer in range(LAYERS) for i in range(8)
+    }
 
     def uses(expert: Expert) -> Use:
         layer = 1 + (expert.layer - 1) * last // (LAYERS - 1) if expert.layer else 0
         pool = used.get(Expert(layer, expert.index)) or usual[layer]  # few texts: not all are used
-        return pool[place[expert] % len(pool)]
+        return pool[position[expert] % len(pool)]
 
     rows: list[list[bytes | None]] = []
     said: list[list[Prediction]] = []
@@ -121,7 +123,7 @@ def composed(recorded: Trace, visits: int, seed: int = 0) -> Trace:
                 said[-1].append(Prediction(expert, 1.0, uses(expert)[1]))
         said.append([])
         for expert in names:
-            place[expert] += 1
+            position[expert] += 1
     shape = SHAPE._replace(intermediate=recorded.geometry.intermediate, expert_bytes=WHOLE[16])
     return replace(trace, geometry=shape, rows=rows, predictions=said)
 
@@ -145,8 +147,8 @@ def costed(name: str, bits: int, perfect: bool, neurons: bool) -> Any:
     return replace(profile, **changes)
 
 
-def places(bits: int, slots: int, rows: float, spent: int) -> int:
-    """Thin slots a layer for the bytes of so many whole ones and four staging places."""
+def thin_slots(bits: int, slots: int, rows: float, spent: int) -> int:
+    """Thin slots a layer for the bytes of so many whole ones and four staging slots."""
     free = (slots * LAYERS + 4) * WHOLE[bits] - spent
     return min(int(free / (rows * BUNDLE[bits] * SHAPE.intermediate) - 4) // LAYERS, EXPERTS)
 
@@ -174,7 +176,7 @@ def cells(traces: dict[float, Trace], tiny: bool) -> Iterator[Row]:
         }
         for fraction, trace in traces.items():
             share = fraction + 0.1
-            count = places(bits, slots, share, spent)
+            count = thin_slots(bits, slots, share, spent)
             if count >= 2:
                 own = geometry._replace(expert_bytes=BUNDLE[bits] * SHAPE.intermediate)
                 ms = _ms(trace, own, count, costed(name, bits, perfect, True), True, share)
@@ -200,7 +202,7 @@ def draw(rows: list[Row], about: str) -> Figure:
     for axis, kind in zip(axes[0], kinds, strict=True):
         mine = [r for r in rows if (r["machine"], r["software"]) == kind and r["slots"] == 3]
         for number, name in enumerate(fractions):
-            at = [place + 0.36 * number - 0.18 for place in range(len(mine))]
+            at = [bar + 0.36 * number - 0.18 for bar in range(len(mine))]
             heights = [row.get(name, 0.0) for row in mine]
             look = {"color": COLOURS[number], "label": f"{name.split()[1]} of the neurons"}
             axis.bar(at, heights, 0.34, **look)

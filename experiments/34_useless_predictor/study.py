@@ -5,9 +5,9 @@
 
 `simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
 until an expert takes `r` times as long as a layer; with `--traces` (of
-`experiments/32_two_level/record.py`) also rows: experts by lot, their rows by the selector. It
+`experiments/32_two_level/record.py`) also rows: random experts, their rows by the selector. It
 draws useless.png beside this file. `live` decodes with the bundled model behind an emulated link,
-both sides open at once and in turns; it means something on a quiet machine only. The bar is .95.
+both sides open at once and in turns; it means something on an idle machine only. The bar is .95.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def simulated(args: argparse.Namespace) -> Iterator[Row]:
     ]
     whole += [("whole experts", trace, 0.0, Random(), chunks) for chunks in (4, 1)]
     if args.traces:
-        drawn = read_trace(args.traces / "predicted-random.parquet")
-        drawn = drawn.select(slice(0, len(drawn) // 6))
+        recorded = read_trace(args.traces / "predicted-random.parquet")
+        recorded = recorded.select(slice(0, len(recorded) // 6))
         for share, chunks in ((1.0, 9), (0.4, 9), (0.4, 36)):
-            whole.append(("rows", drawn, share, Recorded(), chunks))
+            whole.append(("rows", recorded, share, Recorded(), chunks))
     for name, each, rows, prefetch, chunks in whole:
         for count in slots:
             for load in loads:
@@ -158,8 +158,8 @@ def draw(rows: list[Row], out: Path) -> None:
     """A panel a kind, the least over slots against r."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
-        plain = "9 chunks an expert" if row["chunks"] == 9 else "2 guesses, other chunks"
-        kind = "rows, 2 guesses" if row["simulated"] == "rows" else plain
+        plain = "9 chunks per expert" if row["chunks"] == 9 else "2 prefetches, other chunks"
+        kind = "rows, 2 prefetches" if row["simulated"] == "rows" else plain
         kinds.setdefault(kind, []).append(row)
     with styled():
         figure, axes = new(1, len(kinds), (WIDE, 2.6))
@@ -173,11 +173,11 @@ def draw(rows: list[Row], out: Path) -> None:
                     for load in loads
                 ]
                 width, chunks, share = key
-                label = f"{width} guess{'es'[: 2 * width - 2]}, whole experts"
+                label = f"{width} prefetch{'es'[: 2 * width - 2]}, whole experts"
                 if chunks != 9:
-                    label = f"{chunks} chunk{'s'[: chunks - 1]} an expert"
+                    label = f"{chunks} chunk{'s'[: chunks - 1]} per expert"
                 if name.startswith("rows"):
-                    label = f"places of {share:.0%}, {chunks} chunks"
+                    label = f"slots of {share:.0%}, {chunks} chunks"
                 look: Row = {"color": COLOURS[number], "marker": MARKERS[number]}
                 axis.plot(loads, least, label=label, **look)
             axis.axhline(BAR, color="0.45", linestyle=(0, (1, 1.5)), label="bar, .95")
@@ -188,7 +188,7 @@ def draw(rows: list[Row], out: Path) -> None:
         axes[0][0].set_ylabel("speed over prefetch=none")
         text = (
             "Simulated, bundled model, toy machine; every point is the worst of 2, 3 and 4 slots "
-            "a layer. Guesses are drawn by lot. Chunks: demand overtakes guesses between them."
+            "a layer. Prefetches are uniformly random; demand overtakes them between chunks."
         )
         caption(figure, text).savefig(out, dpi=120, metadata={"Software": None})
 

@@ -58,7 +58,7 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _items(rows: list[dict[str, Any]]) -> int:
-    """Items of the task that has fewest; parts of a task are not one."""
+    """Items of the task that has fewest; subtasks do not count."""
     return min(row["n"] for row in rows if "/" not in row["task"])
 
 
@@ -77,7 +77,7 @@ def speeds(lines: Iterable[str]) -> pd.DataFrame:
 
 
 def join(accuracy: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
-    """Every speed with its accuracy; says on stderr what has no partner."""
+    """Every speed with its accuracy; prints to stderr what has no partner."""
     both = speed.merge(accuracy, on=KEYS, how="outer", indicator=True)
     for row in both[both["_merge"] != "both"].drop_duplicates(KEYS).to_dict("records"):
         lacks = "no accuracy" if row["_merge"] == "left_only" else "no speed"

@@ -1,1 +1,1 @@
-"""What runs a workload and times it."""
+"""Workloads: run, time and grade them."""

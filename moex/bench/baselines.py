@@ -1,4 +1,4 @@
-"""What everything is compared with: stock transformers, and accelerate's offloading."""
+"""Baselines: stock transformers, and accelerate's offloading."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def _align(model: nn.Module) -> None:
 
 @contextmanager
 def reference(name: str, dtype: str = "auto", device: str = "cpu") -> Iterator[PreTrainedModel]:
-    """What `mode=verify` believes: stock, or, where memory does not hold it, offloaded stock.
+    """The reference of `mode=verify`: stock, or, where memory does not hold it, offloaded stock.
 
     Both compute with transformers' own `grouped_mm`; accelerate only moves weights.
     """
-    whole = sum(p.nbytes for p in checkpoint.build(checkpoint.find(name), dtype).parameters())
-    with (stock if fits(whole, device) else accelerate)(name, dtype, device) as model:
+    size = sum(p.nbytes for p in checkpoint.build(checkpoint.find(name), dtype).parameters())
+    with (stock if fits(size, device) else accelerate)(name, dtype, device) as model:
         yield model
 
 
@@ -81,19 +81,19 @@ def accelerate(
     away = "disk" if device == "cpu" else "cpu"
     skeleton = checkpoint.build(folder)
     modules = {layer.experts for layer in experts_interface.moe_layers(skeleton)}
-    places = _places(skeleton, "", modules, device, away)
+    devices = _device_map(skeleton, "", modules, device, away)
     with tempfile.TemporaryDirectory(prefix="moex-accelerate-") as offload_folder:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=_dtype(dtype),
-            device_map=places,
+            device_map=devices,
             offload_folder=offload_folder,
             experts_implementation=experts,
         )
         yield _frozen(model)
 
 
-def _places(
+def _device_map(
     module: nn.Module, name: str, experts: set[nn.Module], device: str, away: str
 ) -> dict[str, str]:
     """A device map that names every experts module, and every largest module without any."""
@@ -101,11 +101,11 @@ def _places(
         return {name: away}
     if experts.isdisjoint(module.modules()):
         return {name: device}
-    places = {}
+    devices = {}
     for child, inner in module.named_children():
         path = f"{name}.{child}" if name else child
-        places.update(_places(inner, path, experts, device, away))
-    return places
+        devices.update(_device_map(inner, path, experts, device, away))
+    return devices
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

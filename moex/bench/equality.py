@@ -23,7 +23,7 @@ BITS, TOKENS, APPROXIMATE = "bit-equal", "token-equal", "approximate"
 
 
 class Pass(NamedTuple):
-    """What a forward pass said.
+    """The outcome of a forward pass.
 
     `logits` [batch, vocabulary] of the next token are on the CPU as they were computed; `hidden`
     are digests, of the embedding and of every decoder layer's output; `token` [batch, 1] was
@@ -37,7 +37,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Equality:
-    """A grade, and how far off logits are when both models continue stock's tokens.
+    """A grade, and how far apart logits are when both models continue stock's tokens.
 
     Args:
         equality: `bit-equal` (every logit of a new token and all hidden states of every layer),
@@ -136,7 +136,7 @@ def _distance(ours: Tensor, theirs: Tensor) -> float:
     Raises:
         ValueError: a logit is nan or infinite: neither equal to anything, nor far from it.
     """
-    for whose, logits in (("stock transformers", theirs), ("the configured parts", ours)):
+    for whose, logits in (("stock transformers", theirs), ("moex", ours)):
         if not logits.isfinite().all():
             raise ValueError(
                 f"mode=verify: the logits of {whose} hold nan or an infinity; expected finite "

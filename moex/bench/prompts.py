@@ -1,4 +1,4 @@
-"""Where prompts come from: the configuration, a jsonl file, a data set of the hub."""
+"""Sources of prompts: the configuration, a jsonl file, a data set of the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Prompts(Workload):
-    """Texts that stand in the configuration."""
+    """Prompts given in the configuration."""
 
     prompts: list[str] = dataclasses.field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: the likeliest, or a draw that everybody repeats."""
+"""How the next token is chosen from logits: the likeliest, or a reproducible random one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def greedy(logits: Tensor, prompt: int, number: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draw a token in proportion to its probability.
+    """Sample a token in proportion to its probability.
 
-    A draw is named by seed, prompt and number of the token, so it is the same in every round, for
-    every batch size and every runner, and equal logits give equal tokens.
+    The random number depends on seed, prompt and number of the token alone, so it is the same in
+    every round, for every batch size and every runner, and equal logits give equal tokens.
 
     Args:
         seed: the run's.
         temperature: divides the logits.
-        top_p: draw among the likeliest tokens that together have at least this probability
+        top_p: sample among the likeliest tokens that together have at least this probability
             (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751); equals of the last stay.
 
     Raises:
@@ -54,7 +54,7 @@ class Sampler:
             raise ValueError(f"workload.top_p={self.top_p}: expected more than 0, at most 1")
 
     def __call__(self, logits: Tensor, prompt: int, number: int) -> Tensor:
-        """Draw for every row of the batch."""
+        """Sample a token for every row of the batch."""
         shares = (logits.double() / self.temperature).softmax(-1)
         if self.top_p < 1:
             ordered = shares.sort(descending=True).values
@@ -62,8 +62,8 @@ class Sampler:
             least = ordered.masked_fill(before >= self.top_p, torch.inf).amin(-1, keepdim=True)
             shares = shares.masked_fill(shares < least, 0)
         rows = range(prompt, prompt + len(logits))
-        draws = [[random.Random(f"{self.seed} {row} {number}").random()] for row in rows]
+        uniform = [[random.Random(f"{self.seed} {row} {number}").random()] for row in rows]
         below = shares.cumsum(-1)
-        target = below.new_tensor(draws) * below[:, -1:]
-        place = torch.searchsorted(below, target, right=True)
-        return place.clamp(max=logits.shape[-1] - 1)
+        target = below.new_tensor(uniform) * below[:, -1:]
+        token = torch.searchsorted(below, target, right=True)
+        return token.clamp(max=logits.shape[-1] - 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def prepare(
     loaded: LoadedModel, batches: list[torch.Tensor], workload: Workload, setup: Setup
 ) -> OffloadedModel:
-    """Make the offloaded model; parts that know the future get it from a recording pass."""
+    """Make the offloaded model; oracles get the future from a recording pass."""
     prefetcher = setup.prefetcher
     if prefetcher is not None and "recorded" in prefetcher.needs:
         raise ValueError(
@@ -65,7 +65,7 @@ def _make(
 
 
 def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Report:
-    """Begin a row with what the model's parts say of themselves."""
+    """Begin a row with the names and sizes of model, store and setup."""
     cache, link, store = offloaded.cache, offloaded.link, loaded.store
     report = Report(source="live", mode="live", oracle=setup.foresight)
     report.policy = type(cache.prototype).__name__

@@ -2,15 +2,15 @@
 
 While decoding, tuples are appended to one bounded list, nothing else; times are `perf_counter`'s:
 
-- `("visit", layer, started, ended, residents, guesses)`: a layer's experts, by the runner
+- `("visit", layer, started, ended, residents, prefetches)`: a layer's experts, by the runner
 - `("stall", expert, started, seconds)`: the computing thread waited, by the link
 - `("move", expert, started, ended, bytes, mover)`: one mover moved a piece, by the link
 - `("load", expert, queued, arrived, speculative)`: a load from its plan to its arrival, by the link
 
-The lanes made of them: *passes*; *compute* (passes without stalls and without the computing
-thread's own moves); *stall*; a lane for everything that moves bytes (disk readers, a copying
+The tracks made of them: *passes*; *compute* (passes without stalls and without the computing
+thread's own moves); *stall*; a track for everything that moves bytes (disk readers, a copying
 thread, the wire of an emulated link); *demand* and *prefetch* loads, several at a time; and the
-occupancy of the places. The format is Google's Trace Event Format: times in microseconds.
+occupancy of the slots. The format is Google's Trace Event Format: times in microseconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Segment = tuple[float, float, str]
 
 
 def write_timeline(path: Path, done: Round, about: dict[str, Any]) -> None:
-    """Write the timeline of a round, one event a line, whole or not at all."""
+    """Write the timeline of a round, one event per line; the file is complete or absent."""
     own = threading.current_thread().name
     limit_reached = bool(done.events) and done.events[0][2] > done.spans[0][1]
     header = json.dumps({**about, "only_the_latest_events": limit_reached})
@@ -80,10 +80,10 @@ def _computing(
     kinds: dict[str, list[tuple[Any, ...]]],
     own_thread: str,
 ) -> Iterator[dict[str, Any]]:
-    """The lanes of the computing thread; times in seconds."""
+    """The tracks of the computing thread; times in seconds."""
     yield _process(COMPUTING, "computing")
-    for tid, lane in ((PASSES, "passes"), (COMPUTE, "compute"), (STALL, "stall")):
-        yield _thread(COMPUTING, tid, lane)
+    for tid, track in ((PASSES, "passes"), (COMPUTE, "compute"), (STALL, "stall")):
+        yield _thread(COMPUTING, tid, track)
     for begin, end, line in passes:
         seen = {name: line[name] for name in ("tokens", "stall_s", "bytes_moved")}
         yield _slice(line["phase"], begin, end, COMPUTING, PASSES, seen)
@@ -97,7 +97,7 @@ def _computing(
 
 
 def _moving(kinds: dict[str, list[tuple[Any, ...]]], own_thread: str) -> Iterator[dict[str, Any]]:
-    """A lane for every mover, and the loads, which may be under way together."""
+    """A track for every mover, and the loads, which may be under way together."""
     yield _process(LINK, "link")
     movers = sorted({mover for *_, mover in kinds["move"]})
     for tid, mover in enumerate(movers, start=1):
@@ -113,10 +113,10 @@ def _moving(kinds: dict[str, list[tuple[Any, ...]]], own_thread: str) -> Iterato
 
 
 def _held(visits: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """How many places residents and guesses hold after every visit."""
+    """How many slots residents and prefetches hold after every visit."""
     for _, _, end, residents, prefetches in visits:
-        held = {"residents": residents, "guesses": prefetches}
-        counter = {"name": "places held", "ph": "C", "pid": COMPUTING, "tid": 0}
+        held = {"residents": residents, "prefetches": prefetches}
+        counter = {"name": "slots held", "ph": "C", "pid": COMPUTING, "tid": 0}
         yield {**counter, "ts": end, "args": held}
 
 

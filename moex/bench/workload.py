@@ -1,4 +1,4 @@
-"""What is generated from: prompts, lengths, repeats, sampling. The same for every runner."""
+"""A workload: prompts, lengths, repeats, sampling; the same for every runner."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Workload(ABC):
         new_tokens: generated for every prompt; the end-of-text token does not stop it.
         batch_size: prompts run together; of one length, because padding would demand experts that
             no token of a text needs.
-        sampling: "greedy", or "sample": drawn with the run's seed, the same draws in every round,
+        sampling: "greedy", or "sample": random with the run's seed, the same tokens in every round,
             batch and runner.
         temperature: divides the logits before drawing.
-        top_p: draw among the likeliest tokens that together have this probability.
-        warmup: whole rounds before measuring; not the pass that records an oracle's future.
+        top_p: sample among the likeliest tokens that together have this probability.
+        warmup: rounds before measuring; not the pass that records an oracle's future.
         repeats: measured rounds, each from an empty cache; medians are reported.
         cold: empty the cache before every batch, too.
         routing: a trace file, or the name of a bundled one, whose recorded routing overrules the
@@ -87,15 +87,15 @@ class Workload(ABC):
 
     def sampler(self, seed: int) -> Choose:
         """How the next token is chosen."""
-        drawn = Sampler(seed, self.temperature, self.top_p)
+        sampler = Sampler(seed, self.temperature, self.top_p)
         if self.sampling == "sample":
-            return drawn
+            return sampler
         if self.sampling != "greedy":
             raise ValueError(f"workload.sampling={self.sampling}: expected greedy or sample")
         if (self.temperature, self.top_p) != (1.0, 1.0):
             raise ValueError(
                 f"workload.temperature={self.temperature} workload.top_p={self.top_p}: expected "
-                "1.0 of both, for greedy decoding draws nothing; try workload.sampling=sample"
+                "1.0 of both, for greedy decoding samples nothing; try workload.sampling=sample"
             )
         return greedy
 

@@ -37,7 +37,7 @@ class TimedPrefetcher(Prefetcher):
 
     def __init__(self, inner: Prefetcher) -> None:
         self.inner = inner
-        self.needs = inner.needs  # type: ignore[misc]  # as the inner one's class says
+        self.needs = inner.needs  # type: ignore[misc]  # as the inner prefetcher's class has it
         self.seconds: list[float] = []
 
     def reset(self, geometry: Geometry, seed: int) -> None:
@@ -46,7 +46,7 @@ class TimedPrefetcher(Prefetcher):
         self.seconds.clear()
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
-        """Return what the other one says."""
+        """Return the inner prefetcher's predictions."""
         started = perf_counter()
         self.inner.observe(observation)
         predictions = self.inner.predict(observation)
@@ -98,7 +98,7 @@ def offloaded_costs(
     predicting = np.asarray(timed.seconds)
     handed = np.asarray([spent[clock] for clock in clocks])
     seconds = np.asarray(run.meter.visits) - predicting - handed
-    # A pass's beginning lies in its first visit, so that is not fitted to.
+    # A pass's first visit includes its start, so it is left out of the fit.
     fitted = decode & ~first if layers > 1 else decode
     costs = _fitted(seconds, fitted, columns)
     link_costs = _fitted(handed, fitted, handing)
@@ -122,8 +122,8 @@ def _fitted(
 ) -> Costs:
     """The table of these visits, adding up to what they took."""
     costs = fit(seconds=seconds[visits], **{name: each[visits] for name, each in columns.items()})
-    told = costs.seconds(**columns)[visits].sum()
-    return costs.times(float(seconds[visits].sum() / told)) if told else costs
+    modelled = costs.seconds(**columns)[visits].sum()
+    return costs.times(float(seconds[visits].sum() / modelled)) if modelled else costs
 
 
 def _timed_link(link: Link) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 Offloaded runs compute slower than resident ones: loads are handed over by the computing thread, a
 link's thread takes turns with it, and weights that have just arrived are cold. So costs are fitted
-to an offloaded run: of experts on disk or beside a GPU on their own link, of others behind an
+to an offloaded run: of experts on disk or with a GPU on their own link, of others behind an
 emulated one.
 """
 

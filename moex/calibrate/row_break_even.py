@@ -1,6 +1,6 @@
 """From which share of an expert's rows on is it faster to move all of it? Measured, by store.
 
-Rows are drawn at random: the worst case, for neighbours are read together.
+Rows are random: the worst case, for neighbours are read together.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pair:
         assert isinstance(whole.layout, Planes)
         self.name, self.rows, self.whole = rows.name, rows, whole
         self.experts, self.width = rows.geometry.experts, rows.geometry.intermediate
-        # As many places as lie in huge pages, as those of a run do.
+        # Enough slots to lie in huge pages, as those of a run do.
         slots = 1 + HUGE // whole.layout.bytes
         self._thin = RowSlots(rows.layout, self.width, slots, device)
         self._full = Slots(whole.layout, slots, device)
@@ -67,7 +67,7 @@ class Pair:
         return _seconds(lambda: self._thin.bring(self.rows, self._load(turn, bits))())
 
     def all_s(self, turn: int) -> float:
-        """Seconds to move all of an expert to a place for neurons: the fallback."""
+        """Seconds to move all of an expert to a slot for neurons: the fallback."""
         return _seconds(lambda: self._thin.bring(self.rows, self._load(turn, None))())
 
     def _load(self, turn: int, rows: bytes | None) -> Load:

@@ -1,1 +1,1 @@
-"""From the command line to typed parts and back to the screen."""
+"""The command line: configuration to typed objects, and results to the screen."""

@@ -1,4 +1,4 @@
-"""The composition root: builds the parts that a configuration names, runs a mode, keeps results.
+"""The composition root: builds what a configuration names, runs a mode, keeps results.
 
 The only file that knows Hydra and OmegaConf besides run.py.
 """
@@ -64,7 +64,9 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     if not in_sweep():
         _notice_unused(config, HydraConfig.get().overrides.task)
     name = run_id(given)
-    with alone(folder, lambda: note("another process is at this very run: waiting for it")):
+    with alone(
+        folder, lambda: note("another process is running this configuration: waiting for it")
+    ):
         report, why = (None, "") if config.force else _finished(folder, name)
         if (
             report
@@ -84,7 +86,7 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     try:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:
-        note(f"not tracked ({one_line(error)}); the run itself is whole")
+        note(f"not tracked ({one_line(error)}); the run itself is complete")
     if in_sweep() and not _is_grid(HydraConfig.get().sweeper):
         return objective.found(report, config.objective)
     return getattr(report, config.objective, None)
@@ -112,27 +114,27 @@ def _execute(config: DictConfig, folder: Path, name: str) -> Report:
 
 
 def _analyzed(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
-    """A finished run with the verdict that is asked for only now; None: replay it, with one."""
-    told = "this very run was finished before, without a verdict"
+    """Add the bottleneck line to a cached result that has none; None: it must be replayed."""
+    cached = "cached result without a bottleneck line"
     if report.source == "sim":
-        return None, f"{told}: replaying it again"
+        return None, f"{cached}: replaying it"
     analyze(report, config, folder, build)
     if report.bottleneck is None:
-        return report, told
+        return report, cached
     report.write(folder)
-    return report, f"{told}: added, from its trace"
+    return report, f"{cached}: added from its trace"
 
 
 def _refuse_mistyped(config: DictConfig) -> None:
-    """Refuse what a part cannot take, also where this mode has no use for the part."""
-    typed = {re.sub(r"\W.*", "", word.lstrip("+~")) for word in HydraConfig.get().overrides.task}
-    for group in sorted(typed & {*HydraConfig.get().runtime.choices} & {*config}):
+    """Refuse settings that a class does not accept, also where this mode ignores them."""
+    given = {re.sub(r"\W.*", "", word.lstrip("+~")) for word in HydraConfig.get().overrides.task}
+    for group in sorted(given & {*HydraConfig.get().runtime.choices} & {*config}):
         if names_a_part(config[group]):
             build(config[group])
 
 
-def _notice_unused(config: DictConfig, words: Sequence[str]) -> None:
-    for line in ignored_overrides(config, words):
+def _notice_unused(config: DictConfig, overrides: Sequence[str]) -> None:
+    for line in ignored_overrides(config, overrides):
         note(line)
 
 
@@ -142,15 +144,14 @@ def in_sweep() -> bool:
 
 
 class Sweep(Callback):
-    """Says of a multirun typed again how many of how many cells were finished before.
+    """Reports how many cells of a repeated multirun have cached results.
 
-    Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a file of
-    these very words before their row is there, because to know a name is to compose the cell, which
-    takes as long as a short simulation.
+    Its configuration is `hydra.callbacks` in conf/config.yaml. Cells enter their names in a
+    file, because composing a cell to know its name takes as long as a short simulation.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Look which cells of these words are there already."""
+        """Count the cells of this sweep that have cached results."""
         _notice_unused(config, config.hydra.overrides.task)
         settings = {
             "words": OmegaConf.to_container(config.hydra.overrides.task),
@@ -168,7 +169,7 @@ class Sweep(Callback):
         job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Count again: the folders know, whichever process ran a cell."""
+        """Count again, from the folders: any process may have run a cell."""
         if self.before:
             note(f"{self._done()} of {self.total} cells are finished")
 
@@ -195,13 +196,13 @@ def _enter(folder: Path) -> None:
 
 
 def _count(config: DictConfig) -> int:
-    """How many cells a grid has; 0 where a search decides what comes next, or words are wrong."""
+    """How many cells a grid has; 0 where a search chooses cells, or an override is wrong."""
     sweeper = config.hydra.sweeper
-    with suppress(Exception):  # a wrong word is the sweeper's to report
+    with suppress(Exception):  # the sweeper reports wrong overrides
         if _is_grid(sweeper):
-            words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+            swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-            overrides = parser.parse_overrides([*words, *config.hydra.overrides.task])
+            overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
             return len(BasicSweeper.split_arguments(overrides, None)[0])
     return 0
 
@@ -220,7 +221,7 @@ def _group() -> str | None:
 
 
 def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
-    """The report of an earlier run of the same configuration by the same code, and what to say."""
+    """The cached report of the same configuration and code, if any, and the line to print."""
     path = folder / "result.json"
     if not path.is_file():
         stopped = (folder / PARTIAL).is_file()
@@ -233,11 +234,11 @@ def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
         return None, f"{folder} held another run, whose row is result.previous.json now"
     if row.get("schema") != Report.schema or row.get("code") != code_version():
         return None, "moex itself has changed since this was run: running it again"
-    return Report(**row), "this very run was finished before; force=true runs it again"
+    return Report(**row), "cached result: this run was finished before; force=true reruns it"
 
 
 def _names(report: Report, config: DictConfig) -> None:
-    """What the row calls its parts: the words that the user typed."""
+    """Fill in the names of the options that the user chose."""
     choices = HydraConfig.get().runtime.choices
     report.hardware, report.runner = config.hardware.name, choices["runner"]
     if report.source == "live":

@@ -1,6 +1,6 @@
-"""Shows what lies in the cache folder, and removes packed experts that nobody needs.
+"""Lists the cache folder, and removes packed experts that are no longer needed.
 
-    python -m moex.cli.clean            # look
+    python -m moex.cli.clean            # list
     python -m moex.cli.clean stale      # remove what is unfinished, or of another version
     python -m moex.cli.clean all        # remove all packed experts: the next run packs anew
     python -m moex.cli.clean NAME ...   # remove these
@@ -28,7 +28,7 @@ from moex.runs.run_id import code_digest
 from moex.store.packing import MANIFEST, SCHEMA
 
 GOING = ".removed"
-"""Ends the name of a folder that is being removed: nobody opens it any more."""
+"""Suffix of a folder that is being removed: no process opens it any more."""
 
 
 class Kept(NamedTuple):
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 
 
 def entries(folder: Path) -> list[Kept]:
-    """What lies in a cache folder, by name."""
+    """The entries of a cache folder, by name."""
     return [Kept(path, _state(path)) for path in sorted(folder.iterdir())]
 
 
@@ -85,12 +85,12 @@ def _code(module: str) -> str:
 
 
 def remove(path: Path) -> bool:
-    """Remove a folder of packed experts; False, and nothing is changed, if somebody uses it."""
+    """Remove a folder of packed experts; False, and nothing is changed, if a process uses it."""
     try:
         with alone(path, _in_use):
             gone = path if path.name.endswith(GOING) else path.with_name(f".{path.name}{GOING}")
             if gone != path:
-                os.replace(path, gone)  # at once, for whoever looks for it
+                os.replace(path, gone)  # atomic, for processes that look for it
             shutil.rmtree(gone)
     except BlockingIOError:
         return False
@@ -101,7 +101,7 @@ def _in_use() -> NoReturn:
     raise BlockingIOError
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Show or remove; return 1 if something that was named stays."""
     parser = argparse.ArgumentParser(
         prog="python -m moex.cli.clean",
@@ -110,7 +110,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="stale | all | NAME", help="what to remove")
     parser.add_argument("--cache-dir", type=Path, help="default: $MOEX_CACHE or the user's cache")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     folder = (given.cache_dir or cache_folder()).expanduser()
     found = entries(folder) if folder.is_dir() else []
     ours = {each.path.name: each for each in found if each.state != "kept"}

@@ -61,9 +61,9 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         moved = (report.bytes_moved or 0) / 1e6
         rows += [
             ("hit rate", percent(report.hit_rate), "resident before any prefetch"),
-            ("effective hit rate", percent(report.effective_hit_rate), "and guesses in time"),
+            ("effective hit rate", percent(report.effective_hit_rate), "and prefetched in time"),
             ("all-hit rate", percent(report.all_hit_rate), "layer visits without a wait"),
-            ("prefetch precision", percent(report.prefetch_precision), "guesses that were used"),
+            ("prefetch precision", percent(report.prefetch_precision), "prefetches that were used"),
             ("bytes moved", f"{moved:.1f} MB", "in decoding"),
             ("stall share", percent(report.stall_share), "of decoding time, waiting for experts"),
         ]
@@ -77,7 +77,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
             f"{task['metric']}, n={task['n']}",
         )
         for task in report.tasks
-        if "/" not in task["task"]  # parts of a task are in the row
+        if "/" not in task["task"]  # subtasks are in the row
     ]
 
 
@@ -118,7 +118,7 @@ def sentence(report: Report) -> str:
 
 
 def _equality(report: Report) -> str:
-    """Say how equal the parts were to stock."""
+    """Say how equal the run was to stock transformers."""
     text = f"{report.model} with cache={report.policy} prefetch={report.prefetcher}"
     text += f": graded {report.equality} against stock transformers (grouped_mm)"
     if report.equality == "bit-equal":
@@ -127,5 +127,5 @@ def _equality(report: Report) -> str:
     if report.first_diverging_layer is not None:
         text += f", beginning with the output of layer {report.first_diverging_layer}"
     if report.first_diverging_token is not None:
-        text += f"; the texts part at new token {report.first_diverging_token}"
+        text += f"; the texts differ from new token {report.first_diverging_token}"
     return f"{text}."

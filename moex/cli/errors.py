@@ -21,7 +21,7 @@ PLAIN = (
     "PermissionError",
     "SearchPathException",
 )
-"""Errors whose own words are the line."""
+"""Errors whose own message is the line."""
 
 
 def leave(error: Exception) -> NoReturn:
@@ -107,10 +107,10 @@ def _file(error: OSError) -> str:
         hint = "expected a file that is there"
     else:
         hint = (
-            "expected a place that can be read and written; results go where "
+            "expected a path that can be read and written; results go where "
             "hydra.run.dir=FOLDER (with -m: hydra.sweep.dir=FOLDER) says"
         )
-        for key, _, folder in (word.partition("=") for word in sys.argv):
+        for key, _, folder in (given.partition("=") for given in sys.argv):
             if key in ("hydra.run.dir", "hydra.sweep.dir") and str(error.filename) in folder:
                 return f"{key}={folder}: {why}; {hint}; try {key}=results/mine"
     return f"{error.filename}: {why}; {hint}"
@@ -143,7 +143,7 @@ def _unknown_key(text: str) -> str:
     key, value = match[1], match[2] or "..."
     group, _, name = key.partition(".")
     if "@" in key:
-        return f"{key}: options have one place each; try {key.partition('@')[0]}={value}"
+        return f"{key}: a group is set once; try {key.partition('@')[0]}={value}"
     if not (CONF / group).is_dir() or "." in name:
         return unknown_top(key, value)
     keys = keys_of(group)
@@ -160,7 +160,7 @@ def _unknown_key(text: str) -> str:
 
 
 def unknown_top(key: str, value: str) -> str:
-    """Say that there is no such key, beside the groups or deep in one."""
+    """Say that there is no such key, at the top level or inside a group."""
     if key in KEYS:
         return f"{key}: was renamed in moex 0.2; try {KEYS[key]}={value}"
     first = key.partition(".")[0]

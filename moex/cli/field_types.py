@@ -1,6 +1,6 @@
-"""Whether plain values may stand in the fields of a class: types, and numbers that are finite.
+"""Checks plain values against the fields of a class: types, and numbers that are finite.
 
-One place for all settings; a field's range is its class's own business.
+The same checks for all settings; a class checks the ranges of its own fields.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def check_types(kind: Any, given: dict[str, Any], where: str) -> None:
 
 
 def with_advice(line: str, kind: Any, key: str = "") -> str:
-    """An error of a class about one of its fields, with the field as it is typed and what to type.
+    """An error of a class about one of its fields, with the key as given and what to type.
 
     Args:
         line: "group.field=value: expected ..."; where it says nothing to try, the default is added.
@@ -72,7 +72,7 @@ def with_advice(line: str, kind: Any, key: str = "") -> str:
 
 
 def typed(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as written on the command line."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(typed, value))}]"
     known = {"None": "null", "True": "true", "False": "false"}
@@ -80,7 +80,7 @@ def typed(value: Any) -> str:
 
 
 def _default(kind: Any, name: str) -> str | None:
-    """What a field is when nobody gives it, as it is typed; None where there is nothing."""
+    """A field's default as written on the command line; None where it has none."""
     field = {each.name: each for each in fields(kind)}.get(name)
     if field is None or (field.default is MISSING and field.default_factory is MISSING):
         return None
@@ -97,7 +97,7 @@ def _finite(value: Any) -> bool:
 
 
 def _hint(kind: Any, name: str) -> Any:
-    """The type of a field; Any where its words mean something only to a type checker."""
+    """The type of a field; Any where its annotation means something only to a type checker."""
     owner = next(base for base in kind.__mro__ if name in get_annotations(base))
     text = get_annotations(owner)[name]
     known = vars(collections.abc) | vars(sys.modules[owner.__module__])
@@ -125,7 +125,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type as people say it."""
+    """A type in plain words."""
     if hint in (None, type(None)):
         return "null"
     origin, inner = get_origin(hint), get_args(hint)

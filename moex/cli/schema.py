@@ -1,4 +1,4 @@
-"""What may stand in a configuration: the types of the constructors' fields, checked for all alike.
+"""Checks a configuration against the types of the constructors' fields.
 
 A part's settings are the fields of its class. Groups that name no class have one here.
 """
@@ -26,7 +26,7 @@ WIDEST = 32
 
 @dataclass
 class Top:
-    """Settings beside all groups."""
+    """Top-level settings."""
 
     trace: str | None = "tiny"
     bottleneck: bool = True
@@ -42,7 +42,7 @@ class Top:
 
 @dataclass
 class Mode:
-    """`mode=`: its function, words that it has no use for, and what `mode=plan` asks beside it."""
+    """`mode=`: its function, the overrides that it ignores, and the settings of `mode=plan`."""
 
     name: str
     run: str
@@ -96,9 +96,9 @@ class Model:
 
     def __post_init__(self) -> None:
         known = {"dtype": DTYPES, "weights": WEIGHTS}
-        for name, words in known.items():
-            if (given := getattr(self, name)) not in words:
-                raise ValueError(f"model.{name}={given}: expected one of {', '.join(words)}")
+        for name, options in known.items():
+            if (given := getattr(self, name)) not in options:
+                raise ValueError(f"model.{name}={given}: expected one of {', '.join(options)}")
 
 
 @dataclass
@@ -143,7 +143,7 @@ def check_all(config: dict[str, Any], groups: Iterable[str]) -> None:
 
 
 def _leaf(key: str, value: Any) -> tuple[str, str]:
-    """The first setting below a key, as it is typed: its dotted name and value."""
+    """The first setting below a key, as given: its dotted name and value."""
     while isinstance(value, dict) and value and "_target_" not in value:
         name, value = next(iter(value.items()))
         key = f"{key}.{name}"
@@ -171,7 +171,7 @@ def check(node: Any, where: str) -> None:
 
 
 def refusal(error: Exception) -> str:
-    """What a class said that refused its settings, with what to type instead.
+    """The message of a class that refused its settings, with what to type instead.
 
     Args:
         error: Hydra's, which names the class and the key of its settings; caused by the class's.
@@ -182,7 +182,7 @@ def refusal(error: Exception) -> str:
 
 
 def _named(target: Any) -> Any:
-    """The class of a dotted name; None for what is none: who builds it says why."""
+    """The class of a dotted name; None if there is none: `build` reports why."""
     module, _, name = str(target).rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None) if module else None

@@ -128,7 +128,7 @@ def _irregular_form(pick: Pick) -> str:
 
 
 def _polarity(pick: Pick) -> str:
-    """`ever` and `any` want a negation; what stands in its place is about as common as it is."""
+    """`ever` and `any` want a negation; what replaces it is about as common."""
     _, _, participle, rest = pick(IRREGULAR)
     noun = pick(PEOPLE).split()[0]
     kind = pick(["no", "never", "nobody"])

@@ -6,7 +6,7 @@ a blank among four of like frequency. `grammar`: minimal pairs, the phenomena in
 are whole sentences, so none is favoured by how it is cut into context and continuation.
 
 Sentences come from our own text (`assets/tasks/sentences.txt`, where `[a|b]` are alternatives that
-all fit) or from held-out text in a folder. Items are drawn one after the other from a seeded
+all fit) or from held-out text in a folder. Items are made one after the other from a seeded
 stream, so the first 100 of 5,000 items are the 100 items of the quick form.
 """
 
@@ -39,7 +39,7 @@ class Sentence(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Choices and the place of the right one; items of one origin are not independent."""
+    """Choices and the index of the right one; items of one origin are not independent."""
 
     choices: tuple[str, ...]
     gold: int
@@ -97,7 +97,7 @@ def replace(sentence: Sentence, ranking: Ranking, rng: Random) -> list[str] | No
 
 
 def cloze(sentence: Sentence, ranking: Ranking, rng: Random) -> list[str] | None:
-    """The sentence, and the sentence with each of three other words in the place of one."""
+    """The sentence, and the sentence with each of three other words instead of one."""
     return _substitute(sentence, ranking, rng, 3)
 
 
@@ -116,10 +116,10 @@ def swap(sentence: Sentence, ranking: Ranking, rng: Random) -> list[str] | None:
             and left != right
         )
 
-    places = [i for i in range(1, len(words) - 1) if swappable(words[i], words[i + 1])]
-    if not places:
+    starts = [i for i in range(1, len(words) - 1) if swappable(words[i], words[i + 1])]
+    if not starts:
         return None
-    i = rng.choice(places)
+    i = rng.choice(starts)
     swapped = [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
     return [sentence.text, " ".join(swapped)]
 
@@ -129,7 +129,7 @@ MAKERS: dict[str, Maker] = {"replace": replace, "swap": swap, "cloze": cloze}
 
 
 def shuffled(choices: list[str], rng: Random, group: str, origin: int) -> Item:
-    """An item of choices whose first is right; its place is drawn, so that a tie earns nothing."""
+    """An item of choices whose first is right; its index is random, so that a tie earns nothing."""
     order = rng.sample(range(len(choices)), len(choices))
     return Item(tuple(choices[i] for i in order), order.index(0), group, origin)
 

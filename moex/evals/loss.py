@@ -1,8 +1,8 @@
-"""Loss on short texts, in nats a token: it tells models apart that as many right answers do not.
+"""Loss on short texts, in nats/token: a finer measure than accuracy on as many texts.
 
 Texts are variants of our own sentences, each for itself, or the beginnings of documents held out
-from training, kinds of text in turn. Our sentences carry no claim: they all begin in the same
-place, so their errors, of sentences taken for independent, are too small.
+from training, kinds of text in turn. Our sentences support no claim: they all begin in the same
+context, so their errors, computed as if sentences were independent, are too small.
 """
 
 from itertools import chain, islice, zip_longest
@@ -25,8 +25,8 @@ BATCH = 8
 
 def own_texts(number: int, seed: int) -> list[dict[str, Any]]:
     """The first `number` different variants of our own sentences; of one sentence: one origin."""
-    drawn = islice(own_sentences(Random(f"loss/{seed}")), 20 * number + 1000)
-    origins = {sentence.text: sentence.origin for sentence in drawn}
+    sampled = islice(own_sentences(Random(f"loss/{seed}")), 20 * number + 1000)
+    origins = {sentence.text: sentence.origin for sentence in sampled}
     return [{"text": t, "origin": n} for t, n in islice(origins.items(), number)]
 
 
@@ -47,7 +47,7 @@ def nats_per_token(
 ) -> list[tuple[int, float]]:
     """Return of every text its origin and its nats over the mean number of tokens of a text.
 
-    The mean of these is nats a token of all texts together. The end-of-text token comes before a
+    The mean of these is nats/token of all texts together. The end-of-text token comes before a
     text's first one.
     """
     from moex.evals.bits import Window, window_nats  # torch, which texts do not need

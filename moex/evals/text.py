@@ -1,8 +1,8 @@
 """Held-out text: documents of a folder, normalised, encoded for the model, cut into sentences.
 
 A folder holds `novels/novels.jsonl.xz` and `wikipedia-articles/articles.jsonl.xz`, one JSON object
-a line with `text` and `split`; whole books and articles are held out. The script that trained the
-bundled model reads its text through this module, so that evaluation sees the same characters.
+per line with `text` and `split`; complete novels and articles are held out. The script that
+trained the bundled model reads its text through this module, so evaluation sees the same text.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 `assets/tasks/words.txt` holds the 3,700 commonest content words of old novels (the training split
 of `experiments/00_bundled_model`), the commonest first: a list of facts, made by `rank_words`, less
-seven words that nobody wants to meet in a test sentence. Held-out text is ranked by its own counts.
+seven words that do not belong in a test sentence. Held-out text is ranked by its own counts.
 Frequencies follow Zipf's law, so a ratio of ranks is a ratio of frequencies: the rank is all that
 matching needs.
 """
@@ -41,7 +41,7 @@ class Ranking:
         object.__setattr__(self, "place", {word: i for i, word in enumerate(self.words)})
 
     def matched(self, word: str, avoid: Collection[str]) -> list[str]:
-        """Words about as common as this one that could stand in its place but are not akin to it.
+        """Words about as common as this one that could replace it but are not akin to it.
 
         Akin is what starts with the same four letters; what starts with a vowel is only matched
         with what does, so that a preceding `a` or `an` gives nothing away.

@@ -1,5 +1,5 @@
 """What `mode=` can be: one file each, whose `run` takes a configuration and makes a report.
 
-Configurations are read by attribute only, and parts are made by the `build` that the composition
-root passes in, so that nothing here knows Hydra.
+Configurations are read by attribute only, and objects are made by the `build` that the
+composition root passes in, so that nothing here knows Hydra.
 """

@@ -24,7 +24,7 @@ def check_tasks(config: Any) -> None:
     """Refuse tasks that cannot be had before a model is loaded or a workload is run.
 
     Raises:
-        ValueError: a task that nobody knows, or whose folder is not given or holds something else.
+        ValueError: an unknown task, or one whose folder is not given or holds something else.
         RuntimeError: the data of a hub task cannot be had.
     """
     from moex.evals.tasks import LOCAL, task_documents
@@ -41,8 +41,8 @@ def check_tasks(config: Any) -> None:
 def accuracy(report: Report, config: Any, loaded: LoadedModel, build: Build) -> None:
     """Fill in the accuracy of the configured tasks, measured once per accuracy key.
 
-    All experts stay resident if memory allows: caching never changes a logit. Only where misses
-    are lossy does it: then the run's own cache and slots are used, decoding text by text from cold.
+    All experts stay resident if memory allows: caching never changes a logit. Only lossy misses
+    change one: then the run's own cache and slots are used, decoding text by text from cold.
     With a neuron selector every token, of the prompt too, gets the mask that decoding would give
     it. Rows of a lossy configuration say how far they are from the exact model's on the same items,
     if those were measured before.

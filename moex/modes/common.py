@@ -1,4 +1,4 @@
-"""What several modes do: load the model, choose its parts, share out the cores."""
+"""What several modes do: load the model, build its setup, assign the cores."""
 
 from __future__ import annotations
 

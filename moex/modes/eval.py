@@ -26,8 +26,8 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         report.lossy.append("miss")
     if selects(config):
         report.lossy.append("sparsity")
-    parts = load(config, build)
-    parts.describe(report)
-    with closing(parts.store):
-        accuracy(report, config, parts, build)
+    loaded = load(config, build)
+    loaded.describe(report)
+    with closing(loaded.store):
+        accuracy(report, config, loaded, build)
     return report

@@ -70,14 +70,14 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 
 def analyze(report: Report, config: Any, folder: Path, build: Build) -> None:
-    """Add the verdict to the row of a run that was made without one."""
+    """Add the bottleneck line to the row of a run that was made without one."""
     workload = shrunk(build(config.workload), config)
     setup = make_setup(config, build, workload)
     report.bottleneck = _bottleneck(report, folder, setup, workload.cold)
 
 
 def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
-    """What limited the run, from replays of its trace; failing to tell never costs the run."""
+    """What limited the run, from replays of its trace; a failed analysis never costs the run."""
     from moex.api import read_trace
     from moex.decisions.decisions import Decisions
     from moex.sim.bottleneck import analyze_live, live_line
@@ -96,7 +96,7 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
         )
         return live_line(analyze_live(trace, decisions, hardware, report, cold), report)
     except Exception as error:
-        note(f"no verdict on this run: its trace could not be replayed ({error})")
+        note(f"no bottleneck line: the trace of this run could not be replayed ({error})")
         return None
 
 

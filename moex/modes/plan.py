@@ -1,4 +1,4 @@
-"""`mode=plan`: what fits, what a token costs, what is needed, before anything is downloaded."""
+"""`mode=plan`: what fits, what a token costs and what is needed, before any download."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def _head(geometry: Geometry, wanted: Needs) -> str:
 
 def _line(width: float, geometry: Geometry, slots: int) -> str:
     return (
-        f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB an expert, "
-        f"{gigabytes(geometry.token_bytes)} a token without any hit, "
-        f"{slots} of {geometry.experts} slots a layer"
+        f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB per expert, "
+        f"{gigabytes(geometry.token_bytes)}/token without any hit, "
+        f"{slots} of {geometry.experts} slots per layer"
     )
 
 

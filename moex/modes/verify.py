@@ -1,4 +1,4 @@
-"""`mode=verify`: run the configured parts beside stock transformers and grade what comes out."""
+"""`mode=verify`: run the configuration beside stock transformers and grade how equal they are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run(config: Any, folder: Path, build: Build) -> Report:
-    """Grade the configured parts on the workload; stock first, and only then they are loaded."""
+    """Grade the configuration on the workload; stock runs first and is freed before loading."""
     from moex.bench import baselines, equality
     from moex.bench.setup import describe, prepare
     from moex.models import checkpoint
@@ -35,7 +35,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
     if config.runner.name != "moex":
         raise ValueError(
-            f"runner={config.runner.name}: mode=verify compares the configured parts with stock; "
+            f"runner={config.runner.name}: mode=verify compares moex with stock; "
             "expected runner=moex"
         )
     workload = shrunk(build(config.workload), config)
@@ -72,15 +72,15 @@ def grade(
 ) -> None:
     """Fill in what `mode=verify` found with everything that touches a logit: just now, or before.
 
-    It is kept in a file that is named by all that moves or computes: the model's files, dtype,
-    store, link, texts, checkpoints and files that the parts read, and moex's own code. Who leaves
-    and who comes is part of it only where a miss may be lossy: otherwise neither touches a logit.
+    It is kept in a file whose name is a hash of all that moves or computes: the model's files,
+    dtype, store, link, prompts, checkpoints and other files read, and moex's own code. Eviction
+    policy and prefetcher count only where a miss may be lossy: otherwise neither changes a logit.
     """
-    drawn = workload.sampling == "sample"
-    parts_of_it = ["quant", "sparsity", "miss", "hardware"]
+    sampled = workload.sampling == "sample"
+    hashed = ["quant", "sparsity", "miss", "hardware"]
     if "miss" in report.lossy:
-        parts_of_it += ["cache", "prefetch", "memory"]
-    groups = {name: plain(config[name]) for name in parts_of_it}
+        hashed += ["cache", "prefetch", "memory"]
+    groups = {name: plain(config[name]) for name in hashed}
     settings = {
         "model": folder_digest(loaded.folder),
         "dtype": str(loaded.dtype),
@@ -94,7 +94,7 @@ def grade(
         **groups,
         "contents": contents({"model": plain(config.model), **groups}),
         "new_tokens": workload.new_tokens,
-        "sampler": repr(workload.sampler(config.seed)) if drawn else "greedy",
+        "sampler": repr(workload.sampler(config.seed)) if sampled else "greedy",
     }
     kept = Path("results") / "verify" / f"{key_of(settings)}.json"
     if found is not None:

@@ -1,1 +1,1 @@
-"""Where finished runs are shown besides their folders."""
+"""Trackers: publish finished runs elsewhere, such as W&B."""

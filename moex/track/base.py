@@ -1,4 +1,4 @@
-"""What a tracker is: it shows a finished run elsewhere, from the files in its folder."""
+"""The tracker interface: publish a finished run elsewhere, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class Tracker(ABC):
-    """Publishes a run that is whole already: it cannot slow, change, fail or lose one.
+    """Publishes a run that is complete: it cannot slow, change, fail or lose one.
 
-    Everything it needs stands in the folder: `result.json`, `config.yaml`, and where the mode
+    Everything it needs is in the folder: `result.json`, `config.yaml`, and where the mode
     writes them `series.jsonl`, `layers.jsonl`, `trace.parquet`, `timeline.json`.
     """
 
@@ -26,5 +26,5 @@ class Tracker(ABC):
             fresh: whether it was run just now; an older one may have been published before.
 
         Raises:
-            Exception: any; the caller says so in one line and goes on.
+            Exception: any; the caller prints one line and continues.
         """

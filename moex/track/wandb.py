@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's folder as a W&B run, offline unless told otherwise."""
+"""Weights & Biases: a run's folder as a W&B run, offline by default."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class WandB(Tracker):
         import wandb
         import yaml
 
-        # Told of the run alone, W&B would send its server what calls were made.
+        # With settings of the run alone, W&B would send its server what calls were made.
         wandb.setup(wandb.Settings(mode="offline"))
         run = wandb.init(
             mode="offline",
@@ -103,7 +103,7 @@ def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:
 
 
 def _send(folder: Path, limit_s: float) -> None:
-    """Let W&B's own command send what was written, with nobody there to be asked for a login.
+    """Let W&B's own command send what was written, without a prompt for a login.
 
     Raises:
         RuntimeError: it could not be sent; it is kept.

@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> list[Seen]:
     """Let the model read windows [batch, context]; return what each MoE layer saw.
 
-    It lies on the CPU, where predictors are trained. Memory is bounded by the batch.
+    It is on the CPU, where predictors are trained. Memory is bounded by the batch.
     """
     seen: dict[int, Seen] = {}
 

@@ -73,8 +73,8 @@ class Corpus:
     def batch(self, number: int, size: int, held_out: bool = False) -> NDArray[np.int64]:
         """Windows [size, context] of batch `number`; after the last comes the first again."""
         windows = self.windows[held_out]
-        places = windows[np.arange(number * size, (number + 1) * size) % len(windows)]
-        return self.tokens[places[:, None] + np.arange(self.context)].astype(np.int64)
+        starts = windows[np.arange(number * size, (number + 1) * size) % len(windows)]
+        return self.tokens[starts[:, None] + np.arange(self.context)].astype(np.int64)
 
 
 def corpus(
@@ -166,8 +166,8 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
     ours = Path(tokenizer.name_or_path)
     if not (path.parent / "tokenizer.json").is_file():
         raise FileNotFoundError(
-            f"train.text={path}: no tokenizer.json beside it, so nobody knows whose tokens these "
-            "are; expected the one that made them, or text"
+            f"train.text={path}: no tokenizer.json in its folder, so its vocabulary is unknown; "
+            "expected the one that made these tokens, or text"
         )
     if vocabulary(path.parent) != vocabulary(ours):
         raise ValueError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NeuronTrainer(Trainer):
-    """Trains `sparsity=corm`: factors from statistics, then codes guessed a layer early.
+    """Trains `sparsity=corm`: factors from statistics, then codes predicted a layer early.
 
     The factors are not trained by gradients: their closed form from the second moment of the states
     recalls more neurons than a network of equal size trained on labels (experiments/11_predictors).
@@ -67,10 +67,10 @@ class NeuronTrainer(Trainer):
 
     @torch.no_grad()
     def _factor(self) -> None:
-        """Fill the factors, and start the guesses at linear regression.
+        """Fill the factors, and start the predictions at linear regression.
 
-        Guesses are trained along eigenvectors, where every error has a weight of its own and Adam
-        can scale each: in the rotated code the same loss ends a tenth higher.
+        They are trained along eigenvectors, where every error has a weight of its own and Adam can
+        scale each: in the rotated code the same loss ends a tenth higher.
         """
         scale = self.moments["own"].diagonal(dim1=1, dim2=2).mean()
         own, ahead = (moment.double() / scale for moment in self.moments.values())
@@ -85,7 +85,7 @@ class NeuronTrainer(Trainer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Turn the guesses into the rotated code."""
+        """Rotate the predictions into the code's own basis."""
         for factors, (rotation, _) in zip(self.modules, self.turns, strict=True):
             if factors.ahead is not None:
                 for layer in (factors.ahead.linear, factors.ahead.outer):
@@ -93,7 +93,7 @@ class NeuronTrainer(Trainer):
                 factors.ahead.outer.bias.copy_(rotation.T @ factors.ahead.outer.bias)
 
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float | None:
-        """Count at first; then learn to guess codes, errors weighed as gate and up feel them."""
+        """Count at first; then learn to predict codes, errors weighed as gate and up feel them."""
         if progress < WARM and not self.turns:
             self._count(seen)
             return None

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def of_experts(
     trainer: ExpertTrainer, routers: Sequence[Router], batches: Sequence[tuple[Any, int]]
 ) -> list[Row]:
-    """One row a layer, horizon and number named: the networks beside the gate.
+    """One row a layer, horizon and number named: the networks and the gate.
 
     `all_named` is the share of tokens of which every expert was named.
     """
@@ -146,6 +146,6 @@ def calibrate(modules: Sequence[LayerFactors], batches: Sequence[Sequence[Any]])
                 found = factors.estimate(factors.encode(state[-2048:], bool(early)), [expert])
                 ordered = found.flatten().sort(descending=True).values
                 last = len(ordered) - 1
-                places = [last * (share + 1) // grid for share in range(grid)]
-                factors.cuts[early, expert] = ordered[places]
+                positions = [last * (share + 1) // grid for share in range(grid)]
+                factors.cuts[early, expert] = ordered[positions]
                 factors.cuts[early, expert, -1] = 0.0

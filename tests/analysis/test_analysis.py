@@ -144,7 +144,7 @@ def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies,
     written = publish(table.assign(smoke=False), tmp_path)
     assert {path.name for path in written} == {"buffers.png", "README.md"}
     text = readme.read_text()
-    assert text.startswith("before\n<!-- table buffers -->\n| tokens/s, staging places |")
+    assert text.startswith("before\n<!-- table buffers -->\n| tokens/s, staging slots |")
     assert "commit" in text
     assert text.endswith("<!-- table pareto -->\nold\n<!-- end -->\nafter\n"), "no rows, no change"
     assert not publish(table.assign(smoke=False), tmp_path)[1:], "the same rows, the same text"

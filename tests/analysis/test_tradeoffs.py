@@ -180,6 +180,6 @@ def test_a_forecast_from_the_two_ends_finds_the_machine_again(tmp_path):
             rows.append(row({"memory.slots": slots, "folder": str(tmp_path)}, **known))
     found = live.forecast(pd.DataFrame(rows))
     assert len(found) == 6
-    assert found["told"].sum() == 2
+    assert found["sets_costs"].sum() == 2
     assert found["off"].abs().max() < 0.05
     assert (found["stall"] - found["simulated_stall"]).abs().max() < 0.05

@@ -118,12 +118,12 @@ def test_what_memory_does_not_hold_is_offloaded_stock(mixtral, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_logits_that_are_no_numbers_are_not_graded(mixtral, parts, stock, value):
+def test_logits_that_are_no_numbers_are_not_graded(mixtral, loaded, stock, value):
     with baselines.stock(str(mixtral)) as other:
         other.lm_head.weight[7] = value
-    with pytest.raises(ValueError, match=r"configured parts hold nan .*try model.dtype=float32"):
-        graded(parts, stock, WORKLOADS[0], other)
-    batches = WORKLOADS[0].batches(parts.tokenizer(), "cpu")
+    with pytest.raises(ValueError, match=r"logits of moex hold nan .*try model.dtype=float32"):
+        graded(loaded, stock, WORKLOADS[0], other)
+    batches = WORKLOADS[0].batches(loaded.tokenizer(), "cpu")
     expected = observe(other, batches, 2, WORKLOADS[0].sampler(0))
     with pytest.raises(ValueError, match="logits of stock transformers hold nan or an infinity"):
         compare(other, batches, expected, WORKLOADS[0].sampler(0))

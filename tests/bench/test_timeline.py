@@ -120,7 +120,7 @@ def test_residents_and_guesses_never_hold_more_than_the_places(timed):
     geometry = result.round.trace.geometry
     assert len(held) == len(result.round.trace)
     assert max(args["residents"] for args in held) == 3 * geometry.layers
-    assert 0 < max(args["guesses"] for args in held) <= 2 * geometry.top_k
+    assert 0 < max(args["prefetches"] for args in held) <= 2 * geometry.top_k
 
 
 def test_only_so_many_events_are_kept(mixtral, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_null_in_the_place_of_an_option_is_corrected_by_what_is_suggested(here, 
 def test_a_results_folder_that_cannot_be_made_is_named(key):
     done = command(*SIMULATE, f"{key}=/proc/foo", *(["-m"] if "sweep" in key else []))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    expected = f"moex: {key}=/proc/foo: no such file or directory; expected a place that can be"
+    expected = f"moex: {key}=/proc/foo: no such file or directory; expected a path that can be"
     assert done.stderr.startswith(expected)
     assert suggested(done.stderr) == [f"{key}=results/mine"]
 

@@ -31,7 +31,7 @@ def hydra_here():
     [
         ("cache=lru cache.k=2", "the chosen cache has no such key; cache=lru_k has it; try cache="),
         ("sparsity.fraction=0.3", "try sparsity=corm sparsity.fraction=0.3"),
-        ("slots=4", "slots: there is no such key; expected one of ablation, cache, "),
+        ("slots=4", "slots: there is no such key; expected one of ablation, bottleneck, "),
         ("slots=4", "try memory.slots=4"),
         ("launcher=joblib", "try hydra/launcher=joblib"),
         ("quant=mixed quant.gate_up.bitz=3", "python run.py --cfg job shows"),
@@ -44,11 +44,11 @@ def hydra_here():
         ("quant=mixed quant.gate_up=4", "quant.gate_up=4: expected a quantizer or null (16 bits)"),
         ("runner=stock", "runner=stock: mode=simulate knows moex only; expected runner=moex"),
         ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
-        ("+foo=1", "foo: there is no such key; expected one of ablation, cache, "),
+        ("+foo=1", "foo: there is no such key; expected one of ablation, bottleneck, "),
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
         ("seed=abc", "seed=abc: expected a whole number; try seed=0"),
         ("seed=-1", "seed=-1: expected at least 0; try seed=0"),
-        ("verdict=maybe", "verdict=maybe: expected true or false; try bottleneck=true"),
+        ("bottleneck=maybe", "bottleneck=maybe: expected true or false; try bottleneck=true"),
         ("trace=5", "trace=5: expected text or null; try trace='\"5\"'"),
         ("runner.threads=0", "runner.threads=0: expected at least 1; try runner.threads=1"),
         ("runner.threads=abc", "runner.threads=abc: expected a whole number or null"),
@@ -105,7 +105,7 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "vain"),
+    ("words", "ignored"),
     [
         (
             "mode=simulate +model.x=1 workload.cold=true eval=none eval.limit=3",
@@ -115,19 +115,19 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
         ("mode=live cache=lfu", ""),
     ],
 )
-def test_words_typed_in_vain_are_named(words, vain, capsys):
+def test_ignored_overrides_are_named(words, ignored, capsys):
     plain = words.split()
     config = compose("config", overrides=plain)
     app._notice_unused(config, plain)
-    who = f"moex: mode={config.mode.name} runner={config.runner.name} has no use for"
-    assert capsys.readouterr().err == (f"{who} {vain}\n" if vain else "")
+    by = f"moex: ignored by mode={config.mode.name} runner={config.runner.name}:"
+    assert capsys.readouterr().err == (f"{by} {ignored}\n" if ignored else "")
 
 
-def test_words_in_vain_for_what_is_swept_over_are_named_for_each(capsys):
+def test_ignored_overrides_are_named_for_each_swept_option(capsys):
     config = compose("config", overrides=["quant=rtn_4bit"])
     app._notice_unused(config, ["runner=moex,stock,accelerate", "quant=rtn_4bit"])
-    who = "moex: mode=live runner={} has no use for quant=rtn_4bit\n"
-    assert capsys.readouterr().err == who.format("stock") + who.format("accelerate")
+    line = "moex: ignored by mode=live runner={}: quant=rtn_4bit\n"
+    assert capsys.readouterr().err == line.format("stock") + line.format("accelerate")
 
 
 def test_what_is_given_twice_is_noticed():

@@ -1,4 +1,4 @@
-"""mode=verify grades the configured parts; a live run of the same arithmetic shows the grade."""
+"""mode=verify grades the configuration; a live run of the same arithmetic shows the grade."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ def test_what_is_wrong_is_called_approximate(row, monkeypatch):
 
 
 def test_baselines_are_not_verified(row):
-    with pytest.raises(ValueError, match="runner=stock: mode=verify compares the configured parts"):
+    with pytest.raises(ValueError, match="runner=stock: mode=verify compares moex with stock"):
         row(verify, "runner=stock")

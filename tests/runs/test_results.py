@@ -100,7 +100,7 @@ def test_a_results_folder_that_cannot_be_gets_one_line(words):
         command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"moex: {words[-1]}: not a directory; expected a place that")
+    assert done.stderr.startswith(f"moex: {words[-1]}: not a directory; expected a path that")
     assert done.stderr.count("\n") == 1, done.stderr
 
 
@@ -171,15 +171,15 @@ def test_what_is_run_again_keeps_the_row_before(configured):
     assert (folder / "result.previous.json").read_text() == row
 
 
-def test_a_verdict_asked_for_later_is_added_to_what_was_measured(configured, capsys):
+def test_a_bottleneck_asked_for_later_is_added_to_what_was_measured(configured, capsys):
     config, folder = configured
     config.bottleneck = False
     app.run(config)
     before = json.loads((folder / "result.json").read_text())
     config.bottleneck = True
-    for told in ("without a verdict: added, from its trace", "finished before; force=true"):
+    for line in ("without a bottleneck line: added from its trace", "finished before; force=true"):
         app.run(config)
-        assert told in capsys.readouterr().err
+        assert line in capsys.readouterr().err
     after = json.loads((folder / "result.json").read_text())
     assert "-limited at" in after["bottleneck"]
     assert {**after, "bottleneck": None} == before

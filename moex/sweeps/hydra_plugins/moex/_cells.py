@@ -34,7 +34,7 @@ class Workers(Launcher):
         self.parts = (hydra_context, config, task_function)
 
     def pack(self) -> bytes:
-        """What `run_cell` needs besides the words of the cell."""
+        """What `run_cell` needs besides the overrides of the cell."""
         import cloudpickle  # as that of extras, only where workers are asked for
 
         setup_globals()

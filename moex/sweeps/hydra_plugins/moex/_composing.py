@@ -44,25 +44,27 @@ class Composer(ConfigLoaderImpl):
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """Compose a cell, as Hydra would: it, too, applies values last, in the order given."""
-        words = [_parsed(word) for word in sweep_overrides]
-        values = [word for word in words if self._is_value(word)]
-        groups = tuple(word.input_line or "" for word in words if word not in values)
+        overrides = [_parsed(override) for override in sweep_overrides]
+        values = [override for override in overrides if self._is_value(override)]
+        groups = tuple(
+            override.input_line or "" for override in overrides if override not in values
+        )
         if groups not in self.composed:
             if len(self.composed) == KEPT:
                 del self.composed[next(iter(self.composed))]
             self.composed[groups] = super().load_sweep_config(master_config, list(groups))
         config = deepcopy(self.composed[groups])
         self._apply_overrides_to_config(values, config)
-        told = [word for word in words if not word.is_hydra_override()]
+        own = [override for override in overrides if not override.is_hydra_override()]
         job = config.hydra.job
-        config.hydra.overrides.task = [word.input_line for word in told]
-        job.override_dirname = get_overrides_dirname(told, **job.config.override_dirname)
+        config.hydra.overrides.task = [override.input_line for override in own]
+        job.override_dirname = get_overrides_dirname(own, **job.config.override_dirname)
         return config
 
-    def _is_value(self, word: Override) -> bool:
-        return not word.is_hydra_override() and not self.is_group(word.key_or_group)
+    def _is_value(self, override: Override) -> bool:
+        return not override.is_hydra_override() and not self.is_group(override.key_or_group)
 
 
 @lru_cache(1024)
-def _parsed(word: str) -> Override:
-    return OverridesParser.create().parse_override(word)
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)

@@ -1,8 +1,8 @@
-"""All combinations of the given words, as Hydra's own sweeper makes them, with two differences.
+"""All combinations of the given overrides, as Hydra's own sweeper makes them, with two differences.
 
-Each word is checked once before the first cell runs, not in every combination, which took as long
-as the cells of a simulated study. And a cell that fails does not hide how the others went: the last
-line says how many finished.
+Each override is checked once before the first cell runs, not in every combination, which took as
+long as the cells of a simulated study. And a cell that fails does not hide how the others went: the
+last line says how many finished.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ class Grid(BasicSweeper):
         tried: set[str] = set()
         fresh = []
         for cell in batch:
-            words = {self._checked(word) for word in cell}
-            if not tried.issuperset(words):
+            overrides = {self._checked(override) for override in cell}
+            if not tried.issuperset(overrides):
                 fresh.append(cell)
-                tried.update(words)
+                tried.update(overrides)
         super().validate_batch_is_legal(fresh)
 
-    def _checked(self, word: str) -> str:
-        """What composing can find wrong with a word: a group's option, but only a field's name."""
-        key = word.partition("=")[0]
-        return word if self.composer.is_group(key.lstrip("+~/").partition("@")[0]) else key
+    def _checked(self, override: str) -> str:
+        """What composing can refuse of an override: a group's option, or a field's name alone."""
+        key = override.partition("=")[0]
+        return override if self.composer.is_group(key.lstrip("+~/").partition("@")[0]) else key
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell.
 
         Raises:
-            RuntimeError: some failed; why, is said of each: on a cluster nobody saw it fail.
+            RuntimeError: some failed; each is printed with its reason.
         """
         assert self.launcher is not None
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         parser = OverridesParser.create(config_loader=self.composer)
         done: list[Any] = []
-        for batch in self.split_arguments(parser.parse_overrides(words), self.max_batch_size):
+        for batch in self.split_arguments(parser.parse_overrides(overrides), self.max_batch_size):
             self.validate_batch_is_legal(batch)
             done.extend(self.launcher.launch(batch, initial_job_idx=len(done)))
         failed = [cell for cell in done if cell.status is not JobStatus.COMPLETED]
         for cell in failed:
-            told, why = " ".join(cell.overrides), one_line(cell._return_value)
-            print(f"moex: failed: {told}: {why}", file=sys.stderr)
+            cell_name, why = " ".join(cell.overrides), one_line(cell._return_value)
+            print(f"moex: failed: {cell_name}: {why}", file=sys.stderr)
         if failed:
             raise RuntimeError(
-                f"{len(failed)} of {len(done)} cells of the sweep failed; mend them and type the "
+                f"{len(failed)} of {len(done)} cells of the sweep failed; fix them and type the "
                 "command again: cells that finished are not run twice"
             )
         return [done]
