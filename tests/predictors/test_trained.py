@@ -93,7 +93,7 @@ def test_a_changed_byte_is_noticed(written, model, place):
 @pytest.mark.parametrize("keep", [0, 5, -2])
 def test_a_file_cut_short_is_noticed(written, model, keep):
     written.path.write_bytes(written.path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="not a complete checkpoint"):
         trained.read("mlp", SHAPE, model)
 
 
