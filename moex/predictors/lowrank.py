@@ -60,7 +60,7 @@ class LayerFactors(nn.Module):
         self.register_buffer("cuts", torch.zeros(2, experts, GRID))
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
-        """Codes [tokens, rank] from the layer's router input; `early`: from the previous layer's."""
+        """Codes [tokens, rank] from the layer's router input; `early`: the previous layer's."""
         if early:
             assert self.ahead is not None
             return self.ahead(hidden)

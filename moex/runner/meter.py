@@ -53,7 +53,7 @@ class Meter:
         self._visit_mark = self._mark[0], self.stall_s
 
     def collect_stall(self) -> None:
-        """Add the stall that no `Link.wait` has returned: before a visit and at the end of a pass."""
+        """Add the stall that no `Link.wait` has returned: before a visit, and after a pass."""
         self.stall_s += self._collect_stall()
 
     def visit(self) -> None:

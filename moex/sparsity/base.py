@@ -24,8 +24,8 @@ RULES = ("top", "quantile", "energy")
 class NeuronSelector(ABC):
     """Selects neurons from the token's hidden states and a checkpoint only.
 
-    Never from residency or arrival: a selected row that is absent is fetched, so any cache, link and
-    prefetcher gives the same logits. A neuron is gate row j, up row j and down column j.
+    Never from residency or arrival: a selected row that is absent is fetched, so every cache, link
+    and prefetcher gives the same logits. A neuron is gate row j, up row j and down column j.
 
     `mode` is the state that selects: "predicted" the router input of the MoE layer before (so that
     all selected rows can be fetched early; layer 0 uses its own), "late" the layer's own, "exact"

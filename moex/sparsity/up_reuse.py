@@ -71,7 +71,7 @@ class UpReuse(NeuronSelector):
 
     @torch.no_grad()
     def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor:
-        """Return the neurons with the largest estimate; a token's set is independent of its batch."""
+        """Return the neurons with the largest estimate; independent of the rest of the batch."""
         four = self.ups[layer]
         if self.scales[layer].device != hidden.device:
             four.to(hidden.device)
