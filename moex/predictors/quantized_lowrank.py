@@ -49,7 +49,7 @@ class Lean:
             self.bias = torch.cat(biases).half()
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
-        """Codes [tokens, padded rank] from the layer's router input; `early`: the previous one's."""
+        """Codes [tokens, padded rank] of the router input; `early`: of the previous layer's."""
         state = hidden.bfloat16()
         if not early:
             return self.own(state)
