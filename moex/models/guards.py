@@ -47,7 +47,7 @@ def refuse_absent(experts: Iterable[Any]) -> None:
 def _absent(*_: object, **__: object) -> NoReturn:
     raise RuntimeError(
         "model: its experts are offloaded, and here only inside its `with` block, which was not "
-        "entered, or was left and so closed; load it again: `with moex.load(...) as model:`"
+        "entered, or was left and so closed; load it anew: `with moex.load(...) as model:`"
     )
 
 
@@ -62,5 +62,5 @@ class NeverCopied:
         """
         raise RuntimeError(
             "model: a model with offloaded experts cannot be copied or pickled, because threads "
-            "and files go with it; load it again instead: `with moex.load(...) as model:`"
+            "and files go with it; load it anew instead: `with moex.load(...) as model:`"
         )
