@@ -139,7 +139,7 @@ def _open(
         raise ValueError(f"{named}: is not a complete checkpoint ({error}); {again}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise ValueError(
-            f"{named}: is not a {kind} checkpoint for this moex version (schema {SCHEMA}); {again}"
+            f"{named}: expected a {kind} checkpoint of this moex version (schema {SCHEMA}); {again}"
         )
     rest = {key: value for key, value in header.items() if key != "identity"}
     if _digest(rest, tensors) != header.get("identity"):
