@@ -1,4 +1,4 @@
-"""moex: offloaded Mixture-of-Experts inference, live and simulated, with one set of parts."""
+"""moex: offloaded Mixture-of-Experts inference, live and simulated, by the same code."""
 
 from moex.api import load, read_trace, simulate, write_trace
 

@@ -1,4 +1,4 @@
-"""moex without Hydra: for notebooks and other programs."""
+"""The Python API of moex, without Hydra: for notebooks and other programs."""
 
 from __future__ import annotations
 
@@ -67,33 +67,34 @@ def load(
         model.generate(...)
     ```
 
-    It is for inference: a gradient through the experts, a copy and a pickle are refused, and the
-    model is not compiled, also where transformers would (a static KV cache on a GPU).
+    For inference only: gradients through the experts, copying and pickling are refused, and the
+    model is never compiled, even where transformers would (a static KV cache on a GPU).
 
     Args:
         name: a bundled model ("tiny"), a local folder, or a hub repository.
-        cache: the policy; default LRU.
-        slots: experts per layer on the device; a fraction below 1 is a share of the layer's.
-        prefetch: the prefetcher; default none. One that knows the future is told it before:
+        cache: the eviction policy; default LRU.
+        slots: experts per layer on the device; a fraction below 1 is a share of the layer's
+            experts.
+        prefetch: the prefetcher; default none. An oracle needs the future first:
             `prefetch.set_future(read_trace(...))`.
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
-        staging: places beside the slots; default twice the model's top-k.
-        store: where the other experts are: "ram", "disk", or "auto" (disk where CUDA is not).
-        cache_dir: where "disk" keeps packed experts; default $MOEX_CACHE or the user's cache.
-        reader_threads: that read large experts from the disk.
-        hardware: a profile whose link is emulated; default what is really there.
+        staging: staging slots for loads in flight; default twice the model's top-k.
+        store: where all experts are kept: "ram", "disk", or "auto" (disk if there is no CUDA).
+        cache_dir: folder of packed experts for "disk"; default $MOEX_CACHE or the user's cache.
+        reader_threads: threads that read large experts from the disk.
+        hardware: a profile whose link is emulated; default this machine's own link.
         quant: a quantizer for all weights, or a scheme of several; default 16 bits.
         dtype: "auto", "float32", "bfloat16" or "float16".
-        device: of skeleton and slots.
-        seed: for policies that draw.
+        device: device of the skeleton and the slots.
+        seed: seed of random policies.
         future: recorded visits, for oracles (`read_trace(...).future()`).
         on_plan: called with every plan that is executed.
-        miss: what is done about absent experts; default: they are fetched.
-        sparsity: says which neurons count for a token; default all.
-        rows: with it, the share of an expert's neurons that a place holds.
-        break_even: with it, the share from which on whole experts are moved; default: what the
-            hardware profile says of the store, else 1.
+        miss: how absent experts are handled; default: they are fetched.
+        sparsity: selects the neurons that count for a token; default all.
+        rows: with `sparsity`, the share of an expert's neurons that a slot holds.
+        break_even: with `sparsity`, the share of rows from which whole experts are moved; default:
+            the hardware profile's value for the store, else 1.
     """
     from moex.runner.assemble import Setup, load_model, offload
 
@@ -131,8 +132,8 @@ def simulate(
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
-    Args are those of `load`; `cold` empties the cache before every sequence, `sparsity` moves only
-    the rows that the recorded run selected. No torch.
+    The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
+    moves only the rows that the recorded run selected. Does not load torch.
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)

@@ -43,7 +43,7 @@ class Wishful(Previous):
 
 
 def test_a_prefetcher_that_needs_what_no_run_gives_is_refused(mixtral):
-    with pytest.raises(ValueError, match="Wishful needs router_logits, which no run gives"):
+    with pytest.raises(ValueError, match="Wishful needs router_logits, which no run provides"):
         moex.load(str(mixtral), slots=3, prefetch=Wishful())
 
 

@@ -190,7 +190,7 @@ def test_a_device_that_is_full_leaves_nothing_behind(loaded, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(slots_module, "paged", full)
-    with pytest.raises(RuntimeError, match="does not give; expected less"):
+    with pytest.raises(RuntimeError, match="has free; expected less"):
         run(loaded)
 
 

@@ -1,1 +1,1 @@
-"""What moves bytes, and when they are there."""
+"""Links: they move experts into device slots and report when a load has arrived."""

@@ -1,4 +1,4 @@
-"""Reads experts from files into their places without a thread: the kernel does it by itself."""
+"""Reads experts from files into slots with Linux asynchronous I/O, without reader threads."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
     from moex.types import Plan
 
 DEPTH = 64
-"""Reads that the kernel is given at once, at most."""
+"""Maximum number of reads that are submitted to Linux aio at once."""
 
 AHEAD = 1
-"""Guesses begin while fewer reads than this are under way: a demand waits for no more of them."""
+"""Prefetches start while fewer reads than this are in flight: bounds what a demand waits for."""
 
 PIECE = 4 << 20
-"""Bytes of a record up to which it is read in one piece."""
+"""Largest record, in bytes, that is read in one piece."""
 
 
 def suits_aio(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
-    """Whether the kernel should read from this store: records of one piece, around the page cache.
+    """Whether Linux aio suits this store: records of one piece, read around the page cache.
 
     Args:
-        store: where records come from.
-        chunk_bytes: a piece; larger records are for reader threads.
+        store: the store to read from.
+        chunk_bytes: size of a piece; larger records are left to reader threads.
     """
     small = store.layout.name == "planes" and store.layout.bytes <= chunk_bytes
     return small and store.io == "direct" and async_reads_work()
 
 
 class AioLink(Link):
-    """The computing thread hands reads to the kernel and computes on.
+    """Submits reads to Linux aio from the computing thread, which goes on computing meanwhile.
 
-    A plan's first read goes alone: disks end reads that they were given together together, and once
-    the first is there, there is something to compute. The others follow at once.
+    A plan's first read is submitted alone: disks finish reads of one batch at the same time, and
+    computing can start as soon as the first record has arrived. The others follow at once.
 
-    Every read is a whole record, so this is for small ones: nothing overtakes a read under way, and
-    reads begin only when the computing thread comes by (to submit, to wait, after an expert). To
-    hand a large record over costs next to nothing beside its reading: it is for `DiskLink`.
+    Every read is a whole record, so this link is for small ones: nothing overtakes a read in
+    flight, and reads start only when the computing thread calls the link (`submit`, `wait`,
+    `used`). Large records, whose hand-over to a thread is cheap beside the read, use `DiskLink`.
 
     Args:
-        store: where records come from; it reads around the page cache.
-        slots: the places that they are read into.
+        store: the store to read from; it must read around the page cache.
+        slots: the device slots to read into.
 
     Raises:
-        OSError: the kernel has no such reads for us.
+        OSError: Linux aio is not available.
     """
 
     name, io = "disk", "aio"
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
-        # Whoever touches memory first waits until the system has cleared it: not a read.
+        # Touch every page now, because the first access waits until the system has cleared it.
         slots.records.view(-1)[::PAGE] = 0
         depth = min(DEPTH, len(slots.records))
         self._make = lambda: AsyncReads(depth, slots.records)
-        self._kernel = self._make()  # keeps the records while it writes there
+        self._aio = self._make()  # keeps the records alive while the kernel writes to them
         self._addresses = [record.data_ptr() for record in slots.records]
         self._bytes, self._busy = 0, 0.0
-        self._watched = [0, 0.0]  # bytes and seconds of reads whose end was seen
+        self._watched = [0, 0.0]  # bytes and seconds of reads whose end was observed
         self._start()
 
     def _start(self) -> None:
@@ -78,14 +78,14 @@ class AioLink(Link):
         self._since = self._looked = self._moving = 0.0
 
     def submit(self, plan: Plan) -> None:
-        """Take back dropped guesses that have not begun, queue the plan's loads, begin reads."""
+        """Cancel dropped prefetches that have not begun, queue the plan's loads, start reads."""
         if plan.transfers or plan.dropped:
             self._together = self._together and bool(self._queue.demand)
             self._queue.take(plan)
             self._look()
 
     def wait(self, slot: int) -> float:
-        """Return when the read into the place is over; a late guess is demanded from now on.
+        """Wait for the read into the slot; a prefetch in flight becomes a demand. Returns seconds.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
@@ -107,15 +107,15 @@ class AioLink(Link):
         return stall
 
     def used(self, slot: int) -> None:
-        """Look what has come meanwhile, and begin what may: there is nobody else who does."""
+        """Collect finished reads and start the next ones: no other thread does it."""
         if self._ended():
             self._look()
 
     def stats(self) -> LinkStats:
-        """Bytes that were read, and seconds in which the kernel was reading.
+        """Bytes read, and seconds in which any read was in flight.
 
-        A read that ended between two looks is taken to have been as fast as those that were waited
-        for, whose end is seen; before there were any, to have ended midway.
+        The end of a read that finished between two polls is estimated: at the rate of the reads
+        that were waited for, whose end is observed; before there are any, midway between the polls.
         """
         if self._ended():
             self._look()
@@ -123,19 +123,19 @@ class AioLink(Link):
         return LinkStats(self._bytes, self._busy + running)
 
     def restart(self) -> None:
-        """Let the reads under way end, whoever knows about them, and begin anew."""
-        self._kernel.close()
-        self._kernel = self._make()
+        """Wait for all reads in flight, including unrecorded ones, and start again empty."""
+        self._aio.close()
+        self._aio = self._make()
         self._start()
 
     def close(self) -> None:
-        """Let the reads under way end; the kernel writes into no place any more."""
-        self._kernel.close()
+        """Wait for all reads in flight; afterwards the kernel writes to no slot."""
+        self._aio.close()
         self._flying.clear()
         self._queue.close()
 
     def _look(self, wait: bool = False) -> None:
-        """Book what has come (if asked to wait: one read at least), and begin what may begin."""
+        """Collect finished reads (with `wait`: at least one), and start the next ones."""
         try:
             if self._ended() or (wait and self._flying):
                 self._collect(wait and not self._landed)
@@ -143,27 +143,27 @@ class AioLink(Link):
                 self._complete(self._landed[0])
                 self._landed.popleft()
             self._begin()
-        except OSError:  # a queue that is not ours: we are a forked child
+        except OSError:  # the queue belongs to another process: this is a forked child
             self._recover()
         except BaseException:
             self._recover()
             raise
 
     def _ended(self) -> bool:
-        """Whether a read under way has ended; if not, this was the last look."""
+        """Whether a read in flight has ended; if not, remember when this was checked."""
         if not self._flying:
             return False
-        if self._kernel.any_ended():
+        if self._aio.any_ended():
             return True
         self._looked = perf_counter()
         return False
 
     def _begin(self) -> None:
-        """Give the kernel all that is demanded, and guesses while it has little to do."""
+        """Submit all demanded reads, and prefetches while few reads are in flight."""
         flying, requests = self._flying, []
         prefetches = sum(read.speculative for read in flying.values())
         for queue, limit in (
-            (self._queue.demand, self._kernel.depth if self._together else 1 + prefetches),
+            (self._queue.demand, self._aio.depth if self._together else 1 + prefetches),
             (self._queue.speculation, AHEAD),
         ):
             while len(flying) < limit and (read := self._queue.next(queue)) is not None:
@@ -178,16 +178,16 @@ class AioLink(Link):
         if len(flying) == len(requests):
             self._since = self._moving = self._looked
         try:
-            taken = self._kernel.begin(requests)
+            taken = self._aio.begin(requests)
         except OSError:
             taken = 0
         self._landed += [flying.pop(request.tag) for request in requests[taken:]]
 
     def _collect(self, wait: bool) -> None:
-        """Take what has ended out of the kernel's hands."""
-        results = self._kernel.ended(wait=False) if self._kernel.any_ended() else []
+        """Collect the reads that have ended, and count their bytes and seconds."""
+        results = self._aio.ended(wait=False) if self._aio.any_ended() else []
         if seen := wait and not results:
-            results = self._kernel.ended(wait=True)
+            results = self._aio.ended(wait=True)
         now, moved = perf_counter(), sum(max(result, 0) for _, result in results)
         ended = now if seen else self._estimated(moved, now)
         if seen:
@@ -201,24 +201,24 @@ class AioLink(Link):
             self._landed.append(read)
             del self._flying[slot]
             if self.log is not None:
-                came = read.size - read.missing
-                self.log.append(("move", read.expert, self._moving, ended, came, "kernel"))
+                arrived = read.size - read.missing
+                self.log.append(("move", read.expert, self._moving, ended, arrived, "kernel"))
                 self.log.append(("load", read.expert, read.queued, ended, read.speculative))
             self._moving = ended
         if results and not self._flying:
             self._busy += ended - self._since
 
     def _estimated(self, moved: int, now: float) -> float:
-        """When reads of so many bytes ended, between the last look and now."""
+        """Estimate when reads of `moved` bytes ended, between the last poll and `now`."""
         size, seconds = self._watched
         if not size:
             return (self._looked + now) / 2
         return min(max(self._moving + moved * seconds / size, self._looked), now)
 
     def _complete(self, read: Read) -> None:
-        """Compare a record with its checksum; what did not come whole the store reads again.
+        """Check a record against its checksum; an incomplete record is read again by the store.
 
-        So a read that fails once is no failure, and one that fails twice says what the store says.
+        So one failed read is tolerated, and a second failure raises the store's own error.
         """
         try:
             if read.missing:
@@ -231,9 +231,9 @@ class AioLink(Link):
         read.done = True
 
     def _recover(self) -> None:
-        """Let all that the kernel was given end, and read again what nobody knows about."""
-        self._kernel.close()
-        self._kernel = self._make()
+        """Wait for all submitted reads, and mark those whose result is lost to be read again."""
+        self._aio.close()
+        self._aio = self._make()
         lost = [read for read in self._flying.values() if read not in self._landed]
         for read in lost:
             read.missing = read.size

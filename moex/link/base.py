@@ -1,4 +1,4 @@
-"""What a link is: it moves the bytes of loads and says when they are there."""
+"""The interface of a link: it moves the bytes of loads and reports when they have arrived."""
 
 from __future__ import annotations
 
@@ -16,98 +16,98 @@ if TYPE_CHECKING:
 
 
 class LinkStats(NamedTuple):
-    """What a link has done so far: bytes that really moved, seconds in which it moved any."""
+    """Totals of a link: bytes that really moved, seconds in which any were moving."""
 
     bytes_moved: int
     busy_s: float
 
 
 class Link(ABC):
-    """Executes plans. Decides nothing: what to load into which place stands in the plan.
+    """Executes plans. It decides nothing: the plan says what to load into which slot.
 
-    Nothing is cancelled, only overtaken: demand passes speculation at chunk boundaries, and a
-    speculative load that has left the books before it began is never sent.
+    A load in flight is never cancelled, only overtaken: demand passes prefetches at chunk
+    boundaries. A prefetch that the cache dropped before its transfer began is never sent.
     """
 
     name: str = ""
     emulated: bool = False
 
     io: str | None = None
-    """How it reads files where not in the store's own way: `aio`, by the kernel."""
+    """How it reads files if not by the store's own method: `aio` for Linux asynchronous I/O."""
 
     @property
     def pinned(self) -> bool | None:
-        """Whether its source is page-locked; None where that makes no difference."""
+        """Whether the source memory is page-locked; None where that makes no difference."""
         return None
 
     log: deque[tuple[Any, ...]] | None = None
-    """Where the link writes down what it does, in the tuples of `runner/timeline.py`."""
+    """Event log of the link, in the tuples of `bench/timeline.py`; None: not recorded."""
 
     @abstractmethod
     def submit(self, plan: Plan) -> None:
-        """Forget the plan's dropped guesses and begin its loads."""
+        """Cancel the plan's dropped prefetches that have not begun, and start its loads."""
 
     @abstractmethod
     def wait(self, slot: int) -> float:
-        """Return when what was last loaded into the place is there; seconds waited, 0 if it was."""
+        """Wait for the last load into the slot; returns the seconds waited, 0 if it had arrived."""
 
     in_parts: bool = False
-    """Whether `wait_part` returns before all of a load is there."""
+    """Whether `wait_part` can return before the whole load has arrived."""
 
     def wait_part(self, slot: int, size: int) -> float:
-        """Like `wait`, but the first `size` bytes are enough; all of it is waited for later."""
+        """Like `wait`, for the first `size` bytes only; call `wait` for the rest later."""
         return self.wait(slot)
 
     def used(self, slot: int) -> None:
-        """Be told that what computes from the place has been launched: it may be loaded after."""
+        """Note that the computation reading the slot was launched: later loads may overwrite it."""
 
     def collect_stall(self) -> float:
-        """Seconds waited since the last call that `wait` could not tell; 0 where it tells all."""
+        """Seconds of stall since the last call that no `wait` has returned; by default 0."""
         return 0.0
 
     @abstractmethod
     def restart(self) -> None:
-        """Begin anew after a call was interrupted, wherever that was; statistics go on.
+        """Reset after a call was interrupted at any point; the totals of `stats` are kept.
 
-        When it returns nothing that was asked for before is under way: no copy into a slot, and no
-        reader of one. Threads that died are replaced.
+        When it returns, nothing requested before is in flight: no copy into a slot and no reader
+        of one. Threads that died are replaced.
 
         Raises:
-            RuntimeError: a copy does not end, so its slot cannot be used again.
+            RuntimeError: a copy does not finish, so its slot cannot be used again.
         """
 
     @abstractmethod
     def stats(self) -> LinkStats:
-        """Bytes and seconds since the link was made."""
+        """Bytes and seconds since the link was created."""
 
     def close(self) -> None:
-        """Stop threads and give back what the link holds."""
+        """Stop the threads and release what the link holds."""
 
 
 STUCK_S = 10.0
-"""How long `restart` waits for a copy that has begun."""
+"""Seconds that `restart` waits for a copy in flight."""
 
 
 def join(threads: Iterable[threading.Thread], link: str) -> None:
-    """Wait for a link's threads, which were told to stop.
+    """Wait for a link's threads, which were asked to stop.
 
     Raises:
-        RuntimeError: one of them is stuck.
+        RuntimeError: a thread does not stop within `STUCK_S` seconds.
     """
     for thread in threads:
-        if thread.is_alive():  # one whose start was interrupted is not
+        if thread.is_alive():  # a thread whose start was interrupted is not alive
             thread.join(STUCK_S)
         if thread.is_alive():
             raise RuntimeError(
-                f"link={link}: a copy that has begun does not end ({STUCK_S:.0f} s), so its slot "
-                "cannot be used again; expected storage that answers; load the model anew"
+                f"link={link}: a copy in flight did not finish within {STUCK_S:.0f} s, so its slot "
+                "cannot be used again; expected storage that responds; load the model again"
             )
 
 
 def refuse_other_streams(records: torch.Tensor, link: str) -> None:
-    """Refuse to be called on a stream of the user's own where the link's threads copy to a GPU.
+    """Refuse a non-default CUDA stream where the link's threads copy to a GPU.
 
-    They copy on the default stream, whose order alone keeps a copy and what computes apart.
+    They copy on the default stream: only its order separates a copy from the computation.
 
     Raises:
         RuntimeError: another stream is current.

@@ -1,4 +1,4 @@
-"""A plain copy, done at once by the computing thread."""
+"""A synchronous copy by the computing thread."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class CopyLink(Link):
-    """Copies when asked to: the simplest thing that is right.
+    """Copies inside `submit`: the simplest correct link.
 
-    The computing thread copies, so all copying is stall, guesses too: nothing is hidden.
+    The computing thread copies, so all copy time is stall, that of prefetches too: no overlap.
     """
 
     name = "copy"
@@ -28,7 +28,7 @@ class CopyLink(Link):
         self._took: dict[int, float] = {}
 
     def submit(self, plan: Plan) -> None:
-        """Copy every load, demand or guess, in order."""
+        """Copy every load, demand or prefetch, in order."""
         for load in plan.transfers:
             started = perf_counter()
             self.slots.bring(self.store, load)()
@@ -40,9 +40,9 @@ class CopyLink(Link):
             else:
                 self._took[load.slot] = took
             if self.log is not None:
-                self._write_down(load, started, took)
+                self._log_load(load, started, took)
 
-    def _write_down(self, load: Load, started: float, took: float) -> None:
+    def _log_load(self, load: Load, started: float, took: float) -> None:
         assert self.log is not None
         ended, by = started + took, current_thread().name
         size = self.store.geometry.size(load.rows)
@@ -51,18 +51,18 @@ class CopyLink(Link):
         self.log.append(("stall", load.expert, started, took))
 
     def wait(self, slot: int) -> float:
-        """Return how long the copy held the computing thread up."""
+        """Return the seconds that the copy took, during which nothing was computed."""
         return self._took.pop(slot, 0.0)
 
     def collect_stall(self) -> float:
-        """Return how long guesses were copied since the last call; no place is waited for."""
+        """Return the seconds spent copying prefetches since the last call."""
         seconds, self._speculative_s = self._speculative_s, 0.0
         return seconds
 
     def restart(self) -> None:
-        """Forget what was waited for: copies end before `submit` returns."""
+        """Clear pending wait times: no copy is in flight after `submit` has returned."""
         self._took.clear()
 
     def stats(self) -> LinkStats:
-        """Bytes and seconds since the link was made."""
+        """Bytes and seconds since the link was created."""
         return LinkStats(self._bytes, self._busy)

@@ -1,4 +1,4 @@
-"""Copies from pinned host memory to a GPU on a stream of their own."""
+"""Copies from pinned host memory to a GPU on a separate CUDA stream."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from moex.types import Expert, Load, Plan
 
 AHEAD = 2
-"""Chunks of guesses under way at once: what a demanded load may find before it on the stream."""
+"""Chunks of prefetches on the stream at once: what a demanded load may have to wait for."""
 
 CHUNK = 16 << 20
-"""Bytes: a third of a millisecond on PCIe 5. To give a chunk costs the computing thread tens of
-microseconds, and while that waits for the device, as it does once a layer, nobody gives any."""
+"""Bytes of a chunk: a third of a millisecond on PCIe 5. Enqueueing a chunk costs the computing
+thread tens of microseconds; while it waits for the device (once a layer), none is enqueued."""
 
 LATE = 1e-9
-"""What `wait` returns for a copy still under way: how long it took is known later (`settle`)."""
+"""What `wait` returns for a copy in flight: `collect_stall` reports its real seconds later."""
 
 
 class _Copy:
-    """One load: how much of it has been given to the stream, and the event of its last byte."""
+    """One load: its bytes enqueued so far, and the event after its last byte."""
 
     __slots__ = ("done", "expert", "queued", "sent", "slot", "speculative")
 
@@ -39,7 +39,7 @@ class _Copy:
 
 
 class _Piece(NamedTuple):
-    """What one call gave to the stream, between two events."""
+    """One enqueued copy, between two events."""
 
     copy: _Copy
     bytes: int
@@ -49,20 +49,20 @@ class _Piece(NamedTuple):
 
 
 class CudaLink(Link):
-    """An event per load, a fence per place, and no host synchronization of its own.
+    """One event per load, one fence per slot, and no host synchronization of its own.
 
-    The compute stream waits for a load's event on the device; a copy into a place waits there for
-    the last kernel that read it. Demand is given to the stream at once; guesses are given in
-    chunks, a few at a time, whenever the link is called, so that demand overtakes what has not been
-    given and a dropped guess is not sent on. Seconds are taken from events once these are over: the
+    The compute stream waits for a load's event on the device; a copy into a slot waits there for
+    the last CUDA kernel that read the slot. Demand is enqueued at once. Prefetches are enqueued in
+    chunks, a few at a time, whenever the link is called: so demand overtakes what is not enqueued
+    yet, and the rest of a dropped prefetch is not sent. Seconds are read from completed events: the
     runner reads the routing back once a layer, and nothing else waits for the device. The same
     events give the timeline, on the host's clock.
 
     Args:
-        store: experts in host memory; pinned here, where the driver allows it, until it gives
-            the memory back, because that takes as long as copying it.
-        slots: on the device.
-        chunk_bytes: demand overtakes guesses at this granularity; default `CHUNK`.
+        store: experts in host memory; page-locked here, where the driver allows it, until the
+            store frees the memory, because page-locking takes as long as copying it.
+        slots: the slots on the device.
+        chunk_bytes: demand overtakes prefetches at this granularity; default `CHUNK`.
     """
 
     name = "cuda"
@@ -80,7 +80,7 @@ class CudaLink(Link):
         self._pieces: deque[_Piece] = deque()
         self._waits: deque[tuple[Expert, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._bytes, self._busy = 0, 0.0
-        # What was computed or written into places before the link existed is over.
+        # Wait for everything that was computed or written to slots before the link existed.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._zero = self._event(self._stream)
         self._zero.synchronize()
@@ -88,12 +88,12 @@ class CudaLink(Link):
 
     @property
     def pinned(self) -> bool:
-        """Whether the source is page-locked: copies then run beside computing, at full speed."""
+        """Whether the source is page-locked: copies then overlap computing, at full speed."""
         return self._pinned
 
     def submit(self, plan: Plan) -> None:
-        """Stop sending dropped guesses; send demand; queue guesses."""
-        # What was still to come into a place that another expert takes, nobody wants.
+        """Stop dropped prefetches; enqueue demand; queue prefetches."""
+        # The rest of a load into a slot that another expert takes over is not needed.
         for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
             copy = self._expected.pop(slot, None)
             if copy is not None and copy in self._in_flight:
@@ -107,7 +107,7 @@ class CudaLink(Link):
         self._feed()
 
     def wait(self, slot: int) -> float:
-        """Let the compute stream wait for the place's load; `LATE` if it is still under way."""
+        """Let the compute stream wait for the slot's load; returns `LATE` if it is in flight."""
         copy = self._expected.pop(slot, None)
         if copy is None:
             return 0.0
@@ -127,7 +127,7 @@ class CudaLink(Link):
         return LATE if late else 0.0
 
     def used(self, slot: int) -> None:
-        """Put up the fence: the kernel that reads the place has been launched."""
+        """Record the slot's fence: the CUDA kernel that reads it has been launched."""
         fence = self._fences.get(slot)
         if fence is None:
             fence = self._fences[slot] = torch.cuda.Event()
@@ -135,7 +135,7 @@ class CudaLink(Link):
         self._feed()
 
     def collect_stall(self) -> float:
-        """Seconds that the compute stream has waited, of waits that ended since the last call."""
+        """Seconds that the compute stream waited, for waits that ended since the last call."""
         seconds = 0.0
         while self._waits and self._waits[0][2].query():
             expert, before, after = self._waits.popleft()
@@ -146,7 +146,7 @@ class CudaLink(Link):
         return seconds
 
     def stats(self) -> LinkStats:
-        """Bytes given to the stream, and seconds of what is through."""
+        """Bytes enqueued, and seconds of the copies that have completed."""
         while self._pieces and self._pieces[0].ended.query():
             copy, size, last, begun, ended = self._pieces.popleft()
             self._busy += begun.elapsed_time(ended) / 1000
@@ -158,18 +158,18 @@ class CudaLink(Link):
         return LinkStats(self._bytes, self._busy)
 
     def restart(self) -> None:
-        """Let copies that were given to the stream end, and forget the others."""
+        """Wait for the enqueued copies, and discard the others."""
         self._stream.synchronize()
         for forgotten in (self._in_flight, self._expected, self._under_way, self._waits):
             forgotten.clear()
 
     def close(self) -> None:
-        """Let copies under way end."""
+        """Wait for the copies in flight."""
         self._in_flight.clear()
         self._stream.synchronize()
 
     def _feed(self) -> None:
-        """Give the stream the next chunks of guesses, if few are under way."""
+        """Enqueue the next chunks of prefetches, if few are in flight."""
         while self._under_way and self._under_way[0].query():
             self._under_way.popleft()
         while self._in_flight and len(self._under_way) < AHEAD:
@@ -180,7 +180,7 @@ class CudaLink(Link):
                 self._in_flight.popleft()
 
     def _send(self, copy: _Copy, size: int) -> None:
-        """Give the next bytes of a load to the stream."""
+        """Enqueue the copy of the next `size` bytes of a load."""
         span = slice(copy.sent, copy.sent + size)
         source = self.store.records[copy.expert.layer][copy.expert.index]
         with torch.cuda.stream(self._stream):
@@ -203,10 +203,10 @@ class CudaLink(Link):
         return event
 
     def _when(self, event: torch.cuda.Event) -> float:
-        """When a past event was, on the clock of `perf_counter`."""
+        """The time of a completed event, on the clock of `perf_counter`."""
         return self._zero_s + self._zero.elapsed_time(event) / 1000
 
 
 def give(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Let the current stream copy; the host goes on."""
+    """Enqueue a copy on the current stream, without waiting for it."""
     target.copy_(source, non_blocking=True)

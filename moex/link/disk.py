@@ -1,4 +1,4 @@
-"""Reads experts from files into their places, with threads of its own."""
+"""Reads experts from files into slots with reader threads."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class DiskLink(Link):
-    """Reader threads that take pieces of loads, demanded ones first.
+    """Reader threads that fetch loads piece by piece, demanded loads first.
 
-    Several threads share the pieces of one expert, so a single demanded expert gets all of the
-    disk; so does the computing thread while it waits. A read that has begun is always finished;
-    until then, what is loaded into the same place next stands behind it.
+    Several threads share the pieces of one expert, so that a single demanded expert uses the full
+    bandwidth of the disk; the computing thread reads too while it waits. A read that has begun is
+    always finished; the next load into the same slot waits for it.
 
     Args:
-        store: where records come from.
-        slots: the places that they are read into.
-        threads: that read; they and the computing threads share the cores.
-        chunk_bytes: a piece; demand overtakes speculation at its end.
+        store: the store to read from.
+        slots: the device slots to read into.
+        threads: number of reader threads; they share the cores with the computing threads.
+        chunk_bytes: size of a piece; demand overtakes prefetches between pieces.
     """
 
     name = "disk"
@@ -59,7 +59,7 @@ class DiskLink(Link):
             thread.start()
 
     def submit(self, plan: Plan) -> None:
-        """Take back dropped guesses that have not begun, and queue the plan's loads."""
+        """Cancel dropped prefetches that have not begun, and queue the plan's loads."""
         if plan.transfers or plan.dropped:
             refuse_other_streams(self.slots.records, self.name)
             with self._changed.lock:
@@ -67,9 +67,9 @@ class DiskLink(Link):
                 self._changed.notify_all()
 
     def wait(self, slot: int) -> float:
-        """Return when the read into the place is over; a late guess is demanded from now on.
+        """Wait for the read into the slot; a prefetch in flight becomes a demand. Returns seconds.
 
-        A thread that waits computes nothing: it reads, too, as long as there is demand to begin.
+        While it waits, the calling thread reads pieces too, as long as demand is queued.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
@@ -78,9 +78,9 @@ class DiskLink(Link):
         return self._until(read, lambda: read.done, lambda: False) if read else 0.0
 
     def wait_part(self, slot: int, size: int) -> float:
-        """Return when the first bytes are there; all of them if they have to be checked.
+        """Wait for the first `size` bytes; for the whole record if its checksum is still unchecked.
 
-        Whoever waits for a part reads no further: it would still read when the part is there.
+        The calling thread reads nothing beyond `size`: it would still read when that has arrived.
 
         Raises:
             RuntimeError: the record could not be read.
@@ -89,11 +89,11 @@ class DiskLink(Link):
         if read is None or read.record is None or not self._queue.whole.checked(read.expert):
             return self.wait(slot)
         return self._until(
-            read, lambda: read.done or read.there >= size, lambda: read.begun >= size
+            read, lambda: read.done or read.arrived >= size, lambda: read.begun >= size
         )
 
     def _until(self, read: Read, over: Callable[[], bool], enough: Callable[[], bool]) -> float:
-        """Wait for a read, fetching what is demanded until enough has begun; return the seconds."""
+        """Wait for a read, fetching demanded pieces until enough have begun; return the seconds."""
         stall = 0.0
         if not over():
             started = perf_counter()
@@ -110,18 +110,18 @@ class DiskLink(Link):
         return stall
 
     def stats(self) -> LinkStats:
-        """Bytes that were read, and seconds in which any thread was reading."""
+        """Bytes read, and seconds in which any thread was reading."""
         with self._changed.lock:
             running = perf_counter() - self._since if self._reading else 0.0
             return LinkStats(self._bytes, self._busy + running)
 
     def restart(self) -> None:
-        """Let the pieces under way end, and begin anew with new threads."""
+        """Wait for the pieces in flight, and start again with new threads."""
         self._stop()
         self._start()
 
     def close(self) -> None:
-        """Let the pieces under way end, and stop the threads."""
+        """Wait for the pieces in flight, and stop the threads."""
         self._stop()
         self._queue.close()
 
@@ -143,7 +143,7 @@ class DiskLink(Link):
         *queues: deque[Read],
         enough: Callable[[], bool] = lambda: False,
     ) -> tuple[Read, int, int] | None:
-        """Wait until there is a piece to begin, first queue first, or until it is over (None)."""
+        """Wait for a piece to read, from the first queue with one; None once `over()` is true."""
         while True:
             with self._changed.lock:
                 if over():
@@ -167,11 +167,11 @@ class DiskLink(Link):
         return read, begin, size
 
     def _fetch(self, read: Read, begin: int, size: int) -> None:
-        """Read a piece; also when that is interrupted, what stands behind it can go on."""
+        """Read a piece; an interruption is recorded, so that waiting reads can go on."""
         started = perf_counter()
         try:
             if read.record is None:
-                read.bring()
+                read.load()
             else:
                 part = read.record[begin : begin + size]
                 self._queue.whole.read_part(read.expert, begin, part)
@@ -184,7 +184,7 @@ class DiskLink(Link):
             self._landed(read, begin, size, started)
 
     def _landed(self, read: Read, begin: int, size: int, started: float) -> None:
-        """Book a piece; whoever brings the last one compares the record with its checksum."""
+        """Count a finished piece; after the last one, check the record against its checksum."""
         with self._changed.lock:
             read.missing -= size
             last = not read.missing
@@ -205,6 +205,6 @@ class DiskLink(Link):
                 if last:
                     self.log.append(("load", read.expert, read.queued, now, read.speculative))
             read.under_way.discard(begin)
-            read.there = min(read.under_way, default=read.begun)
+            read.arrived = min(read.under_way, default=read.begun)
             read.done = last
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A link of another machine: real bytes move, but they arrive no sooner than they would there."""
+"""The link of another machine: real bytes move, paced to the arrival times of a profile."""
 
 from __future__ import annotations
 
@@ -22,44 +22,45 @@ if TYPE_CHECKING:
     from moex.types import Plan
 
 SPIN_S = 200e-6
-"""Sleeping is precise to about this; the rest of a wait is spent looking at the clock."""
+"""Seconds to which sleeping is precise; the rest of a wait polls the clock."""
 
 SMALL = 1 << 20
-"""Handing a copy to a thread costs the computing one as much as copying about so many bytes."""
+"""Bytes whose copy costs the computing thread about as much as handing it to another thread."""
 
 LOOK_S = 1.0
-"""How often a wait for bytes looks whether the thread that brings them lives."""
+"""Seconds after which a wait for bytes checks that the copying thread is alive."""
 
 
 def wait_until(moment: float) -> None:
-    """Return at a moment of `perf_counter`, exact to its precision."""
+    """Return when `perf_counter` reaches `moment`, exact to its precision."""
     while (rest := moment - perf_counter()) > 0:
         if rest > SPIN_S:
             sleep(rest - SPIN_S)
 
 
 class _Copy:
-    """One load: its place in the modelled queue, and whether its bytes are really there."""
+    """One load: its transfer on the modelled link, and whether its real bytes have arrived."""
 
-    __slots__ = ("bring", "slot", "there", "transfer")
+    __slots__ = ("arrived", "load", "slot", "transfer")
 
-    def __init__(self, bring: Callable[[], None], slot: int, transfer: Transfer) -> None:
-        self.bring, self.slot, self.transfer = bring, slot, transfer
-        self.there = False
-        """Whether its bytes are."""
+    def __init__(self, load: Callable[[], None], slot: int, transfer: Transfer) -> None:
+        self.load, self.slot, self.transfer = load, slot, transfer
+        self.arrived = False
+        """Whether its real bytes are in the slot."""
 
 
 class EmulatedLink(Link):
-    """Moves bytes with a thread of its own and delays arrival to a profile's link.
+    """Copies with its own thread and delays arrivals to those of a profile's link.
 
     Arrival times come from the same `LinkTimeline` that the simulator uses, driven by the machine's
-    clock, so waits are exact to the precision of the clock however busy the copying thread is. What
-    is `SMALL` and in memory the computing thread copies itself, in time that counts as computing.
+    clock, so waits are exact to the precision of the clock however busy the copying thread is.
+    Loads of at most `SMALL` bytes from memory are copied by the computing thread itself, in time
+    that counts as computing.
 
     Args:
-        store: where bytes come from.
-        slots: where they go.
-        profile: gives bandwidth, latency and chunk size.
+        store: the store to copy from.
+        slots: the device slots to copy into.
+        profile: bandwidth, latency and chunk size of the link.
     """
 
     name = "emulated"
@@ -69,7 +70,7 @@ class EmulatedLink(Link):
         assert profile.link_bytes_per_s is not None
         self.store, self.slots = store, slots
         self._at_once = SMALL if store.io is None else 0
-        self._forgetting = 0.0
+        self._cancel_stall = 0.0
         self._new_timeline = partial(
             LinkTimeline, profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -87,25 +88,25 @@ class EmulatedLink(Link):
         self._thread.start()
 
     def submit(self, plan: Plan) -> None:
-        """Queue the plan's loads, after taking back dropped guesses that have not begun."""
+        """Cancel dropped prefetches that have not begun, and queue the plan's loads."""
         transfers = plan.transfers
         if not transfers and not plan.dropped:
             return
         refuse_other_streams(self.slots.records, self.name)
         now, size = perf_counter(), self.store.geometry.size
-        # What was still to come into a place that another expert takes, nobody wants.
+        # The rest of a load into a slot that another expert takes over is not needed.
         for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
             for copy in self._expected.pop(slot, ()):
                 self.timeline.cancel(now, copy.transfer)
-                self._forget(copy)
+                self._discard(copy)
         handed: list[_Copy] = []
         for load in transfers:
             moved = size(load.rows)
             transfer = self.timeline.submit(now, moved, load.speculative, load.expert)
             copy = _Copy(self.slots.bring(self.store, load), load.slot, transfer)
             before = self._expected.setdefault(load.slot, [])
-            if moved <= self._at_once and all(earlier.there for earlier in before):
-                self._bring(copy)
+            if moved <= self._at_once and all(earlier.arrived for earlier in before):
+                self._load(copy)
             else:
                 handed.append(copy)
             before.append(copy)
@@ -113,10 +114,10 @@ class EmulatedLink(Link):
             self._hand_over(handed)
 
     def _hand_over(self, copies: list[_Copy]) -> None:
-        """Give copies of one plan to the thread."""
+        """Queue the copies of one plan for the thread."""
         with self._changed.lock:
-            # Bytes of a demanded load are copied before those of guesses still waiting, except for
-            # guesses of the same place: what is loaded there later must come later.
+            # Demanded loads are copied before queued prefetches, except for prefetches into the
+            # same slot: copies into one slot keep their order.
             if copies[0].transfer.speculative:
                 self._work.extend(copies)
             else:
@@ -127,9 +128,9 @@ class EmulatedLink(Link):
                 self._work.extendleft(reversed(first + copies))
             self._changed.notify_all()
 
-    def _forget(self, copy: _Copy) -> None:
-        """Do not copy what nobody wants; let a copy under way end, for its place is due."""
-        if copy.there:
+    def _discard(self, copy: _Copy) -> None:
+        """Drop a copy that is not needed; wait for one in flight, because its slot is reused."""
+        if copy.arrived:
             return
         with self._changed.lock:
             if copy in self._work:
@@ -138,15 +139,19 @@ class EmulatedLink(Link):
         started = perf_counter()
         self._finish(copy)
         stall = perf_counter() - started
-        self._forgetting += stall
+        self._cancel_stall += stall
         if self.log is not None:
             self.log.append(("stall", copy.transfer.label, started, stall))
 
     def _finish(self, copy: _Copy) -> None:
-        """Wait for the real bytes of a copy, which only a living thread brings."""
-        while not copy.there:
+        """Wait for the real bytes of a copy.
+
+        Raises:
+            RuntimeError: the copying thread died before it copied them.
+        """
+        while not copy.arrived:
             with self._changed.lock:
-                if copy.there:
+                if copy.arrived:
                     return
                 change = self._changed.waiter()
             if not change.acquire(timeout=LOOK_S) and not self._thread.is_alive():
@@ -163,9 +168,9 @@ class EmulatedLink(Link):
             self.log.append(("load", transfer.label, transfer.submitted, end, prefetch))
 
     def wait(self, slot: int) -> float:
-        """Return when the modelled transfer is through and the real bytes are there.
+        """Wait until the modelled transfer has ended and the real bytes have arrived.
 
-        Whatever of the two it waits for is stall.
+        Returns the seconds waited for either: both count as stall.
         """
         copies = self._expected.pop(slot, None)
         if copies is None:
@@ -173,7 +178,7 @@ class EmulatedLink(Link):
         started = perf_counter()
         arrival = max(self.timeline.arrival(started, copy.transfer) for copy in copies)
         wait_until(arrival)
-        late = arrival > started or not all(copy.there for copy in copies)
+        late = arrival > started or not all(copy.arrived for copy in copies)
         for copy in copies:
             self._finish(copy)
         if self._error is not None:
@@ -186,8 +191,8 @@ class EmulatedLink(Link):
         return stall
 
     def collect_stall(self) -> float:
-        """Return how long copies that nobody wants held `submit` up since the last call."""
-        seconds, self._forgetting = self._forgetting, 0.0
+        """Return the seconds that `submit` waited for cancelled copies since the last call."""
+        seconds, self._cancel_stall = self._cancel_stall, 0.0
         return seconds
 
     def stats(self) -> LinkStats:
@@ -196,7 +201,7 @@ class EmulatedLink(Link):
         return LinkStats(self.timeline.bytes_moved, self.timeline.busy_s)
 
     def restart(self) -> None:
-        """Let a copy under way end, and begin anew with an idle wire and a new thread."""
+        """Wait for a copy in flight, and start again with an idle link and a new thread."""
         self._stop()
         before, self.timeline = self.timeline, self._new_timeline()
         self.timeline.bytes_moved, self.timeline.busy_s = before.bytes_moved, before.busy_s
@@ -205,8 +210,8 @@ class EmulatedLink(Link):
     def close(self) -> None:
         """Stop the copying thread."""
         self._stop()
-        self._expected.clear()  # the books may be closed after the link: what was to come will not
-        self.timeline.on_chunk = None  # a circle, which would keep store and slots for a while
+        self._expected.clear()  # a late `wait` must not wait for loads that will never arrive
+        self.timeline.on_chunk = None  # a reference cycle, which would keep store and slots alive
 
     def _stop(self) -> None:
         self._stopping = True
@@ -228,13 +233,13 @@ class EmulatedLink(Link):
             if change is not None:
                 change.acquire()
                 continue
-            self._bring(copy)
+            self._load(copy)
             with self._changed.lock:
                 self._changed.notify_all()
 
-    def _bring(self, copy: _Copy) -> None:
+    def _load(self, copy: _Copy) -> None:
         try:
-            copy.bring()
-        except Exception as error:  # said by the wait, as the thread cannot
+            copy.load()
+        except Exception as error:  # raised by the next wait: a thread cannot
             self._error = error
-        copy.there = True
+        copy.arrived = True

@@ -1,4 +1,4 @@
-"""Page-locked host memory, which a GPU copies from beside computing."""
+"""Page-locked host memory, from which copies to a GPU overlap computing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 log = logging.getLogger(__name__)
 
 _locked: dict[int, finalize[[int], torch.Tensor]] = {}
-"""What unlocks what is locked, by its address: before its memory is given back."""
+"""Finalizers that unlock memory before it is freed, by address."""
 
 
 def pin(records: list[torch.Tensor]) -> bool:
-    """Page-lock memory where it is, until it is given back; all of it, or nothing and a notice.
+    """Page-lock existing memory until it is freed: all of it, or none and a warning.
 
-    Not through torch's own pinned memory: that is handed out in powers of two, and a layer of
-    Mixtral would take 4 GB for 2.8.
+    Torch's own pinned memory is not used: it is allocated in powers of two, so that a layer of
+    Mixtral would take 4 GB instead of 2.8.
     """
     locked: list[finalize[[int], torch.Tensor]] = []
     for record in records:
@@ -29,7 +29,7 @@ def pin(records: list[torch.Tensor]) -> bool:
         if code:
             log.warning(
                 "moex: the driver pins no more host memory (error %d after %d of %d layers): "
-                "copies come from pageable memory, slower and not beside computing; "
+                "copies come from pageable memory, slower and without overlap with computing; "
                 "try memory.store=disk, or a higher limit of locked memory (ulimit -l)",
                 code,
                 len(locked),
@@ -51,6 +51,6 @@ def _unlock(address: int) -> None:
 
 
 def forget_error() -> None:
-    """Let a launch report the last error, or the next kernel's would report it as its own."""
+    """Clear the last CUDA error with a launch, or the next CUDA kernel would report it."""
     with suppress(RuntimeError):
         torch.ones(1, device="cuda").add_(1)

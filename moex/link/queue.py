@@ -1,4 +1,4 @@
-"""Which read comes next: the books of a link that reads files, whoever does the reading."""
+"""The read queues of the links that read files: which read is next."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ if TYPE_CHECKING:
 
 
 class Read:
-    """One load: how much of it has been begun, and how much is not there yet.
+    """One load: how many of its bytes have been begun, and how many have not arrived yet.
 
-    It comes into a record, or in one piece, by `bring`. `before` is an older read into the same
-    place, which has to end first.
+    It is read into `record` piece by piece, or in one call of `load`. `before` is an older read
+    into the same slot, which has to end first.
     """
 
     __slots__ = (
+        "arrived",
         "before",
         "begun",
-        "bring",
         "done",
         "error",
         "expert",
+        "load",
         "missing",
         "queued",
         "record",
         "size",
         "slot",
         "speculative",
-        "there",
         "under_way",
     )
 
     def __init__(
-        self, load: Load, size: int, record: Any = None, bring: Callable[[], None] | Any = None
+        self, wanted: Load, size: int, record: Any = None, load: Callable[[], None] | Any = None
     ) -> None:
-        self.expert, self.slot, self.speculative = load.expert, load.slot, load.speculative
-        self.record, self.bring, self.size = record, bring, size
+        self.expert, self.slot = wanted.expert, wanted.slot
+        self.speculative = wanted.speculative
+        self.record, self.load, self.size = record, load, size
         self.begun, self.missing, self.done, self.queued = 0, size, False, perf_counter()
         self.under_way: set[int] = set()
-        """Where pieces begin that are being read."""
-        self.there = 0
-        """Its bytes from the beginning on that are there."""
+        """Offsets of the pieces in flight."""
+        self.arrived = 0
+        """Bytes that have arrived without a gap, from the beginning on."""
         self.before: Read | None = None
         self.error: Exception | None = None
 
     def raise_error(self) -> None:
-        """Raise what went wrong.
+        """Raise the error of the read, if it failed.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
@@ -62,35 +63,35 @@ class Read:
 
 
 class ReadQueue:
-    """Demanded reads and guessed ones, in order; it takes back guesses that have not begun.
+    """Demanded reads and prefetches, in order; dropped prefetches that have not begun are removed.
 
-    Nothing here waits or locks: that is for the link around it.
+    Nothing here waits or locks: the link around it does.
     """
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self._store, self._slots = store, slots
         self.whole: Any = slots.whole(store)
-        """Where whole experts come from straight into their places; None: they are laid out."""
-        # Made once: the time between reads is short, and tensors take a good part of it.
+        """The store whose records equal a slot's bytes; None: experts are rearranged on the way."""
+        # Created once: making tensors would take a good part of the short time between reads.
         self._records = list(slots.records) if self.whole is not None else []
         self.last: dict[int, Read] = {}
-        """The latest read into every place."""
+        """The latest read into every slot."""
         self.demand: deque[Read] = deque()
         self.speculation: deque[Read] = deque()
 
     def take(self, plan: Plan) -> None:
-        """Take back dropped guesses that have not begun, and queue the plan's loads."""
+        """Remove dropped prefetches that have not begun, and queue the plan's loads."""
         if self.speculation:
             for gone in plan.dropped:
-                self._take_back(gone.slot)
+                self._remove(gone.slot)
             for load in plan.loads:
-                self._take_back(load.slot)
+                self._remove(load.slot)
         for load in plan.transfers:
             size = self._store.geometry.size(load.rows)
             if self._records and load.rows is None:
                 read = Read(load, size, record=self._records[load.slot])
             else:
-                read = Read(load, size, bring=self._slots.bring(self._store, load))
+                read = Read(load, size, load=self._slots.bring(self._store, load))
             before = self.last.get(load.slot)
             if before is not None and not before.done:
                 read.before = before
@@ -100,18 +101,18 @@ class ReadQueue:
             (self.speculation if load.speculative else self.demand).append(read)
 
     def close(self) -> None:
-        """Forget all reads: they hold places and records."""
+        """Drop all reads: they hold references to slots and records."""
         for kept in (self.last, self.demand, self.speculation, self._records):
             kept.clear()
 
     def promote(self, read: Read) -> None:
-        """Put a guess that is demanded now where demand is."""
+        """Move a prefetch that is demanded now to the demand queue."""
         if read in self.speculation:
             self.speculation.remove(read)
             self.demand.append(read)
 
-    def _take_back(self, slot: int) -> None:
-        """Never read what nobody wants, unless it has begun."""
+    def _remove(self, slot: int) -> None:
+        """Remove the slot's prefetch from the queue, unless it has begun."""
         read = self.last.get(slot)
         if read is not None and read in self.speculation and not read.begun:
             self.speculation.remove(read)
@@ -121,7 +122,7 @@ class ReadQueue:
 
     @staticmethod
     def next(queue: deque[Read]) -> Read | None:
-        """The first read of a queue that has nothing before it."""
+        """The first read of a queue that waits for no older read of its slot, or None."""
         for read in queue:
             if read.before is None or read.before.done:
                 read.before = None

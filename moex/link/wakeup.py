@@ -1,4 +1,4 @@
-"""A lock, and threads that wait for what it guards to change."""
+"""A condition variable that survives Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 
 
 class Wakeup:
-    """Like `threading.Condition`, except that whoever waits holds nothing.
+    """Like `threading.Condition`, but a waiting thread holds no lock.
 
-    Ctrl-C may arrive at any moment of a wait. Inside `Condition.wait` it can leave the lock taken
-    for ever, or released twice; here it leaves one waiter behind that nobody needs. `lock` is a
-    plain lock, because CPython enters `with` on one without looking for signals.
+    Ctrl-C may arrive at any moment of a wait. Inside `Condition.wait` it can leave the lock held
+    for ever, or released twice; here it only leaves an unused waiter behind. `lock` is a plain
+    lock, because CPython enters `with` on one without checking for signals.
     """
 
     def __init__(self) -> None:
@@ -18,9 +18,9 @@ class Wakeup:
         self._waiters: list[threading.Lock] = []
 
     def waiter(self) -> threading.Lock:
-        """A lock to acquire (without holding `lock`): that returns after the next change.
+        """Return a lock whose `acquire` (without holding `lock`) returns after the next change.
 
-        Called with `lock` held, so that no change is missed.
+        Call it with `lock` held, so that no change is missed.
         """
         waiter = threading.Lock()
         waiter.acquire()
@@ -28,7 +28,7 @@ class Wakeup:
         return waiter
 
     def notify_all(self) -> None:
-        """Wake everybody who waits; called with `lock` held."""
+        """Wake all waiting threads; call it with `lock` held."""
         for waiter in self._waiters:  # if this is interrupted, the next call wakes the rest
             if waiter.locked():
                 waiter.release()

@@ -1,1 +1,1 @@
-"""All that knows transformers."""
+"""Everything that depends on transformers: loading, conversion, routers, the experts interface."""

@@ -1,8 +1,8 @@
 """Reads a checkpoint folder: the skeleton into memory, the experts one layer at a time to a sink.
 
 Renaming and fusing follow transformers' own conversion tables, so every architecture that it loads
-through them is read the same way here. Experts that lie one by one in the files are fused one by
-one; where files hold them as a stack, a layer is in memory, and another while it is converted.
+through them is read the same way here. Experts that are stored one by one are fused one by one; if
+files store them stacked, one layer is in memory, and a second one during its conversion.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def build_from(config: PreTrainedConfig, dtype: str = "auto") -> PreTrainedModel
 
 
 def _keep_wide(model: PreTrainedModel, kind: torch.dtype) -> None:
-    """Some weights of some models (router biases) stay in float32, as transformers' plan says."""
+    """Keep weights such as router biases in float32, where transformers' dtype plan says so."""
     for pattern, wide in model._get_dtype_plan(kind).items():
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             if re.search(pattern, name):
@@ -90,11 +90,14 @@ def fill(
     device: str = "cpu",
     skip: Collection[int] = (),
 ) -> None:
-    """Read the weights: the skeleton into the model, every expert to the sink (None: not at all).
+    """Read the weights: the skeleton into the model, every expert to the sink.
 
-    `source` is a folder, or says where else the tensors are.
-
-    Experts of the MoE layers in `skip` are not read.
+    Args:
+        model: its weights may be on meta.
+        source: the checkpoint's folder, or its shards.
+        sink: called with every expert and its tensors; None: experts are not read.
+        device: the device of the skeleton.
+        skip: MoE layers whose experts are not read.
 
     Raises:
         ValueError: the checkpoint lacks weights of the model.
@@ -119,7 +122,7 @@ def fill(
             for index in range(len(tensor)):
                 expert = Expert(layer_of[module], first + index)
                 sink(expert, {part: values[index] for part, values in stacked.items()})
-            del pending[module], stacked, tensor  # or it lives on while the next is read
+            del pending[module], stacked, tensor  # free it before the next one is read
             done.add(module)
     model.load_state_dict(skeleton, strict=False, assign=True)
     model.tie_weights()
@@ -130,10 +133,10 @@ def fill(
 def _tensors(
     model: PreTrainedModel, source: Shards, layer_of: Mapping[str, int], wanted: Collection[str]
 ) -> Iterator[tuple[str, int, Tensor]]:
-    """Yield (parameter name, first expert, tensor), fused as the model wants it, file by file.
+    """Yield (parameter name, first expert, tensor), fused as the model needs it, file by file.
 
-    Modules come whole, but experts one after the other where the files have them so. Of the MoE
-    layers' modules `layer_of`, only those in `wanted`.
+    Modules are read whole, but experts one after the other if they are stored so. Of the MoE
+    layers' modules `layer_of`, only those in `wanted` are read.
     """
     coded, known, files = decoder(model.config), model.state_dict(), source.files
     made: dict[str, Group] = {}

@@ -1,4 +1,4 @@
-"""Which of a checkpoint's tensors every parameter is made of, and how: transformers' own tables."""
+"""Which checkpoint tensors form each parameter, and how, from transformers' conversion tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def groups(model: PreTrainedModel, files: Collection[str], coded: Any) -> dict[str, Group]:
-    """What every parameter of the model is made of."""
+    """The checkpoint tensors and the conversion of every parameter of the model."""
     mapping = get_model_conversion_mapping(model, hf_quantizer=coded)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -46,27 +46,27 @@ def groups(model: PreTrainedModel, files: Collection[str], coded: Any) -> dict[s
 
 
 class Group(NamedTuple):
-    """What one parameter is made of: how, and of which tensors."""
+    """The conversion of one parameter, and the checkpoint tensors that it takes."""
 
     converter: Any
     keys: list[tuple[str, str | None]]
 
     def files(self, file_of: Mapping[str, str]) -> set[str]:
-        """Where these tensors are."""
+        """The files of these tensors."""
         return {file_of[key] for key, _ in self.keys}
 
     def separable(self, count: int) -> bool:
-        """Whether it is a stack of `count` experts, each made of tensors of its own alone.
+        """Whether it is a stack of `count` experts, each converted from its own tensors only.
 
-        All else that converters do to experts (join gate and up, transpose, decode) stays within
-        one; where it does not, the operation that stacks is another.
+        All other operations of converters (join gate and up, transpose, decode) stay within one
+        expert if the stacking operation is `MergeModulelist`.
         """
         stacks = [op for op in getattr(self.converter, "operations", ()) if _stacks(op)]
         parts = Counter(pattern for _, pattern in self.keys)
         return len(stacks) == 1 and set(parts.values()) == {count}
 
     def split(self, count: int) -> list[Group]:
-        """The same for every expert: a stack of one."""
+        """Split into one group per expert: stacks of one."""
         keys: list[list[tuple[str, str | None]]] = [[] for _ in range(count)]
         seen: Counter[str | None] = Counter()
         for key, pattern in self.keys:
@@ -77,7 +77,7 @@ class Group(NamedTuple):
     def values(
         self, target: str, model: PreTrainedModel, source: Shards, dtype: torch.dtype | None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Read them, in `dtype` where one is given, and make the parameter."""
+        """Read the tensors, in `dtype` if given, and yield name and value of the parameter."""
 
         def read(key: str) -> Tensor:
             return source.read(key).to(dtype)
@@ -98,9 +98,9 @@ def in_order(
     files: Mapping[str, str],
     layers: Collection[str],
 ) -> list[tuple[str, int, Group]]:
-    """What is to be read: parameter, first expert, what it is made of; by file, module, expert.
+    """The reads in order of file, module and expert: (parameter, first expert, group).
 
-    Experts of the modules `layers` are pieces of their own where the files have them one by one.
+    Experts of the modules `layers` are separate pieces if they are stored one by one.
     """
     modules: dict[str, list[str]] = {}
     for target in made:
@@ -111,7 +111,7 @@ def in_order(
         count = len(known[targets[0]]) if module in layers else 0
         apart = count and all(made[target].separable(count) for target in targets)
         for target in targets:
-            # What takes most memory to fuse comes while nothing waits.
+            # Fuse the largest first, while no other tensor of the module is in memory.
             size, name = -known[target].numel(), dot_natural_key(target)
             for first, piece in enumerate(made[target].split(count) if apart else [made[target]]):
                 order = (last, dot_natural_key(module), first, size, name)

@@ -1,7 +1,7 @@
-"""The seam to transformers: one experts function in its own table, no module surgery.
+"""The interface to transformers: an experts function in its own table, no module surgery.
 
-`attach` makes every MoE layer of a model call a function of ours instead of its weights; leaving
-the context puts everything back. `checkpoint.py` reads the files; nothing else knows transformers.
+`attach` makes every MoE layer of a model call our function instead of its weights; leaving the
+context restores everything. `checkpoint.py` reads the files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAME = "moex"
 
 @dataclass(frozen=True)
 class MoeLayer:
-    """One MoE layer: its experts module (weights may be on meta) and its router, if one is seen."""
+    """One MoE layer: its experts module (weights may be on meta) and its router, if found."""
 
     name: str
     experts: Any
@@ -43,7 +43,7 @@ class MoeLayer:
 
     @property
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Name, shape and dtype of one expert's tensors: the stacked parameters, less the stack."""
+        """Name, shape and dtype of one expert's tensors: stacked parameters without axis 0."""
         return {
             name: (tuple(parameter.shape[1:]), parameter.dtype)
             for name, parameter in self.experts.named_parameters(recurse=False)
@@ -71,7 +71,7 @@ def moe_layers(model: PreTrainedModel) -> list[MoeLayer]:
 
 
 def _router(block: nn.Module, experts: Any) -> nn.Module | None:
-    """The module beside the experts whose only matrix over the hidden state has a row an expert."""
+    """The sibling of the experts whose only matrix [experts, hidden] marks it as the router."""
     down = experts.down_proj
     count, hidden = down.shape[0], down.shape[2 if experts.is_transposed else 1]
     for child in block.children():
@@ -82,7 +82,7 @@ def _router(block: nn.Module, experts: Any) -> nn.Module | None:
 
 
 class BiasedRouter(nn.Module):
-    """A router that is given a bias of its block with every call, asked as others are."""
+    """Wraps a router that takes a bias of its block as second argument."""
 
     def __init__(self, router: nn.Module, block: nn.Module, bias: str) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ class BiasedRouter(nn.Module):
 
     @classmethod
     def of(cls, router: nn.Module, block: nn.Module, experts: int) -> nn.Module:
-        """The router itself where it takes hidden states only."""
+        """Wrap the router if it needs a bias; else return it unchanged."""
         held = [n for n, b in block.named_buffers(recurse=False) if b.shape == (experts,)]
         takes = len(inspect.signature(router.forward).parameters)
         return cls(router, block, held[0]) if takes == 2 and len(held) == 1 else router
 
     def forward(self, hidden: Tensor) -> Any:
-        """Ask with the bias as it is now: loading replaces it."""
+        """Call the router with the current bias, because loading replaces it."""
         return self.router(hidden, getattr(self.block[0], self.bias))
 
 
@@ -115,7 +115,11 @@ def _check_alike(layers: Sequence[MoeLayer]) -> None:
 
 
 def geometry(model: PreTrainedModel, layers: Sequence[MoeLayer], expert_bytes: int) -> Geometry:
-    """The model as far as caching cares."""
+    """The geometry of the model: the sizes that caching needs.
+
+    Raises:
+        ValueError: the sizes are not those of a supported model.
+    """
     config = model.config.get_text_config()
     experts = layers[0].experts
     down = experts.down_proj
@@ -146,16 +150,16 @@ def _top_k(config: Any) -> int:
 
 
 def expert_output(experts: Any, tokens: Tensor, weights: Mapping[str, Tensor | Packed]) -> Tensor:
-    """Compute one expert for tokens [n, hidden], as transformers' `grouped_mm` does it.
+    """Compute one expert for tokens [n, hidden], with the operations of transformers' `grouped_mm`.
 
-    `weights` has one expert's tensors under the module's own parameter names; packed ones compute
-    for themselves.
+    `weights` has one expert's tensors under the module's own parameter names; packed ones use their
+    quantizer's matmul.
     """
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, tokens, weights, first)
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
     out = _linear(experts, inner, weights, "down_proj")
-    # Older transformers (5.17) knows no such norm.
+    # Older transformers (5.17) has no such norm.
     return experts.post_expert_norm(out) if vars(experts).get("has_post_expert_norm") else out
 
 
@@ -165,10 +169,10 @@ def neurons_output(
     """Compute some neurons of one expert for tokens [n, hidden].
 
     `planes` are those of `store.bundles`: `gate_up` [2 * rows, hidden] and `down`, transposed,
-    [rows, hidden]; `absent` [n or 1, rows] says which do not count for which token, None: all do.
+    [rows, hidden]; `absent` [n or 1, rows] marks the rows to leave out per token; None: none.
     """
     inner = experts._apply_gate(functional.linear(tokens, planes["gate_up"]))
-    if absent is not None:  # not a product: what lies in a row that is absent may be anything
+    if absent is not None:  # not multiplied by 0: an absent row may hold NaN
         inner.masked_fill_(absent, 0)
     return torch.mm(inner, planes["down"])
 
@@ -197,14 +201,14 @@ def attach(
     calls: Sequence[ExpertsCall],
     pass_begins: PassBegins,
 ) -> Iterator[None]:
-    """Send every MoE layer's experts through `calls[layer]` while the context is open.
+    """Route every MoE layer's experts through `calls[layer]` while the context is open.
 
-    `calls` get (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
+    `calls` take (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
     `pass_begins(phase, position, tokens)` is called before every forward pass of the model. None
-    of it is compiled, whoever asks for it (transformers does, for a static KV cache on a GPU).
+    of it is compiled, even if requested (transformers does so for a static KV cache on a GPU).
 
     Raises:
-        RuntimeError: the model is attached already.
+        RuntimeError: the model is already attached.
     """
     if any("moex" in vars(layer.experts) for layer in layers):
         raise RuntimeError(
@@ -246,7 +250,7 @@ def _pass(given: Mapping[str, Any]) -> tuple[str, int, int]:
     if inputs is None:
         inputs = given["inputs_embeds"]
     past = given.get("past_key_values")
-    # A static cache counts in a tensor, and goes on counting in it.
+    # A static cache counts in a tensor that it keeps updating: take its value now.
     position = int(past.get_seq_length()) if past is not None else 0
     decoding = inputs.shape[1] == 1 and position > 0
     return (DECODE if decoding else PREFILL), position, inputs.shape[0] * inputs.shape[1]

@@ -1,4 +1,4 @@
-"""What offloaded experts cannot do is refused in one line that says what to type instead."""
+"""Refusals of what offloaded experts cannot do, each in one line with what to use instead."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def guarded(
 ) -> Tensor:
     """Call offloaded experts for inference, also under autocast.
 
-    Autocast does not reach stock's `grouped_mm`: it computes in the type of the experts' weights,
-    and so do these.
+    Autocast does not affect transformers' own `grouped_mm`, which computes in the dtype of the
+    experts' weights; this does the same.
 
     Raises:
         RuntimeError: a gradient would flow through the experts. The next load overwrites the
-            weights in a slot, so the backward pass would find others.
+            weights in a slot, so the backward pass would use wrong ones.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weights.requires_grad):
         raise RuntimeError(
@@ -38,7 +38,7 @@ def guarded(
 
 
 def refuse_absent(experts: Iterable[Any]) -> None:
-    """Let experts whose weights are on meta say so when they are called."""
+    """Make experts whose weights are on meta raise a clear error when called."""
     for each in experts:
         if each.down_proj.is_meta:
             each.forward = _absent
@@ -52,7 +52,7 @@ def _absent(*_: object, **__: object) -> NoReturn:
 
 
 class NeverCopied:
-    """A base of what owns threads, files, and memory that they write to."""
+    """Base of classes that own threads, files, and memory that these write to."""
 
     def __reduce_ex__(self, _: object) -> NoReturn:
         """Refuse to be copied or pickled.

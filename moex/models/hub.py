@@ -1,4 +1,4 @@
-"""Where a model comes from: bundled, a local folder, the hub; whole or a shard at a time."""
+"""Finds models: bundled, in a local folder, or on the hub; whole or a shard at a time."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def find(name: str, weights: bool = True) -> Path:
 
     Args:
         name: a bundled model, a folder or a hub repository.
-        weights: False leaves the shards of a hub repository where they are.
+        weights: False does not download the shards of a hub repository.
 
     Raises:
-        FileNotFoundError: neither is there, or the folder lacks its config.
+        FileNotFoundError: no such model, or the folder has no config.json.
     """
     folder = model_folder(name)
     if folder is None:
@@ -49,8 +49,8 @@ def find(name: str, weights: bool = True) -> Path:
 def configuration(name: str, architecture: Mapping[str, Any] | None = None) -> PreTrainedConfig:
     """The model's configuration, without its weights.
 
-    Where the name is no local folder, `architecture` (the settings that decide shapes, as the
-    yamls of known models have them) answers without a network; else the hub's config.json does.
+    If the name is not a local folder, `architecture` (the settings that determine shapes, from the
+    yamls of known models) is used without a network; without it, the hub's config.json.
     """
     folder = model_folder(name)
     if folder is None and architecture:
@@ -65,24 +65,24 @@ def of_folder(folder: Path) -> PreTrainedConfig:
     """The configuration in a model's folder."""
     path = folder / "config.json"
     with understood(f"model: {path}"):
-        json.loads(path.read_text(encoding="utf-8"))  # transformers does not say what is wrong
+        json.loads(path.read_text(encoding="utf-8"))  # for a precise error: transformers gives none
         return AutoConfig.from_pretrained(folder)
 
 
 def made_up(architecture: Mapping[str, Any]) -> PreTrainedConfig:
-    """The configuration of these settings."""
+    """Build a configuration from these settings."""
     with understood("model.architecture"):
         return AutoConfig.for_model(**architecture)
 
 
 @contextmanager
 def understood(where: str) -> Iterator[None]:
-    """Turn what transformers says of a configuration that it cannot use into one line that helps.
+    """Turn transformers' errors about an unusable configuration into one clear line.
 
-    Its own advice is another version of it, and moex is made for this one.
+    Its own advice, another version of transformers, is dropped: moex is built for this one.
 
     Raises:
-        ValueError: `where` it stands, and why it is none.
+        ValueError: `where` the configuration is, and the reason.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -99,7 +99,7 @@ def understood(where: str) -> Iterator[None]:
 
 
 def fetch(name: str, file: str, folder: Path) -> Path:
-    """Download one file of a repository into a folder; a download cut short goes on later."""
+    """Download one file of a repository into a folder; interrupted downloads are resumed."""
     from huggingface_hub import hf_hub_download
 
     with explained(name):
@@ -108,10 +108,10 @@ def fetch(name: str, file: str, folder: Path) -> Path:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line that helps.
+    """Turn errors of the hub's client into one clear line.
 
     Raises:
-        FileNotFoundError: the hub does not give the model here, and why.
+        FileNotFoundError: the hub does not provide the model, with the reason.
     """
     from huggingface_hub.errors import (
         GatedRepoError,

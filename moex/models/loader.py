@@ -1,4 +1,4 @@
-"""Loads a model: its skeleton to the device, its experts to a store, packed if they must be."""
+"""Loads a model: the skeleton to the device, the experts to a store, packed if needed."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoadedModel:
-    """A loaded model: the skeleton, and the store that has its experts.
+    """A loaded model: the skeleton, and the store with its experts.
 
-    `quantized` says in words what was packed how (None: nothing was); `packing` says how an
-    expert's record is computed with; `process_bytes` is what interpreter and libraries held on a
-    CPU when all was loaded, so that a budget makes as many slots for every run of it.
+    `quantized` describes the quantization settings (None: not quantized); `packing` binds an
+    expert's packed record for computing; `process_bytes` is what interpreter and libraries held on
+    a CPU when everything was loaded, so that a budget gives every run the same number of slots.
     """
 
     folder: Path
@@ -66,18 +66,18 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the experts as the model has them, packed or not."""
+        """Dtype of the experts' weights before packing."""
         return next(iter(self.layers[0].tensors.values()))[1]
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of a record, scales and padding and all, for a weight of an expert."""
+        """Bits of a record per expert weight, including scales and padding."""
         experts = self.layers[0].tensors.values()
         weights = sum(prod(shape) for shape, _ in experts if len(shape) > 1)
         return 8 * self.layout.bytes / weights
 
     def describe(self, report: Report) -> None:
-        """Fill in how the weights are kept and computed with."""
+        """Fill in the report's fields on the weights' format and kernel."""
         report.bits_per_weight = self.bits_per_weight
         if self.quantized is not None:
             report.lossy = [*report.lossy, "quant"]
@@ -91,7 +91,7 @@ class LoadedModel:
         return load_tokenizer(self.folder, self.model)
 
 
-@torch.inference_mode(False)  # whose tensors cannot be written to outside of it
+@torch.inference_mode(False)  # inference tensors could not be written outside of that mode
 def load_model(
     name: str,
     dtype: str = "auto",
@@ -106,21 +106,25 @@ def load_model(
 ) -> LoadedModel:
     """Load a model's skeleton to the device and its experts to a store.
 
-    What is quantized is packed into files once, and read from them whatever the store; but codes
-    that are drawn are drawn again where the store is memory.
+    Quantized weights are packed into files once, and read from there for every store; but random
+    codes are generated again if the store is memory.
 
     Args:
         name: a local folder or a hub repository.
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
-        store: "ram", "disk", or "auto": disk on a machine without CUDA, where memory is the slots.
-        cache_dir: where packed experts are kept; default `places.cache_folder()`.
-        keep_shards: False downloads a hub repository a shard at a time, and keeps none.
-        architecture: settings of a model of random weights to make instead; `name` names it only.
-        quant: which quantizer takes which weights; default none, as the checkpoint has them.
-        bundles: keep experts neuron by neuron, as a neuron selector needs them.
-        wholes: on disk keep them, beside that, as places with room for all neurons have them: as
-            much disk again, for a run that moves many rows by moving whole experts.
+        store: "ram", "disk", or "auto" (disk without CUDA, where host memory holds the slots).
+        cache_dir: folder of packed experts; default `paths.cache_folder()`.
+        keep_shards: False downloads a hub repository one shard at a time, and keeps none.
+        architecture: settings of a model with random weights to build instead; `name` is a label.
+        quant: the quantization scheme; default none: weights as in the checkpoint.
+        bundles: store experts neuron by neuron, for a neuron selector.
+        wholes: also store them on disk in the layout of full-size slots: twice the disk space, for
+            runs that move many rows by moving whole experts.
+
+    Raises:
+        ValueError: an unknown store, device or dtype, or a model that is not supported.
+        FileNotFoundError: no such model.
     """
     if store not in STORES:
         raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
@@ -184,7 +188,7 @@ def load_model(
     trim()
     skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
     size = linears + sum(skeleton.values())
-    # Buffers stand only in the first, packed linear layers maybe only in the second.
+    # Only the first counts buffers, only the second always counts packed linear layers.
     held = max(skeleton_bytes(model), size) + (geometry.all_bytes if experts.in_memory else 0)
     return LoadedModel(
         folder=folder,
@@ -203,7 +207,7 @@ def load_model(
 
 
 def _put(packers: Sequence[Packer], expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give an expert to those that have not got its layer yet."""
+    """Pass an expert to the packers that have not packed its layer yet."""
     for packer in packers:
         if expert.layer not in packer.done:
             packer.put(expert, tensors)
@@ -217,7 +221,7 @@ def _fill(
     skip: Collection[int] = (),
     packing: ExpertPacking | None = None,
 ) -> None:
-    """Read a checkpoint's weights; with `packing`, what the sink gets is packed."""
+    """Read a checkpoint's weights; with `packing`, the sink gets packed experts."""
     if packing is not None:
         layers = experts_interface.moe_layers(model)
         packing.announce((len(layers) - len(skip)) * layers[0].experts.down_proj.shape[0])
@@ -226,7 +230,7 @@ def _fill(
 
 
 def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
-    """Where the checkpoint's tensors are read from."""
+    """The shards to read the checkpoint from."""
     if keep_shards or model_folder(name) is not None:
         return Folder(checkpoint.find(name))
     if store == "ram":

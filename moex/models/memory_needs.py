@@ -1,4 +1,4 @@
-"""What a model needs on the device, known from its configuration before any weight is read."""
+"""Device memory that a model needs, computed from its configuration without reading weights."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 LIBRARIES = 640 << 20
-"""What interpreter, torch and transformers hold once all of them have been used, measured; as a
-constant, so that a plan and the run that follows it make the same slots."""
+"""Bytes that interpreter, torch and transformers hold once in use: measured, and constant, so that
+a plan and the run after it have the same number of slots."""
 
 STAGES = 10
-"""Hidden states of all tokens that a prefill pass has in memory at once, more or less."""
+"""Approximate number of hidden states of all tokens that a prefill pass holds at once."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on the device beside experts, by what they are for; a model's and a workload's.
+    """Device bytes other than experts, by purpose, for a model and a workload.
 
     skeleton: all weights but the experts'.
     kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
     workspace: an estimate of activations (hidden states, one expert's inner state, the logits),
-        and the largest copy that is made of a weight.
-    predictor: a copy of the routers for the gate lookahead, and what prefetchers keep.
-    process: interpreter and libraries, where the device is the host's own memory.
+        and the largest temporary copy of a weight.
+    predictor: a copy of the routers for the gate lookahead, and the prefetcher's own memory.
+    process: interpreter and libraries, if the device is the host's own memory.
     """
 
     skeleton: int
@@ -53,7 +53,7 @@ class Needs:
 
 
 def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:
-    """Geometry and bytes of the skeleton, as they are or as `quant` packs them; on meta, too."""
+    """Geometry and skeleton bytes, plain or packed by `quant`; the model may be on meta."""
     layers = experts_interface.moe_layers(model)
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
     if quant is not None:
@@ -72,19 +72,19 @@ def needs(
     skeleton: int | None = None,
     process: int = 0,
 ) -> Needs:
-    """Bytes beside experts; the model's weights may be on meta.
+    """Device bytes other than experts; the model's weights may be on meta.
 
-    `predictor_bytes` are what prefetcher and neuron selector keep on the device, `skeleton` the
-    bytes of all other weights where they are known to differ from the model's own, `process` those
-    of `process_bytes`.
+    `predictor_bytes` are the bytes of prefetcher and neuron selector on the device, `skeleton` the
+    bytes of all other weights if they differ from the model's own, `process` the result of
+    `process_bytes`.
     """
     text = model.config.get_text_config()
     size = model.dtype.itemsize
     prompt = prompt_tokens * batch_size
     widest = geometry.hidden * (STAGES + geometry.top_k) + 3 * geometry.intermediate
     matrix = geometry.hidden * geometry.intermediate * size
-    # On a CPU the last token of a prompt meets the head in a product of batches, which copies it;
-    # quantized experts are dequantized for many tokens, one matrix at a time.
+    # On a CPU the head is copied by the batched product with a prompt's last token; quantized
+    # experts are dequantized for many tokens, one matrix at a time.
     head = text.vocab_size * geometry.hidden * size if process else 0
     copied = max(head, 2 * matrix if geometry.expert_bytes < 2 * matrix else 0)
     layers = experts_interface.moe_layers(model)
@@ -99,9 +99,9 @@ def needs(
 
 
 def process_bytes(device: str, hardware: HardwareProfile | None = None, held: int = 0) -> int:
-    """What this process holds beside `held` bytes of the model, where the device is the host's.
+    """Bytes of this process other than the `held` bytes of the model, if the device is the host.
 
-    A GPU's memory, or one that an emulated link stands for, holds nothing of it: 0.
+    0 for a GPU, or if an emulated link stands for one.
     """
     if _kind(device) != "cpu" or (hardware is not None and hardware.timed):
         return 0
@@ -119,13 +119,13 @@ def skeleton_bytes(model: PreTrainedModel) -> int:
 
 
 def kv_bytes_per_token(config: Any, itemsize: int) -> int:
-    """Bytes that one token adds to the cache of keys and values.
+    """Bytes that one token adds to the KV cache.
 
-    Windows of layers with sliding attention are not taken off: the figure is an upper bound there.
+    An upper bound for layers with sliding attention, whose windows are ignored.
     """
     settings = config.to_dict()
     heads = config.num_attention_heads
-    if settings.get("kv_lora_rank"):  # latent attention keeps the latent and one rotary key
+    if settings.get("kv_lora_rank"):  # latent attention stores the latent and one rotary key
         width = settings["kv_lora_rank"] + settings["qk_rope_head_dim"]
     else:
         head = settings.get("head_dim") or settings["hidden_size"] // heads
@@ -134,18 +134,18 @@ def kv_bytes_per_token(config: Any, itemsize: int) -> int:
 
 
 def _kind(device: str) -> str:
-    """Of a device, which need not be here."""
+    """The type of a device, which need not exist on this machine."""
     try:
         return torch.device(device).type
     except RuntimeError as error:
         raise ValueError(
-            f"model.device={device}: expected a name that torch has for one, e.g. cpu, cuda or "
+            f"model.device={device}: expected a device name of torch, e.g. cpu, cuda or "
             "cuda:1; try model.device=cpu"
         ) from error
 
 
 def fits(size: int, device: str) -> bool:
-    """Whether so many bytes fit on the device with as much to spare again."""
+    """Whether twice `size` bytes are free on the device."""
     if torch.device(device).type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:

@@ -1,4 +1,4 @@
-"""The residual stream before a MoE block, and the next blocks' own norms and routers on it."""
+"""Gate lookahead on the residual stream, with the norms and routers of later blocks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class NormedLookahead:
     """Scores experts of the layers ahead by `router(norm(residual))`, both of the layer ahead.
 
-    Architectures name and order their norms differently, so the one that feeds the MoE block is
-    found by what it does: its output is the block's input.
+    Architectures name and order their norms differently, so the norm that feeds the MoE block is
+    found by its behaviour: its output is the block's input.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[MoeLayer], hidden: int) -> None:
@@ -36,7 +36,7 @@ class NormedLookahead:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Catch what goes through the norms while the context is open."""
+        """Record inputs and outputs of the norms while the context is open."""
         with ExitStack() as stack:
             for number, norms in enumerate(self.norms):
                 for name, norm in norms.items():
@@ -60,13 +60,13 @@ class NormedLookahead:
             if not same or not self.routers.knows:
                 raise ValueError(
                     "prefetch=gate_norm: found no norm that feeds this model's MoE blocks, or "
-                    "no router to ask; try prefetch=markov"
+                    "its routers cannot be called; try prefetch=markov"
                 )
             self.found = same[0]
         residual = caught[self.found][0].view_as(hidden)
         rows: list[tuple[float, ...]] = []
         for ahead in range(number + 1, min(number + 1 + DEPTHS, len(self.norms))):
-            normed = self.norms[ahead][self.found].forward(residual)  # past the hook
+            normed = self.norms[ahead][self.found].forward(residual)  # bypasses the hook
             rows += self.routers.rows(ahead, normed)
         caught.clear()
         return tuple(rows)

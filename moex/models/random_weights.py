@@ -1,8 +1,8 @@
-"""Fills a model with random weights: its true sizes without its files. Rows say `random_weights`.
+"""Fills a model with random weights: true sizes without files. Rows are marked `random_weights`.
 
-Every expert is another window of one random buffer: bytes differ from expert to expert, and are
-made at the speed of memory. Where experts are quantized, the windows are of codes: scales and zeros
-are those of one expert that was really packed, so what comes of it is finite and of the usual size.
+Every expert is a different window of one random buffer: bytes differ from expert to expert, and
+are generated at memory speed. For quantized experts the windows are codes; scales and zeros are
+those of one really packed expert, so that outputs are finite and of the usual size.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def fill_randomly(
     seed: int = 0,
     packing: ExpertPacking | None = None,
 ) -> None:
-    """Give the skeleton random weights on the device, and every expert to the sink.
+    """Fill the skeleton on the device, and pass every random expert to the sink.
 
-    With `packing`, what the sink gets is packed.
+    With `packing`, the sink gets packed experts.
     """
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     layers = experts_interface.moe_layers(model)
     experts = {id(p) for layer in layers for p in layer.experts.parameters()}
     state = {}
     for name, parameter in model.named_parameters():
         if id(parameter) not in experts:
-            noise = torch.randn(min(parameter.numel(), 1 << 20), generator=draw) * DEVIATION
+            noise = torch.randn(min(parameter.numel(), 1 << 20), generator=generator) * DEVIATION
             whole = noise.to(parameter.dtype).repeat(-(-parameter.numel() // len(noise)))
             weight = whole[: parameter.numel()].view(parameter.shape)
-            # Norms multiply: near 1, or nothing would arrive at the end.
+            # Norms are centred at 1, or activations would vanish.
             state[name] = (weight + 1 if parameter.dim() == 1 else weight).to(device)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
@@ -58,28 +58,28 @@ def fill_randomly(
     count, total = layers[0].experts.down_proj.shape[0], len(layers)
     if len(skip) == total:
         return
-    drawn, fixed = layers[0].tensors, {}
-    if packing is not None and packing.tensors != drawn:  # neurons are packed by their layout
-        fixed = packing.pack(next(_windows(drawn, 1, draw)))
-        drawn = {name: spec for name, spec in packing.tensors.items() if _any_bits(name, packing)}
-    for number, tensors in enumerate(_windows(drawn, total * count, draw)):
+    random, fixed = layers[0].tensors, {}
+    if packing is not None and packing.tensors != random:  # neurons are packed by their layout
+        fixed = packing.pack(next(_windows(random, 1, generator)))
+        random = {name: spec for name, spec in packing.tensors.items() if _any_bits(name, packing)}
+    for number, tensors in enumerate(_windows(random, total * count, generator)):
         layer, index = divmod(number, count)
         if layer not in skip:
             sink(Expert(layer, index), fixed | tensors)
 
 
 def _any_bits(name: str, packing: ExpertPacking) -> bool:
-    """Whether a packed tensor may hold anything: codes, and what is not quantized."""
+    """Whether a packed tensor may hold random bits: codes, and unquantized tensors."""
     weight, _, part = name.partition(".")
     return weight not in packing.quantizers or part == "codes"
 
 
-def _windows(spec: Spec, count: int, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors of so many experts."""
+def _windows(spec: Spec, count: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors of `count` experts."""
     largest = max(prod(shape) for shape, _ in spec.values())
     length = largest + STEP * count * len(spec)
-    unit = torch.randn(1 << 20, generator=draw) * DEVIATION
-    codes = torch.randint(256, (1 << 20,), dtype=torch.uint8, generator=draw)
+    unit = torch.randn(1 << 20, generator=generator) * DEVIATION
+    codes = torch.randint(256, (1 << 20,), dtype=torch.uint8, generator=generator)
     buffers = {
         dtype: (codes if dtype == torch.uint8 else unit.to(dtype)).repeat(-(-length // len(unit)))
         for dtype in {kind for _, kind in spec.values()}
@@ -93,5 +93,5 @@ def _windows(spec: Spec, count: int, draw: torch.Generator) -> Iterator[dict[str
 
 
 def bytes_as_tokens(text: str) -> dict[str, list[int]]:
-    """What stands in for a tokenizer where no text is understood anyway."""
+    """A substitute for a tokenizer, for models whose text is meaningless: bytes as tokens."""
     return {"input_ids": list(text.encode())}

@@ -1,9 +1,9 @@
-"""What routers say: this layer's scores for the trace, later layers' for the gate lookahead.
+"""Router scores: of this layer for the trace, of later layers for the gate lookahead.
 
 Most routers are a product with a matrix, softmax and top-k: the scores of several layers then cost
-one product, and a row is the softmax. Others add a bias to the choice, use a sigmoid, or limit it
-to groups of experts; what such a router means is the weights that it gives, so it is asked itself,
-and a row holds the weights of the chosen experts (their sum 1 a token) and 0 for all others.
+one product, and a row is the softmax. Others add a bias, use a sigmoid, or restrict the choice to
+groups of experts; such a router is called itself, and a row holds the weights of the chosen experts
+(normalized to a sum of 1 per token) and 0 for all others.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Lookahead:
     """Router rows of a layer and the `depth` layers after it, for one layer's router input.
 
     Args:
-        routers: of every MoE layer, in order; None where none was found.
+        routers: the router of every MoE layer, in order; None if not found.
         hidden: width of their input.
-        depth: layers ahead.
+        depth: number of layers ahead.
     """
 
     def __init__(self, routers: Sequence[nn.Module | None], hidden: int, depth: int) -> None:
@@ -43,14 +43,14 @@ class Lookahead:
             kinds = {_kind(router, hidden) for router in self.routers}
             self.kind = next((k for k in ("silent", "asked") if k in kinds), "softmax")
         if self.kind == "silent":
-            log.warning("moex: this model's routers cannot be asked: no scores, no gate lookahead")
+            log.warning("moex: this model's routers cannot be called: no scores, no gate lookahead")
         if self.kind == "softmax":
             weights = [_weight(router) for router in self.routers]
             biases = [
                 _bias(router, weight) for router, weight in zip(self.routers, weights, strict=True)
             ]
             self._experts = len(weights[0])
-            weight = torch.cat(weights)  # once: what a layer needs are rows of it
+            weight = torch.cat(weights)  # once: each layer uses a slice of its rows
             bias = torch.cat(biases) if None not in biases else None  # type: ignore[arg-type]
             starts = range(0, len(weight), self._experts)
             spans = [slice(start, start + (1 + depth) * self._experts) for start in starts]
@@ -58,15 +58,15 @@ class Lookahead:
 
     @property
     def knows(self) -> bool:
-        """Whether there are scores at all."""
+        """Whether router scores are available."""
         return self.kind != "silent"
 
     def must_know(self, prefetcher: str, model: str) -> None:
-        """Raise a ValueError where there are no scores for a prefetcher that asks for them."""
+        """Raise a ValueError if a prefetcher needs scores and there are none."""
         if not self.knows:
             raise ValueError(
-                f"prefetch: {prefetcher} asks the routers of later layers, but those of {model} "
-                "cannot be asked; try prefetch=markov"
+                f"prefetch: {prefetcher} calls the routers of later layers, but those of {model} "
+                "cannot be called; try prefetch=markov"
             )
 
     def rows(self, number: int, hidden: Tensor) -> list[tuple[float, ...]]:
@@ -85,7 +85,7 @@ class Lookahead:
 
 
 def _kind(router: nn.Module, hidden: int) -> str:
-    """`softmax`, `asked` or `silent`: found out by asking, because names say nothing."""
+    """`softmax`, `asked` or `silent`, determined by a test call."""
     weight = _weight(router)
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(PROBES, hidden, generator=generator).to(weight.device, weight.dtype)
@@ -105,7 +105,7 @@ def _kind(router: nn.Module, hidden: int) -> str:
         best = softmax.topk(index.shape[1])[1]
         kept = torch.zeros_like(softmax).scatter(1, best, softmax.gather(1, best))
         kept /= kept.sum(-1, keepdim=True)
-    # In half precision a near tie may fall the other way: a few rows may differ, not many.
+    # In half precision near ties may be broken differently in a few rows.
     same = (kept - rows).abs().amax(-1) < 2e-2
     return "softmax" if same.float().mean() > 0.9 else "asked"
 
@@ -122,7 +122,7 @@ def _bias(router: nn.Module, weight: Tensor) -> Tensor | None:
 
 
 def _asked(router: nn.Module, hidden: Tensor) -> Tensor:
-    """The router's own weights, spread over all experts [tokens, experts], their sum 1 a token."""
+    """The router's own weights, scattered to [tokens, experts]; they sum to 1 per token."""
     _, weights, index = router(hidden)
     chosen = weights.float()
     row = torch.zeros(len(hidden), len(_weight(router)), device=hidden.device)

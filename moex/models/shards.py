@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors are read from: a folder, or a hub repository a shard at a time."""
+"""Reads a checkpoint's tensors from a folder, or from a hub repository one shard at a time."""
 
 from __future__ import annotations
 
@@ -38,33 +38,36 @@ STORED = {
 
 
 class Shards(ABC):
-    """The files of a checkpoint. Read in their order, each is needed for a while and then done."""
+    """The files of a checkpoint; `finish` is called after the last read of each file."""
 
     folder: Path
-    """Of the configuration."""
+    """Folder of the configuration."""
 
     @property
     @abstractmethod
     def files(self) -> Mapping[str, str]:
-        """The file of every tensor."""
+        """The file name of every tensor."""
 
     @abstractmethod
     def path(self, file: str, key: str) -> Path:
-        """Where the tensor `key` of a file can be read."""
+        """Path from which the tensor `key` of a file can be read."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Say in a few lines which weights these are and who reads them, without reading them."""
+        """Identify the weights and the transformers version, without reading the weights."""
 
     @abstractmethod
     def finish(self, file: str, kept: Collection[str]) -> None:
-        """Nobody will read the file in this run any more; later runs will want `kept` of it."""
+        """Note that this run reads the file no more; later runs need the tensors `kept` of it."""
 
     def read(self, key: str) -> Tensor:
-        """Read one tensor into memory of its own.
+        """Read one tensor into newly allocated memory.
 
-        Not through the library's mapping: mapped pages count as memory until the file is closed,
-        and a shard of a large model is larger than a small machine's.
+        The safetensors memory map is not used: mapped pages count as memory until the file is
+        closed, and a shard may be larger than a small machine's memory.
+
+        Raises:
+            ValueError: the file is truncated.
         """
         path = self.path(self.files[key], key)
         with path.open("rb", buffering=0) as file:
@@ -77,7 +80,7 @@ class Shards(ABC):
             while done < len(view):
                 count = file.readinto(view[done:])
                 if not count:
-                    raise ValueError(f"model: {path} ends inside {key}; is the file whole?")
+                    raise ValueError(f"model: {path} ends inside {key}; is the file truncated?")
                 done += count
         return data.view(STORED[entry["dtype"]]).view(entry["shape"])
 
@@ -92,18 +95,18 @@ class Folder(Shards):
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The file of every tensor."""
+        """The file name of every tensor."""
         return self._files
 
     def path(self, file: str, key: str) -> Path:
-        """The file."""
+        """The path of the file in the folder."""
         return self.folder / file
 
     def finish(self, file: str, kept: Collection[str]) -> None:
-        """All files stay."""
+        """Do nothing: all files are kept."""
 
     def identity(self) -> dict[str, Any]:
-        """The model's digest, which looks at samples, so times of change stand beside it."""
+        """The model's digest and, because it samples large files, their modification times."""
         paths = sorted(set(self.paths.values()))
         return {
             "model": folder_digest(self.folder, ("config.json", ".safetensors")),
@@ -113,16 +116,16 @@ class Folder(Shards):
 
 
 class Streamed(Shards):
-    """A hub repository on a small disk: a shard is downloaded when it is wanted, and then removed.
+    """A hub repository on a small disk: a shard is downloaded when needed, and then removed.
 
-    What later runs need of it (everything but experts, which are packed by then) is kept as a
-    smaller file of the same form. Killed at any moment, the next run goes on: what was packed is
-    not downloaded again, and a download cut short continues.
+    What later runs need of it (everything but experts, which are packed by then) is kept in a
+    smaller safetensors file. After an interruption at any moment the next run resumes: packed
+    layers are not downloaded again, and a partial download continues.
 
     Args:
         name: the repository.
-        folder: of its configuration and index, already here.
-        work: a folder of our own for shards and for what is kept of them.
+        folder: the local folder of its configuration and index.
+        work: folder for downloaded shards and their kept tensors.
     """
 
     def __init__(self, name: str, folder: Path, work: Path) -> None:
@@ -132,20 +135,20 @@ class Streamed(Shards):
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The file of every tensor."""
+        """The file name of every tensor."""
         return self._files
 
     def _read_index(self) -> dict[str, str]:
         index = self.folder / INDEX
         if index.is_file():
             return json.loads(index.read_text())["weight_map"]
-        only = "model.safetensors"  # a small model, in one file that must be seen to be known
+        only = "model.safetensors"  # a small model in one file without an index
         kept = self._kept(only)
         path = kept if kept.is_file() else hub.fetch(self.name, only, self.work)
         return dict.fromkeys(_header(path), only)
 
     def path(self, file: str, key: str) -> Path:
-        """What was kept of the file if the tensor is in it, else the file, downloaded."""
+        """The kept part of the file if the tensor is in it, else the file, downloaded if needed."""
         kept, whole = self._kept(file), self.work / file
         if kept.is_file() and key in _header(kept):
             return kept
@@ -164,7 +167,7 @@ class Streamed(Shards):
         whole.unlink()
 
     def identity(self) -> dict[str, Any]:
-        """Name and revision, which stand for its weights, and the digest of its small files."""
+        """Name and revision, which identify the weights, and the digest of the small files."""
         return {
             "model": [self.name, self.folder.name],
             "index": folder_digest(self.folder, ("config.json", INDEX)),
@@ -176,7 +179,7 @@ class Streamed(Shards):
 
 
 def _header(path: Path) -> set[str]:
-    """Names of a safetensors file's tensors."""
+    """The names of the tensors in a safetensors file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return set(json.loads(file.read(size))) - {"__metadata__"}
@@ -187,7 +190,7 @@ def shards(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: no weights, or a shard named by the index is missing.
-        ValueError: a file cut short.
+        ValueError: a file is truncated.
     """
     index = folder / INDEX
     if index.is_file():

@@ -1,7 +1,7 @@
-"""Checkpoints stored in fp8 or mxfp4 are decoded while they are read; others are refused.
+"""Decodes checkpoints stored in fp8 or mxfp4 while they are read; refuses other formats.
 
-Decoding is transformers' own, as in its loading with `dequantize=True`, and exact: what is computed
-with are the values that the file means, in the model's dtype.
+Decoding is that of transformers with `dequantize=True`, and exact: the weights are the values that
+the file represents, in the model's dtype.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ DECODED = ("fp8", "mxfp4")
 
 
 def decoder(config: PretrainedConfig) -> Any:
-    """What decodes this checkpoint: None where it stores plain numbers.
+    """The decoder of this checkpoint; None if it stores plain numbers.
 
     Raises:
-        ValueError: it stores them in a way that is not decoded.
+        ValueError: the storage format is not supported.
     """
     stored = vars(config).get("quantization_config")
     if stored is None:

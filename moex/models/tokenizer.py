@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(folder: Path, model: PreTrainedModel) -> Any:
-    """Load the tokenizer that lies in a model's folder.
+    """Load the tokenizer in a model's folder.
 
     Raises:
-        ValueError: there is none, or it names tokens that the model has no embedding for.
+        ValueError: there is none, or it has tokens without an embedding in the model.
     """
     from transformers import AutoTokenizer
 

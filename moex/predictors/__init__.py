@@ -1,1 +1,1 @@
-"""Trained predictors: nets, checkpoints, packed products."""
+"""Trained predictors: networks, checkpoints, low-bit matrix products."""

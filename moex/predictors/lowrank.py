@@ -1,4 +1,4 @@
-"""Experts' gate and up matrices, small: low rank, one code for a layer, four bits a number."""
+"""Low-rank, four-bit approximations of experts' gate and up matrices, one code per layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRID = 20
 
 
 class Ahead(nn.Module):
-    """Guesses a layer's code from the router input of the layer before."""
+    """Predicts a layer's code from the router input of the previous layer."""
 
     def __init__(self, hidden: int, rank: int, width: int) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class LayerFactors(nn.Module):
     """Estimates every neuron's contribution `|silu(gate) * up| * ||down column||` in one layer.
 
     A state s has the code `U s` [rank], shared by the layer's experts; gate and up of expert e are
-    `V_e U s`, with V_e in four bits and one scale a row. `cuts` are thresholds of estimates, by
-    whether the code is a guess, expert, and share of neurons above ((1 to GRID) / GRID).
+    `V_e U s`, with V_e in four bits and one scale per row. `cuts` are thresholds of estimates
+    [own or predicted code, expert, share of neurons above it ((1 to GRID) / GRID)].
     """
 
     code: Tensor
@@ -60,7 +60,7 @@ class LayerFactors(nn.Module):
         self.register_buffer("cuts", torch.zeros(2, experts, GRID))
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
-        """Codes [tokens, rank] of the layer's own router input, or early: of the one before."""
+        """Codes [tokens, rank] from the layer's router input; `early`: the previous layer's."""
         if early:
             assert self.ahead is not None
             return self.ahead(hidden)
@@ -71,7 +71,7 @@ class LayerFactors(nn.Module):
         chosen = list(experts)
         packed = self.rows[chosen]
         low, high = codes.chunk(2, dim=-1)
-        # Numbers from 0 to 15 stand for -8 to 7: what is too much is taken off the product.
+        # Levels 0 to 15 represent -8 to 7: subtract the offset from the product.
         both = low @ (packed & 15).to(codes.dtype).mT
         both += high @ (packed >> 4).to(codes.dtype).mT
         both -= 8 * codes.sum(-1, keepdim=True)
@@ -87,12 +87,12 @@ class LayerFactors(nn.Module):
         return self.levels().to(self.code.dtype).sub_(8) * self.scale[..., None]
 
     def fill(self, moment: Tensor, gate_up: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-        """Factor the weights so that outputs on real states change least.
+        """Factor the weights with the least change of outputs on real states.
 
         The best rank-r factors of all rows at once for states of second moment C come from the
-        eigenvectors of C^1/2 W'W C^1/2 (data-aware truncated SVD). The code is then turned by a
-        random rotation: without it its few strong directions set the scales, and four bits cost
-        twice as much recall.
+        eigenvectors of C^1/2 W'W C^1/2 (data-aware truncated SVD). The code is then rotated
+        randomly: otherwise a few strong directions determine the scales, and four bits cost twice
+        as much recall.
 
         Args:
             moment: C, mean of s s' over tokens [hidden, hidden].
@@ -100,8 +100,8 @@ class LayerFactors(nn.Module):
             norms: of down columns [experts, intermediate].
 
         Returns:
-            The rotation R [rank, rank] (codes are R' times codes along eigenvectors), and how much
-            an error along each eigenvector counts [rank], on average 1.
+            The rotation R [rank, rank] (codes are R' times codes along eigenvectors), and the
+            weight of an error along each eigenvector [rank], 1 on average.
         """
         rank = len(self.code)
         moment, weights = moment.double(), gate_up.double()
@@ -134,10 +134,10 @@ def turn(rank: int) -> Tensor:
 
 @torch.no_grad()
 def truncate(factors: LayerFactors, geometry: Geometry, rank: int) -> LayerFactors:
-    """Factors of a lower rank, without training: turned back, the strongest directions are kept.
+    """Reduce the rank without training: undo the rotation and keep the strongest directions.
 
-    They are the best of that rank, but for being rounded to four bits twice. Thresholds are those
-    of the full rank, and do not fit.
+    The result is optimal for that rank, except that it is rounded to four bits twice. Thresholds
+    (`cuts`) are copied from the full rank and do not apply.
     """
     ahead = factors.ahead
     less = LayerFactors(geometry, rank, ahead.inner.out_features if ahead else 0, ahead is not None)
@@ -159,7 +159,7 @@ def truncate(factors: LayerFactors, geometry: Geometry, rank: int) -> LayerFacto
 
 
 def layers(geometry: Geometry, rank: int, width: int) -> nn.ModuleList:
-    """Factors of every layer; all but the first can be guessed from the layer before."""
+    """Factors of every layer; all but the first can be predicted a layer early."""
     return nn.ModuleList(
         LayerFactors(geometry, rank, width, layer > 0) for layer in range(geometry.layers)
     )

@@ -1,4 +1,4 @@
-"""What trained predictors of experts compute, as it is trained and as a run computes it."""
+"""Networks of the trained expert predictors, in training form and in low-bit inference form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 DECAY = 0.8
-"""Of the past, from one token to the next."""
+"""Decay factor of the past from one token to the next."""
 
 
 class LinearNet(nn.Module):
-    """Scores the experts of the next layers by routers of its own.
+    """Scores the experts of the next layers with trained linear routers.
 
-    It takes what a `LayerNet` takes and looks at the hidden state alone. Output: logits [tokens,
+    It has the inputs of a `LayerNet` but uses the hidden state only. Output: logits [tokens,
     layers ahead, experts].
     """
 
@@ -42,9 +42,9 @@ class LinearNet(nn.Module):
 
 
 class LayerNet(nn.Module):
-    """Scores the experts of the next layers: routers of its own, corrected by a small network.
+    """Scores the experts of the next layers: trained routers, corrected by a small network.
 
-    Input: a token's router input [hidden], its choice in this layer (one of 0 and 1 an expert) and
+    Input: a token's router input [hidden], its choice in this layer (multi-hot over experts) and
     its past: for each layer ahead, the decayed mean of the sequence's choices there before this
     token. Output: logits [layers ahead, experts] of being chosen.
     """
@@ -73,15 +73,15 @@ class LayerNet(nn.Module):
 
 
 class Lean:
-    """A `LayerNet` as a run computes it: in eight bits, and of the next `depth` layers alone.
+    """A `LayerNet` for inference: in eight bits, and for the next `depth` layers only.
 
-    Its first matrix makes the inner layer and what the routers say, the second the correction.
+    Its first matrix computes the inner layer and the router logits, the second the correction.
     """
 
     def __init__(self, net: LayerNet, depth: int) -> None:
         count = min(depth, net.horizon) * net.experts
         inner, routers = net.inner.weight, net.routers.weight[:count]
-        # Routers see the hidden state alone.
+        # Routers use the hidden state only.
         routers = nn.functional.pad(routers, (0, inner.shape[1] - routers.shape[1]))
         self.horizon, self.sizes = net.horizon, (len(inner), count)
         self.first = EightBits(torch.cat([inner, routers]))
@@ -90,28 +90,28 @@ class Lean:
 
     @property
     def nbytes(self) -> int:
-        """Of all that is held."""
+        """Bytes of all tensors."""
         return self.first.nbytes + self.bias.nbytes + self.outer.nbytes
 
-    def __call__(self, hidden: Tensor, told: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, history: Tensor) -> Tensor:
         """Logits [tokens, layers ahead * experts].
 
         Args:
             hidden: [tokens, hidden].
-            told: choices and past, as `LayerNet` takes them [tokens, experts * (1 + horizon)].
+            history: choices and past, as `LayerNet` takes them [tokens, experts * (1 + horizon)].
         """
         if self.bias.device != hidden.device:
             self.first.to(hidden.device)
             self.outer.to(hidden.device)
             self.bias = self.bias.to(hidden.device)
-        features = torch.cat([hidden.bfloat16(), told.to(hidden.device, torch.bfloat16)], 1)
+        features = torch.cat([hidden.bfloat16(), history.to(hidden.device, torch.bfloat16)], 1)
         both = self.first(features).add_(self.bias)
         inner, logits = both.split(self.sizes, 1)
         return logits + self.outer(nn.functional.gelu(inner))
 
 
 def nets(geometry: Geometry, width: int, horizon: int = DEEPEST) -> nn.ModuleList:
-    """One network for each layer but the last; linear ones if `width` is 0."""
+    """One network per layer except the last; linear ones if `width` is 0."""
     hidden, experts = geometry.hidden, geometry.experts
     horizons = [min(horizon, geometry.layers - 1 - layer) for layer in range(geometry.layers - 1)]
     return nn.ModuleList(
@@ -121,11 +121,11 @@ def nets(geometry: Geometry, width: int, horizon: int = DEEPEST) -> nn.ModuleLis
 
 
 def read_nets(kind: str, geometry: Geometry, model: Path, checkpoint: str | None = None) -> Any:
-    """The networks of this model's checkpoint, as they were trained.
+    """Read the networks of this model's checkpoint, in training form.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is of another model.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it belongs to another model.
     """
     found = trained.read(kind, geometry, model, checkpoint)
     made = nets(geometry, found.about["width"], found.about["horizon"])
@@ -134,5 +134,5 @@ def read_nets(kind: str, geometry: Geometry, model: Path, checkpoint: str | None
 
 
 def multi_hot(index: Tensor, experts: int) -> Tensor:
-    """Choices [tokens, k] as 0 and 1 [tokens, experts]."""
+    """Choices [tokens, k] as multi-hot rows of 0 and 1 [tokens, experts]."""
     return torch.zeros(len(index), experts, device=index.device).scatter_(1, index.long(), 1.0)

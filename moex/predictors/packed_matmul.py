@@ -1,7 +1,8 @@
-"""Matrices in eight and in four bits, multiplied as they lie, alike for one token and for many.
+"""Products with eight-bit and four-bit matrices, independent of the number of tokens.
 
-On the CPU by torch's weight-only int8 and int4 kernels, which sum every output in one order however
-many tokens there are. On other devices, and without those kernels, they are unpacked at every call.
+On the CPU they use torch's weight-only int8 and int4 kernels, whose order of summation does not
+depend on the number of tokens. On other devices, or without these kernels, the matrices are
+unpacked at every call.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 GROUP = 32
-"""Inputs of the int4 kernel come by so many, and outputs by so many: its largest block."""
+"""The int4 kernel needs multiples of this many inputs, and of `OUTPUTS` (its largest block)."""
 OUTPUTS = 64
 BLOCK = 16
-"""Inputs that torch's int8 kernel takes at once: with a remainder it reads past the end."""
+"""Inputs per step of torch's int8 kernel: with a remainder it would read past the end."""
 
 
 @cache
 def has_int4() -> bool:
-    """Whether this machine has the int4 kernel, and it computes right."""
+    """Whether this machine has the int4 kernel, and its results are correct."""
     levels = torch.randint(16, (OUTPUTS, GROUP), generator=torch.Generator().manual_seed(0))
     try:
         matrix = FourBits(levels[None].byte(), {}, packed=True)
@@ -31,7 +32,7 @@ def has_int4() -> bool:
 
 
 class EightBits:
-    """A matrix [out, in] in eight bits with one scale a row."""
+    """A matrix [out, in] in eight bits with one scale per row."""
 
     def __init__(self, weight: Tensor) -> None:
         self.short = -weight.shape[1] % BLOCK
@@ -51,22 +52,23 @@ class EightBits:
 
     @property
     def nbytes(self) -> int:
-        """Of all that is held."""
+        """Bytes of all tensors."""
         return self.codes.nbytes + self.scale.nbytes
 
     def to(self, device: torch.device) -> None:
-        """Move it."""
+        """Move the tensors to a device."""
         self.codes, self.scale = self.codes.to(device), self.scale.to(device)
 
 
 class FourBits:
-    """Matrices [out, in] in four bits, of all experts of a layer, without scales.
+    """Matrices [out, in] of all experts of a layer in four bits, without scales.
 
     Args:
-        levels: codes 0 to 15 that stand for -8 to 7, uint8 [experts, out, in]. Rows and columns are
-            padded to what the kernel takes: `inputs` and `outputs` are the new numbers.
-        table: scales and offsets of the kernel, all one and zero: made once, shared by all layers.
-        packed: for the kernel; default where there is one.
+        levels: codes 0 to 15 that represent -8 to 7, uint8 [experts, out, in]. Rows and columns are
+            padded to the kernel's multiples: `outputs` and `inputs` are the padded sizes.
+        table: a dictionary shared by all layers, filled with the kernel's scales (1) and offsets
+            (0) at first use.
+        packed: use the int4 kernel's format; default: if the kernel works here.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class FourBits:
     def levels(self, expert: int) -> Tensor:
         """The codes of one expert, uint8 [outputs, inputs]."""
         plane = self.planes[expert]
-        if self.packed:  # the product with one: small whole numbers, which bfloat16 holds
+        if self.packed:  # the product with the identity: small integers, exact in bfloat16
             return (self(torch.eye(self.inputs).bfloat16(), expert).T + 8).byte()
         return torch.cat((plane & 15, plane >> 4), 1)
 
@@ -103,7 +105,7 @@ class FourBits:
         return (x.double() @ (self.levels(expert).double() - 8).T).bfloat16()
 
     def to(self, device: torch.device) -> None:
-        """Move it to a device, where it is unpacked at every call."""
+        """Move to a device, where the matrices are unpacked at every call."""
         levels = [self.levels(expert) for expert in range(len(self.planes))]
         self.packed = False
         self.planes = [self._store(each).to(device) for each in levels]

@@ -1,7 +1,7 @@
-"""The trained factors as a run holds them and computes with them: four and eight bits, packed.
+"""The trained low-rank factors for inference: packed in four and eight bits.
 
-What is between the products is float64, because the ends of a vectorized loop may differ in the
-last bit from its middle. So a token's masks do not depend on its batch.
+Operations between the products use float64, because a vectorized loop may round its remainder
+differently. So a token's masks do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Lean:
-    """One layer's `LayerFactors` made lean: the same `encode` and `estimate`.
+    """One layer's `LayerFactors` in low bits, with the same `encode` and `estimate`.
 
     Args:
-        factors: as trained.
+        factors: the trained factors.
         table: see `FourBits`; pass one empty dictionary to all layers.
     """
 
@@ -49,7 +49,7 @@ class Lean:
             self.bias = torch.cat(biases).half()
 
     def encode(self, hidden: Tensor, early: bool) -> Tensor:
-        """Codes [tokens, padded rank] of the layer's own router input, or of the one before."""
+        """Codes [tokens, padded rank] of the router input; `early`: of the previous layer's."""
         state = hidden.bfloat16()
         if not early:
             return self.own(state)
@@ -68,7 +68,7 @@ class Lean:
         return functional.silu(gate).mul_(up).abs_()
 
     def tensors(self) -> list[Tensor]:
-        """All that is held, the shared table too."""
+        """All tensors, including the shared table."""
         parts = [self.own, self.first, self.outer] if self.first is not None else [self.own]
         held = [tensor for part in parts for tensor in (part.codes, part.scale)]
         biases = [self.bias] if self.first is not None else []
@@ -76,11 +76,11 @@ class Lean:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the factors."""
         return self.cuts.device
 
     def to(self, device: torch.device) -> None:
-        """Move it to another device."""
+        """Move the factors to another device."""
         self.four.to(device)
         self.own.to(device)
         self.scale = [each.to(device) for each in self.scale]
@@ -92,7 +92,7 @@ class Lean:
 
 
 def held_bytes(layers: Sequence[Lean]) -> int:
-    """Bytes of all layers; what they share is counted once."""
+    """Bytes of all layers; shared tensors are counted once."""
     tensors = {id(tensor): tensor for layer in layers for tensor in layer.tensors()}
     # Rows of one tensor are views of it: each counts its own bytes.
     return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,8 +1,8 @@
-"""Checkpoints of trained predictors: one safetensors file, whose header says what it is of.
+"""Checkpoints of trained predictors: one safetensors file, whose header identifies its model.
 
-Looked for in this order: the file that was named, `predictors/KIND.safetensors` in the model's
+Searched in this order: the file given by the user, `predictors/KIND.safetensors` in the model's
 folder, and the same in the cache folder under the digest of the model's weights. A file is written
-last and atomically; its `identity` is a digest of everything in it, checked at every reading.
+atomically; its `identity` is a digest of its whole content, checked at every reading.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECKED = ("layers", "experts", "top_k", "hidden", "intermediate")
 
 
 class Checkpoint(NamedTuple):
-    """Tensors of a predictor and what is known of them; `identity` names the content."""
+    """Tensors and metadata (`about`) of a predictor; `identity` is the digest of both."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -37,12 +37,12 @@ class Checkpoint(NamedTuple):
 
 
 def model_digest(folder: Path) -> str:
-    """Ten hex digits of a model's weights, the same wherever its files lie."""
+    """Digest of a model's weights (ten hex digits), independent of its folder."""
     return folder_digest(folder, (".safetensors",))
 
 
 def own_path(kind: str, model: Path) -> Path:
-    """Where a newly trained predictor goes: the cache folder, under the model's digest."""
+    """Path of a newly trained predictor: in the cache folder, under the model's digest."""
     return checkpoint_paths(kind, model)[1]
 
 
@@ -54,7 +54,7 @@ def write(
     model: Path,
     about: dict[str, Any],
 ) -> Checkpoint:
-    """Write a checkpoint whole or not at all, and return it."""
+    """Write a checkpoint atomically, and return it."""
     header = {
         **about,
         "schema": SCHEMA,
@@ -76,15 +76,15 @@ def read(
     """Read the checkpoint for this model.
 
     Args:
-        kind: what it is of, named as its prefetcher is.
-        geometry: of the model that runs.
-        model: its folder.
-        given: a file named by the user, instead of the usual places.
-        group: of the configuration that asks, for messages.
+        kind: the kind of predictor, the name of its prefetcher or selector.
+        geometry: the geometry of the running model.
+        model: the model's folder.
+        given: a file given by the user; None: search the default locations.
+        group: the configuration group, for messages.
 
     Raises:
         FileNotFoundError: there is none; the message says how to train one.
-        ValueError: it is corrupted, or of another kind, model, geometry or layer count.
+        ValueError: it is corrupted, or belongs to another kind, model or geometry.
     """
     path = _find(kind, model, given, group)
     named = f"{group}.checkpoint={path}"
@@ -96,7 +96,7 @@ def read(
     for name in CHECKED:
         if theirs[name] != ours[name]:
             raise ValueError(
-                f"{named}: is of a model with {name}={theirs[name]}; this one "
+                f"{named}: belongs to a model with {name}={theirs[name]}; this one "
                 f"has {name}={ours[name]}; {again}"
             )
     if header["model"] != model_digest(model):
@@ -108,7 +108,7 @@ def read(
 
 
 def command(kind: str, model: Path) -> str:
-    """What to type to train a predictor."""
+    """The command that trains a predictor of this kind."""
     return (
         f"python run.py mode=train prefetch={kind} model=hf model.name={model} "
         "train.text=FILE_OR_FOLDER"
@@ -116,13 +116,13 @@ def command(kind: str, model: Path) -> str:
 
 
 def _find(kind: str, model: Path, given: str | None, group: str) -> Path:
-    places = (Path(given).expanduser(),) if given else checkpoint_paths(kind, model)
-    for path in places:
+    candidates = (Path(given).expanduser(),) if given else checkpoint_paths(kind, model)
+    for path in candidates:
         if path.is_file():
             return path
     named = f"{group}.checkpoint={given}" if given else f"{group}={kind}"
     raise FileNotFoundError(
-        f"{named}: no trained predictor at {' or '.join(map(str, places))}; "
+        f"{named}: no trained predictor at {' or '.join(map(str, candidates))}; "
         f"train one with: {command(kind, model)}"
     )
 
@@ -130,20 +130,20 @@ def _find(kind: str, model: Path, given: str | None, group: str) -> Path:
 def _open(
     path: Path, named: str, kind: str, again: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors, if they are what was written."""
+    """Read the header and the tensors, and check their digest."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("moex", "null"))
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{named}: is no whole checkpoint ({error}); {again}") from error
+        raise ValueError(f"{named}: is not a complete checkpoint ({error}); {again}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise ValueError(
-            f"{named}: is no {kind} checkpoint of this version of moex (schema {SCHEMA}); {again}"
+            f"{named}: expected a {kind} checkpoint of this moex version (schema {SCHEMA}); {again}"
         )
     rest = {key: value for key, value in header.items() if key != "identity"}
     if _digest(rest, tensors) != header.get("identity"):
-        raise ValueError(f"{named}: is corrupted (its content is not what was written); {again}")
+        raise ValueError(f"{named}: is corrupted (its digest differs); {again}")
     return header, tensors
 
 

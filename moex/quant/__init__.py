@@ -1,1 +1,1 @@
-"""Weights to few bits and back: how, in how many bits, and which kernel computes with them."""
+"""Quantization: weights to few bits and back, and the kernels that compute with them."""

@@ -1,8 +1,8 @@
-"""What a quantizer is: it makes named tensors of few bits out of a weight, and computes with them.
+"""The interface of a quantizer: it turns a weight into low-bit tensors and computes with them.
 
-A model's weights are quantized by a `Scheme`, which says which quantizer takes which weight. A
-quantizer is the scheme that takes them all: experts, attention and every other linear layer. The
-embeddings, norms and routers keep their 16 bits, and so does the head unless a scheme names it.
+A `Scheme` assigns a quantizer to each weight of a model. A quantizer is itself the scheme that
+takes all weights: experts, attention and every other linear layer. Embeddings, norms and routers
+keep 16 bits, and so does the head unless a scheme names it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 EXPERTS = "experts."
-"""What the name of an expert's weight begins with: `experts.down_proj`."""
+"""Prefix of the names of experts' weights, e.g. `experts.down_proj`."""
 
 HEAD = "lm_head"
 
 
 class Scheme(ABC):
-    """Says which quantizer takes which weight."""
+    """Assigns a quantizer to each weight."""
 
     @abstractmethod
     def of(self, name: str) -> Quantizer | None:
@@ -38,27 +38,27 @@ class Scheme(ABC):
 
     @abstractmethod
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
-        """Hear where products will be computed, and in what if that is known; before all else."""
+        """Set the device and, if known, the dtype of the products; called before anything else."""
 
 
 def quantizes(scheme: Scheme) -> bool:
-    """Whether a scheme quantizes anything: of experts, attention and head, without a model."""
+    """Whether a scheme quantizes experts, attention or head; needs no model."""
     names = (EXPERTS + "gate_up_proj", EXPERTS + "down_proj", "model.layers.0.self_attn.q_proj")
     return any(scheme.of(name) is not None for name in (*names, HEAD))
 
 
 class Quantizer(Scheme):
-    """Weights [out, in] <-> named tensors. The planes that are stored are those that compute."""
+    """Converts weights [out, in] to named tensors and back; computes with the stored tensors."""
 
     key: str = "quant"
-    """Where its settings stand on the command line, for messages."""
+    """Its configuration key, for messages."""
     device: str = "cpu"
-    """Where products are computed."""
+    """Device of the products."""
     dtype: torch.dtype | None = None
-    """Of the activations, None: as most models have them, bfloat16."""
+    """Dtype of the activations; None: bfloat16, as in most models."""
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
-        """Hear where products will be computed, and in what."""
+        """Set the device and dtype of the products."""
         self.device, self.dtype = device, dtype
 
     def of(self, name: str) -> Quantizer | None:
@@ -67,10 +67,10 @@ class Quantizer(Scheme):
 
     @abstractmethod
     def tensors(self, shape: tuple[int, int]) -> Spec:
-        """Return name, shape and dtype of what `pack` makes of a weight [out, in].
+        """Return name, shape and dtype of the tensors that `pack` makes of a weight [out, in].
 
         Raises:
-            ValueError: bits, groups or kernel do not suit the shape.
+            ValueError: bits, groups or kernel do not support the shape.
         """
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Quantizer(Scheme):
 
     @abstractmethod
     def unpack(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the weight [out, in] that the packed tensors stand for."""
+        """Dequantize packed tensors to the weight [out, in]."""
 
     @abstractmethod
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
@@ -87,19 +87,19 @@ class Quantizer(Scheme):
 
     @abstractmethod
     def kernel_name(self, shape: tuple[int, int]) -> str:
-        """Name what computes `matmul` for a weight of this shape."""
+        """Return the name of the kernel that computes `matmul` for a weight of this shape."""
 
     @abstractmethod
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """Return all that decides the packed bytes of a weight of this shape, as JSON has it."""
+        """Return all settings that determine a weight's packed bytes, as JSON values."""
 
     def nbytes(self, shape: tuple[int, int]) -> int:
-        """Bytes of a packed weight, scales and all: exactly those of the tensors."""
+        """Bytes of a packed weight of this shape, including scales and zeros."""
         return sum(prod(size) * dtype.itemsize for size, dtype in self.tensors(shape).values())
 
 
 class Packed(NamedTuple):
-    """A packed weight, as whoever computes with it holds it."""
+    """A packed weight with its quantizer, ready to compute with."""
 
     quantizer: Quantizer
     tensors: Mapping[str, Tensor]

@@ -1,7 +1,7 @@
-"""Quantization by groups along the input: a code for every weight, a scale and a zero for a group.
+"""Group-wise quantization along the input: a code per weight, a scale and a zero per group.
 
-A weight stands for `(code - zero) * scale`. Scales and zeros are codes of 8 bits themselves (see
-`scales`), so that 4 bits in groups of 64 cost 4.254 bits a weight instead of 4.5.
+A weight is `(code - zero) * scale`. Scales and zeros are quantized to 8 bits themselves (see
+`scales`), so that 4 bits in groups of 64 cost 4.254 bits per weight instead of 4.5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BITS = (8, 4, 3, 2)
 KERNELS = ("tinygemm", "int4", "reference")
-"""In the order of preference; a file each in `kernels/`."""
+"""Kernels in order of preference; one file each in `kernels/`."""
 
 
 @cache
@@ -42,10 +42,10 @@ def _kernel(name: str) -> Kernel:
 
 @cache
 def _written(kind: type) -> dict[str, str]:
-    """By module, what the code of a class does, of those that it is made from, and of scales.
+    """Code digests of a quantizer class, its base classes and `scales`, by module.
 
-    So an edited quantizer packs anew. Kernels are not among them: another form of theirs has
-    another name (`Kernel.layout`). In a notebook the class itself has a text.
+    So an edited quantizer packs again. Kernels are not included: a changed storage format gets
+    another name (`Kernel.layout`). For a class defined in a notebook its own source is used.
     """
     written = {scales.__name__: code_digest(inspect.getsource(scales))}
     for each in kind.__mro__[: kind.__mro__.index(Quantizer)]:
@@ -57,19 +57,19 @@ def _written(kind: type) -> dict[str, str]:
 
 @dataclass
 class Grouped(Quantizer):
-    """What the quantizers by groups share; they only say how a group is solved.
+    """Base of the group-wise quantizers; subclasses only define `solve`.
 
     Args:
-        bits: of a code: 8, 4, 3 or 2.
+        bits: bits per code: 8, 4, 3 or 2.
         group_size: weights that share a scale and a zero, along the input.
-        meta_bits: of scales and zeros: 8, or 16 for half precision.
-        scale_group: at most so many scales share a scale of their own, with 8 meta bits; where it
-            does not divide their number, they are split as evenly as it goes.
-        kernel: what computes: reference, int4 (CPU), tinygemm (CUDA), or auto: the best that is
-            there and suits shape and activations.
+        meta_bits: bits of scales and zeros: 8, or 16 for half precision.
+        scale_group: maximum number of scales that share a second-level scale, with 8 meta bits;
+            if it does not divide their number, they are split as evenly as possible.
+        kernel: the compute kernel: reference, int4 (CPU), tinygemm (CUDA), or auto: the fastest
+            that is available and supports shape and activations.
 
     Raises:
-        ValueError: bits, meta_bits or kernel are none of these.
+        ValueError: bits, meta_bits or kernel has another value.
     """
 
     bits: int = 4
@@ -78,7 +78,7 @@ class Grouped(Quantizer):
     scale_group: int = 256
     kernel: str = "auto"
     block = 1 << 20
-    """Weights solved at a time."""
+    """Weights that are quantized at a time."""
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -107,7 +107,7 @@ class Grouped(Quantizer):
         return {**plane, **scales.tensors(grid, self.meta_bits, self.scale_group)}
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """Quantize a weight [out, in], a block of its rows at a time."""
+        """Quantize a weight [out, in], a block of rows at a time."""
         kernel = self._chosen((weight.shape[0], weight.shape[1]))
         codes, scale, zero = self.quantize(weight)
         metas = scales.pack(scale.t(), zero.t(), self.meta_bits, self.scale_group)
@@ -128,7 +128,7 @@ class Grouped(Quantizer):
         return codes, scale, zero
 
     def unpack(self, packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the weight; computed in float32."""
+        """Return the weight [out, in]; computed in float32."""
         scale, zero = scales.read(packed)
         shape = (scale.shape[1], scale.shape[0] * self.group_size)
         codes = self._chosen(shape).codes(packed["codes"], self.bits, shape)
@@ -141,11 +141,11 @@ class Grouped(Quantizer):
         return kernel.matmul(x, packed, self)
 
     def kernel_name(self, shape: tuple[int, int]) -> str:
-        """Name the kernel of a weight of this shape."""
+        """Return the name of the kernel for a weight of this shape."""
         return self._chosen(shape).name
 
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """All that decides the packed bytes: every field, and what the code does."""
+        """All settings that determine the packed bytes: every field, and the code digests."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         kernel = self._chosen(shape).layout
         written = {"quantizer": type(self).__name__, "code": _written(type(self))}
@@ -197,7 +197,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -
     groups, rows = scale.shape
     grouped = (rows, groups, codes.shape[1] // groups)
     parts = (codes.view(grouped), scale.t()[..., None], zero.t()[..., None], out.view(grouped))
-    block = 1 << (18 if codes.device.type == "cpu" else 24)  # what a cache holds; few launches
+    block = 1 << (18 if codes.device.type == "cpu" else 24)  # fits the cache; few launches
     height = max(1, block // codes.shape[1])
     for q, s, z, o in zip(*(part.split(height) for part in parts), strict=True):
         o.copy_(q.float().sub_(z).mul_(s))

@@ -1,4 +1,4 @@
-"""Half-quadratic quantization: the zeros are fitted, without data. The only file that knows hqq."""
+"""Half-quadratic quantization (HQQ), data-free. The only file that imports hqq."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class HQQ(Grouped):
-    """HQQ of Badri & Shaji 2023 (the quantizer of Eliseev & Mazur 2023): the package's own solver.
+    """HQQ of Badri & Shaji 2023 (the quantizer of Eliseev & Mazur 2023): the solver of its package.
 
-    As in its base configuration zeros start rounded with 4 bits. The solver stops early for a block
-    of rows at a time (`block` weights), so that packing needs little memory.
+    As in its base configuration, initial zeros are rounded for 4 bits. The solver runs, and stops
+    early, per block of rows (`block` weights), so that packing needs little memory.
     """
 
     block = 1 << 24
@@ -38,5 +38,5 @@ class HQQ(Grouped):
         return codes, found["scale"], found["zero"]
 
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """All that decides the packed bytes: the solver's version as well."""
+        """All settings that determine the packed bytes, including the version of hqq."""
         return {**super().settings(shape), "block": self.block, "hqq": version("hqq")}

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class QuantLinear(nn.Module):
-    """Stands in for `nn.Linear`; only the packed tensors are in memory.
+    """Replaces `nn.Linear`; only the packed tensors are in memory.
 
     Args:
-        quantizer: that packed the weight.
-        tensors: what it made of it.
+        quantizer: the quantizer of the weight.
+        tensors: the packed weight.
         bias: [out], or None.
-        dtype: of the weight that was.
+        dtype: dtype of the original weight.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class QuantLinear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x @ weight.T + bias`; under autocast computed in the type of the weight."""
+        """Return `x @ weight.T + bias`; under autocast computed in the weight's dtype."""
         device = x.device.type
-        if torch.is_autocast_enabled(device):  # which reaches no kernel but the reference
+        if torch.is_autocast_enabled(device):  # autocast affects only the reference kernel
             with torch.autocast(device, enabled=False):
                 return self.forward(x.to(self.dtype)).to(torch.get_autocast_dtype(device))
         out = self._packed().matmul(x)
@@ -52,7 +52,7 @@ class QuantLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight, made anew: for code that reads it, not for computing."""
+        """The dequantized weight: for code that reads it, not for computing."""
         return self._packed().unpack(self.dtype)
 
     @property

@@ -1,6 +1,6 @@
-"""What the int4 kernel needs beside torch: compiled loops, each compiled when first called.
+"""Numba loops of the int4 kernel, each compiled at its first call.
 
-Inner loops run over slices that begin at zero: so the compiler sees that no index is negative.
+Inner loops run over slices that begin at zero, so that the compiler sees no negative index.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGE = 1 << 17
-"""From so many scales on, several threads expand them."""
+"""Number of scales from which several threads expand them."""
 SLAB = 128
-"""Tokens multiplied at once."""
+"""Tokens that are multiplied at once."""
 FOUND = 1 << 17
-"""Whole numbers that a thread has found and not yet added up: they stay in its cache."""
+"""Maximum integers per thread that are not yet accumulated: they fit its cache."""
 
 
 @njit(nogil=True)
@@ -68,7 +68,7 @@ def table(packed: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def numbers(packed: Mapping[str, Tensor]) -> Tensor:
-    """The same in float32, apart: [2, groups, out]."""
+    """Return the same scales and offsets in float32, as two planes [2, groups, out]."""
     if "scale_meta" not in packed:
         scale, zero = scales.read(packed)
         return torch.stack((scale, (8 - zero) * scale))
@@ -96,7 +96,7 @@ def _expanded(packed: Mapping[str, Tensor], out: Tensor, pairs: Tensor) -> None:
 
 @njit(nogil=True)
 def _digits(values: Any, unit: Any, first: int, last: int, digits: Any, sums: Any) -> None:
-    """Write tokens as whole numbers of units: digits [groups, 2 * tokens, size], group sums."""
+    """Convert tokens to fixed point: digits [groups, 2 * tokens, size], and sums of groups."""
     groups, twice, size = digits.shape
     whole = np.empty(size, np.int32)
     for token in range(first, last):
@@ -116,7 +116,7 @@ def _digits(values: Any, unit: Any, first: int, last: int, digits: Any, sums: An
 
 @njit(nogil=True)
 def _levels(plane: Any, first: int, start: int, out: Any) -> None:
-    """Fill out [inputs, rows], int8 from -8 to 7, with blocks of the plane."""
+    """Unpack blocks of the plane into out [inputs, rows], int8 from -8 to 7."""
     half = plane.shape[2]
     for block in range(out.shape[1] // (2 * half)):
         at = 2 * half * block
@@ -130,7 +130,7 @@ def _levels(plane: Any, first: int, start: int, out: Any) -> None:
 
 @njit(nogil=True)
 def _add(found: Any, scale: Any, at: int, out: Any) -> None:
-    """Add to out [tokens, rows] from row `at` on what both digits [2 * tokens, rows] give."""
+    """Add the products of both digits [2 * tokens, rows] to out [tokens, rows] from row `at`."""
     tokens, width = len(out), found.shape[1]
     factors = scale[at : at + width]
     for token in range(tokens):
@@ -140,10 +140,10 @@ def _add(found: Any, scale: Any, at: int, out: Any) -> None:
 
 
 def product(tokens: Tensor, packed: Mapping[str, Tensor], block: int) -> Tensor:
-    """Return `tokens @ weight.T` [tokens, out], of a plane in blocks of rows, in whole numbers.
+    """Return `tokens @ weight.T` [tokens, out], of a plane in blocks of rows, in integers.
 
-    A token is written in fixed point, two digits of eight bits below its largest number: finer
-    than bfloat16 where it counts. Codes and digits are multiplied exactly, group by group.
+    A token is converted to fixed point, two eight-bit digits relative to its largest value: finer
+    than bfloat16 for large values. Codes and digits are multiplied exactly, group by group.
     """
     plane, (scale, offset) = packed["codes"], numbers(packed)
     slabs = [_product(slab, plane, scale, offset, block) for slab in tokens.split(SLAB)]
@@ -184,7 +184,7 @@ def _product(tokens: Tensor, plane: Tensor, scale: Tensor, offset: Tensor, block
 
 
 def _shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Let so many threads do a range of `count` each their share."""
+    """Split a range of `count` evenly over threads, and wait for all of them."""
     share = -(-count // threads)
     ranges = [(first, min(count, first + share)) for first in range(0, count, share)]
     if threads == 1:
@@ -197,7 +197,7 @@ def _shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch computes with one thread each."""
+    """A thread pool in which torch uses one thread per worker."""
     pool, started = ThreadPoolExecutor(threads, "int4"), Barrier(threads)
 
     def begin() -> None:
@@ -206,5 +206,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     for job in [pool.submit(begin) for _ in range(threads)]:
         job.result()
-    torch.set_num_threads(threads)  # threads that others start take the number that was set last
+    torch.set_num_threads(threads)  # new threads inherit the number that was set last
     return pool

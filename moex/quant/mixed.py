@@ -1,4 +1,4 @@
-"""Other bits for other weights."""
+"""A different quantizer for each kind of weight."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Mixed(Scheme):
     Mixtral, gate or up adds a fifth), attention is small and read for every token.
 
     Args:
-        gate_up: of the experts' gate and up projections, which lie in one matrix.
-        down: of the experts' down projections.
-        attention: of every linear layer outside the experts.
-        head: of the output head.
+        gate_up: for the experts' gate and up projections, which are one matrix.
+        down: for the experts' down projections.
+        attention: for every linear layer outside the experts.
+        head: for the output head.
 
     Raises:
-        ValueError: what should be a quantizer is none.
+        ValueError: a value is not a quantizer.
     """
 
     gate_up: Quantizer | None = None
@@ -56,7 +56,7 @@ class Mixed(Scheme):
         return quantizer
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
-        """Tell all of them where products will be computed, and in what."""
+        """Set the device and dtype of the products for all quantizers."""
         for quantizer in (self.gate_up, self.down, self.attention, self.head):
             if quantizer is not None:
                 quantizer.bind(device, dtype)

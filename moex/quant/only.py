@@ -1,4 +1,4 @@
-"""One kind of weight alone."""
+"""Quantizes a single kind of weight."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KINDS = ("gate_up", "down", "attention", "head")
 
 @dataclass
 class Only(Scheme):
-    """Quantize one kind of weight and keep 16 bits for all others: what each kind costs.
+    """Quantizes one kind of weight and keeps 16 bits for all others, to measure its cost.
 
     Args:
-        kind: gate_up, down, attention or head, as `Mixed` has them.
-        quantizer: of the weights of this kind.
+        kind: gate_up, down, attention or head, as in `Mixed`.
+        quantizer: the quantizer of this kind.
 
     Raises:
-        ValueError: there is no such kind, or what should be a quantizer is none.
+        ValueError: an unknown kind, or the quantizer is not one.
     """
 
     kind: str
@@ -45,5 +45,5 @@ class Only(Scheme):
         return self.quantizer if kind_of(name) == self.kind else None
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
-        """Tell it where products will be computed, and in what."""
+        """Set the device and dtype of the products."""
         self.quantizer.bind(device, dtype)

@@ -1,4 +1,4 @@
-"""Quantizes a model while it is read: its experts for the store, its linear layers in place."""
+"""Quantizes a model while it is loaded: experts for the store, linear layers in place."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 class ExpertPacking:
-    """How the tensors of one expert are packed, and how they are computed with.
+    """Packs the tensors of one expert, and binds packed tensors for computing.
 
     Args:
         tensors: name, shape and dtype of an expert's tensors.
-        scheme: says which of them are quantized; biases never are.
+        scheme: chooses which of them are quantized; biases never are.
         transposed: whether weights are [in, out].
     """
 
@@ -57,7 +57,7 @@ class ExpertPacking:
                 self.tensors[f"{name}.{part}"] = spec
 
     def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pack an expert's tensors: what is not quantized is passed on."""
+        """Pack an expert's tensors; tensors without a quantizer are passed on unchanged."""
         packed = {}
         for name, tensor in tensors.items():
             quantizer = self.quantizers.get(name)
@@ -70,11 +70,11 @@ class ExpertPacking:
         return packed
 
     def sink(self, put: Sink) -> Sink:
-        """Return what packs an expert and hands it on."""
+        """Return a sink that packs an expert and passes it to `put`."""
         return lambda expert, tensors: put(expert, self.pack(tensors))
 
     def bind(self, views: Mapping[str, Tensor]) -> dict[str, Tensor | Packed]:
-        """Join the tensors of a record: what to compute with, by the name of the weight."""
+        """Group the tensors of a record into what is computed with, by weight name."""
         bound: dict[str, Tensor | Packed] = {}
         for name, tensor in views.items():
             weight, _, part = name.partition(".")
@@ -88,22 +88,22 @@ class ExpertPacking:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the packed bytes, by the name of the weight."""
+        """All settings that determine the packed bytes, by weight name."""
         return {name: q.settings(self.shapes[name]) for name, q in self.quantizers.items()}
 
     @property
     def kernels(self) -> set[str]:
-        """The names of what computes."""
+        """The names of the compute kernels."""
         return {q.kernel_name(self.shapes[name]) for name, q in self.quantizers.items()}
 
     def announce(self, experts: int) -> None:
-        """Say how long packing so many experts will take, before it starts."""
+        """Log an estimate of how long packing `experts` experts will take."""
         jobs = [Job(q, self.shapes[name], experts) for name, q in self.quantizers.items()]
         announce(jobs, f"{experts} experts")
 
 
 class Job(NamedTuple):
-    """So many weights of a shape to be packed."""
+    """A number of weights of one shape that have to be packed."""
 
     quantizer: Quantizer
     shape: tuple[int, int]
@@ -111,7 +111,7 @@ class Job(NamedTuple):
 
 
 def announce(jobs: Iterable[Job], what: str) -> None:
-    """Time a piece of every shape and say how long all of it will take."""
+    """Time a small piece of every shape, and log the estimated time of all jobs."""
     seconds = 0.0
     for quantizer, (rows, columns), weights in jobs:
         if not weights:
@@ -134,12 +134,12 @@ def _duration(seconds: float) -> str:
 def quantize_linears(
     model: nn.Module, scheme: Scheme, folder: Path, source: Mapping[str, Any]
 ) -> int:
-    """Put packed linear layers in the place of those that the scheme names; return their bytes.
+    """Replace the linear layers that the scheme names by packed ones; return their bytes.
 
-    Each is packed once and kept in `folder` as a file of its own, named by settings and source.
+    Each is packed once and stored in its own file in `folder`, named by settings and source.
 
     Raises:
-        ValueError: the settings do not suit a layer, or the head is to be packed and is tied.
+        ValueError: the settings do not support a layer, or the head to be packed is tied.
         RuntimeError: the folder cannot be written.
     """
     chosen = _chosen(model, scheme)
@@ -166,7 +166,7 @@ def quantize_linears(
 
 
 def saved_bytes(model: nn.Module, scheme: Scheme) -> int:
-    """How much less the linear layers that the scheme names take once packed; on meta, too."""
+    """Bytes saved by packing the linear layers that the scheme names; also for meta weights."""
     return sum(
         module.weight.nbytes - quantizer.nbytes(_shape(module))
         for quantizer, module in _chosen(model, scheme).values()
@@ -174,7 +174,7 @@ def saved_bytes(model: nn.Module, scheme: Scheme) -> int:
 
 
 def linear_settings(model: nn.Module, scheme: Scheme) -> list[Any]:
-    """The different settings and kernels of the linear layers that the scheme names."""
+    """The distinct settings of the linear layers that the scheme names, as JSON strings."""
     found = {
         json.dumps(q.settings(_shape(m)), sort_keys=True)
         for q, m in _chosen(model, scheme).values()
@@ -183,7 +183,7 @@ def linear_settings(model: nn.Module, scheme: Scheme) -> list[Any]:
 
 
 def _chosen(model: nn.Module, scheme: Scheme) -> dict[str, tuple[Quantizer, nn.Linear]]:
-    """The linear layers to be packed. Routers (`gate`) are none of them."""
+    """The linear layers to be packed, without routers (`gate`)."""
     chosen = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or name.endswith("gate"):
@@ -197,7 +197,7 @@ def _chosen(model: nn.Module, scheme: Scheme) -> dict[str, tuple[Quantizer, nn.L
                 "quant.head: this model's head is its embedding, which keeps 16 bits; "
                 "try quant.head=null"
             )
-        quantizer.tensors(_shape(module))  # complains now, not after an hour
+        quantizer.tensors(_shape(module))  # raises now, not after an hour of packing
         chosen[name] = (quantizer, module)
     return chosen
 
@@ -215,7 +215,7 @@ def _file(
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """A packed layer; None where there is none, or not the one that was written."""
+    """Read a packed layer; None if there is no file, or its checksum differs."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -225,7 +225,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write it whole or not at all, and its checksum behind it."""
+    """Write a packed layer atomically, followed by its checksum."""
     data = save(dict(tensors))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

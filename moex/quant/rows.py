@@ -1,7 +1,7 @@
-"""A row on its own: codes, scales, zeros and what those stand for, in one run of bytes.
+"""Self-contained packed rows: codes, scales, zeros and second-level scales in one run of bytes.
 
 For neurons that are moved one by one (layout `bundles`): gate row, up row and down column, each
-quantized along the hidden dimension, with scales of scales for every row.
+quantized along the hidden dimension, with second-level scales for every row.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from moex.quant.grouped import Grouped
 
 NAME = "rows"
-"""What a result row calls the kernel: neurons are unpacked where they are computed."""
+"""The kernel's name in result rows: neurons are unpacked on the device before computing."""
 
 META = 16
 """Bytes of a row's four numbers in float32: scale and zero of its scales, and of its zeros."""
 
 
 def row_bytes(quantizer: Grouped, columns: int) -> int:
-    """Bytes of a packed row of so many weights."""
-    quantizer.tensors((64, columns))  # complains if its groups do not divide it
+    """Bytes of a packed row of `columns` weights."""
+    quantizer.tensors((64, columns))  # raises if its groups do not divide the columns
     return columns * quantizer.bits // 8 + 2 * (columns // quantizer.group_size) + META
 
 
 def pack_rows(quantizer: Grouped, weight: Tensor) -> Tensor:
-    """Quantize rows [rows, columns], each for itself: uint8 [rows, row_bytes]."""
+    """Quantize rows [rows, columns] independently: uint8 [rows, row_bytes]."""
     codes, scale, zero = quantizer.quantize(weight)
     parts = [KERNEL.store(codes, quantizer.bits)]
     metas = []
@@ -47,11 +47,11 @@ def pack_rows(quantizer: Grouped, weight: Tensor) -> Tensor:
 
 
 def unpack_rows(quantizer: Grouped, rows: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
-    """Return the weights [rows, columns] that packed rows stand for."""
+    """Dequantize packed rows to weights [rows, columns]."""
     groups, plane = columns // quantizer.group_size, columns * quantizer.bits // 8
     sizes = (plane, groups, groups, META)
     bits, scale, zero, meta = rows.split(sizes, 1)
-    # A copy even of a single row: a float has to begin at a multiple of its size.
+    # Copy even a single row, because float32 needs aligned memory.
     numbers = meta.clone(memory_format=torch.contiguous_format).view(torch.float32)
     scale = (scale - numbers[:, 1:2]) * numbers[:, 0:1]
     zero = (zero - numbers[:, 3:4]) * numbers[:, 2:3]
@@ -64,11 +64,11 @@ class Neurons:
     """How the neurons of an expert are packed: gate row, up row, down column, one after the other.
 
     Args:
-        gate_up: quantizer of gate and up rows; None: they keep their bits.
-        down: quantizer of down columns.
-        neurons: of an expert.
-        hidden: their length.
-        dtype: of the weights, before and after.
+        gate_up: quantizer of gate and up rows; None: not quantized.
+        down: quantizer of down columns; None: not quantized.
+        neurons: neurons per expert.
+        hidden: length of a gate row.
+        dtype: dtype of the unpacked weights.
 
     Raises:
         ValueError: groups that do not divide the hidden size.
@@ -100,7 +100,7 @@ class Neurons:
         return torch.cat((*first, self._pack(self.down, down.t())), 1)
 
     def unpack(self, packed: Tensor) -> dict[str, Tensor]:
-        """Return `gate_up` [2 * rows, hidden] and `down` [rows, hidden] of some neurons."""
+        """Return `gate_up` [2 * rows, hidden] and `down` [rows, hidden] of packed neurons."""
         size = self._size(self.gate_up)
         parts = packed.split((size, size, self._size(self.down)), 1)
         if self.gate_up == self.down:

@@ -1,4 +1,4 @@
-"""Round to nearest: the baseline of every quantizer."""
+"""Round to nearest (RTN): the baseline quantizer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class RTN(Grouped):
-    """Scale and zero from a group's smallest and largest weight, every weight to the nearest code.
+    """Scale and zero from a group's minimum and maximum; weights rounded to the nearest code.
 
-    What HQQ begins with: `optimize=False` of Badri & Shaji 2023.
+    The starting point of HQQ: `optimize=False` of Badri & Shaji 2023.
     """
 
     def solve(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""Scales and zeros, quantized themselves: 8 bits each, as HQQ and Eliseev & Mazur 2023 have them.
+"""Second-level quantization of scales and zeros to 8 bits, as in HQQ and Eliseev & Mazur 2023.
 
-Both are [groups, out]: the order in which kernels want them. Scales get a scale and a zero of their
-own for at most `scale_group` of them, zeros one for all. Where `scale_group` does not divide their
-number, they are split as evenly as it goes: 3,072 scales and `scale_group=255` give 13 groups, 12
-of 237 and one of 228. All in the arithmetic of hqq's `Quantizer`.
+Both are [groups, out], the order that the kernels need. At most `scale_group` scales share a
+second-level scale and zero; all zeros share one. If `scale_group` does not divide the number of
+scales, they are split as evenly as possible: 3,072 scales and `scale_group=255` give 13 groups, 12
+of 237 and one of 228. The arithmetic is that of hqq's `Quantizer`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from moex.quant.base import Spec
 
 UNIT = 4096.0
-"""Scales are quantized as multiples of 1/UNIT: hqq takes anything narrower than 1e-4 for flat, and
-scales of ordinary weights are. A power of two, so nothing is rounded."""
+"""Scales are multiplied by this first: hqq treats a range below 1e-4 as constant, and the scales of
+ordinary weights have such a range. A power of two, so nothing is rounded."""
 
 
 def tensors(grid: tuple[int, int], bits: int, group: int) -> Spec:
-    """Name, shape and dtype of what `pack` makes of scales and zeros [groups, out]."""
+    """Name, shape and dtype of the tensors that `pack` makes of scales and zeros [groups, out]."""
     if bits == 16:
         return {"scale": (grid, torch.float16), "zero": (grid, torch.float16)}
     count = grid[0] * grid[1]
@@ -50,7 +50,7 @@ def pack(scale: Tensor, zero: Tensor, bits: int, group: int) -> dict[str, Tensor
 
 
 def quantize(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Codes of the values, in groups of at most so many; and each group's (scale, zero)."""
+    """Quantize values in groups of at most `group`: codes, and each group's (scale, zero)."""
     count = values.numel()
     grouped = _split(values.contiguous().view(-1), -(-count // group))
     codes, scale, zero = round_to_nearest(grouped, 8)
@@ -58,7 +58,7 @@ def quantize(values: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 def _split(values: Tensor, groups: int) -> Tensor:
-    """Consecutive values in equal groups [groups, size]; the last one's end repeats its value."""
+    """Split values into equal groups [groups, size]; the last is padded with its last value."""
     lacking = -len(values) % groups
     if lacking:
         values = torch.cat((values, values[-1:].expand(lacking)))
@@ -80,9 +80,9 @@ def _read(packed: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def round_to_nearest(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of groups [n, size], their scales and zeros [n, 1]; the arithmetic is hqq's.
+    """Quantize groups [n, size]: codes, scales and zeros [n, 1]; the arithmetic is hqq's.
 
-    A group without width (up to 1e-4) gets the scale 1: its zero alone says what it was.
+    A constant group (range up to 1e-4) gets the scale 1: its zero holds its value.
     """
     low, high = groups.aminmax(dim=1, keepdim=True)
     width, most = high - low, 2**bits - 1

@@ -1,1 +1,1 @@
-"""Transformers models whose experts go through moex."""
+"""The offloaded forward pass: transformers models whose experts go through moex."""

@@ -1,4 +1,4 @@
-"""Puts a model's parts together: cache, slots, link, neurons, host."""
+"""Builds an offloaded model from a loaded one: cache, slots, link, neurons, host executor."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ if TYPE_CHECKING:
 
 
 GIVEN = frozenset({"lookahead", "lookahead_norm", "hidden", "chosen", "future", "recorded"})
-"""What a live run can give of what a prefetcher needs."""
+"""The inputs (`Prefetcher.needs`) that a live run can provide to a prefetcher."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How experts are offloaded: everything that can be chosen about it.
+    """How experts are offloaded: all choices that can be configured.
 
     Args:
-        policy: who leaves.
+        policy: the eviction policy.
         memory: how much of the model is on the device.
-        prefetcher: who comes; default nobody.
+        prefetcher: predicts the experts to load ahead; default none.
         hardware: a timed profile emulates its link.
-        seed: for everything that draws.
-        miss: what is done about absent experts; default: they are fetched.
+        seed: seed of everything random.
+        miss: how absent experts are handled; default: they are fetched.
         selector: which neurons count for a token; default all.
     """
 
@@ -73,7 +73,7 @@ class Setup:
 
     @property
     def foresight(self) -> bool:
-        """Whether the policy or the prefetcher must know the future."""
+        """Whether the policy or the prefetcher needs the recorded future."""
         needs = self.policy.needs | (self.prefetcher.needs if self.prefetcher else set())
         return "future" in needs
 
@@ -83,7 +83,7 @@ class Setup:
         return self.miss is not None and self.miss.lossy
 
     def decisions(self, store: str) -> Decisions:
-        """What decides, of experts that lie in this store."""
+        """The decision-making objects for experts in the store of this name."""
         neurons = self.selector is not None
         return Decisions(
             self.policy, self.memory, self.prefetcher, self.miss, self.seed, neurons, store
@@ -91,7 +91,7 @@ class Setup:
 
     @property
     def predictor_bytes(self) -> int:
-        """What selector and prefetcher, once bound, keep on the device."""
+        """Device bytes of selector and prefetcher, once bound."""
         return sum(each.device_bytes for each in (self.selector, self.prefetcher) if each)
 
 
@@ -103,17 +103,17 @@ def offload(
     lengths: tuple[int, int, int] = (0, 0, 1),
     on_plan: Callable[[Plan], None] | None = None,
 ) -> OffloadedModel:
-    """Make an offloaded model of loaded parts.
+    """Build an offloaded model from a loaded one.
 
     Args:
-        loaded: with `bundles` where the setup has a neuron selector.
-        setup: what was chosen.
-        future: recorded visits, for what must know them.
-        lengths: prompt tokens, new tokens and batch size that a budget reserves a KV cache for.
+        loaded: the loaded model; with `bundles` if the setup has a neuron selector.
+        setup: the configured choices.
+        future: recorded visits, for policies and prefetchers that need the future.
+        lengths: prompt tokens, new tokens and batch size of the KV cache that a budget reserves.
         on_plan: called with every plan that is executed.
 
     Raises:
-        ValueError: parts that do not go together.
+        ValueError: choices that cannot be combined.
     """
     memory, hardware, selector = setup.memory, setup.hardware, setup.selector
     miss = (setup.miss or Fetch()).bound(loaded.geometry, hardware)
@@ -124,17 +124,17 @@ def offload(
             "absent rows are fetched; try miss=fetch, or sparsity=none"
         )
     if setup.prefetcher is not None:
-        if lacking := setup.prefetcher.needs - GIVEN:
+        if missing := setup.prefetcher.needs - GIVEN:
             raise ValueError(
-                f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(lacking))}, "
-                f"which no run gives; expected of {', '.join(sorted(GIVEN))}"
+                f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(missing))}, "
+                f"which no run provides; expected of {', '.join(sorted(GIVEN))}"
             )
         setup.prefetcher.bind(loaded.geometry, loaded.folder, selector)
-    # Buffers stand only in the first, packed linear layers maybe only in the second.
+    # Only the first counts buffers, only the second always counts packed linear layers.
     skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
     process = 0 if hardware is not None and hardware.timed else loaded.process_bytes
-    beside = (setup.predictor_bytes, skeleton, process)
-    wanted = needs(loaded.model, loaded.geometry, *lengths, *beside)
+    extra_bytes = (setup.predictor_bytes, skeleton, process)
+    wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
     cache, rows = setup.decisions(loaded.store.name).build(
         loaded.geometry, hardware, future, wanted
     )
@@ -186,7 +186,7 @@ def _disk_link(
 
 
 def _host_executor(loaded: LoadedModel, hardware: HardwareProfile | None) -> HostExecutor:
-    """The host that computes misses: this one, or the profile's, emulated."""
+    """The executor that computes misses on this host, or emulates the profile's host."""
     other = sorted((loaded.packing.kernels if loaded.packing else set()) - {"reference"})
     if other and torch.device(loaded.device).type != "cpu":
         raise ValueError(
@@ -205,10 +205,10 @@ def _host_executor(loaded: LoadedModel, hardware: HardwareProfile | None) -> Hos
 
 
 def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
-    """Let a neuron selector meet the model.
+    """Bind a neuron selector to the model.
 
     Raises:
-        ValueError: the parts were loaded for a selector and there is none, or the other way round.
+        ValueError: the model was loaded for a selector and there is none, or the reverse.
     """
     layout, store, device = loaded.layout, ref(loaded.store), loaded.device
     if (selector is not None) != isinstance(layout, Bundles):
@@ -221,9 +221,9 @@ def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
         return
 
     def weights(expert: Expert) -> dict[str, Tensor]:
-        there = store()  # the selector is the user's: it may outlive the model
-        assert there is not None
-        return layout.weights(there.gather(expert, None).to(device))
+        alive = store()  # a weak reference: the user's selector may outlive the model
+        assert alive is not None
+        return layout.weights(alive.gather(expert, None).to(device))
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(loaded.geometry, loaded.folder, needed)

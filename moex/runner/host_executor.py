@@ -1,7 +1,7 @@
-"""The host as a second engine: it computes absent experts from its own memory.
+"""Computes absent experts on the host CPU, from the store's memory.
 
-Beside a GPU that is what it really is. On a machine without one, a thread plays the host, and where
-a profile says how fast that machine's host is, results are held back until then: emulated.
+With a GPU this runs in parallel to the device. Without one, a thread stands for the host, and if a
+hardware profile gives the speed of that machine's host, results are delayed to match: emulated.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 class HostExecutor:
-    """One lane: experts given to it are computed one after the other, beside everything else.
+    """A single worker thread: experts are computed one after the other, in the background.
 
-    The arithmetic is the device's, so on one kind of processor no bit changes; between a CPU and a
-    GPU the rounding differs.
+    The operations are the same as on the device: results are bit-equal on the same kind of
+    processor; between a CPU and a GPU the rounding differs.
 
     Args:
-        store: must have `tensors`, i.e. hold experts in memory.
-        expert_s: seconds of one expert on the host that is emulated; None: as fast as it is here.
+        store: must hold experts in memory (`in_memory`).
+        expert_s: seconds per expert on the emulated host; None: this machine's own speed.
 
     Raises:
-        ValueError: the store has no memory to compute from.
+        ValueError: the store does not hold experts in memory.
     """
 
     def __init__(self, store: ExpertStore, expert_s: float | None = None) -> None:
@@ -56,24 +56,24 @@ class HostExecutor:
         self._thread = threading.Thread(target=_work, args=[self._jobs], name="moex-host")
         self._thread.daemon = True
         self._thread.start()
-        finalize(self, self._jobs.put, None)  # also when nobody closes it
+        finalize(self, self._jobs.put, None)  # also if `close` is never called
 
     @property
     def emulated(self) -> bool:
-        """Whether results come when another machine's host would have them."""
+        """Whether results are delayed to the speed of another machine's host."""
         return self.expert_s is not None
 
     def begin(
         self, module: torch.nn.Module, experts: Sequence[Expert], tokens: Sequence[Tensor]
     ) -> list[_Job]:
-        """Start computing; `tokens` [n, hidden] of every expert may be on the device."""
+        """Start computing; `tokens` [n, hidden] of every expert may be on any device."""
         if self.expert_s is not None:
             now = perf_counter()
             self._free_at = max(now, self._free_at) + len(experts) * self.expert_s
-        here = [rows.to("cpu") for rows in tokens]  # no copy where they are there already
+        on_cpu = [rows.to("cpu") for rows in tokens]  # no copy if they are on the CPU already
         jobs = [
             _Job(partial(self._compute, module, expert, rows))
-            for expert, rows in zip(experts, here, strict=True)
+            for expert, rows in zip(experts, on_cpu, strict=True)
         ]
         for job in jobs:
             self._jobs.put(job)
@@ -84,18 +84,18 @@ class HostExecutor:
             return experts_interface.expert_output(module, tokens, self.store.tensors(expert))
 
     def done(self, jobs: Sequence[_Job]) -> bool:
-        """Whether the results are there, and could be on the emulated host."""
+        """Whether all results are ready, and would be on the emulated host."""
         return all(job.done for job in jobs) and perf_counter() >= self._free_at
 
     def finish(self, jobs: Sequence[_Job], device: torch.device) -> list[Tensor]:
-        """Return the outputs [n, hidden] on the device, not before the host could have them."""
+        """Wait for the outputs [n, hidden], and return them on `device`."""
         found = [job.result().to(device, non_blocking=True) for job in jobs]
         if self.expert_s is not None:
             wait_until(self._free_at)
         return found
 
     def restart(self) -> None:
-        """Begin anew after a call was interrupted: nobody takes the results that were asked for."""
+        """Start a new thread after a call was interrupted: pending results are discarded."""
         self._jobs.put(None)
         self._start()
 
@@ -106,9 +106,9 @@ class HostExecutor:
 
 
 class _Job:
-    """A call for the lane's thread, and its result.
+    """A call for the worker thread, and its result.
 
-    Not a `Future`: Ctrl-C inside its `result` can leave its lock taken, and the thread waiting.
+    Not a `Future`: Ctrl-C inside `Future.result` can leave its lock held and the thread waiting.
     """
 
     def __init__(self, call: Callable[[], Tensor]) -> None:

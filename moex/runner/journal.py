@@ -1,8 +1,8 @@
-"""What a run writes down: the statistics of every layer, and the trace of its visits.
+"""Records a run: the cache statistics of every layer, and the trace of its visits.
 
-A visit is written down whole or not at all. If one is interrupted, the next call takes back what it
-has written and starts with an empty cache: a *reset*, which the trace records, so that a replay
-of it takes the same decisions.
+A visit is recorded completely or not at all. If one is interrupted, the next call rolls back what
+it recorded and starts with an empty cache: a *reset*, which the trace stores, so that a replay
+takes the same decisions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Statistics and trace of a run, as they stood before the running visit and as they stand.
+    """Statistics and trace of a run, with a snapshot from before the current visit.
 
     Args:
-        geometry: of the model.
+        geometry: the model's geometry.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -30,24 +30,24 @@ class Journal:
 
     @property
     def clock(self) -> int:
-        """How many visits are written down: the clock of the next one."""
+        """Number of recorded visits: the clock of the next one."""
         return len(self.recorder.accesses)
 
     @property
     def interrupted(self) -> bool:
-        """Whether something was begun and not ended; between calls: it was interrupted."""
+        """Whether a visit was begun and not ended; between calls: it was interrupted."""
         return self._before is not None
 
     def begin(self, layer: int) -> None:
-        """Remember how things stand: only this layer's statistics may change before `end`."""
+        """Take a snapshot: only this layer's statistics may change before `end`."""
         self._before = layer, self.layer_stats[layer].copy(), self.clock
 
     def end(self) -> None:
-        """Keep what was written down since `begin`."""
+        """Keep what was recorded since `begin`."""
         self._before = None
 
     def take_back(self) -> None:
-        """Take back what was written down since `begin`, and record a reset."""
+        """Roll back what was recorded since `begin`, and record a reset."""
         if self._before is not None:
             layer, cache_stats, clock = self._before
             self.layer_stats[layer] = cache_stats

@@ -1,4 +1,4 @@
-"""Measures passes of a model: seconds, stall and link work, prefill and decode apart."""
+"""Measures forward passes: seconds, stall and link activity, separately for each phase."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _no_link() -> LinkStats:
 
 
 class Meter:
-    """One clock around every forward pass, and a line of the series for each.
+    """Times every forward pass, and adds one entry per pass to the series.
 
-    A pass's seconds run from the end of the pass before it (sampling included), so that the seconds
-    of all passes add up to the run's. A device is synchronized at the ends of a sequence's prefill
-    and of its decoding only: more would destroy the overlap that is measured.
+    A pass is timed from the end of the previous pass (sampling included), so that the seconds of
+    all passes sum to the run's. The device is synchronized only at the end of a sequence's prefill
+    and of its decoding: more would destroy the overlap that is measured.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything measured."""
+        """Clear all measurements."""
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
         self.series: list[dict[str, Any]] = []
         self.spans: list[tuple[float, float]] = []
@@ -46,21 +46,21 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Begin to measure now: what lies before belongs to nobody."""
+        """Start measuring now: time before this call is not counted."""
         synchronize()
         self.collect_stall()
         self._mark = (perf_counter(), self._stats(), self.stall_s)
         self._visit_mark = self._mark[0], self.stall_s
 
     def collect_stall(self) -> None:
-        """Book what the link's `wait` could not tell: before a visit, and where a pass ends."""
+        """Add the stall that no `Link.wait` has returned: before a visit, and after a pass."""
         self.stall_s += self._collect_stall()
 
     def visit(self) -> None:
-        """End a layer visit; its seconds without stall are kept while calibrating only.
+        """End a layer visit; its seconds without stall are recorded while calibrating only.
 
-        They run from the end of the visit or pass before it. A device is waited for, which takes
-        away its overlap with the host: these seconds are for cost tables.
+        They run from the end of the previous visit or pass. The device is synchronized, which
+        prevents overlap with the host: these seconds are for cost tables only.
         """
         if self.times_visits:
             synchronize()
@@ -71,7 +71,7 @@ class Meter:
 
     @contextmanager
     def measure(self, phase: str, tokens: int, sync: bool = False) -> Iterator[None]:
-        """Measure one pass that consumes or makes `tokens` tokens."""
+        """Measure one pass that consumes or generates `tokens` tokens."""
         yield
         if sync:
             synchronize()
@@ -95,9 +95,9 @@ class Meter:
 
 
 def reference_s() -> float:
-    """Seconds that a fixed piece of single-threaded work takes now, the best of three.
+    """Seconds of a fixed single-threaded workload, the best of three.
 
-    It depends on the machine alone: where it drifts during a run, other figures drifted with it.
+    It depends on the machine alone: if it drifts during a run, other timings drifted with it.
     """
     best = float("inf")
     for _ in range(3):
@@ -108,17 +108,17 @@ def reference_s() -> float:
 
 
 def synchronize() -> None:
-    """Wait for the device, where there is one that works on its own."""
+    """Synchronize the CUDA device, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def begin_peak() -> None:
-    """From now on: a device's peak is this run's, not that of a sweep's largest cell before it."""
+    """Reset the peak of device memory: a sweep's earlier cell must not count for this run."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_device_bytes() -> int | None:
-    """Most that torch has held on the device since `begin_peak`; None without one."""
+    """Peak bytes that torch allocated on the device since `begin_peak`; None without a device."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""Runs experts by rows: which neurons count for a visit, and computing with those alone."""
+"""Runs experts by rows: selects the neurons of a visit, and computes with those only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Neurons:
-    """What a neuron selector changes in a layer visit.
+    """The row-wise steps of a layer visit with a neuron selector.
 
     Args:
-        selector: says which neurons count; bound to the model.
-        cache: keeps the books of rows.
-        slots: holds them.
+        selector: chooses the neurons that count; bound to the model.
+        cache: tracks which rows are resident.
+        slots: hold the rows.
     """
 
     def __init__(self, selector: NeuronSelector, cache: RowCache, slots: RowSlots) -> None:
@@ -38,28 +38,28 @@ class Neurons:
         """The rows that each expert of the running visit needs; None: all."""
         self._before: Tensor | None = None
         self._masks: dict[Expert, Tensor | None] = {}
-        """Of a visit of several tokens: the mask of each expert's, [tokens, intermediate]."""
-        self._alone: dict[Expert, int | None] = {}
-        """Of a visit of one: the bitmap of the rows that it needs."""
+        """For a visit of several tokens: each expert's mask [tokens, intermediate]."""
+        self._single: dict[Expert, int | None] = {}
+        """For a visit of one token: the bitmap of rows that each expert needs."""
         self._sums: dict[Expert, Tensor] = {}
 
     def request(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> Iterator[Plan]:
-        """Select, and yield the visit's plans.
+        """Select neurons, and yield the visit's plans.
 
         Args:
             access: the visit.
             hidden: its router input [tokens, hidden].
-            tokens_of: which of the tokens an expert is computed for; None for all.
+            tokens_of: returns the indices of an expert's tokens; None for all.
         """
         state = self._before if self.selector.ahead(access.layer) else hidden
         self._before, self._sums = hidden, {}
         demanded = [Expert(access.layer, index) for index in access.experts]
-        self._masks, self._alone = {}, {}
+        self._masks, self._single = {}, {}
         self.needs = [None] * len(demanded)
         if access.phase == DECODE or self.selector.prefill == "masked":
             assert state is not None
             if len(state) == 1:
-                self._select_alone(state, access, demanded)
+                self._select_single(state, access, demanded)
             else:
                 self._select(state, access, demanded, tokens_of)
         for plan in self.cache.request(access, self.needs):
@@ -67,18 +67,18 @@ class Neurons:
             yield plan
 
     def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
-        """Admit guesses."""
+        """Admit predictions as prefetches, and return their plan."""
         plan = self.cache.prefetch(predictions, clock)
         self._hold(plan)
         return plan
 
-    def _select_alone(self, state: Tensor, access: Access, demanded: list[Expert]) -> None:
+    def _select_single(self, state: Tensor, access: Access, demanded: list[Expert]) -> None:
         chosen = self.selector.select(state, access.layer, access.experts)
         if chosen is None:
             return
         needs = bitmaps_of(chosen[:, 0])
-        self._alone = dict(zip(demanded, needs, strict=True))
-        if access.phase == DECODE:  # in prefill whole experts come; a mask is only computed with
+        self._single = dict(zip(demanded, needs, strict=True))
+        if access.phase == DECODE:  # prefill loads whole experts; masks affect only computing
             self.needs = list(needs)
 
     def _select(
@@ -97,7 +97,7 @@ class Neurons:
             self.slots.hold(load, self.cache.held(load.expert))
 
     def output(self, expert: Expert, slot: int) -> Callable[[Any, Tensor], Tensor]:
-        """What computes the expert's part that is in the place, added to its parts before."""
+        """Return a function that computes the expert's rows in the slot, plus its earlier parts."""
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
             absent = self._absent(expert, slot)
@@ -111,12 +111,12 @@ class Neurons:
         return compute
 
     def _absent(self, expert: Expert, slot: int) -> Tensor | None:
-        """Where in the place lies nothing that this part computes: bool [tokens or 1, capacity]."""
-        slots, mask, alone = self.slots, self._masks.get(expert), self._alone.get(expert)
-        if not slots.thin and alone is None:
+        """The positions of the slot to leave out: bool [tokens or 1, capacity]; None: none."""
+        slots, mask, single = self.slots, self._masks.get(expert), self._single.get(expert)
+        if not slots.thin and single is None:
             return None if mask is None else ~mask
         rows = self.cache.parts[expert]
-        absent = slots.without(slot, rows if alone is None else rows & alone)[None]
+        absent = slots.without(slot, rows if single is None else rows & single)[None]
         found = torch.from_numpy(absent).to(slots.records.device)
         if mask is None:
             return found

@@ -1,7 +1,7 @@
-"""Replays a recorded routing in a live model: what random weights cannot give.
+"""Replays a recorded routing in a live model, e.g. one with random weights.
 
-The model's own routers are overruled: token t of layer l goes to the experts of the trace's t-th
-token there. So caches, links and prefetchers see a real model's routing at any size of experts.
+The model's own routers are overridden: token t of layer l goes to the experts of the trace's t-th
+token there. So caches, links and prefetchers see a real model's routing at any expert size.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Rows = list[tuple[float, ...]]
 
 
 class RoutingReplay:
-    """Gives every layer visit its experts, router row and lookahead rows from a trace.
+    """Takes the experts, router row and lookahead rows of every layer visit from a trace.
 
-    Only visits of one token are used, in order, from the beginning again at the end. A model with
-    more layers than the trace uses the trace's layers in turn.
+    Only visits of one token are used, in order, cyclically. A model with more layers than the
+    trace cycles through the trace's layers.
 
     Args:
-        trace: of a model with as many experts and the same top-k.
-        geometry: the live model's.
+        trace: recorded on a model with the same number of experts and top-k.
+        geometry: the live model's geometry.
 
     Raises:
         ValueError: the trace has other experts or top-k, or no visits of one token.
@@ -61,7 +61,7 @@ class RoutingReplay:
         self._rows: Rows = []
 
     def reset(self) -> None:
-        """Begin at the trace's beginning."""
+        """Start again at the beginning of the trace."""
         self._next = [0] * len(self._next)
 
     def route(self, number: int, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ class RoutingReplay:
         return found.to(index.dtype), torch.full_like(weights, 1 / weights.shape[1])
 
     def rows(self, number: int, hidden: Tensor) -> Rows:
-        """Router row and lookahead rows of the visit just routed, summed over its tokens."""
+        """Router row and lookahead rows of the latest visit, summed over its tokens."""
         return self._rows
 
 

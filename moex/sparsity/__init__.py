@@ -1,1 +1,1 @@
-"""Which neurons of an expert count for a token."""
+"""Neuron selectors: which neurons of an expert count for a token."""

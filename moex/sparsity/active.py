@@ -1,7 +1,7 @@
-"""Which neurons are active, given a score of each: shared by all selectors and by training.
+"""The active neurons for given scores: shared by all selectors and by training.
 
 Scores are not negative and larger for neurons that matter more: an estimate of the contribution
-`|silu(gate) * up| * ||down column||` of every neuron, or anything that ranks as it does.
+`|silu(gate) * up| * ||down column||` of every neuron, or any score with the same ranking.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def active(
     """Return the active set as bool of the same shape.
 
     Args:
-        scores: of every neuron [..., intermediate].
+        scores: the score of every neuron [..., intermediate].
         rule: "top": the best `fraction` of every token; "quantile": all above the expert's own
             threshold `cuts`, so that a token may have more or fewer (CATS, arXiv 2404.08763);
             "energy": the fewest whose squares sum to `fraction` of all squares.
@@ -38,18 +38,18 @@ def active(
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)
     values, order = scores.sort(dim=-1, descending=True)
     energy = values.double().square().cumsum(-1)
-    before = functional.pad(energy[..., :-1], (1, 0))  # that is there without this one
+    before = functional.pad(energy[..., :-1], (1, 0))  # energy of the stronger neurons
     kept = before < fraction * energy[..., -1:]
     return torch.zeros_like(kept).scatter_(-1, order, kept)
 
 
 def rows_of(fraction: float, width: int) -> int:
-    """How many of `width` neurons a fraction is: at least one, rounded up."""
+    """The number of neurons in a fraction of `width`: rounded up, at least one."""
     return max(1, ceil(fraction * width - 1e-9))
 
 
 def contributions(hidden: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """How much every neuron contributes: `|silu(gate x) * (up x)| * ||down column||`.
+    """The contribution of every neuron: `|silu(gate x) * (up x)| * ||down column||`.
 
     Args:
         hidden: router inputs [tokens, hidden].

@@ -1,4 +1,4 @@
-"""What a neuron selector is: it says which neurons of an expert count for a token."""
+"""The interface of a neuron selector: it selects the neurons of an expert for each token."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 MODES = ("predicted", "late", "exact")
 PREFILL = ("dense", "masked")
 RULES = ("top", "quantile", "energy")
-"""How scores decide; see `sparsity/active.py`."""
+"""Rules that turn scores into a selection; see `sparsity/active.py`."""
 
 
 class NeuronSelector(ABC):
-    """Selects neurons by the token's own hidden states and a checkpoint, and by nothing else.
+    """Selects neurons from the token's hidden states and a checkpoint only.
 
-    Never by residency or arrival: a selected row that is absent is fetched, so any cache, link and
-    prefetcher gives the same logits. A neuron is gate row j, up row j and down column j.
+    Never from residency or arrival: a selected row that is absent is fetched, so every cache, link
+    and prefetcher gives the same logits. A neuron is gate row j, up row j and down column j.
 
-    `mode` says whose state selects: "predicted" the router input of the MoE layer before (so that
+    `mode` is the state that selects: "predicted" the router input of the MoE layer before (so that
     all selected rows can be fetched early; layer 0 uses its own), "late" the layer's own, "exact"
-    selects everything. `prefill` says whether masks apply in prefill: "dense" or "masked".
+    selects everything. `prefill` is "masked" if masks apply in prefill, else "dense".
 
     Raises:
-        ValueError: a mode, way of prefill or rule of another name, or no share in (0, 1].
+        ValueError: an unknown mode, prefill or rule, or a fraction outside (0, 1].
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of `weights`: the expert's own weights (an upper bound that saves nothing)."""
+    """May contain `weights`: the expert's own weights, for an upper bound that saves nothing."""
 
     rules: ClassVar[tuple[str, ...]] = ("top", "energy")
-    """Of `RULES`, those that it knows."""
+    """The `RULES` that this selector supports."""
 
     rule: str = "top"
     fraction: float = 0.3
@@ -47,10 +47,10 @@ class NeuronSelector(ABC):
     prefill: str = "dense"
 
     identity: str = ""
-    """The hash of its checkpoint: part of the accuracy key. Empty where there is none."""
+    """Hash of its checkpoint, part of the accuracy key; empty without a checkpoint."""
 
     device_bytes: int = 0
-    """Device memory that it holds once bound; charged to the run's capacity."""
+    """Device memory in bytes once bound; counted in the run's capacity."""
 
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("prefill", PREFILL), ("rule", self.rules)):
@@ -62,22 +62,23 @@ class NeuronSelector(ABC):
             )
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
-        """Meet the model: its geometry, its folder (checkpoints lie there or name it), its weights.
+        """Bind to a model: its geometry, its folder (used to find checkpoints), its weights.
 
-        `weights` gives an expert's `gate`, `up` and `down`, one row a neuron [intermediate, hidden]
-        each (down columns as rows); only to selectors that need them.
+        `weights` returns an expert's `gate`, `up` and `down`, each with one row per neuron
+        [intermediate, hidden] (down columns as rows); None for selectors that do not need them.
 
         Raises:
-            ValueError: a checkpoint of another model, geometry or layer count, or none at all.
+            ValueError: the checkpoint belongs to another model or geometry.
+            FileNotFoundError: there is no checkpoint.
         """
 
     def ahead(self, layer: int) -> int:
-        """How many MoE layers before `layer` the state is taken that selects for it: 0 or 1."""
+        """How many MoE layers before `layer` its selecting state is taken: 0 or 1."""
         return int(self.mode == "predicted" and layer > 0)
 
     @abstractmethod
     def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor | None:
-        """Return which neurons count, bool [experts, tokens, intermediate]; None for all of them.
+        """Return the selected neurons, bool [experts, tokens, intermediate]; None for all.
 
         Args:
             hidden: the router input of layer `layer - ahead(layer)` [tokens, hidden].
@@ -86,7 +87,7 @@ class NeuronSelector(ABC):
         """
 
     def expect(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor | None:
-        """Guess what `select` will return for `layer`, a layer early, for prefetching; None: all.
+        """Predict the result of `select` one layer early, for prefetching; None for all neurons.
 
         Args:
             hidden: the router input of layer `layer - 1` [tokens, hidden].

@@ -1,4 +1,4 @@
-"""A trained selector of neurons, small beside the experts."""
+"""A trained low-rank neuron selector."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ KIND = "corm"
 class Corm(NeuronSelector):
     """Select by a low-rank, four-bit estimate of every neuron's contribution.
 
-    CORM-like: the text of CORM (OpenReview qN7PEomATC) is not public, this is our design. An
-    estimate from the layer's own state ("late") or from the one before ("predicted"), rounded to
-    bfloat16 whatever the model computes in.
+    CORM-like: the text of CORM (OpenReview qN7PEomATC) is not public, so this is our own design.
+    It estimates from the layer's own state ("late") or the previous layer's ("predicted"), rounded
+    to bfloat16 whatever the model's dtype.
 
     Args:
         rule: "top": the best `fraction` of every token; "quantile": above the expert's threshold;
@@ -37,8 +37,8 @@ class Corm(NeuronSelector):
         fraction: a share in (0, 1]; 1 selects all.
         mode: "late", "predicted" or "exact".
         prefill: "dense" or "masked".
-        checkpoint: a file; None for the one beside the model or in the cache folder.
-        rank: keep so many directions of the checkpoint's, the strongest: less memory, less recall;
+        checkpoint: a file; None for the one in the model's folder or in the cache folder.
+        rank: number of the checkpoint's strongest directions to keep: less memory, less recall;
             None for all.
 
     Raises:
@@ -90,7 +90,7 @@ class Corm(NeuronSelector):
         return self._select(hidden, layer, experts, early=bool(self.ahead(layer)))
 
     def expect(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor | None:
-        """Guess the same a layer early."""
+        """Predict the same neurons one layer early."""
         return self._select(hidden, layer, experts, early=True)
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ class Corm(NeuronSelector):
             return None
         state = hidden.bfloat16()
         if not self._is_known(layer, early, state):
-            # What was expected of the very state that now selects is not computed twice.
+            # Reuse the masks of `expect` if `select` is called with the same state.
             self._known, self._masks = (layer, early, state.clone()), {}
             if self.factors[layer].device != state.device:
                 self.factors[layer].to(state.device)
@@ -125,8 +125,8 @@ class Corm(NeuronSelector):
         factors, cut = self.factors[layer], None
         scores = factors.estimate(self._codes, experts)
         if self.rule == "quantile":
-            place = max(self.fraction * lowrank.GRID - 1, 0.0)
-            low, share = int(place), place % 1
+            position = max(self.fraction * lowrank.GRID - 1, 0.0)
+            low, share = int(position), position % 1
             cuts = factors.cuts[int(early), experts].double()
             cut = torch.lerp(cuts[:, low], cuts[:, min(low + 1, lowrank.GRID - 1)], share)
             cut = cut[:, None, None]

@@ -1,4 +1,4 @@
-"""Selectors that take the same neurons for every token: an expert becomes a smaller one."""
+"""Base of selectors that take the same neurons for every token: static pruning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fixed(NeuronSelector):
-    """You score the neurons once; of every expert the best `fraction` counts.
+    """Keeps the best `fraction` of every expert's neurons; subclasses score them once.
 
     Raises:
         ValueError: a field outside its range.
@@ -36,7 +36,7 @@ class Fixed(NeuronSelector):
         """Return a score of every neuron [layers, experts, intermediate]."""
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
-        """Choose."""
+        """Score and select the neurons."""
         self.masks = active(self.scores(geometry), "top", self.fraction)
         self.device_bytes = self.masks.nbytes
 

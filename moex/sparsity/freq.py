@@ -1,4 +1,4 @@
-"""The neurons that were selected most often before: a hot list, the same for every token."""
+"""The most frequently selected neurons of a recorded run, the same for every token."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Freq(Fixed):
-    """Of every expert, the `fraction` of neurons that a recorded run selected in most visits.
+    """Of every expert, the `fraction` of neurons that a recorded run selected most often.
 
-    What the power law of activations gives without looking at the token (PowerInfer, arXiv
+    Exploits the power law of activations, independent of the token (PowerInfer, arXiv
     2312.12456). Ties go to the lower index.
     """
 
     counts: str | None = None
 
     def scores(self, geometry: Geometry) -> Tensor:
-        """Read the counts."""
+        """Read the counts of the recorded run."""
         counts = read_counts(self.counts, geometry, "sparsity.counts").astype("float64")
         content = Path(str(self.counts)).expanduser().read_bytes()
         self.identity = hashlib.sha256(content).hexdigest()[:16]

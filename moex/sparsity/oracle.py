@@ -1,4 +1,4 @@
-"""The neurons that truly contribute most: an upper bound, for studies."""
+"""The neurons with the largest true contribution: an upper bound, for studies."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Oracle(NeuronSelector):
-    """Compute every neuron first, and then say which ones had to be computed.
+    """Computes the contribution of every neuron, and selects the largest.
 
-    It needs the weights that it decides about, so it saves nothing: what a trained selector loses
-    against it is the selector's fault, the rest is the model's. Masked by contribution as the
+    It needs the expert's weights, so it saves nothing. The loss of a trained selector beyond this
+    one is the selector's error; the rest is inherent to the model. Contributions are those of the
     "down" masks of FloE (arXiv 2505.05950, figure 3), times the norm of the down column.
     """
 
@@ -38,7 +38,7 @@ class Oracle(NeuronSelector):
     prefill: str = "dense"
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
-        """Take the weights."""
+        """Keep access to the weights."""
         assert weights is not None
         self.weights = weights
 

@@ -1,4 +1,4 @@
-"""Neurons drawn at random: the control that every selector has to beat."""
+"""Neurons chosen uniformly at random: the baseline that every selector has to beat."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Random(Fixed):
-    """Every expert has a fixed random order of neurons; all tokens get the first of it.
+    """Each expert keeps a fixed random subset of neurons, the same for all tokens.
 
-    Kept as a floor: same bytes, no knowledge.
+    A lower bound: the same bytes without any information.
     """
 
     seed: int = 0
 
     def scores(self, geometry: Geometry) -> Tensor:
-        """Draw."""
-        draw = torch.Generator().manual_seed(self.seed)
+        """Return random scores."""
+        generator = torch.Generator().manual_seed(self.seed)
         shape = (geometry.layers, geometry.experts, geometry.intermediate)
-        return torch.rand(shape, generator=draw)
+        return torch.rand(shape, generator=generator)

@@ -1,4 +1,4 @@
-"""The up matrices in few bits, resident: they say which neurons will be needed."""
+"""Selects neurons with a resident low-bit copy of the up matrices."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class UpReuse(NeuronSelector):
     """Select by `|up|`, which a copy of the up matrices in four bits estimates, without training.
 
-    FloE's (arXiv 2505.05950), whose copy has two bits and is computed with, too; ours only selects,
-    has one scale a neuron, and weighs with the norm of the down column where `weigh` says so.
+    After FloE (arXiv 2505.05950), whose copy has two bits and is also used to compute; ours only
+    selects, has one scale per neuron, and weighs with the norm of the down column if `weigh`.
 
     Args:
         rule: "top": the best `fraction` of every token; "energy": the fewest with that share.
@@ -71,7 +71,7 @@ class UpReuse(NeuronSelector):
 
     @torch.no_grad()
     def select(self, hidden: Tensor, layer: int, experts: Sequence[int]) -> Tensor:
-        """Return the neurons whose up is estimated largest; a token's do not depend on others'."""
+        """Return the neurons with the largest estimate; independent of the rest of the batch."""
         four = self.ups[layer]
         if self.scales[layer].device != hidden.device:
             four.to(hidden.device)

@@ -1,1 +1,1 @@
-"""Where the master copies of experts live, and the places they are loaded into."""
+"""Stores hold the master copies of experts; slots are the device memory they are loaded into."""

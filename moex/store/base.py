@@ -1,4 +1,4 @@
-"""What a store is: a read-only mapping from an expert to its record of bytes."""
+"""The interface of a store: a read-only mapping from an expert to its record of bytes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class ExpertStore(ABC):
-    """Where the master copies live. Nothing is ever written back, so eviction is free."""
+    """Holds the master copies of all experts. Nothing is written back, so eviction is free."""
 
     name: str = ""
     layout: Planes | Bundles
     geometry: Geometry
     io: str | None = None
-    """How files are read: `direct` (around the page cache), `buffered`; None where none are."""
+    """How files are read: `direct` (around the page cache) or `buffered`; None: no files."""
 
     whole: ExpertStore | None = None
-    """The same experts as places with room for all neurons have them, where files hold both."""
+    """A store of the same experts in the layout of full-size slots, if files hold both layouts."""
 
     in_memory: bool = False
-    """Whether `tensors` gives what can be computed with at once, where it lies."""
+    """Whether `tensors` works: experts are in host memory, ready to compute with."""
 
     @property
     def files_warm(self) -> bool | None:
-        """Whether what was read could have come from the page cache; None where nothing is read."""
+        """Whether reads may be served by the page cache; None where no files are read."""
         return None if self.io is None else self.io != "direct"
 
     @abstractmethod
@@ -42,26 +42,28 @@ class ExpertStore(ABC):
         """Copy the expert's record into `out` (uint8, `layout.bytes` long)."""
 
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
-        """Return the expert's tensors in the store's own memory, where it has them there."""
-        raise NotImplementedError(f"{type(self).__name__} has no experts in memory")
+        """Return the expert's tensors, sharing the store's memory; only if `in_memory`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no experts in memory; try memory.store=ram"
+        )
 
     def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield neurons of the expert, some at a time, each as one run of bytes.
+        """Yield neurons of the expert, some at a time, each as one contiguous run of bytes.
 
-        Only stores whose layout is `bundles` can. What was yielded is gone when the next are asked
-        for, or is the store's own memory.
+        Only for the layout `bundles`. A yielded array is valid until the next one is requested;
+        it may share the store's memory.
 
         Args:
-            expert: whose.
-            rows: which [rows], ascending; None for all.
+            expert: the expert to read.
+            rows: indices of the neurons [rows], ascending; None for all.
 
         Yields:
-            Which of `rows`, and these [them] of `layout.row_bytes` bytes.
+            A slice of `rows`, and its neurons [slice] of `layout.row_bytes` bytes each.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no neurons to give")
+        raise NotImplementedError(f"{type(self).__name__} cannot read single neurons")
 
     def gather(self, expert: Expert, rows: np.ndarray | None) -> torch.Tensor:
-        """Return neurons of the expert, as `layout.neurons_of` has them.
+        """Return neurons of the expert in the form of `layout.neurons_of`.
 
         The result may share the store's memory.
         """
@@ -74,4 +76,4 @@ class ExpertStore(ABC):
         return layout.neurons_of(torch.from_numpy(out.view(np.uint8)))
 
     def close(self) -> None:
-        """Give back files and memory."""
+        """Close files and free memory."""

@@ -1,8 +1,8 @@
-"""The layout of neurons: an expert's record holds one self-contained run of bytes per neuron.
+"""The layout `bundles`: an expert's record holds one contiguous run of bytes per neuron.
 
-A neuron is its gate row, its up row and its down column, so that any of them are fetched with one
-read, and neighbours with one between them. On the device its three parts lie in planes again,
-down transposed: there, too, a neuron is a row.
+A neuron is its gate row, its up row and its down column, so one read fetches a neuron, and one
+read fetches neighbouring neurons. On the device the three are stored as planes again, down
+transposed: there, too, a neuron is a row.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
         @property
         def neurons(self) -> int:
-            """Of an expert."""
+            """Neurons of an expert."""
 
         @property
         def hidden(self) -> int:
-            """Their length."""
+            """Length of a gate row."""
 
         @property
         def row_bytes(self) -> int:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             """Pack an expert's weights."""
 
         def unpack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            """Return `gate_up` and `down` of packed neurons, as `Bundles.planes` has them."""
+            """Return `gate_up` and `down` of packed neurons, in the form of `Bundles.planes`."""
 
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
@@ -49,7 +49,7 @@ class Bundles:
 
     Args:
         tensors: name, shape and dtype of an expert's tensors: `gate_up_proj` [2 * intermediate,
-            hidden] and `down_proj` [hidden, intermediate], as Mixtral, OLMoE and Qwen have them.
+            hidden] and `down_proj` [hidden, intermediate], as in Mixtral, OLMoE and Qwen.
 
     Raises:
         ValueError: other tensors (biases, transposed weights, packed ones).
@@ -72,7 +72,7 @@ class Bundles:
         return self.neurons_of(record[: self.parts[0].bytes])
 
     def neurons_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The neurons [rows, 3, hidden] that runs of bytes are, sharing their memory."""
+        """View runs of bytes as neurons [rows, 3, hidden], sharing their memory."""
         return rows.view(-1).view(self.dtype).view(-1, 3, self.hidden)
 
     def weights(self, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -91,13 +91,13 @@ class Bundles:
         neurons[:, 2].copy_(tensors[DOWN].t())
 
     def planes(self, rows: int) -> Planes:
-        """The layout of a place that holds so many neurons."""
+        """The layout of a slot that holds `rows` neurons."""
         shapes = {"gate_up": (2 * rows, self.hidden), "down": (rows, self.hidden)}
         return NeuronPlanes({name: (shape, self.dtype) for name, shape in shapes.items()})
 
 
 class NeuronPlanes(Planes):
-    """The layout of places that neurons are computed from: down transposed."""
+    """The layout of slots that neurons are computed from: down is transposed."""
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill a record with all neurons of an expert."""
@@ -105,7 +105,7 @@ class NeuronPlanes(Planes):
 
 
 class PackedBundles(Bundles):
-    """The same with packed neurons: a record is [neurons, row_bytes], and so is a place.
+    """`Bundles` of quantized neurons: records and slots are [neurons, row_bytes].
 
     Args:
         form: how a neuron is packed.
@@ -119,11 +119,11 @@ class PackedBundles(Bundles):
         self.bytes = -(-size // PAGE) * PAGE
 
     def neurons_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """The packed neurons [rows, row_bytes] that runs of bytes are."""
+        """View runs of bytes as packed neurons [rows, row_bytes]."""
         return rows.view(-1, self.row_bytes)
 
     def weights(self, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return `gate`, `up` and `down` [rows, hidden] that packed neurons stand for."""
+        """Dequantize packed neurons to `gate`, `up` and `down` [rows, hidden]."""
         found = self.form.unpack(neurons)
         gate, up = found["gate_up"].chunk(2)
         return {"gate": gate, "up": up, "down": found["down"]}
@@ -133,7 +133,7 @@ class PackedBundles(Bundles):
         self.views(record).copy_(self.form.pack(tensors[GATE_UP], tensors[DOWN]))
 
     def planes(self, rows: int) -> Planes:
-        """The layout of a place that holds so many neurons, packed as they came."""
+        """The layout of a slot that holds `rows` neurons, still packed."""
         return Planes({"packed": ((rows, self.row_bytes), torch.uint8)})
 
 
@@ -141,7 +141,7 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Neurons and hidden size of experts whose tensors have these shapes.
 
     Raises:
-        ValueError: they are not those of gate, up and down, or there are others.
+        ValueError: the tensors are not exactly gate_up and down of one expert.
     """
     if set(shapes) == {GATE_UP, DOWN}:
         (twice, hidden), down = shapes[GATE_UP], shapes[DOWN]

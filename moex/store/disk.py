@@ -36,20 +36,20 @@ log = logging.getLogger(__name__)
 DIRECT = os.O_DIRECT if sys.platform == "linux" else 0
 
 BOUNCE = 4 << 20
-"""Bytes that a thread reads at once where they cannot be read into their place: a GPU's memory."""
+"""Bytes of a thread's bounce buffer, for targets that cannot be read into: GPU memory."""
 
 
 class DiskStore(ExpertStore):
-    """The records of a packed folder (see `pack`). Any number of threads may read at once.
+    """The records of a packed folder (see `packing`). Any number of threads may read at once.
 
-    Opening it looks at the manifest and the sizes of files; the checksum of a record, or of a row
-    of it, is compared when it is read for the first time.
+    Opening checks the manifest and the file sizes; the checksum of a record or row is checked when
+    it is read for the first time.
 
     Args:
         folder: the packed folder.
-        layout: that its records must have.
-        geometry: that it must have.
-        direct: read around the page cache, if the file system lets us.
+        layout: the expected layout of its records.
+        geometry: the expected geometry.
+        direct: read around the page cache, if the file system allows it.
 
     Raises:
         RuntimeError: the folder is not complete, or holds something else.
@@ -67,31 +67,34 @@ class DiskStore(ExpertStore):
         shape = (geometry.layers, geometry.experts, layout.neurons)
         self._rows_checked = np.zeros(shape, bool)
         with ExitStack() as stack:
-            stack.enter_context(shared(folder))  # not to be removed meanwhile
+            stack.enter_context(shared(folder))  # so that no other process removes it meanwhile
             with suppress(OSError):
-                os.utime(folder)  # when it was last used
+                os.utime(folder)  # the time of last use
             flags = DIRECT if direct and self._direct_reads_work() else 0
             self.io = "direct" if flags else "buffered"
             if direct and not flags:
-                log.warning("moex: no direct reads from %s: through the page cache", folder)
-            self._mine = threading.local()  # what a thread reads with
+                log.warning(
+                    "moex: direct reads are not possible in %s: reading through the page cache",
+                    folder,
+                )
+            self._mine = threading.local()  # buffers of each reading thread
             self._files = [self._open(layer, flags, stack) for layer in range(geometry.layers)]
             self._close = weakref.finalize(self, stack.pop_all().close)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
-        """Copy the expert's record into `out`; without a copy if that is memory from `paged`."""
+        """Read the expert's record into `out`; without a bounce buffer if `out` is from `paged`."""
         self.read_part(expert, 0, out)
         self.check(expert, out)
 
     def read_part(self, expert: Expert, begin: int, out: torch.Tensor) -> None:
-        """Read as much as `out` holds (whole pages) of a record, from its byte `begin` on.
+        """Fill `out` (whole pages) with bytes of a record, from byte `begin` on.
 
         Raises:
             RuntimeError: the file cannot be read, or is too short.
         """
         if out.device.type != "cpu" or out.data_ptr() % PAGE:
             memory = vars(self._mine).get("bounce")
-            if memory is None:  # kept: new memory takes the kernel as long as reading into it
+            if memory is None:  # kept: allocating takes as long as reading
                 memory = self._mine.bounce = paged(BOUNCE)
             for part in out.split(BOUNCE):
                 self.read_part(expert, begin, memory[: len(part)])
@@ -114,12 +117,12 @@ class DiskStore(ExpertStore):
         return self._files[expert.layer], expert.index * self.layout.bytes
 
     def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield neurons of the expert as runs of bytes, those near each other read together.
+        """Yield neurons of the expert as runs of bytes; neighbouring ones share a read.
 
         Raises:
-            RuntimeError: they cannot be read, or are not what was packed.
+            RuntimeError: a read failed, or a checksum differs.
         """
-        # Taken out while it reads: one whose reading is never ended is not used again.
+        # Removed while in use: a reader whose generator was never finished is not reused.
         reads = vars(self._mine).pop("reads", None)
         if reads is None:
             reads = RowReader(self.layout.row_bytes, self.io == "direct")
@@ -135,10 +138,10 @@ class DiskStore(ExpertStore):
             raise self._failure(expert, error.strerror) from error
 
     def check(self, expert: Expert, record: torch.Tensor) -> None:
-        """Compare a record with its checksum, if it has not been done before.
+        """Check a record against its checksum, unless it has been checked before.
 
         Raises:
-            RuntimeError: it is not what was packed.
+            RuntimeError: the checksum differs.
         """
         if expert not in self._checked:
             crc = zlib.crc32(record.cpu().numpy().data)
@@ -148,11 +151,11 @@ class DiskStore(ExpertStore):
             self._rows_checked[expert] = True
 
     def checked(self, expert: Expert) -> bool:
-        """Whether the record has been compared with its checksum."""
+        """Whether the record has been checked against its checksum."""
         return expert in self._checked
 
     def _check_rows(self, expert: Expert, rows: np.ndarray, data: np.ndarray) -> None:
-        """Compare rows with their checksums, those that have not been compared before."""
+        """Check rows against their checksums, unless they have been checked before."""
         checked = self._rows_checked[expert]
         for at in np.flatnonzero(~checked[rows]):
             row = rows[at]
@@ -161,7 +164,7 @@ class DiskStore(ExpertStore):
             checked[row] = True
 
     def verify(self) -> None:
-        """Read everything and compare every record's checksum."""
+        """Read all records and check their checksums."""
         self._checked.clear()
         record = paged(self.layout.bytes)
         for layer in range(self.geometry.layers):
@@ -169,7 +172,7 @@ class DiskStore(ExpertStore):
                 self.read(Expert(layer, index), record)
 
     def close(self) -> None:
-        """Close the files; this happens, too, when nobody has the store any more."""
+        """Close the files; also done when the store is garbage-collected."""
         if self.whole is not None:
             self.whole.close()
         self._close()
@@ -204,7 +207,7 @@ class DiskStore(ExpertStore):
         return found.reshape(shape)
 
     def _direct_reads_work(self) -> bool:
-        """Whether opening and reading succeed: some file systems refuse only the second."""
+        """Whether direct opening and reading work: some file systems refuse only the read."""
         try:
             with ExitStack() as stack:
                 file = self._open(0, DIRECT, stack)

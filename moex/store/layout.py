@@ -1,7 +1,7 @@
 """How one expert is laid out as a record of bytes.
 
-`planes`, the default, holds the very tensors that the kernel computes with, one after the other, so
-that a load is one copy and exactness is free.
+`planes`, the default, holds the tensors exactly as the matmul kernel takes them, one after the
+other, so a load is one copy and changes no bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALIGNMENT = 64
 """Every tensor of a record begins at a multiple of this: a cache line, and torch's alignment."""
 
 PAGE = 4096
-"""A record is a whole number of these, so that files can be read straight into its memory."""
+"""Records are a whole number of pages, so that files can be read straight into their memory."""
 
 
 class Part(NamedTuple):
@@ -35,13 +35,13 @@ class Planes:
     """The layout of whole tensors, each aligned to 64 bytes; `bytes` is a whole number of pages.
 
     Args:
-        tensors: name, shape and dtype of an expert's tensors, in the order of the kernel's use.
-        bind: makes of them what is computed with, where that is something else: packed weights.
+        tensors: name, shape and dtype of an expert's tensors, in the order of their use.
+        bind: turns the tensors into what is computed with, for packed weights.
     """
 
     name = "planes"
     neurons = row_bytes = 0
-    """Of records that are read in rows; these are read whole."""
+    """Only for layouts that are read row by row; this one is read whole."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class Planes:
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         self.parts, self.bytes = tuple(parts), -(-offset // PAGE) * PAGE
         self.ends = {part.name.partition(".")[0]: part.offset + part.bytes for part in parts}
-        """By the name of a weight: how much of a record has to be there to compute with it."""
+        """By weight name: bytes of the record that must have arrived to compute with it."""
         self.bind = bind
 
     def weights(self, record: torch.Tensor) -> dict[str, Any]:
-        """Return what to compute with, by the name of the weight, sharing a record's memory."""
+        """Return what to compute with, by weight name, sharing the record's memory."""
         views = self.views(record)
         return views if self.bind is None else self.bind(views)
 
     def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the tensors that lie in a record (uint8, `bytes` long), sharing its memory."""
+        """Return the tensors of a record (uint8, `bytes` long), sharing its memory."""
         return {
             part.name: record[part.offset : part.offset + part.bytes]
             .view(part.dtype)
@@ -73,6 +73,6 @@ class Planes:
         }
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Fill a record; what is between its tensors is left alone."""
+        """Fill a record; padding between its tensors is not written."""
         for name, view in self.views(record).items():
             view.copy_(tensors[name])

@@ -1,7 +1,7 @@
-"""Reads that the kernel does by itself, straight into memory of ours: Linux asynchronous I/O.
+"""Linux asynchronous I/O: reads that run in the kernel, straight into our memory.
 
-The system calls are `io_submit`'s and its kin's (`man 7 aio` is something else), called through the
-C library, because Python has no binding of them. Only direct reads are asynchronous.
+Python has no binding for `io_submit` and its relatives (not POSIX aio, `man 7 aio`), so they are
+called through the C library. Only direct reads are asynchronous.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
-"""Of `io_setup`, `io_destroy`, `io_submit` and `io_getevents`, by machine."""
+"""System call numbers of `io_setup`, `io_destroy`, `io_submit`, `io_getevents`, by machine."""
 
 BLOCK = struct.Struct("<QIIHhIQQqQII")
 """`struct iocb`: data, key, flags, opcode (0 reads), priority, file, address, bytes, offset, ..."""
@@ -36,7 +36,7 @@ RING_MAGIC = 0xA10A10A1
 
 
 class Request(NamedTuple):
-    """A read: `tag` is what its end will be told by."""
+    """One read; `tag` identifies it in the results. Address, size and offset are in bytes."""
 
     tag: int
     file: int
@@ -46,14 +46,14 @@ class Request(NamedTuple):
 
 
 class AsyncReads:
-    """A queue of reads that the kernel works on while we compute.
+    """A queue of reads that run while the process computes.
 
     Args:
-        depth: reads under way at once, at most.
-        memory: what is read into; it is kept alive as long as the kernel may write there.
+        depth: maximum number of reads in flight.
+        memory: the target memory; kept alive as long as the kernel may write to it.
 
     Raises:
-        OSError: there is no such thing here (another system, a container that forbids it).
+        OSError: not available (another operating system, or a container that forbids it).
     """
 
     def __init__(self, depth: int, memory: object) -> None:
@@ -64,9 +64,9 @@ class AsyncReads:
         self.depth, context = depth, ctypes.c_ulong(0)
         system_call("io_setup", setup, 2)(depth, ctypes.addressof(context))
         self._context = context.value
-        # The kernel waits for the reads under way before it gives a context up.
-        give_up = system_call("io_destroy", destroy, 1)
-        self._give_up = weakref.finalize(self, _quietly, give_up, self._context, memory)
+        # The kernel waits for the reads in flight before it destroys a context.
+        release = system_call("io_destroy", destroy, 1)
+        self._release = weakref.finalize(self, _quietly, release, self._context, memory)
         self._submit = system_call("io_submit", submit, 3)
         self._get = system_call("io_getevents", events, 5)
         self._blocks = ctypes.create_string_buffer(BLOCK.size * depth)
@@ -77,10 +77,10 @@ class AsyncReads:
         self._ring = ring if ring[4] == RING_MAGIC else None
 
     def begin(self, requests: Sequence[Request]) -> int:
-        """Hand reads over, `depth` at most; how many the kernel took, from the first one on.
+        """Submit reads, at most `depth`; returns how many were accepted, from the first one on.
 
         Raises:
-            OSError: it refuses the first of them.
+            OSError: the first read is refused.
         """
         for number, (tag, file, address, size, offset) in enumerate(requests):
             BLOCK.pack_into(
@@ -89,19 +89,19 @@ class AsyncReads:
         return self._submit(self._context, len(requests), ctypes.addressof(self._pointers))
 
     def close(self) -> None:
-        """Wait for the reads under way, and give the queue up."""
-        self._ring = None  # that memory goes with it
-        self._give_up()
+        """Wait for the reads in flight, and destroy the queue."""
+        self._ring = None  # its memory is unmapped with the context
+        self._release()
 
     def any_ended(self) -> bool:
-        """Whether `ended` has something to tell; costs no system call."""
+        """Whether `ended` has results; needs no system call."""
         return self._ring is None or self._ring[2] != self._ring[3]
 
     def ended(self, wait: bool) -> list[tuple[int, int]]:
         """Tags and results (bytes, or minus an error number) of reads that have ended.
 
         Args:
-            wait: until one has, or a signal has come: then there may be none.
+            wait: block until one has ended; a signal may return an empty list.
         """
         until = 0 if wait else ctypes.addressof(_NO_TIME)
         try:
@@ -109,29 +109,32 @@ class AsyncReads:
                 self._context, int(wait), self.depth, ctypes.addressof(self._events), until
             )
         except InterruptedError:
-            return []  # Python calls the signal's handler before it goes on
+            return []  # Python runs the signal handler before it continues
         events = self._events.raw[: EVENT.size * count]
         return [(tag, result) for tag, _, result, _ in EVENT.iter_unpack(events)]
 
 
 @cache
 def async_reads_work() -> bool:
-    """Whether the kernel takes reads from us; containers may forbid it."""
+    """Whether Linux aio works here; containers may forbid it."""
     try:
         AsyncReads(1, None).close()
     except OSError as error:
-        log.warning("moex: no asynchronous reads here (%s): by reader threads", error.strerror)
+        log.warning(
+            "moex: Linux asynchronous I/O is not available (%s): using reader threads",
+            error.strerror,
+        )
         return False
     return True
 
 
 _NO_TIME = (ctypes.c_long * 2)(0, 0)
-"""A `struct timespec`: how long to wait for an event that nobody waits for."""
+"""A `struct timespec` of zero: poll without waiting."""
 
 
 def system_call(name: str, number: int, words: int) -> Callable[..., int]:
-    """A system call with so many arguments, each as long as a machine word."""
-    call = _library()["syscall"]  # not an attribute: a function of its own, with its own types
+    """Return a system call that takes `words` arguments of a machine word each."""
+    call = _library()["syscall"]  # indexing creates a new function object with its own types
     call.restype, call.argtypes = ctypes.c_long, [ctypes.c_long] + [ctypes.c_ulong] * words
 
     def checked(*given: int) -> int:
@@ -146,10 +149,10 @@ def system_call(name: str, number: int, words: int) -> Callable[..., int]:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Made once: every one makes classes, which only the garbage collector takes away."""
+    """The C library; cached, because each `CDLL` creates classes that only the GC frees."""
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _quietly(give_up: Callable[..., int], context: int, _: object) -> None:
-    with suppress(OSError):  # a forked child has no such context
-        give_up(context)
+def _quietly(release: Callable[..., int], context: int, _: object) -> None:
+    with suppress(OSError):  # a forked child does not own the context
+        release(context)

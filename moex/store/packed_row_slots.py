@@ -1,4 +1,4 @@
-"""Places that hold packed rows: few bits on the link and in the place, all of them to compute."""
+"""Slots that hold quantized rows: packed on the link and in the slot, unpacked to compute."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class PackedRowSlots(RowSlots):
-    """Rows stay as they came; those that a visit computes are unpacked, one expert's at a time.
+    """Rows stay packed; those that a visit computes with are unpacked, one expert at a time.
 
-    So a place takes the bytes that it is counted with, and what no mask names is never unpacked.
+    So a slot takes exactly the bytes it is counted with, and rows outside every mask stay packed.
     """
 
     neurons: PackedBundles
 
     def whole(self, store: ExpertStore) -> ExpertStore | None:
-        """The store itself where places have room for all: there, too, neurons lie packed."""
+        """The store itself if slots have room for all rows: both hold the same packed bytes."""
         return None if self.thin else store
 
     def computed(
         self, slot: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """Unpack what any token needs, all but what is absent [tokens or 1, capacity]."""
+        """Unpack the rows that any token needs: all but `absent` [tokens or 1, capacity]."""
         rows = self.tensors[slot]["packed"]
         if absent is not None:
             some = (~absent).any(0).nonzero().squeeze(1)

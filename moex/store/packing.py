@@ -1,9 +1,9 @@
-"""Packs a model's experts into files, once: whole or not at all, and resumable at any moment.
+"""Packs a model's experts into files once: atomically, and resumable at any moment.
 
-A folder holds one file of records a layer, and of records that are read in rows (`bundles`) one of
-the rows' checksums. A file gets its name when all of it is on the disk,
-`progress.json` lists the layers that have theirs, and `manifest.json` is written last: its
-existence says that the folder is complete. What is unfinished has a private name that nobody reads.
+A folder holds one file of records per layer and, for records that are read by rows (`bundles`),
+one file of row checksums per layer. A file is renamed to its final name when it is complete on
+disk, `progress.json` lists the finished layers, and `manifest.json` is written last: its existence
+means that the folder is complete. Unfinished files have private names that are never read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
-    """What a reader must find in a manifest, as JSON has it."""
+    """The fields that a reader checks in a manifest, as JSON values."""
     rows = {"row_checksums": "crc32"} if layout.neurons else {}
     parts = [[p.name, list(p.shape), str(p.dtype), p.offset, p.bytes] for p in layout.parts]
     return {
@@ -58,7 +58,7 @@ def header(layout: Planes | Bundles, geometry: Geometry) -> dict[str, Any]:
 def packed_folder(
     cache: Path, name: str, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
 ) -> Path:
-    """The folder of a model's records: a readable name, and a hash of all that decides them."""
+    """The folder of a model's records: a readable name and a hash of all that determines them."""
     text = json.dumps([header(layout, geometry), source], sort_keys=True)
     readable = re.sub(r"[^\w.-]+", "-", name.strip("/").rpartition("/")[2])
     return cache.expanduser() / f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -70,21 +70,21 @@ def layer_file(folder: Path, layer: int) -> Path:
 
 
 def rows_file(folder: Path, layer: int) -> Path:
-    """The file of the checksums of a layer's rows [experts, neurons], four bytes each."""
+    """The file of a layer's row checksums [experts, neurons], four bytes each."""
     return folder / f"layer-{layer:03d}.rows"
 
 
 class Packer:
-    """Packs what it is given, expert by expert, into a folder; a context manager.
+    """Packs experts into a folder, one by one; a context manager.
 
     Args:
-        folder: of this model, quantization and layout.
-        layout: of one record.
-        geometry: says how many there are.
-        source: what the records are made from; kept in the manifest.
+        folder: for this model, quantization and layout.
+        layout: the layout of one record.
+        geometry: the numbers of layers and experts.
+        source: what the records are made from; stored in the manifest.
 
     Raises:
-        RuntimeError: the folder cannot be written, or the disk has no room.
+        RuntimeError: the folder cannot be written, or the disk has too little space.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Packer:
         self.folder, self.layout, self.geometry, self.source = folder, layout, geometry, source
         self._checksums: dict[int, list[int]] = {}
         self._complete = (folder / MANIFEST).is_file()
-        self._record = torch.zeros(layout.bytes, dtype=torch.uint8)  # what is between tensors is 0
+        self._record = torch.zeros(layout.bytes, dtype=torch.uint8)  # padding between tensors is 0
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
 
     @property
     def done(self) -> set[int]:
-        """Layers that need not be given."""
+        """Layers that are packed already."""
         return set(range(self.geometry.layers)) if self._complete else set(self._checksums)
 
     def __enter__(self) -> Self:
@@ -121,7 +121,7 @@ class Packer:
         return self
 
     def _wait(self) -> None:
-        log.warning("moex: another process is at %s: waiting for it", self.folder)
+        log.warning("moex: another process is packing into %s: waiting for it", self.folder)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         with self._stack:
@@ -132,7 +132,7 @@ class Packer:
                 self._finish()
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Append one expert; a layer's experts come in order, layers in any."""
+        """Append one expert; experts of a layer must be given in order, layers in any order."""
         self.layout.pack(self._record, tensors)
         data = self._record.numpy().data
         with self._one_line_errors():
@@ -153,7 +153,7 @@ class Packer:
         with file:
             file.flush()
             os.fsync(file.fileno())
-            if sys.platform == "linux":  # direct reads never look into the page cache
+            if sys.platform == "linux":  # direct reads do not use the page cache
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if self._row_crcs:
             with whole(rows_file(self.folder, layer)) as partial:
@@ -165,7 +165,7 @@ class Packer:
         self._bar.update()
 
     def _resume(self) -> None:
-        """Take over the layers that an earlier packing finished, and look for room for the rest."""
+        """Keep the layers that an earlier run finished, and check the space for the rest."""
         size = self.geometry.experts * self.layout.bytes
         with suppress(FileNotFoundError, ValueError):
             for number, crcs in json.loads((self.folder / PROGRESS).read_text()).items():
@@ -202,6 +202,6 @@ class Packer:
 
 
 def row_checksums(record: torch.Tensor, layout: Planes | Bundles) -> list[int]:
-    """Checksums of the rows that a record begins with; none of a record that is read whole."""
+    """Checksums of a record's rows; empty for a layout that is read whole."""
     data, size = record.numpy().data, layout.row_bytes
     return [zlib.crc32(data[n * size : (n + 1) * size]) for n in range(layout.neurons)]

@@ -1,4 +1,4 @@
-"""How experts are packed neuron by neuron, for a neuron selector."""
+"""Quantized packing of experts neuron by neuron, for a neuron selector."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class NeuronPacking(ExpertPacking):
 
     Args:
         tensors: name, shape and dtype of an expert's tensors.
-        scheme: says which of them are quantized.
+        scheme: chooses which of them are quantized.
 
     Raises:
-        ValueError: experts that are not made of neurons, groups that do not divide these, or a
+        ValueError: experts without gate_up and down, groups that do not divide a row, or a
             quantizer that does not quantize by groups.
     """
 
@@ -43,17 +43,17 @@ class NeuronPacking(ExpertPacking):
         return PackedBundles(self.form)
 
     def sink(self, put: Sink) -> Sink:
-        """Return what hands an expert on: the layout packs it."""
+        """Return `put` itself: the layout packs the expert."""
         return put
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the packed bytes, by the name of the weight."""
+        """All settings that determine the packed bytes, by weight name."""
         return {name: {**each, "kernel": NAME} for name, each in super().settings.items()}
 
     @property
     def kernels(self) -> set[str]:
-        """The name of what computes."""
+        """The name of the compute kernel."""
         return {NAME}
 
 

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 
 
 PIECE = 1 << 20
-"""Bytes of rows that are copied at a time: they stay in the processor's cache on their way."""
+"""Bytes of rows that are copied at a time, so that they stay in the processor's cache."""
 
 
 class RamStore(ExpertStore):
-    """All experts of the model in ordinary memory, one tensor a layer.
+    """All experts of the model in host memory, one tensor per layer.
 
-    Filled once, an expert at a time, by whoever reads the checkpoint; or from another store, which
-    is then closed.
+    Filled once: one expert at a time with `put`, or from another store, which is then closed.
     """
 
     name = "ram"
@@ -41,7 +40,7 @@ class RamStore(ExpertStore):
         self, layout: Planes | Bundles, geometry: Geometry, source: ExpertStore | None = None
     ) -> None:
         self.layout, self.geometry = layout, geometry
-        # Whole pages, none of them shared: page-locking is by pages.
+        # Each layer has its own whole pages, because memory is locked by pages.
         shape = (geometry.experts, layout.bytes)
         self.records = [paged(prod(shape)).view(shape) for _ in range(geometry.layers)]
         self._rows: dict[Expert, np.ndarray] = {}
@@ -51,7 +50,7 @@ class RamStore(ExpertStore):
                     source.read(Expert(layer, index), self.records[layer][index])
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Fill in one expert."""
+        """Store one expert."""
         self.layout.pack(self.records[expert.layer][expert.index], tensors)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
@@ -59,20 +58,20 @@ class RamStore(ExpertStore):
         out.copy_(self.records[expert.layer][expert.index])
 
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
-        """Return the expert's tensors, to be computed with where they lie."""
+        """Return the expert's tensors, sharing the store's memory."""
         assert isinstance(self.layout, Planes)
         return self.layout.weights(self.records[expert.layer][expert.index])
 
     def gather(self, expert: Expert, rows: np.ndarray | None) -> torch.Tensor:
-        """Return neurons of the expert: of some of them a copy, of all of them a view."""
+        """Return neurons of the expert: a copy of selected rows, a view if `rows` is None."""
         assert isinstance(self.layout, Bundles)
         neurons = self.layout.views(self.records[expert.layer][expert.index])
         return neurons if rows is None else neurons.index_select(0, torch.from_numpy(rows))
 
     def rows(self, expert: Expert, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield neurons of the expert as runs of bytes; of all of them at once, and no copy."""
+        """Yield neurons of the expert as runs of bytes; all rows at once, without a copy."""
         found = self._rows.get(expert)
-        if found is None:  # once: making a view takes as long as copying a few rows
+        if found is None:  # cached: making a view takes as long as copying a few rows
             record = self.records[expert.layer][expert.index]
             size = self.layout.neurons * self.layout.row_bytes
             found = self._rows[expert] = record.numpy()[:size].view(f"V{self.layout.row_bytes}")
@@ -84,5 +83,5 @@ class RamStore(ExpertStore):
             yield part, found.take(rows[part])
 
     def close(self) -> None:
-        """Give the memory back, whoever still has the store: a traceback, a notebook."""
+        """Free the memory, even if a traceback or a notebook still holds the store."""
         self.records, self._rows = [], {}

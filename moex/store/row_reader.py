@@ -1,4 +1,4 @@
-"""Rows of a file, many at once: neurons of an expert, wherever in its record they lie."""
+"""Reads scattered rows of a file in batches: selected neurons of an expert's record."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GAP = 16 << 10
-"""Bytes between two rows that are read along with them: another request costs about as much."""
+"""Bytes between two rows up to which one request reads both: a second one costs as much."""
 
 PIECE = 1 << 20
-"""Bytes from which on a request ends with the running row."""
+"""Bytes after which a request ends with its current row."""
 
 TOGETHER, HALF = 64, 4 << 20
-"""Requests that are waited for together, and their bytes, at most; as much again is under way."""
+"""Maximum requests and bytes of a batch; one more batch is in flight at the same time."""
 
 
 class RowReader:
-    """Reads rows into memory that is used again and again; every thread has one of its own.
+    """Reads rows into a reused double buffer; each thread needs its own reader.
 
-    While rows are taken out of one half of it the kernel reads the next into the other. Where it
-    has no asynchronous reads for us, requests are made one after the other.
+    While rows of one half are used, Linux aio fills the other. Where aio is not available,
+    requests are read one after the other.
 
     Args:
         size: bytes of a row.
-        direct: whether files are opened around the page cache: others are not asynchronous.
+        direct: whether files are opened for direct reads; only these are asynchronous.
     """
 
     def __init__(self, size: int, direct: bool) -> None:
         self._size, self._half = size, max(HALF, -(-(PIECE + size) // PAGE + 1) * PAGE)
         self._memory = paged(2 * self._half).numpy()
-        self._kernel: AsyncReads | None = None
-        self._flying: dict[int, Request] = {}
+        self._aio: AsyncReads | None = None
+        self._in_flight: dict[int, Request] = {}
         self._short: list[Request] = []
         if direct:
             with suppress(OSError):
-                self._kernel = AsyncReads(2 * TOGETHER, self._memory)
+                self._aio = AsyncReads(2 * TOGETHER, self._memory)
 
     def read(
         self, file: int, start: int, end: int, rows: np.ndarray
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield rows as runs of bytes, which are gone when the next are asked for.
+        """Yield rows as runs of bytes, valid until the next batch is requested.
 
         Args:
-            file: where they are.
-            start: the byte at which row 0 begins, of a whole page.
-            end: the byte at which what may be read ends.
-            rows: which [rows], ascending.
+            file: descriptor of the open file.
+            start: offset of row 0 in bytes, a multiple of the page size.
+            end: offset in bytes at which the record ends.
+            rows: indices of the rows [rows], ascending.
 
         Yields:
-            Which of `rows`, and these [them].
+            A slice of `rows`, and its rows [slice].
 
         Raises:
-            OSError: they cannot be read.
+            OSError: a read failed.
         """
         before: tuple[slice, np.ndarray, list[Request]] | None = None
         try:
@@ -77,18 +77,18 @@ class RowReader:
             if before is not None:
                 yield self._landed(*before)
         except BaseException:
-            # What the kernel told us of reads that ended may be lost: it waits for all of them.
-            if self._kernel is not None:
-                self._kernel.close()
-                self._kernel = None
-            self._flying.clear()
+            # Results of finished reads may be lost: wait for all reads, and drop the queue.
+            if self._aio is not None:
+                self._aio.close()
+                self._aio = None
+            self._in_flight.clear()
             self._short.clear()
             raise
 
     def _begin(
         self, file: int, half: int, positions: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
     ) -> list[Request]:
-        """Hand requests to the kernel, and make those ourselves that it does not take."""
+        """Submit requests to Linux aio, and read those that it refuses synchronously."""
         addresses = self._memory.ctypes.data + positions
         columns = addresses.tolist(), sizes.tolist(), offsets.tolist()
         first = half * TOGETHER
@@ -96,10 +96,10 @@ class RowReader:
             Request(first + n, file, *each) for n, each in enumerate(zip(*columns, strict=True))
         ]
         taken = 0
-        if self._kernel is not None:
+        if self._aio is not None:
             with suppress(OSError):
-                taken = self._kernel.begin(requests)
-        self._flying.update((request.tag, request) for request in requests[:taken])
+                taken = self._aio.begin(requests)
+        self._in_flight.update((request.tag, request) for request in requests[:taken])
         for request in requests[taken:]:
             self._read(request)
         return requests
@@ -107,31 +107,31 @@ class RowReader:
     def _landed(
         self, part: slice, at: np.ndarray, requests: list[Request]
     ) -> tuple[slice, np.ndarray]:
-        """Wait for requests, and find the rows where they have come to in our memory."""
-        while any(request.tag in self._flying for request in requests):
+        """Wait for requests, and return their rows out of the buffer."""
+        while any(request.tag in self._in_flight for request in requests):
             self._collect()
         while self._short:
             self._read(self._short.pop())
         first, last, size = int(at[0]), int(at[-1]) + self._size, self._size
         if last - first == len(at) * size:
             return part, self._memory[first:last].view(f"V{size}")
-        # A row may begin anywhere: as many overlapping runs as there are bytes to begin at.
+        # A row may begin at any byte: index a view with one overlapping row per byte.
         anywhere = len(self._memory) - size + 1
         return part, np.ndarray(anywhere, f"V{size}", self._memory, strides=1)[at]
 
     def _collect(self) -> None:
-        """Wait until something has come."""
-        assert self._kernel is not None
-        for tag, result in self._kernel.ended(wait=True):
-            request = self._flying.pop(tag)
+        """Wait until at least one request has ended."""
+        assert self._aio is not None
+        for tag, result in self._aio.ended(wait=True):
+            request = self._in_flight.pop(tag)
             if result != request.size:
                 self._short.append(request)
 
     def _read(self, request: Request) -> None:
-        """Make a request ourselves.
+        """Read a request synchronously.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the read failed.
         """
         at, offset = request.address - self._memory.ctypes.data, request.offset
         rest = self._memory[at : at + request.size].data
@@ -143,28 +143,28 @@ class RowReader:
 
 
 class _Batch(NamedTuple):
-    """Requests that are waited for together."""
+    """Requests of a batch, which are waited for together."""
 
     part: slice
-    """Which of the rows they bring."""
+    """The slice of the requested rows that they cover."""
 
     rows: np.ndarray
-    """How many rows each of them brings."""
+    """Rows that each request covers."""
 
     begins: np.ndarray
-    """The byte at which each begins, of a whole page, from row 0 on."""
+    """Offset of each request from row 0 in bytes, a multiple of the page size."""
 
     bytes: np.ndarray
-    """How long each is, in whole pages."""
+    """Length of each request in bytes, a multiple of the page size."""
 
 
 def _batches(rows: np.ndarray, size: int, room: int) -> Iterator[_Batch]:
-    """Share rows of `size` bytes out over requests, those near each other with one.
+    """Split rows into batches of requests; neighbouring rows share one request.
 
     Args:
-        rows: which, ascending.
-        size: bytes of each.
-        room: for the requests of a batch.
+        rows: indices of the rows, ascending.
+        size: bytes of a row.
+        room: maximum bytes of a batch.
     """
     begins, ends = rows * size // PAGE * PAGE, -(-(rows + 1) * size // PAGE) * PAGE
     apart = begins[1:] > ends[:-1] + GAP

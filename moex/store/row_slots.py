@@ -1,4 +1,4 @@
-"""Places that hold some rows of an expert, and which row lies where in them."""
+"""Slots that hold some rows of an expert, with a table of which row is at which position."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 LARGE = 4 << 20
-"""Bytes of an expert from which on several threads lay it out sooner than one."""
+"""Bytes of an expert above which several threads rearrange it faster than one."""
 
 
 class RowSlots(Slots):
-    """`places` places of `capacity` rows each, in planes.
+    """`slots` slots of `capacity` rows each, stored as planes.
 
-    A place that has room for all keeps row j at position j, so that every sum is taken in one order
-    whatever is there. In a smaller one a row takes any free position.
+    A slot with room for all rows keeps row j at position j, so that every sum has the same order
+    whichever rows are resident. In a smaller slot a row takes any free position.
 
     Args:
-        layout: of the store's records.
-        capacity: rows that a place holds.
-        places: residents' slots and staging together.
-        device: where they are.
+        layout: the layout of the store's records.
+        capacity: rows per slot.
+        slots: number of slots, resident and staging together.
+        device: the device of the slots.
     """
 
     def __init__(
@@ -43,47 +43,47 @@ class RowSlots(Slots):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(layout.planes(capacity), slots, device)
-        self.records.zero_()  # what is not there is multiplied by zero, and must be a number
+        self.records.zero_()  # absent rows are multiplied by zero, so they must not be NaN
         self.neurons, self.capacity, self.width = layout, capacity, layout.neurons
         self.thin = capacity < layout.neurons
         self._every = (1 << 8 * (-(-self.width // 8) + 1)) - 1
-        """All rows and a byte more, for positions where none is: they count as row -1."""
+        """Bitmap of all rows and one more byte: empty positions count as row -1."""
         empty = np.full(capacity, -1) if self.thin else np.arange(capacity)
         self.tables = np.tile(empty, (slots, 1))
-        """Which row is at each position of a place; -1: none."""
-        self._coming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        """Of the latest load into a thin place: rows, and where they go."""
+        """The row at each position of a slot [slots, capacity]; -1: none."""
+        self._incoming: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """By slot with less than full capacity: rows of the latest load, and their positions."""
         self._lines: list[tuple[np.ndarray, ...]] = []
-        """Of every place on a CPU: rows of gate and up, and of down, as runs of bytes."""
+        """By slot, on a CPU only: rows of gate_up and of down, as runs of bytes."""
         if self.records.device.type == "cpu" and "gate_up" in self.tensors[0]:
             self._lines = [
                 (layout.lines(slot["gate_up"]), layout.lines(slot["down"])) for slot in self.tensors
             ]
 
     def hold(self, load: Load, rows: int) -> None:
-        """Settle where the rows of a load go, in a place that then holds `rows` (a bitmap)."""
+        """Assign positions to the rows of a load; the slot then holds `rows` (a bitmap)."""
         if not self.thin:
             return
         slot, table = load.slot, self.tables[load.slot]
-        coming = rows if load.rows is None else int.from_bytes(load.rows, "little")
-        if kept := rows & ~coming:
-            new, gone = self._masks(coming, ~kept)
+        incoming = rows if load.rows is None else int.from_bytes(load.rows, "little")
+        if kept := rows & ~incoming:
+            new, gone = self._masks(incoming, ~kept)
             new, free = new.nonzero()[0], gone[table].nonzero()[0]
             table[free] = -1
             at = free[: len(new)]
         else:
-            new = self._masks(coming)[0].nonzero()[0]
+            new = self._masks(incoming)[0].nonzero()[0]
             table[len(new) :] = -1
             at = np.arange(len(new))
         table[at] = new
-        self._coming[slot] = new, at
+        self._incoming[slot] = new, at
 
     def without(self, slot: int, rows: int) -> np.ndarray:
-        """At which positions of a place lies none of these rows (a bitmap): bool [capacity]."""
+        """The positions of a slot that hold none of `rows` (a bitmap): bool [capacity]."""
         return self._masks(~rows)[0][self.tables[slot]]
 
     def _masks(self, *rows: int) -> np.ndarray:
-        """Bitmaps as bool [bitmaps, more than all rows]; the last column is of positions empty."""
+        """Bitmaps as bool [bitmaps, all rows and more]; the last column is for empty positions."""
         size = self._every.bit_length() // 8
         data = b"".join([(each & self._every).to_bytes(size, "little") for each in rows])
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
@@ -92,13 +92,13 @@ class RowSlots(Slots):
     def computed(
         self, slot: int, absent: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """What a place's neurons are computed with, and which of these are to be left out."""
+        """Return the tensors of a slot, and the mask of neurons to leave out (None: none)."""
         return self.tensors[slot], absent
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
-        """What moves the load's bytes; where they go is settled now."""
+        """Return a function that moves the load's bytes; their positions are fixed now."""
         if self.thin:
-            rows, at = self._coming.pop(load.slot)
+            rows, at = self._incoming.pop(load.slot)
         elif load.rows is None:
             return partial(self._move, store, load.expert, load.slot, None, None)
         else:
@@ -106,7 +106,7 @@ class RowSlots(Slots):
         return partial(self._move, store, load.expert, load.slot, rows, at)
 
     def whole(self, store: ExpertStore) -> ExpertStore | None:
-        """Where places have room for all neurons, the store that has them as they do, if any."""
+        """The store whose records equal a full-size slot, if slots are full-size and it exists."""
         return None if self.thin else store.whole
 
     def _move(
@@ -129,24 +129,24 @@ class RowSlots(Slots):
                 some, lines = where[part], found.view(first.dtype).reshape(-1, 3)
                 first[some], first[some + self.capacity], last[some] = lines.T
             return
-        # Slower for some rows, and for small experts, but by all threads for all of a large one.
+        # Uses all threads: faster for all rows of a large expert, slower for few rows.
         neurons = store.gather(expert, rows).to(self.records.device)
         self._put(slot, neurons, slice(None) if at is None else torch.from_numpy(at))
 
     def _put(self, slot: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
-        """Lay neurons, as the store has them, at these positions of a place."""
+        """Write neurons in the store's form to positions of a slot."""
         both = self.tensors[slot]["gate_up"].view(2, self.capacity, -1)
         both[:, where] = neurons[:, :2].transpose(0, 1)
         self.tensors[slot]["down"][where] = neurons[:, 2]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         super().close()
         self._lines = []
 
 
 def members(rows: bytes) -> np.ndarray:
-    """The members of a bitmap, in order."""
+    """The indices of the bits set in a bitmap, ascending."""
     return np.unpackbits(np.frombuffer(rows, np.uint8), bitorder="little").nonzero()[0]
 
 

@@ -1,4 +1,4 @@
-"""The places on the device that experts are loaded into and computed from."""
+"""The device slots that experts are loaded into and computed from."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ HUGE = 2 << 20
 
 
 class Slots:
-    """`places` records in one allocation, with the tensors of each ready to compute with.
+    """`slots` records in one allocation, with the tensors of each ready to compute with.
 
     Args:
-        layout: of one record.
-        places: residents' slots and staging together.
-        device: where they are.
+        layout: the layout of one record.
+        slots: number of slots, resident and staging together.
+        device: the device of the slots.
 
     Raises:
-        RuntimeError: there is not so much memory.
+        RuntimeError: the device has too little memory.
     """
 
     def __init__(self, layout: Planes, slots: int, device: torch.device | str = "cpu") -> None:
@@ -45,8 +45,8 @@ class Slots:
             OverflowError,
         ) as error:  # torch.OutOfMemoryError is a RuntimeError
             raise RuntimeError(
-                f"memory: {slots} slots for experts take {self.bytes / 1e9:.2f} GB, which "
-                f"{device} does not give; expected less: try a smaller memory.slots, or "
+                f"memory: {slots} slots for experts take {self.bytes / 1e9:.2f} GB, more than "
+                f"{device} has free; expected less: try a smaller memory.slots, or "
                 "memory.slots=null and a memory.budget"
             ) from error
         self.records = memory.view(slots, layout.bytes)
@@ -54,27 +54,27 @@ class Slots:
         self.ends = layout.ends
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
-        """What moves the load's bytes to its place."""
+        """Return a function that moves the load's bytes into its slot."""
         return partial(store.read, load.expert, self.records[load.slot])
 
     def whole(self, store: ExpertStore) -> ExpertStore | None:
-        """The store whose records are what a place holds, byte for byte; None: there is none."""
+        """The store whose records equal a slot byte for byte; None: there is none."""
         return store
 
     def close(self) -> None:
-        """Give the memory back, whoever still has the slots; `bytes` stays."""
+        """Free the memory, even if the slots are still referenced; `bytes` is kept."""
         self.records, self.tensors = self.records[:0].clone(), []
 
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return `size` bytes of memory that begin at a page, as direct reads want it.
+    """Return `size` bytes of page-aligned memory, as direct reads need it.
 
-    On a CPU much memory comes in huge pages where the kernel has them: there is less to look up,
-    for direct reads and for computing. It is new memory: what a heap hands out again may lie in
-    small pages.
+    On a CPU, large allocations use huge pages where the system has them: fewer address translations
+    for direct reads and for computing. The memory is newly mapped, because memory reused from the
+    heap may be in small pages.
 
     Raises:
-        RuntimeError, MemoryError: there is not so much memory.
+        RuntimeError, MemoryError: too little memory.
     """
     huge = size >= HUGE and torch.device(device).type == "cpu"
     page = HUGE if huge else PAGE
@@ -84,7 +84,7 @@ def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
             mapped = mmap.mmap(-1, -(-size // page) * page + page, flags=flags)
         except (OSError, OverflowError) as error:
             raise MemoryError(str(error)) from error
-        with suppress(OSError):  # a kernel that will not is no worse than before
+        with suppress(OSError):  # without huge pages it is only slower
             mapped.madvise(mmap.MADV_HUGEPAGE)
         memory = torch.frombuffer(mapped, dtype=torch.uint8)
     else:

@@ -47,14 +47,14 @@ def held(store, slots, kind, monkeypatch):
     monkeypatch.setattr(aio, "AsyncReads", held)
     link = AioLink(store, slots)
     yield link
-    while link._kernel.held:
-        link._kernel.let_go()
+    while link._aio.held:
+        link._aio.let_go()
     link.close()
 
 
 def begun(link) -> list[Expert]:
     names = {link.store.where(expert): expert for expert in EXPERTS}
-    return [names[where] for where in link._kernel.begun]
+    return [names[where] for where in link._aio.begun]
 
 
 def test_loads_hold_their_experts_and_are_counted(store, slots, link):
@@ -90,8 +90,8 @@ def test_guesses_begin_one_by_one_while_experts_are_computed(held):
     held.submit(load(A, B, C, speculative=True))
     assert begun(held) == [A, B, C][:AHEAD]
     for number in range(1, 3):
-        held._kernel.let_go()
-        while not held._kernel.any_ended():
+        held._aio.let_go()
+        while not held._aio.any_ended():
             pass
         held.used(3)
         assert begun(held) == [A, B, C][: AHEAD + number]
@@ -148,8 +148,8 @@ def test_a_read_that_nobody_watched_took_as_long_as_those_that_were(held, pace, 
     held.submit(load(A))
     held.used(3)
     looked = held._looked
-    held._kernel.let_go()
-    while not held._kernel.any_ended():
+    held._aio.let_go()
+    while not held._aio.any_ended():
         pass
     if pace is not None:
         held._watched = [1, pace]
@@ -182,5 +182,5 @@ def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatc
     monkeypatch.setattr(linux_aio, "NUMBERS", {})
     async_reads_work.cache_clear()
     assert not suits_aio(store)
-    assert "no asynchronous reads here" in caplog.text
+    assert "Linux asynchronous I/O is not available" in caplog.text
     async_reads_work.cache_clear()

@@ -132,7 +132,7 @@ def test_waiting_for_bytes_that_come_later_than_they_would_there_is_stall(blocke
     assert blocked.wait(0) > 0
     assert holds(blocked.slots, 0, 1)
     blocked.submit(Plan(1, loads=(Load(Expert(0, 2), 1),)))
-    while not all(copy.there for copy in blocked._expected[1]):
+    while not all(copy.arrived for copy in blocked._expected[1]):
         sleep(0.001)
     sleep(0.001)
     assert blocked.wait(1) == 0.0

@@ -49,7 +49,7 @@ def test_a_router_that_cannot_be_asked_refuses_the_gate_in_one_line(tmp_path):
     random_family("qwen2_moe").save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path))
     loaded.layers[1] = replace(loaded.layers[1], router=None)
-    with pytest.raises(ValueError, match="cannot be asked; try prefetch=markov"):
+    with pytest.raises(ValueError, match="cannot be called; try prefetch=markov"):
         offload(loaded, Setup(LRU(), prefetcher=Gate()))
 
 

@@ -86,14 +86,14 @@ def test_a_changed_byte_is_noticed(written, model, place):
     place = place if place < 0 else data.index(b'"width')
     data[place] ^= 1
     written.path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"corrupted|whole|version"):
+    with pytest.raises(ValueError, match=r"corrupted|complete|version"):
         trained.read("mlp", SHAPE, model)
 
 
 @pytest.mark.parametrize("keep", [0, 5, -2])
 def test_a_file_cut_short_is_noticed(written, model, keep):
     written.path.write_bytes(written.path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="not a complete checkpoint"):
         trained.read("mlp", SHAPE, model)
 
 
@@ -101,5 +101,5 @@ def test_a_foreign_safetensors_file_is_refused(model, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="no mlp checkpoint"):
+    with pytest.raises(ValueError, match="expected a mlp checkpoint"):
         trained.read("mlp", SHAPE, model, str(tmp_path / "x.safetensors"))

@@ -1,4 +1,4 @@
-"""Neurons in few bits: packed on the link and in their places, unpacked where they are computed."""
+"""Neurons in few bits: packed on the link and in their slots, unpacked to compute."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_bytes_are_those_of_the_packed_rows(exact, loaded):
     assert 0 <= loaded.geometry.expert_bytes - 96 * form.row_bytes < 4096
     assert loaded.geometry.expert_bytes < plain.geometry.expert_bytes / 8
     offloaded = offload(loaded, Setup(LRU(), Memory(3), selector=Oracle()))
-    assert offloaded.slots.bytes == offloaded.cache.places * loaded.layout.planes(96).bytes
+    assert offloaded.slots.bytes == offloaded.cache.total_slots * loaded.layout.planes(96).bytes
     offloaded.close()
     report = Report()
     loaded.describe(report)

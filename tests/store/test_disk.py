@@ -61,7 +61,7 @@ def test_a_file_system_that_refuses_direct_reads_is_read_buffered(folder, monkey
     store.close()
     assert holds(out, EXPERTS[5])
     assert (store.io, store.files_warm) == ("buffered", True)
-    assert "no direct reads from" in caplog.text
+    assert "direct reads are not possible in" in caplog.text
 
 
 def test_closing_gives_back_every_handle(folder):

@@ -38,7 +38,7 @@ def reads(request, size, monkeypatch):
     if request.param == "ourselves":
         monkeypatch.setattr(linux_aio, "NUMBERS", {})
     made = RowReader(size, direct=True)
-    assert (made._kernel is None) == (request.param == "ourselves")
+    assert (made._aio is None) == (request.param == "ourselves")
     return made
 
 
@@ -55,7 +55,7 @@ def read(reads: RowReader, file: int, rows: np.ndarray, size: int) -> list[bytes
         found += [row.tobytes() for row in some]
     assert (parts[0].start, parts[-1].stop) == (0, len(rows))
     assert all(before.stop == after.start for before, after in pairwise(parts))
-    assert not reads._flying
+    assert not reads._in_flight
     return found
 
 
@@ -78,17 +78,17 @@ def test_rows_near_each_other_come_with_one_request(monkeypatch):
 
 
 def test_what_the_kernel_brings_short_is_read_again(reads, file, size, monkeypatch):
-    if reads._kernel is not None:
-        ended = reads._kernel.ended
+    if reads._aio is not None:
+        ended = reads._aio.ended
 
         def short(wait: bool) -> list[tuple[int, int]]:
             found = ended(wait)
             for tag, _ in found:
-                at = reads._flying[tag].address - reads._memory.ctypes.data
-                reads._memory[at + 512 : at + reads._flying[tag].size] = 0
+                at = reads._in_flight[tag].address - reads._memory.ctypes.data
+                reads._memory[at + 512 : at + reads._in_flight[tag].size] = 0
             return [(tag, 512) for tag, _ in found]
 
-        monkeypatch.setattr(reads._kernel, "ended", short)
+        monkeypatch.setattr(reads._aio, "ended", short)
     rows = chosen(random.Random(1), 0.01)
     assert read(reads, file, rows, size) == wanted(file, rows, size)
 
@@ -98,7 +98,7 @@ def test_who_stops_looking_leaves_nothing_under_way(reads, file, size):
     looking = reads.read(file, START, end, rows)
     next(looking)
     looking.close()
-    assert not reads._flying
+    assert not reads._in_flight
     assert read(reads, file, rows, size) == wanted(file, rows, size)
 
 
@@ -106,4 +106,4 @@ def test_a_file_that_is_too_short_says_so(reads, file, size):
     end = os.fstat(file).st_size + 40960
     with pytest.raises(OSError, match="too short"):
         list(reads.read(file, START, end, np.array([0, ROWS + 12])))
-    assert not reads._flying
+    assert not reads._in_flight

@@ -47,7 +47,7 @@ def test_all_of_a_larger_memory_may_lie_in_huge_pages_also_after_the_heap_was_us
 
 
 def test_memory_that_is_not_there_is_one_line():
-    with pytest.raises(RuntimeError, match=r"memory: \d+ places .* try a smaller memory\.slots"):
+    with pytest.raises(RuntimeError, match=r"memory: \d+ slots .* try a smaller memory\.slots"):
         Slots(LAYOUT, (1 << 62) // LAYOUT.bytes)
-    with pytest.raises(RuntimeError, match=r"memory: \d+ places"):
+    with pytest.raises(RuntimeError, match=r"memory: \d+ slots"):
         Slots(LAYOUT, (1 << 70) // LAYOUT.bytes)

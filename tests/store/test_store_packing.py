@@ -86,7 +86,7 @@ def killed_while_packing(folder, line: int) -> bool:
 
         def trace(frame, event, _):
             nonlocal count
-            if not frame.f_code.co_filename.endswith(("pack.py", "report.py", "records.py")):
+            if not frame.f_code.co_filename.endswith(("packing.py", "atomic.py", "records.py")):
                 return None
             count += event == "line"
             if count > line:

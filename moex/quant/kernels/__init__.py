@@ -1,1 +1,1 @@
-"""What computes with packed weights: a file each, whose `KERNEL` is it."""
+"""Kernels that compute with packed weights: one file each, which defines `KERNEL`."""

@@ -1,4 +1,4 @@
-"""What a kernel is: it computes a product with codes that lie as it wants them."""
+"""The interface of a kernel: it computes products with codes in its own storage format."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Kernel(ABC):
-    """Codes [out, in] are stored as the kernel's own plane of bytes, and computed with as such."""
+    """Stores codes [out, in] as a plane of bytes in its own format, and computes with it."""
 
     name: str
     slow: frozenset[torch.dtype] = frozenset()
-    """Activations that the reference is faster with: chosen for them only if it is asked for."""
+    """Activation dtypes for which the reference is faster: `kernel=auto` skips this kernel."""
 
     @property
     def layout(self) -> str:
-        """Names the form of the plane: what is packed in one form cannot be read in another."""
+        """Name of the plane's storage format; one format cannot be read as another."""
         return self.name
 
     @abstractmethod
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
-        """Say why it cannot compute here with a weight of this shape; empty if it can."""
+        """Return why it cannot compute with such a weight on the device; empty if it can."""
 
     def plane(self, shape: tuple[int, int], bits: int) -> tuple[int, ...]:
         """Shape of the plane of bytes of a weight [out, in]."""

@@ -1,4 +1,4 @@
-"""torch's own int4 kernel on the CPU: 4 bits, groups of 32 to 256, out a multiple of its block."""
+"""Torch's int4 kernel on the CPU: 4 bits, groups of 32 to 256, outputs in multiples of a block."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 GROUPS = (32, 64, 128, 256)
 MANY = 24
-"""From so many tokens on, whole numbers are multiplied faster than the kernel dequantizes."""
+"""Number of tokens from which integer products are faster than the kernel."""
 
 
 @cache
 def has_integers() -> bool:
-    """Whether this processor multiplies bytes in one instruction, and torch with it."""
+    """Whether processor and torch support integer products (VNNI)."""
     return bool(torch.cpu._is_vnni_supported()) and hasattr(torch, "_int_mm")
 
 
@@ -32,8 +32,8 @@ def has_integers() -> bool:
 def block() -> int:
     """Rows of a block of the kernel's plane on this machine (64 with AVX-512); 0: no such kernel.
 
-    In a block a byte holds the codes of two rows half a block apart, input by input. Learned from
-    the kernel itself, because it differs between machines and is written down nowhere.
+    In a block a byte holds the codes of two rows half a block apart, input by input. Determined by
+    a test call, because it differs between machines and is undocumented.
     """
     codes = torch.randint(16, (128, 64), generator=torch.Generator().manual_seed(0))
     try:
@@ -45,14 +45,14 @@ def block() -> int:
 
 
 def _unfold(plane: Tensor, size: int) -> Tensor:
-    """Codes [out, in] of a plane [out, in / 2] in blocks of so many rows."""
+    """Codes [out, in] of a plane [out, in / 2] in blocks of `size` rows."""
     rows, columns = plane.shape[0], 2 * plane.shape[1]
     folded = plane.view(rows // size, columns, size // 2)
     return torch.cat((folded & 15, folded >> 4), 2).transpose(1, 2).reshape(rows, columns)
 
 
 class Int4(Kernel):
-    """Its scales and zeros have the activations' precision, made anew from 8 bits at every call."""
+    """Scales and zeros are expanded from 8 bits to the activations' dtype at every call."""
 
     name = "int4"
     # Not vectorized: at one token no faster than the reference, which dequantizes once for all
@@ -61,11 +61,11 @@ class Int4(Kernel):
 
     @property
     def layout(self) -> str:
-        """Blocks differ between processors."""
+        """Includes the block size, which differs between processors."""
         return f"int4, blocks of {block()}"
 
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
-        """It is for 4 bits on a CPU."""
+        """Supports 4 bits on a CPU."""
         if bits != 4 or group_size not in GROUPS:
             return f"int4 computes 4 bits in groups of {', '.join(map(str, GROUPS))}"
         if torch.device(device).type != "cpu" or not block():
@@ -73,7 +73,7 @@ class Int4(Kernel):
         return f"int4 needs outputs of a multiple of {block()}" if shape[0] % block() else ""
 
     def store(self, codes: Tensor, bits: int) -> Tensor:
-        """Return the kernel's plane; it takes codes of 32 bits, so a few rows at a time."""
+        """Return the kernel's plane; it takes 32-bit codes, so a few rows at a time."""
         pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
         return torch.cat([pack(rows.int(), 1) for rows in codes.split(16 * block())])
 
@@ -82,7 +82,7 @@ class Int4(Kernel):
         return _unfold(plane, block())
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], quantizer: Grouped) -> Tensor:
-        """Multiply with the kernel; with many tokens, in whole numbers."""
+        """Multiply with the kernel; for many tokens, in integers."""
         tokens = x.reshape(-1, x.shape[-1]).contiguous()
         if len(tokens) >= MANY and x.dtype == torch.bfloat16 and has_integers():
             out = loops.product(tokens, packed, block())

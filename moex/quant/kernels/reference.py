@@ -1,4 +1,4 @@
-"""The reference: the weight is dequantized, then multiplied. Any bits, any shape, any device."""
+"""The reference kernel: dequantizes, then multiplies. Any bits, any shape, any device."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from moex.quant.grouped import Grouped
 
 SLICES = {8: (8,), 4: (4,), 3: (2, 1), 2: (2,)}
-"""A code is cut into slices whose bits divide a byte: nothing is padded, 3 bits take 3."""
+"""Codes are split into slices whose bits divide a byte, without padding: 3 bits take 3."""
 
 
 class Reference(Kernel):
-    """A row of the plane is a row of codes, slice by slice; a byte holds codes far apart."""
+    """A row of the plane is a row of codes, slice by slice; a byte holds distant codes."""
 
     name = "reference"
 
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
-        """It can compute what fills whole bytes."""
+        """Supports rows that fill whole bytes."""
         least = 8 // min(SLICES[bits])
         return f"{bits} bits need rows of a multiple of {least}" if shape[1] % least else ""
 

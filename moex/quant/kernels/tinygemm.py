@@ -1,6 +1,6 @@
-"""torch's own int4 kernel on CUDA, the one beneath torchao's: 4 bits, bfloat16.
+"""Torch's int4 kernel on CUDA, which torchao uses too: 4 bits, bfloat16.
 
-Not chosen before it has agreed with the reference on the device at hand.
+Used only after a check that it returns correct codes on the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS = (32, 64, 128, 256)
 TILES = 8
-"""Of 16 inputs each, that a thread reads at once."""
+"""Tiles of 16 inputs each that a thread reads at once."""
 
 
 def _multiply(x: Tensor, plane: Tensor, size: int, table: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def _multiply(x: Tensor, plane: Tensor, size: int, table: Tensor) -> Tensor:
 
 @cache
 def _agrees(device: str) -> bool:
-    """Whether it is there and returns the codes that it was given."""
+    """Whether the kernel is available and returns the codes that it was given."""
     if torch.device(device).type != "cuda" or not torch.cuda.is_available():
         return False
     try:
@@ -45,12 +45,12 @@ def _agrees(device: str) -> bool:
 
 
 class TinyGemm(Kernel):
-    """Computes in bfloat16, whatever the activations are."""
+    """Computes in bfloat16, whatever the dtype of the activations."""
 
     name = "tinygemm"
 
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
-        """It is for 4 bits on CUDA."""
+        """Supports 4 bits on CUDA."""
         if bits != 4 or group_size not in GROUPS:
             return f"tinygemm computes 4 bits in groups of {', '.join(map(str, GROUPS))}"
         if not _agrees(device):
@@ -59,13 +59,13 @@ class TinyGemm(Kernel):
         return "" if fits else f"tinygemm needs outputs by 8 and inputs by {16 * TILES}"
 
     def store(self, codes: Tensor, bits: int) -> Tensor:
-        """Return the kernel's plane, made on the device."""
+        """Return the kernel's plane; conversion runs on the device."""
         pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).cuda()
         plane = torch.ops.aten._convert_weight_to_int4pack(pairs, TILES)
         return plane.contiguous().view(torch.uint8).view(len(codes), -1).cpu()
 
     def codes(self, plane: Tensor, bits: int, shape: tuple[int, int]) -> Tensor:
-        """Return the codes: the product with one, at scale 1 and offset 8."""
+        """Return the codes: the product with the identity, at scale 1 and offset 8."""
         one = torch.eye(shape[1], dtype=torch.bfloat16, device=plane.device)
         table = torch.ones(shape[1] // 32, shape[0], 2, dtype=one.dtype, device=one.device)
         table[..., 1] = 8
@@ -74,7 +74,7 @@ class TinyGemm(Kernel):
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], quantizer: Grouped) -> Tensor:
         """Multiply with the kernel."""
         scale, zero = scales.read(packed)
-        # Written where it is read: every launch that is spared counts, four times a visit.
+        # Written in place: every launch saved counts, four times per visit.
         table = torch.empty(*scale.shape, 2, dtype=torch.bfloat16, device=scale.device)
         table[..., 0] = scale
         torch.mul(8 - zero, scale, out=table[..., 1])
