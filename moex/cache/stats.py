@@ -2,8 +2,8 @@
 
 Definitions are in analysis/README.md#metrics. A prefetch counts in the phase in which it ends, used
 or dropped, so that used ones never exceed issued ones: a prefetch of a prompt's last layer may be
-used by the first decoded token. What depends on the clock (late hits, waits, bytes that really moved) is
-reported by the runner or the simulator; everything else is decided by logical time.
+used by the first decoded token. What depends on the clock (late hits, waits, bytes that really
+moved) is reported by the runner or the simulator; everything else is decided by logical time.
 """
 
 from __future__ import annotations
