@@ -20,7 +20,7 @@ import threading
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ def write_timeline(path: Path, done: Round, about: dict[str, Any]) -> None:
     own = threading.current_thread().name
     limit_reached = bool(done.events) and done.events[0][2] > done.spans[0][1]
     header = json.dumps({**about, "only_the_latest_events": limit_reached})
-    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"displayTimeUnit":"ms","otherData":{header},"traceEvents":[\n')
         for number, event in enumerate(trace_events(done, own)):
             file.write((",\n" if number else "") + _line(event))

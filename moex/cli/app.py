@@ -27,7 +27,7 @@ from moex.cli.instantiate import build as build
 from moex.cli.overrides import ignored_overrides
 from moex.modes.common import PARTIAL, names_a_part
 from moex.modes.live import analyze
-from moex.runs.atomic import alone, write_atomically
+from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.runs.notes import note
 from moex.runs.provenance import provenance
 from moex.runs.report import Report
@@ -64,7 +64,7 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     if not in_sweep():
         _notice_unused(config, HydraConfig.get().overrides.task)
     name = run_id(given)
-    with alone(
+    with exclusive_lock(
         folder, lambda: note("another process is running this configuration: waiting for it")
     ):
         report, why = (None, "") if config.force else _finished(folder, name)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from moex.paths import cache_folder
-from moex.runs.atomic import alone
+from moex.runs.atomic import exclusive_lock
 from moex.runs.run_id import code_digest
 from moex.store.packing import MANIFEST, SCHEMA
 
@@ -87,7 +87,7 @@ def _code(module: str) -> str:
 def remove(path: Path) -> bool:
     """Remove a folder of packed experts; False, and nothing is changed, if a process uses it."""
     try:
-        with alone(path, _in_use):
+        with exclusive_lock(path, _in_use):
             gone = path if path.name.endswith(GOING) else path.with_name(f".{path.name}{GOING}")
             if gone != path:
                 os.replace(path, gone)  # atomic, for processes that look for it

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 from moex.runs.run_id import checkpoint_paths, folder_digest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write(
     tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     identity = _digest(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(save(tensors, {"moex": json.dumps({**header, "identity": identity})}))
     return Checkpoint(path, tensors, header, identity)
 

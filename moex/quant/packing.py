@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from moex.quant.base import EXPERTS, HEAD, Packed
 from moex.quant.linear import QuantLinear
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -229,7 +229,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     data = save(dict(tensors))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
     except OSError as error:
         raise RuntimeError(

@@ -1,7 +1,7 @@
 """A transformers model whose experts go through cache, link and slots.
 
-`generate`, `forward` and lm-eval see an ordinary model. One layer visit goes as architecture says:
-route, request, submit demand, predict, submit guesses, compute what is there, wait for the rest.
+`generate`, `forward` and lm-eval see an ordinary model. `layer_visit.py` has the steps of a layer
+visit, `journal.py` what a run records and takes back when a visit was interrupted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class OffloadedModel(NeverCopied):
         cache: decides.
         slots: where experts are computed from.
         link: moves them there.
-        prefetcher: guesses; default none.
+        prefetcher: names experts that will be needed; default none.
         neurons: which of them count; default all.
         on_plan: called with every plan that is executed.
         host: computes the experts that plans give to the host.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which is renamed to `path` at the end.
 
     Raises:
@@ -37,18 +37,18 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 @contextmanager
-def alone(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
+def exclusive_lock(folder: Path, wait: Callable[[], None]) -> Iterator[bool]:
     """Hold the exclusive lock of a folder; `wait` is called before waiting for another process.
 
     The system releases the lock when its holder ends, however it ends. Without locks in the file

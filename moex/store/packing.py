@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from moex.runs.atomic import alone, whole, write_atomically
+from moex.runs.atomic import atomic_write, exclusive_lock, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,7 +107,7 @@ class Packer:
             return self
         with self._one_line_errors(), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if stack.enter_context(alone(self.folder, self._wait)):
+            if stack.enter_context(exclusive_lock(self.folder, self._wait)):
                 for left_over in self.folder.glob("*.part"):
                     left_over.unlink(missing_ok=True)
             self._complete = (self.folder / MANIFEST).is_file()
@@ -156,7 +156,7 @@ class Packer:
             if sys.platform == "linux":  # direct reads do not use the page cache
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if self._row_crcs:
-            with whole(rows_file(self.folder, layer)) as partial:
+            with atomic_write(rows_file(self.folder, layer)) as partial:
                 partial.write_bytes(np.array(self._row_crcs, "<u4").tobytes())
         os.replace(file.name, layer_file(self.folder, layer))
         self._file = None

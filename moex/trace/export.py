@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 from moex.trace.trace import following
 
 if TYPE_CHECKING:
@@ -34,6 +34,6 @@ def oracle_general(trace: Trace, path: str | Path) -> Path:
     requests["object"] = names
     requests["size"] = 1
     requests["next"] = following(names)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         requests.tofile(partial)
     return path

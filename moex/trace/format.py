@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
 from moex.trace.validity import DEPTHS as DEPTHS
@@ -79,7 +79,7 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         header["resets"] = trace.resets
     text = json.dumps(header, allow_nan=False)
     table = pa.table(columns).replace_schema_metadata({b"moex": text.encode()})
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(table, partial, compression="zstd")
     return path
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 from moex.types import Expert
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
 
 def write_neurons(counts: NDArray[np.uint32], path: Path) -> None:
     """Write counts atomically."""
-    with whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.save(file, counts)
 
 

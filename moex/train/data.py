@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def _encoded(files: list[Path], tokenizer: Any, path: Path, most: int) -> NDArra
     """Encode documents to a file, piece by piece, unless an earlier run has done so."""
     if not path.is_file():
         count = 0
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             for text in documents(files):
                 pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
                 encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from moex.runs.atomic import whole
+from moex.runs.atomic import atomic_write
 from moex.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
             bar.set_postfix(loss=loss)
             bar.update()
             if number % SAVE_EVERY == SAVE_EVERY - 1:
-                with whole(kept) as partial:
+                with atomic_write(kept) as partial:
                     state = {"run": run, "trainer": trainer.state(), "batch": number + 1}
                     torch.save(state, partial)
     trainer.finish()

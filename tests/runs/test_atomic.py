@@ -34,10 +34,10 @@ def test_two_at_the_same_run_take_turns(tmp_path):
     order = []
 
     def second():
-        with atomic.alone(tmp_path, lambda: order.append("waits")):
+        with atomic.exclusive_lock(tmp_path, lambda: order.append("waits")):
             order.append("second")
 
-    with atomic.alone(tmp_path, lambda: order.append("never")):
+    with atomic.exclusive_lock(tmp_path, lambda: order.append("never")):
         other = threading.Thread(target=second)
         other.start()
         while "waits" not in order:
