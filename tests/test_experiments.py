@@ -7,6 +7,8 @@ import json
 import pytest
 from studies import CONF, PRESETS, ROOT, run_tiny
 
+pytestmark = pytest.mark.study
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_tiny_form_of_a_preset_runs(name, tmp_path, monkeypatch):

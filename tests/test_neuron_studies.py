@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from studies import EXPERIMENTS, run, script
 
+pytestmark = pytest.mark.study
+
 
 def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"

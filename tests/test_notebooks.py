@@ -9,6 +9,8 @@ import jupytext
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.study
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
 HELP = "python notebooks/run.py renews them"

@@ -14,6 +14,8 @@ import torch
 import yaml
 from studies import ROOT, run, script
 
+pytestmark = pytest.mark.study
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
