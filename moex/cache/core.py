@@ -18,7 +18,8 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.pool import Pool, check_staging, overrides
+from moex.cache.capacity import check_capacity
+from moex.cache.pool import Pool, overrides
 from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan, Scope
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.types import Access, Geometry, Prediction
-
-POOLS = ("layer", "global")
 
 
 class ExpertCache:
@@ -63,7 +62,12 @@ class ExpertCache:
         self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
         self.seed, self.future = seed, future
-        self._check()
+        check_capacity(geometry, slots, self.staging, pool)
+        if "future" in self.prototype.needs and self.future is None:
+            raise ValueError(
+                f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
+                "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
+            )
         self.reads_scores = split is not None or overrides(policy, "on_visit")
         """Whether decisions may depend on the visit's router row."""
         self.total_slots = slots * geometry.layers + self.staging
@@ -73,31 +77,10 @@ class ExpertCache:
         ]
         self.reset()
 
-    def _check(self) -> None:
-        self.geometry.check("geometry")
-        if self.pool not in POOLS:
-            raise ValueError(f"memory.pool={self.pool!r}: expected one of {', '.join(POOLS)}")
-        if not self.geometry.top_k <= self.slots <= self.geometry.experts:
-            raise ValueError(
-                f"memory.slots={self.slots}: expected {self.geometry.top_k} (the experts that one "
-                f"token needs in a layer) to {self.geometry.experts} (all of them); "
-                f"try memory.slots={min(2 * self.geometry.top_k, self.geometry.experts)}"
-            )
-        check_staging(self.staging, self.geometry)
-        if "future" in self.prototype.needs and self.future is None:
-            raise ValueError(
-                f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
-                "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
-            )
-
     def reset(self) -> None:
         """Discard all state: empty slots, no prefetches, fresh policies."""
-        layers = self.geometry.layers
-        spans = (
-            [range(layers)]
-            if self.pool == "global"
-            else [range(layer, layer + 1) for layer in range(layers)]
-        )
+        layers, width = self.geometry.layers, 1 if self.pool == "layer" else self.geometry.layers
+        spans = [range(layer, layer + width) for layer in range(0, layers, width)]
         self._pools: list[Pool] = []
         for number, span in enumerate(spans):
             pool = Pool(deepcopy(self.prototype), self.slots * len(span), span)

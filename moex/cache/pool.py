@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from moex.types import Expert, Geometry, Now
+    from moex.types import Expert, Now
 
 
 class Pool:
@@ -93,18 +93,3 @@ class Pool:
 def overrides(policy: CachePolicy, name: str) -> bool:
     """Whether a policy overrides the hook of this name."""
     return getattr(type(policy), name) is not getattr(CachePolicy, name)
-
-
-def check_staging(staging: int, geometry: Geometry) -> None:
-    """Check the number of staging slots.
-
-    Raises:
-        ValueError: no slot, or more slots than the model has experts.
-    """
-    usual = 2 * geometry.top_k
-    most = max(usual, geometry.layers * geometry.experts)
-    if not 1 <= staging <= most:
-        raise ValueError(
-            f"memory.staging={staging}: expected at least 1 slot to load into, at most {most} (all "
-            f"experts of the model); try memory.staging={usual}"
-        )

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from moex.models.biased_router import BiasedRouter
 from moex.models.guards import guarded, refuse_absent
 from moex.quant.base import Packed
 from moex.types import DECODE, PREFILL, Geometry
@@ -79,26 +80,6 @@ def _router(block: nn.Module, experts: Any) -> nn.Module | None:
         if child is not experts and shapes == [(count, hidden)]:
             return BiasedRouter.of(child, block, count)
     return None
-
-
-class BiasedRouter(nn.Module):
-    """Wraps a router that takes a bias of its block as second argument."""
-
-    def __init__(self, router: nn.Module, block: nn.Module, bias: str) -> None:
-        super().__init__()
-        self.router, self.bias = router, bias
-        self.block = (block,)  # not as a submodule: its weights are not the router's
-
-    @classmethod
-    def of(cls, router: nn.Module, block: nn.Module, experts: int) -> nn.Module:
-        """Wrap the router if it needs a bias; else return it unchanged."""
-        held = [n for n, b in block.named_buffers(recurse=False) if b.shape == (experts,)]
-        takes = len(inspect.signature(router.forward).parameters)
-        return cls(router, block, held[0]) if takes == 2 and len(held) == 1 else router
-
-    def forward(self, hidden: Tensor) -> Any:
-        """Call the router with the current bias, because loading replaces it."""
-        return self.router(hidden, getattr(self.block[0], self.bias))
 
 
 def _check_alike(layers: Sequence[MoeLayer]) -> None:
