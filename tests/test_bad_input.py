@@ -77,7 +77,7 @@ PLANNED = [
     ("workload.sampling=sample workload.temperature=inf", "workload.temperature=inf: expected a"),
     ("workload.sampling=sample workload.top_p=nan", "workload.top_p=nan: expected a finite"),
     ("train.width=1000000000", "train.width=1000000000: expected at most 65536"),
-    ("model.device=foo", "model.device=foo: expected a name that torch has for one"),
+    ("model.device=foo", "model.device=foo: expected a device name of torch"),
     ("+model.architecture.x=nan", "model.architecture={'x': nan}: expected a finite number"),
     ("quant=rtn_4bit quant.kernel=tinygemm", "quant.kernel=tinygemm: tinygemm needs a CUDA device"),
     ("quant=rtn_4bit quant.group_size=7", "quant.group_size=7: does not divide the 256 inputs"),

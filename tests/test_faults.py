@@ -180,7 +180,7 @@ def test_memory_that_is_refused_is_one_line_that_names_the_setting():
     with pytest.raises(RuntimeError) as caught:
         Slots(LAYOUT, 1 << 45)
     line = one_line(caught.value)
-    assert line.startswith("memory: 35184372088832 places for experts take ")
+    assert line.startswith("memory: 35184372088832 slots for experts take ")
     assert "try a smaller memory.slots, or memory.slots=null and a memory.budget" in line
     assert "\n" not in line
 

@@ -90,11 +90,11 @@ def link_seconds(
 ) -> tuple[float, str]:
     """Seconds of demanding experts through the link, `together` a visit, and who read last."""
     link = made(store, slots, threads)
-    slots = len(slots.tensors)
+    count = len(slots.tensors)
     started = perf_counter()
     for first in range(0, len(order), together):
         chosen = order[first : first + together]
-        loads = [Load(expert, (first + n) % slots) for n, expert in enumerate(chosen)]
+        loads = [Load(expert, (first + n) % count) for n, expert in enumerate(chosen)]
         link.submit(Plan(first, loads=tuple(loads)))
         for load in loads:
             link.wait(load.slot)

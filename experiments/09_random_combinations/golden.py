@@ -43,7 +43,7 @@ RENAMED: dict[str, str | None] = {"verdict": "bottleneck", "substituted": None}
 """Fields of a row as recorded: their names now; None: taken away on purpose."""
 OVERRIDES: dict[str, str] = {"verdict": "bottleneck"}
 """Overrides as recorded, `cache=lfu` or the key alone: how they are written now."""
-PLAN: tuple[int | None, ...] = (*range(9), None, *range(9, 13))
+PLAN: tuple[int | None, ...] = tuple(range(13))
 """Fields of a plan as recorded: their positions now; None: taken away, was always empty."""
 
 FIXED = ["eval=none", "runner.threads=1", "bottleneck=false", "trace=trace.parquet"]

@@ -120,8 +120,8 @@ def link_speed(loaded: LoadedModel, count: int) -> float:
 
 def memory_speed(loaded: LoadedModel, count: int) -> float:
     """Bytes a second at which one expert after another is read to be computed with."""
-    slots = min(8, loaded.geometry.experts)
-    slots = Slots(loaded.layout, slots)
+    held = min(8, loaded.geometry.experts)
+    slots = Slots(loaded.layout, held)
     for number, record in enumerate(slots.records):
         loaded.store.read(Expert(0, number), record)
     token = torch.randn(1, loaded.geometry.hidden).to(loaded.model.dtype)
@@ -130,7 +130,7 @@ def memory_speed(loaded: LoadedModel, count: int) -> float:
         for number in range(count):
             started = perf_counter()
             experts_interface.expert_output(
-                loaded.layers[0].experts, token, slots.tensors[number % slots]
+                loaded.layers[0].experts, token, slots.tensors[number % held]
             )
             times.append(perf_counter() - started)
     return loaded.layout.bytes / median(times[1:])

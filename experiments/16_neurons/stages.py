@@ -47,7 +47,7 @@ STAGES = {
     "routers' rows": [(Lookahead, "rows")],
     "predicting experts": [(Gate, "predict"), (MLP, "observe"), (MLP, "predict")],
     "selecting neurons": [(Corm, "select"), (Corm, "expect"), (Fetch, "predict")],
-    "masks to bitmaps": [(Neurons, "_select_alone")],
+    "masks to bitmaps": [(Neurons, "_select_single")],
     "residency": [(ExpertCache, "prefetch"), (RowCache, "prefetch"), (RowCache, "_waves")],
     "positions in thin slots": [(RowSlots, "hold"), (RowSlots, "without")],
     "link": [(EmulatedLink, "submit"), (EmulatedLink, "wait")],

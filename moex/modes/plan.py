@@ -58,11 +58,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 
 def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
-    slots = slots * geometry.layers + memory.slots_beside(geometry)
+    total = slots * geometry.layers + memory.slots_beside(geometry)
     report.slots, report.pool = slots, memory.pool
     report.expert_bytes = geometry.expert_bytes
     report.bytes_per_token = geometry.token_bytes
-    report.capacity_bytes = slots * geometry.expert_bytes
+    report.capacity_bytes = total * geometry.expert_bytes
     report.skeleton_bytes = wanted.skeleton
     report.planned_device_bytes = wanted.total + report.capacity_bytes
 

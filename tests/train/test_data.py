@@ -78,7 +78,7 @@ def test_tokens_are_taken_from_the_same_tokenizer_only(tokenizer, tmp_path):
     ids = np.tile(np.arange(3, 103, dtype=np.uint16), 300)
     ids[::1500] = tokenizer.eos_token_id
     ids.tofile(tmp_path / "x.bin")
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json beside it"):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json in its folder"):
         made(tmp_path / "x.bin", tokenizer, tmp_path)
     write_tokenizer(tmp_path)
     assert len(made(tmp_path / "x.bin", tokenizer, tmp_path).starts) == 20
