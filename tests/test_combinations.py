@@ -44,7 +44,7 @@ def test_combinations_differ_and_can_be_repeated():
 
 
 def record_of_two_plans():
-    plan = [0, [[0, 1]], [3], [], [], [], [], [], [], [], 1, [], [], []]
+    plan = [0, [[0, 1]], [3], [], [], [], [], [], [], 1, [], [], []]
     row = {"requests": 4, "hit_rate": 0.5, "skipped": 0}
     return {"simulated": {"row": row, "plans": [plan, [1, *plan[1:]]]}}
 
