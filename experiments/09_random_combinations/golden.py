@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -54,7 +55,9 @@ SHAPES = {
 }
 COMMON = {"vocab_size": 3072, "hidden_size": 128, "intermediate_size": 128, "dtype": "float32"}
 COMMON |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
-COMMON |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+COMMON |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "initializer_range": 0.1}
+COSTS = ("visit", "expert", "pass", "submit", "handover", "load", "predict", "select")
+"""What a replay's clock adds up, each with a number of its own."""
 TIMED = {"prefetch_hits", "late_hits", "prefill_prefetch_hits", "prefill_late_hits", "all_hit_rate"}
 TIMED |= {"effective_hit_rate", "byte_hit_rate", "bytes_moved", "stall_share", "tokens_per_second"}
 """Fields of a live row that depend on the clock, beside those in seconds."""
@@ -75,6 +78,8 @@ def configuration(number: int) -> tuple[str, list[str]]:
         model, sparsity = ("tiny", "corm") if model != "olmoe" else (model, "oracle")
     if model == "tiny" and draw.random() < 0.6:
         words["prefetch"] = draw.choice([word for word in TRAINED if word != "recorded"])
+    if words["prefetch"] in ("gate", "previous"):
+        words["prefetch.depth"] = draw.choice("123")
     words["sparsity"] = sparsity  # also where prefetch=corm would switch one on
     oracle = words["cache"].startswith("belady") or words["prefetch"] == "oracle"
     if sparsity != "none":
@@ -88,6 +93,8 @@ def configuration(number: int) -> tuple[str, list[str]]:
         words |= {"miss": "skip", "miss.threshold": "0.24" if model == "olmoe" else "0.48"}
     if not any("hardware" in word for word in words) and draw.random() < 0.4:
         words["hardware"] = "rtx3060"
+    if any("hardware" in word for word in words):
+        words |= {f"++hardware.{name}_s": f"1.{at}7e-5" for at, name in enumerate(COSTS)}
     return model, [f"{key}={value}" for key, value in words.items()]
 
 
@@ -107,7 +114,7 @@ def models(folder: Path) -> dict[str, list[str]]:
 
 
 def tap(seen: dict[str, Any]) -> None:
-    """Keep the plans of the latest model or replay, and the token ids of the latest live run."""
+    """Keep the plans of the latest model or replay, and what the latest live run computed."""
     init, run_offloaded, replay = OffloadedModel.__init__, rounds.run_offloaded, replays.replay
 
     def tapped_init(self: Any, *given: Any, **named: Any) -> None:
@@ -117,7 +124,8 @@ def tap(seen: dict[str, Any]) -> None:
 
     def tapped_run(*given: Any, **named: Any) -> Any:
         result = run_offloaded(*given, **named)
-        seen["texts"] = result.round.texts
+        scores = hashlib.sha256(result.round.trace.scores.tobytes()).hexdigest()
+        seen["row"] = {"texts": result.round.texts, "scores of routers": scores}
         return result
 
     def tapped_replay(*given: Any, **named: Any) -> Any:
@@ -156,7 +164,7 @@ def run(model: list[str], words: list[str], seen: dict[str, Any]) -> dict[str, A
             left_out = left_out if mode is live else MACHINE  # a replay's clock is not real
             row = {name: value for name, value in row.items() if name not in left_out}
             found[source] = {"row": row, "plans": plain(seen["plans"])}
-    found["live"]["row"]["texts"] = seen["texts"]
+    found["live"]["row"] |= seen["row"]
     return found
 
 

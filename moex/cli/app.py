@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from moex.cli import console, objective, schema
 from moex.cli.errors import CONF, one_line
 from moex.cli.instantiate import build as build
-from moex.cli.overrides import ignored_overrides
+from moex.cli.overrides import notice_ignored
 from moex.modes.common import PARTIAL, names_a_part
 from moex.modes.live import analyze
 from moex.runs.atomic import exclusive_lock, write_atomically
@@ -34,8 +34,6 @@ from moex.runs.report import Report
 from moex.runs.run_id import code_version, key_of, run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from hydra.core.utils import JobReturn
 
 
@@ -62,7 +60,7 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     _refuse_mistyped(config)
     tracker = build(config.tracker)
     if not in_sweep():
-        _notice_unused(config, HydraConfig.get().overrides.task)
+        notice_ignored(config, HydraConfig.get().overrides.task)
     name = run_id(given)
     with exclusive_lock(
         folder, lambda: note("another process is running this configuration: waiting for it")
@@ -133,11 +131,6 @@ def _refuse_mistyped(config: DictConfig) -> None:
             build(config[group])
 
 
-def _notice_unused(config: DictConfig, overrides: Sequence[str]) -> None:
-    for line in ignored_overrides(config, overrides):
-        note(line)
-
-
 def in_sweep() -> bool:
     """Whether this run is one cell of a multirun."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
@@ -152,7 +145,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Count the cells of this sweep that have cached results."""
-        _notice_unused(config, config.hydra.overrides.task)
+        notice_ignored(config, config.hydra.overrides.task)
         settings = {
             "words": OmegaConf.to_container(config.hydra.overrides.task),
             "study": config.hydra.sweeper.get("params"),
@@ -163,6 +156,10 @@ class Sweep(Callback):
         self.before = 0 if config.force else self._done()
         if self.before:
             note(f"{self.before} of {self.total} cells were finished before")
+        ours = f'"code": "{code_version()}"'
+        rows = [path.read_text() for path in self.folder.glob("*/result.json")]
+        if others := sum(ours not in row for row in rows):
+            note(f"{others} results in {self.folder} were made by other code of moex: not used")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Let go of a cell's configurations: Hydra keeps two of every cell until the last."""

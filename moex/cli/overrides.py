@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from moex.cli.errors import CONF, keys_of, unknown_option
+from moex.runs.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,3 +81,9 @@ def _chosen(config: Any, group: str, overrides: Sequence[str]) -> list[Any]:
         return [config[group]]
     paths = [CONF / group / f"{name.strip()}.yaml" for name in swept[-1].split(",")]
     return [yaml.safe_load(path.read_text()) for path in paths if path.is_file()]
+
+
+def notice_ignored(config: Any, overrides: Sequence[str]) -> None:
+    """Say on the screen which overrides this mode and runner ignore."""
+    for line in ignored_overrides(config, overrides):
+        note(line)
