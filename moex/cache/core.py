@@ -18,7 +18,7 @@ from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.capacity import check_capacity
+from moex.cache.limits import check_capacity
 from moex.cache.pool import Pool, overrides
 from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan, Scope
 

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from moex.cache.capacity import POOLS, check_staging
+from moex.cache.limits import POOLS, check_staging
 
 if TYPE_CHECKING:
     from moex.types import Geometry

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.cache.base import CachePolicy
 from moex.cache.belady import Belady
-from moex.cache.capacity import POOLS
+from moex.cache.limits import POOLS
 from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.testing.prefetchers import global_streams
