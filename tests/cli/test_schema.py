@@ -118,14 +118,14 @@ def test_a_mistyped_value_gets_one_line(words, line, tmp_path, monkeypatch):
 def test_ignored_overrides_are_named(words, ignored, capsys):
     plain = words.split()
     config = compose("config", overrides=plain)
-    app._notice_unused(config, plain)
+    app.notice_ignored(config, plain)
     by = f"moex: ignored by mode={config.mode.name} runner={config.runner.name}:"
     assert capsys.readouterr().err == (f"{by} {ignored}\n" if ignored else "")
 
 
 def test_ignored_overrides_are_named_for_each_swept_option(capsys):
     config = compose("config", overrides=["quant=rtn_4bit"])
-    app._notice_unused(config, ["runner=moex,stock,accelerate", "quant=rtn_4bit"])
+    app.notice_ignored(config, ["runner=moex,stock,accelerate", "quant=rtn_4bit"])
     line = "moex: ignored by mode=live runner={}: quant=rtn_4bit\n"
     assert capsys.readouterr().err == line.format("stock") + line.format("accelerate")
 
