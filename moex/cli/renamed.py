@@ -50,7 +50,7 @@ MODULES = {
     "moex.runner.shards": "moex.models.shards",
     "moex.runner.texts": "moex.bench.prompts",
     "moex.runner.timeline": "moex.bench.timeline",
-    "moex.runner.tokenizer": "moex.models.tokenizer",
+    "moex.runner.tokenizer": "moex.models.checkpoint",
     "moex.runner.work": "moex.runner.layer_forward",
     "moex.runner.workload": "moex.bench.workload",
     "moex.settings": "moex.cli.schema",

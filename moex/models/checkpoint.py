@@ -173,3 +173,29 @@ def _check_complete(
             f"model: {folder} lacks {len(missing)} weights of {type(model).__name__}, "
             f"first {missing[0]}; is a shard missing, or is it another model's config?"
         )
+
+
+def load_tokenizer(folder: Path, model: PreTrainedModel) -> Any:
+    """Load the tokenizer in a model's folder.
+
+    Raises:
+        ValueError: there is none, or it has tokens without an embedding in the model.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            _wrong_tokenizer(folder, "has no tokenizer that transformers can read")
+        ) from error
+    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if not 0 <= largest < known:
+        what = f"has a tokenizer with tokens up to {largest}, but the model embeds {known}"
+        raise ValueError(_wrong_tokenizer(folder, what))
+    return tokenizer
+
+
+def _wrong_tokenizer(folder: Path, what: str) -> str:
+    return f"model: {folder} {what}; expected the model's own tokenizer.json beside config.json"

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from moex.models.biased_router import BiasedRouter
 from moex.models.guards import guarded, refuse_absent
+from moex.models.router_scores import BiasedRouter
 from moex.quant.base import Packed
 from moex.types import DECODE, PREFILL, Geometry
 

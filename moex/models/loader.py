@@ -14,11 +14,11 @@ import torch
 from moex.cache.memory import STORES
 from moex.hardware.process_memory import trim
 from moex.models import checkpoint, experts_interface, hub
+from moex.models.checkpoint import load_tokenizer
 from moex.models.guards import refuse_absent
 from moex.models.memory_needs import process_bytes, skeleton_bytes
 from moex.models.random_weights import bytes_as_tokens, fill_randomly
 from moex.models.shards import Folder, Streamed
-from moex.models.tokenizer import load_tokenizer
 from moex.paths import cache_folder, model_folder
 from moex.quant.packing import ExpertPacking, linear_settings, quantize_linears
 from moex.store.bundles import Bundles

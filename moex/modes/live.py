@@ -104,7 +104,7 @@ def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
     from moex.bench import baselines
     from moex.bench.rounds import run_baseline
     from moex.models import checkpoint
-    from moex.models.tokenizer import load_tokenizer
+    from moex.models.checkpoint import load_tokenizer
 
     settings = (config.model.name, config.model.dtype, config.model.device)
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]

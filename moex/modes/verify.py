@@ -31,7 +31,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     from moex.bench import baselines, equality
     from moex.bench.setup import describe, prepare
     from moex.models import checkpoint
-    from moex.models.tokenizer import load_tokenizer
+    from moex.models.checkpoint import load_tokenizer
 
     if config.runner.name != "moex":
         raise ValueError(
