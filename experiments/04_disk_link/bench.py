@@ -4,8 +4,8 @@
     python experiments/04_disk_link/bench.py decode --out results/disk_link.jsonl
     python experiments/04_disk_link/bench.py compare --out results/disk_link.jsonl
 
-`reads` writes 0.3 GB and 2.1 GB of records into `--folder` (a temporary one on the disk of the
-cache otherwise) and takes them away again. `--tiny` only shows that a command works.
+`reads` writes 0.3 to 2.1 GB of records for each of `--sizes` into `--folder` (a temporary one on
+the disk of the cache otherwise) and takes them away again. `--tiny` only shows that it works.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ if TYPE_CHECKING:
     from moex.prefetch.scored import ScoredPrefetcher
     from moex.runs.report import Clocked
 
-SIZES = {"bundled": (589_824, 8, 64), "mixtral-8x7b bf16": (352_321_536, 2, 3)}
+SIZES = {
+    "bundled": (589_824, 8, 64),
+    "qwen3-30b-a3b 4 bits": (2_654_208, 8, 64),
+    "mixtral-8x7b 4 bits": (99_090_432, 2, 8),
+    "mixtral-8x7b bf16": (352_321_536, 2, 3),
+}
 """Bytes of an expert, layers and experts of the synthetic model that holds such records."""
 
 PREFETCHERS: dict[str, type[ScoredPrefetcher]] = {"gate": Gate, "linear": Linear, "mlp": MLP}
