@@ -165,8 +165,10 @@ class Plan(NamedTuple):
     @property
     def residents(self) -> list[tuple[Expert, int]]:
         """Experts, and their slots, that were there before and miss nothing: computed first."""
-        coming = {load.expert for load in self.transfers}
         pairs = zip(self.hits, self.slots, strict=True)
+        if not (self.prefetched or self.loads or self.fills):
+            return list(pairs)
+        coming = {load.expert for load in self.transfers}
         return [pair for pair in pairs if pair[0] not in self.prefetched and pair[0] not in coming]
 
     @property
@@ -175,6 +177,8 @@ class Plan(NamedTuple):
 
         First those that a prefetch brought, then those that this plan loads.
         """
+        if not (self.prefetched or self.loads or self.fills):
+            return []
         coming = {load.expert for load in self.transfers}
         early = [
             (expert, self.slots[self.hits.index(expert)], expert not in self.partial)

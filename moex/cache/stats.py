@@ -59,10 +59,14 @@ class CacheStats:
                     setattr(total.phases[phase], name, getattr(total.phases[phase], name) + value)
         return total
 
-    def copy(self) -> CacheStats:
-        """Return a copy of the current counts."""
-        phases = {phase: Counts(*vars(counts).values()) for phase, counts in self.phases.items()}
-        return CacheStats(self.geometry, phases)
+    def snapshot(self) -> list[dict[str, int]]:
+        """Return the current counts, for `restore`; taken at every live visit, so it is cheap."""
+        return [dict(vars(counts)) for counts in self.phases.values()]
+
+    def restore(self, snapshot: list[dict[str, int]]) -> None:
+        """Set the counts back to those of a snapshot."""
+        for counts, before in zip(self.phases.values(), snapshot, strict=True):
+            vars(counts).update(before)
 
     def demand(self, phase: str, plan: Plan) -> None:
         """Count one wave of a visit."""

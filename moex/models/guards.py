@@ -31,10 +31,11 @@ def guarded(
         )
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):
-        return call(experts, hidden, index, weights).to(hidden.dtype)
-    with torch.autocast(device, enabled=False):
-        out = call(experts, hidden.to(experts.down_proj.dtype), index, weights)
-    return out.to(hidden.dtype)
+        out = call(experts, hidden, index, weights)
+    else:
+        with torch.autocast(device, enabled=False):
+            out = call(experts, hidden.to(experts.down_proj.dtype), index, weights)
+    return out if out.dtype == hidden.dtype else out.to(hidden.dtype)
 
 
 def refuse_absent(experts: Iterable[Any]) -> None:

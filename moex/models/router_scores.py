@@ -95,7 +95,8 @@ class Lookahead:
             return [()]
         if self.kind == "softmax":
             weight, bias = self._asked[number]
-            logits = functional.linear(hidden.to(weight.dtype), weight, bias)
+            given = hidden if hidden.dtype == weight.dtype else hidden.to(weight.dtype)
+            logits = functional.linear(given, weight, bias)
             each = logits.view(len(hidden), -1, self._experts)
             found = each.softmax(-1, dtype=torch.float32).sum(0)
         else:

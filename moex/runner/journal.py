@@ -26,7 +26,7 @@ class Journal:
     def __init__(self, geometry: Geometry) -> None:
         self.recorder = TraceRecorder(geometry)
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
-        self._before: tuple[int, CacheStats, int] | None = None
+        self._before: tuple[int, list[dict[str, int]], int] | None = None
 
     @property
     def clock(self) -> int:
@@ -40,7 +40,7 @@ class Journal:
 
     def begin(self, layer: int) -> None:
         """Take a snapshot: only this layer's statistics may change before `end`."""
-        self._before = layer, self.layer_stats[layer].copy(), self.clock
+        self._before = layer, self.layer_stats[layer].snapshot(), self.clock
 
     def end(self) -> None:
         """Keep what was recorded since `begin`."""
@@ -49,8 +49,8 @@ class Journal:
     def take_back(self) -> None:
         """Roll back what was recorded since `begin`, and record a reset."""
         if self._before is not None:
-            layer, cache_stats, clock = self._before
-            self.layer_stats[layer] = cache_stats
+            layer, counts, clock = self._before
+            self.layer_stats[layer].restore(counts)
             self.recorder.cut(clock)
             if clock:
                 self.recorder.resets.add(clock)
