@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
 from moex.runs.report import SCHEMA
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 RENAMED_SINCE_1 = {"verdict": "bottleneck"}
 TRY = "python run.py experiment=policy_zoo"
 
 
-def collect(folder: str | Path = "results") -> pd.DataFrame:
-    """Return the table of all finished runs under a folder.
+def collect(folder: str | Path = "results", only: Collection[str] = ()) -> pd.DataFrame:
+    """Return the table of all finished runs under a folder, or of those with the ids `only`.
 
     Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their
     names, the leaves of the run's configuration, such as `prefetch.depth`; `folder` is where a
@@ -29,6 +32,7 @@ def collect(folder: str | Path = "results") -> pd.DataFrame:
     """
     folder = Path(folder)
     paths = sorted(folder.glob("*/result.json"))
+    paths = [path for path in paths if not only or path.parent.name in only]
     if not paths:
         raise FileNotFoundError(
             f"{folder}: no results there (looked for {folder}/*/result.json); make some with: {TRY}"

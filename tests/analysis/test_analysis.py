@@ -18,7 +18,6 @@ from analysis.__main__ import draw
 from analysis.catalogue import FIGURES, SIMULATED
 from analysis.cells import cells
 from analysis.collect import need
-from analysis.compare import compare, compare_runs, sentence
 from analysis.publish import ALSO, BLOCK, publish
 from analysis.style import NAMES, ORACLES, policy_style
 from moex.runs.report import Report
@@ -187,41 +186,6 @@ def test_repeats_make_an_interval_and_a_missing_key_is_named(tmp_path):
     write(tmp_path, "b", {"memory": {"staging": 9}}, policy="lru", seed=0, tokens_per_second=1.0)
     with pytest.raises(ValueError, match=r"2 different runs of policy=lru .* memory\.staging"):
         cells(collect(tmp_path), ["policy"], "tokens_per_second")
-
-
-def test_compare_pairs_what_differs_in_nothing_else(tmp_path):
-    for seed in range(4):
-        for name, factor in (("gate", 1.2), ("none", 1.0)):
-            config = {"prefetch": {"_target_": name}, "memory": {"slots": 4}}
-            speed = factor * (10 + 5 * seed)  # drift, common to a pair
-            write(
-                tmp_path, f"{name}{seed}", config, prefetcher=name, seed=seed,
-                tokens_per_second=speed,
-            )  # fmt: skip
-    table = collect(tmp_path)
-    ratio = compare(table, "prefetch=gate", "prefetch=none")
-    assert ratio.pairs == 4
-    assert ratio.low == pytest.approx(1.2)
-    assert "is higher" in sentence("gate", "none", "tokens_per_second", ratio)
-    with pytest.raises(ValueError, match="no such row; the results have prefetcher gate, none"):
-        compare(table, "prefetch=oracle", "prefetch=none")
-    with pytest.raises(ValueError, match="seed=range"):
-        compare(table, "prefetch=gate,seed=0", "prefetch=none,seed=0")
-
-
-def test_noise_is_called_noise(tmp_path):
-    for run, speeds in (("a", (10, 14, 9)), ("b", (11, 10, 12))):
-        (tmp_path / run).mkdir()
-        lines = [
-            json.dumps({"round": n, "phase": "decode", "tokens": speed, "seconds": 1.0})
-            for n, speed in enumerate(speeds)
-        ]
-        (tmp_path / run / "series.jsonl").write_text("\n".join(lines))
-    ratio = compare_runs(tmp_path, "a", "b")
-    assert ratio.low < 1 < ratio.high
-    assert "noise" in sentence("a", "b", "tokens_per_second", ratio)
-    with pytest.raises(ValueError, match="no such file"):
-        compare_runs(tmp_path, "a", "c")
 
 
 @pytest.mark.parametrize("module", ["analysis", "analysis.compare"])
