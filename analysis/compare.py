@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.collect import collect
-from analysis.matching import check_distinct, no_pair, read_words, row_key, select, setting_columns
+from analysis.matching import (
+    GROUPS,
+    check_distinct,
+    no_pair,
+    read_words,
+    row_key,
+    select,
+    setting_columns,
+    telling,
+)
 from analysis.paired import Ratio, paired_ratio
 
 if TYPE_CHECKING:
@@ -56,8 +65,8 @@ def compare(
     numbers = [str(name) for name in table.select_dtypes("number") if "." not in str(name)]
     if metric not in numbers:
         raise ValueError(
-            f"metric={metric}: no such column of numbers; expected one of the result row's, e.g. "
-            "tokens_per_second, hit_rate or bytes_moved (analysis/README.md#metrics)"
+            f"metric={metric}: none of {len(table)} rows has a number of that name; expected one "
+            "that they have (analysis/README.md#metrics): try --metric hit_rate"
         )
     sides = [read_words(mine), read_words(other)]
     keys = setting_columns(table, {name for words in sides for name in words})
@@ -72,10 +81,10 @@ def compare(
     if not len(pairs):
         raise ValueError(no_pair(mine, other, metric, a, b, keys))
     setting = [key for key in keys if key != "seed"]
-    varying = [key for key in setting if pairs[key].map(repr).nunique() > 1]
+    varying = telling(pairs, setting)
     found = []
     for _, alike in pairs.groupby(row_key(pairs, setting), sort=False):
-        first = {key: str(alike[key].iloc[0]) for key in varying}
+        first = {GROUPS.get(key, key): str(alike[key].iloc[0]) for key in varying}
         found.append(Compared(first, _ratio(list(alike[metric]), list(alike[f"{metric}_b"]))))
     return found
 

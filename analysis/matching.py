@@ -49,6 +49,16 @@ def row_key(rows: pd.DataFrame, columns: list[str]) -> pd.Series:
     return pd.Series(list(texts), rows.index, dtype=object)
 
 
+def telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Return the fewest of the columns, in their order, that tell the rows' settings apart."""
+    found: list[str] = []
+    for column in columns:
+        apart = row_key(rows, found).nunique() if found else 1
+        if row_key(rows, [*found, column]).nunique() > apart:
+            found.append(column)
+    return found
+
+
 def select(table: pd.DataFrame, words: dict[str, str]) -> pd.DataFrame:
     """Return the rows with these values.
 

@@ -61,7 +61,7 @@ def test_only_repeats_are_pooled(mixed):
 def test_simulated_rows_compare_by_any_metric(mixed):
     table = collect(mixed)
     found = compare(table[table.source == "sim"], "slots=4", "slots=3", "hit_rate")
-    assert [each.setting["prefetcher"] for each in found] == ["gate", "none"]
+    assert [each.setting["prefetch"] for each in found] == ["gate", "none"]
     for each in found:
         assert (each.ratio.median, each.ratio.pairs) == (pytest.approx(4 / 3), 1)
         assert "1 pair: no interval" in sentence("slots", each.ratio)
@@ -117,7 +117,7 @@ def test_wrong_words_are_named(mixed):
     table = collect(mixed)
     with pytest.raises(ValueError, match="no such row; the results have prefetcher gate, none"):
         compare(table, "prefetch=oracle", "prefetch=none")
-    with pytest.raises(ValueError, match="metric=speed: no such column of numbers"):
+    with pytest.raises(ValueError, match="metric=speed: none of 28 rows has a number"):
         compare(table, "prefetch=gate", "prefetch=none", "speed")
     with pytest.raises(ValueError, match="no column colour"):
         compare(table, "colour=red", "prefetch=none")
