@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,12 +93,10 @@ class LayerForward:
         """Give experts to the host."""
         return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
 
-    def finish(self, host: HostExecutor, experts: Sequence[Expert], given: list[Any]) -> float:
-        """Take the host's results: seconds waited for them, 0 if they were there."""
-        started, late = perf_counter(), not host.done(given)
+    def finish(self, host: HostExecutor, experts: Sequence[Expert], given: list[Any]) -> None:
+        """Take the host's results."""
         for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):
             self.put(expert, result)
-        return perf_counter() - started if late else 0.0
 
     def skip(self, experts: Sequence[Expert]) -> None:
         """Leave experts out: what the others weigh is scaled up to the same sum."""

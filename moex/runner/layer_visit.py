@@ -51,7 +51,6 @@ class LayerVisit:
         first = run.cache.reads_scores or hidden.is_cuda
         self.rows = run.lookahead.rows(number, hidden) if first else []
         chosen = index.tolist()
-        run.meter.collect_stall()
         demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
         self.access = Access(
             run.journal.clock, run.position, number, run.phase, demanded, *self.rows[:1]
@@ -59,6 +58,8 @@ class LayerVisit:
         self.work = LayerForward(experts, hidden, index, weights, chosen)
         self.stats = run.layer_stats[number]
         self.late, self.waited = 0, False
+        self.stalled = False
+        """Whether the running expert was waited for."""
         self.predictions: Sequence[Prediction] = ()
         self.lookahead: tuple[tuple[float, ...], ...] = ()
 
@@ -109,8 +110,8 @@ class LayerVisit:
 
     def expert(self, expert: Expert, slot: int) -> bool:
         """Compute an expert when it is there, or while it arrives; whether it was waited for."""
-        run = self.run
-        before, weights = run.meter.stall_s, run.slots.tensors[slot]
+        run, self.stalled = self.run, False
+        weights = run.slots.tensors[slot]
         if run.link.in_parts and not run.neurons:
             weights = StreamedWeights(weights, run.slots.ends, partial(self.wait, slot))
         else:
@@ -118,13 +119,13 @@ class LayerVisit:
         whole = partial(experts_interface.expert_output, weights=weights)
         self.work.compute(expert, run.neurons.output(expert, slot) if run.neurons else whole)
         run.link.used(slot)
-        return run.meter.stall_s > before
+        return self.stalled
 
     def wait(self, slot: int, size: int | None = None) -> None:
-        """Wait for a slot's load, or for its first bytes; that is stall."""
+        """Wait for a slot's load, or for its first bytes."""
         link = self.run.link
-        stall = link.wait(slot) if size is None else link.wait_part(slot, size)
-        self.run.meter.stall_s += stall
+        late = link.wait(slot) if size is None else link.wait_part(slot, size)
+        self.stalled = late or self.stalled
 
     def begin_host(self, plan: Plan) -> list:
         """Give the host the experts that it computes."""
@@ -132,11 +133,12 @@ class LayerVisit:
         return self.work.begin(host, plan.host) if host and plan.host else []
 
     def finish_host(self, plan: Plan, given: list) -> None:
-        """Take the host's results; waiting for them is stall."""
-        if self.run.host and given:
-            stall = self.work.finish(self.run.host, plan.host, given)
-            self.run.meter.stall_s += stall
-            self.waited = stall > 0 or self.waited
+        """Take the host's results."""
+        host = self.run.host
+        if host and given:
+            before = host.stall_s
+            self.work.finish(host, plan.host, given)
+            self.waited = host.stall_s > before or self.waited
 
     def combine(self) -> Tensor:
         """Sum over the top-k positions, and write the visit down."""

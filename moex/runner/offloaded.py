@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from moex.cache.core import ExpertCache
     from moex.cache.row_cache import RowCache
-    from moex.link.base import Link
+    from moex.link.base import Link, LinkStats
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
     from moex.runner.host_executor import HostExecutor
@@ -79,7 +79,7 @@ class OffloadedModel(NeverCopied):
         )  # of rows, if any
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(link.stats, link.collect_stall)
+        self.meter = Meter(partial(_totals, link, host))
         lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
@@ -241,3 +241,9 @@ class OffloadedModel(NeverCopied):
         if self.on_plan:
             self.on_plan(plan)
         self.link.submit(plan)
+
+
+def _totals(link: Link, host: HostExecutor | None) -> LinkStats:
+    """What the link has moved, and all stall: for the link and for the host."""
+    stats = link.stats()
+    return stats if host is None else stats._replace(stall_s=stats.stall_s + host.stall_s)
