@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
+from moex.cache.row_cache import RowCache
 from moex.hardware.process_memory import trim
 from moex.runner.assemble import Setup, offload
 from moex.runner.routing_replay import read_routing
@@ -73,10 +74,10 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
     report.slots, report.pool = cache.slots, cache.pool
     report.predictor_bytes = setup.predictor_bytes
     report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
-    if setup.selector is not None and offloaded.neurons is not None:
+    if setup.selector is not None and isinstance(cache, RowCache):
         report.lossy.append("sparsity")
-        report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
-        report.break_even = offloaded.neurons.cache.break_even
+        report.rows, report.prefill_masks = cache.share, setup.selector.prefill
+        report.break_even = cache.break_even
     report.skeleton_bytes = loaded.skeleton_bytes
     report.random_weights = loaded.random_weights
     report.replayed_routing = offloaded.routing is not None

@@ -49,7 +49,7 @@ class Link(ABC):
 
     @abstractmethod
     def submit(self, plan: Plan) -> None:
-        """Cancel the plan's dropped prefetches that have not begun, and start its loads."""
+        """Cancel stale loads (`Plan.stale`) that have not begun, and start the plan's loads."""
 
     @abstractmethod
     def wait(self, slot: int) -> bool:

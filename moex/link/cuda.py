@@ -89,9 +89,8 @@ class CudaLink(Link):
         return self._pinned
 
     def submit(self, plan: Plan) -> None:
-        """Stop dropped prefetches; enqueue demand; queue prefetches."""
-        # The rest of a load into a slot that another expert takes over is not needed.
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+        """Stop stale loads; enqueue demand; queue prefetches."""
+        for slot in plan.stale:
             copy = self._expected.pop(slot, None)
             if copy is not None and copy in self._in_flight:
                 self._in_flight.remove(copy)

@@ -93,8 +93,7 @@ class EmulatedLink(Link):
             return
         refuse_other_streams(self.slots.records, self.name)
         now, size = perf_counter(), self.store.geometry.size
-        # The rest of a load into a slot that another expert takes over is not needed.
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+        for slot in plan.stale:
             for copy in self._expected.pop(slot, ()):
                 self.timeline.cancel(now, copy.transfer)
                 self._discard(copy)

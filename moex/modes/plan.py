@@ -38,7 +38,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     for width in [bits, *(w for w in config.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
-            slots = decisions.build(geometry, needs=wanted)[0].slots
+            slots = decisions.build(geometry, needs=wanted).slots
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue

@@ -23,7 +23,8 @@ from test_parity import LOGICAL
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.none import NoCache
-from moex.decisions.rows import row_cache
+from moex.cache.row_cache import RowCache
+from moex.decisions.rows import row_settings
 from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
@@ -120,16 +121,12 @@ class Case:
         run.finish()
         assert run.cache.occupancy()[1] == 0
         trace, memory, selector = run.recorder.trace({}), self.made.memory, self.made.selector
-        twin = ExpertCache(
-            self.made.policy,
-            cache.geometry,
-            cache.slots,
-            cache.pool,
-            cache.staging,
-            split=cache.split,
-        )
-        rows = row_cache(twin, memory, None, run.link.name) if selector else None
-        report, live = simulate(trace, twin, Gate(), neurons=rows), Report()
+        given = self.made.policy, cache.geometry, cache.slots, cache.pool, cache.staging
+        if selector:
+            twin = RowCache(*given, **row_settings(memory, cache.geometry, None, run.link.name))
+        else:
+            twin = ExpertCache(*given, split=cache.split)
+        report, live = simulate(trace, twin, Gate()), Report()
         live.fill(run.layer_stats, None)
         assert {n: getattr(live, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         run.restart()

@@ -9,7 +9,6 @@ from test_runs import exact as exact
 from transformers import AutoModelForCausalLM
 
 from moex.cache.belady import Belady
-from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.row_cache import RowCache
 from moex.prefetch.none import NoPrefetch
@@ -91,10 +90,9 @@ def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(
             assert (decode(model, tokens) - expected).abs().max() < 1e-9
         offloaded.finish()
         if isinstance(prefetcher, NoPrefetch):
-            row, cache = Report(), ExpertCache(policy, loaded.geometry, 2, future=future)
+            row, cache = Report(), RowCache(policy, loaded.geometry, 2, future=future, rows=0.4)
             row.fill(offloaded.layer_stats, None)
-            residency = RowCache(cache, 0.4)
-            replayed = simulate(offloaded.recorder.trace({}), cache, neurons=residency)
+            replayed = simulate(offloaded.recorder.trace({}), cache)
             assert replayed.bytes_demand == row.bytes_demand > 0
             assert replayed.capacity_bytes <= offloaded.slots.bytes
         counts = offloaded.cache_stats.phases[DECODE]
