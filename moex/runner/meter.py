@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moex.link.base import LinkStats
-from moex.runs.report import Clocked
+from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:

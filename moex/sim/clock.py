@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.hardware.link_model import LinkTimeline
-from moex.runs.report import Clocked
+from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:

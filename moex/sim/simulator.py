@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from moex.cache.stats import CacheStats
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
+from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.check import check
 from moex.sim.clock import Clock
@@ -171,15 +172,21 @@ class _Replay:
     def report(self) -> Report:
         """End the replay and return its result row."""
         self._finish()
-        cache, report = self.cache, Report(source="sim", mode="simulate")
-        report.policy = type(cache.prototype).__name__
-        report.prefetcher = type(self.prefetcher).__name__
-        report.slots, report.pool = cache.slots, cache.pool
-        slot_bytes = self.trace.geometry.expert_bytes * cache.slot_share
-        report.capacity_bytes = int(cache.total_slots * slot_bytes)
-        report.oracle = "future" in cache.prototype.needs | self.prefetcher.needs
-        report.link = "modelled" if self.clock else "none"
-        report.fill(self.layer_stats, self.clock.phases if self.clock else None)
-        report.tokens_decode = self.trace.tokens_of(prefill=False)
-        report.tokens_prefill = self.trace.tokens_of(prefill=True)
+        cache, trace = self.cache, self.trace
+        report = Report(
+            source="sim",
+            mode="simulate",
+            policy=type(cache.prototype).__name__,
+            prefetcher=type(self.prefetcher).__name__,
+            link="modelled" if self.clock else "none",
+            slots=cache.slots,
+            pool=cache.pool,
+            capacity_bytes=int(cache.total_slots * trace.geometry.expert_bytes * cache.slot_share),
+            oracle="future" in cache.prototype.needs | self.prefetcher.needs,
+        )
+        report.fill(
+            *measured(self.layer_stats, self.clock.phases if self.clock else None),
+            tokens_decode=trace.tokens_of(prefill=False),
+            tokens_prefill=trace.tokens_of(prefill=True),
+        )
         return report

@@ -29,6 +29,7 @@ from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -127,7 +128,7 @@ class Case:
         else:
             twin = ExpertCache(*given, split=cache.split)
         report, live = simulate(trace, twin, Gate()), Report()
-        live.fill(run.layer_stats, None)
+        live.fill(*measured(run.layer_stats, None))
         assert {n: getattr(live, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         run.restart()
         self.plans.clear()

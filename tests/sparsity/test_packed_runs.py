@@ -17,6 +17,7 @@ from moex.quant.mixed import Mixed
 from moex.quant.rows import Neurons, pack_rows, unpack_rows
 from moex.quant.rtn import RTN
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -91,7 +92,7 @@ def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(
         offloaded.finish()
         if isinstance(prefetcher, NoPrefetch):
             row, cache = Report(), RowCache(policy, loaded.geometry, 2, future=future, rows=0.4)
-            row.fill(offloaded.layer_stats, None)
+            row.fill(*measured(offloaded.layer_stats, None))
             replayed = simulate(offloaded.recorder.trace({}), cache)
             assert replayed.bytes_demand == row.bytes_demand > 0
             assert replayed.capacity_bytes <= offloaded.slots.bytes

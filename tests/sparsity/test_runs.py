@@ -23,6 +23,7 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -243,7 +244,7 @@ def test_a_replay_takes_the_same_decisions(loaded, tmp_path, memory, pool):
         report = simulate(read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append)
         assert replayed == live
         row = type(report)()
-        row.fill(offloaded.layer_stats, None)
+        row.fill(*measured(offloaded.layer_stats, None))
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < loaded.geometry.expert_bytes * row.requests
 
