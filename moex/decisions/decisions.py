@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
@@ -11,28 +11,12 @@ from moex.cache.row_cache import RowCache
 from moex.decisions.rows import row_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from moex.cache.base import CachePolicy
     from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.types import Access, Expert, Future, Geometry
-
-
-class Handler(Protocol):
-    """The interface of `moex.miss.base.MissHandler`, which this package must not import."""
-
-    lossy: ClassVar[bool]
-    on_host: ClassVar[bool]
-
-    def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Return the handler with its constants taken from the profile."""
-
-    def split(
-        self, access: Access, missing: Sequence[Expert], room: int
-    ) -> tuple[Sequence[Expert], Sequence[Expert], Sequence[Expert]]:
-        """Return which missing experts are fetched, computed on the host, skipped."""
+    from moex.types import Future, Geometry
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class Decisions:
     policy: CachePolicy
     memory: Memory = field(default_factory=Memory)
     prefetcher: Prefetcher | None = None
-    miss: Handler | None = None
+    miss: MissHandler | None = None
     seed: int = 0
     neurons: bool = False
     store: str = "ram"

@@ -15,8 +15,8 @@ from moex.runs.report import Report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
-    from moex.models.memory_needs import Needs
     from moex.modes.common import Build
     from moex.types import Geometry
 
