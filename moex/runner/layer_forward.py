@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from moex.runner.host_executor import HostExecutor
     from moex.types import Expert
 
 
@@ -88,15 +87,6 @@ class LayerForward:
         self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
             rows
         ].unsqueeze(-1)
-
-    def begin(self, host: HostExecutor, experts: Sequence[Expert]) -> list[Any]:
-        """Give experts to the host."""
-        return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
-
-    def finish(self, host: HostExecutor, experts: Sequence[Expert], given: list[Any]) -> None:
-        """Take the host's results."""
-        for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):
-            self.put(expert, result)
 
     def skip(self, experts: Sequence[Expert]) -> None:
         """Leave experts out: what the others weigh is scaled up to the same sum."""

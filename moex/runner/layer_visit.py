@@ -132,15 +132,19 @@ class LayerVisit:
 
     def begin_host(self, plan: Plan) -> list:
         """Give the host the experts that it computes."""
-        host = self.run.host
-        return self.work.begin(host, plan.host) if host and plan.host else []
+        if not self.run.host or not plan.host:
+            return []
+        tokens = [self.work.tokens(expert) for expert in plan.host]
+        return self.run.host.begin(self.work.experts, plan.host, tokens)
 
     def finish_host(self, plan: Plan, given: list) -> None:
         """Take the host's results."""
         host = self.run.host
         if host and given:
             before = host.stall_s
-            self.work.finish(host, plan.host, given)
+            results = host.finish(given, self.hidden.device)
+            for expert, result in zip(plan.host, results, strict=True):
+                self.work.put(expert, result)
             self.waited = host.stall_s > before or self.waited
 
     def combine(self) -> Tensor:
