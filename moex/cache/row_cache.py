@@ -114,26 +114,25 @@ class RowCache(ExpertCache):
         waves = max(len(each) for each in parts.values())
         absent = {load.expert for load in plan.loads}
         for number in range(waves):
+            plan = Plan(plan.clock, last=plan.last) if number else plan
             running = [(e, each[number]) for e, each in parts.items() if number < len(each)]
             moved = [self._take(expert, slots[expert], part) for expert, part in running]
-            loads = [load for load in moved if load is not None]
-            if number:
-                plan = Plan(plan.clock, fills=tuple(loads), last=plan.last)
-            else:
-                fills = tuple(load for load in loads if load.expert not in absent)
-                lacking = {fill.expert for fill in fills}
-                plan = plan._replace(
-                    loads=tuple(load for load in loads if load.expert in absent),
-                    fills=fills,
-                    partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
-                )
-            self._running = tuple(running)
+            loads = tuple(load for load in moved if load and load.expert in absent)
+            fills = tuple(load for load in moved if load and load.expert not in absent)
+            absent = set()  # what a later wave moves fills up
+            self._running, lacking = tuple(running), {fill.expert for fill in fills}
             self.deciding = False
-            last = plan.last and number == waves - 1
-            yield self._with_held(plan)._replace(last=last, computed=self._running)
+            yield plan._replace(
+                loads=loads,
+                fills=fills,
+                partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
+                last=plan.last and number == waves - 1,
+                computed=self._running,
+                held=self._held_by(loads + fills),
+            )
 
-    def _with_held(self, plan: Plan) -> Plan:
-        return plan._replace(held=tuple([self.held(load.expert) for load in plan.transfers]))
+    def _held_by(self, transfers: tuple[Load, ...]) -> tuple[int, ...]:
+        return tuple([self.held(load.expert) for load in transfers])
 
     def _forget_bypassed(self) -> None:
         """Forget the rows of the last wave's experts that were not kept."""
@@ -192,10 +191,8 @@ class RowCache(ExpertCache):
                 apart.add(expert)
                 fitting = self._fitting(expert, rows)
                 fills.append(self._prefetch_rows(expert, self.slot_of(expert), fitting))
-        plan = plan._replace(
-            loads=tuple(load for load in loads if load), fills=tuple(fill for fill in fills if fill)
-        )
-        return self._with_held(plan)
+        moved = tuple(load for load in loads if load), tuple(fill for fill in fills if fill)
+        return plan._replace(loads=moved[0], fills=moved[1], held=self._held_by(sum(moved, ())))
 
     def _fitting(self, expert: Expert, rows: bytes | None) -> int:
         wanted = self.full if rows is None else bitmap(rows)
