@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.hardware.link_model import Transfer
     from moex.hardware.profile import HardwareProfile
-    from moex.types import Access, Plan
+    from moex.types import Access, Geometry, Plan
 
 
 class Clock:
@@ -21,9 +21,8 @@ class Clock:
     The share of an expert that the cache's slots hold is computed at once. Times are seconds.
     """
 
-    def __init__(self, profile: HardwareProfile, cache: ExpertCache) -> None:
+    def __init__(self, profile: HardwareProfile, geometry: Geometry, cache: ExpertCache) -> None:
         assert profile.link_bytes_per_s is not None
-        geometry = cache.geometry
         self.profile, self.size = profile, geometry.size
         self.expert_s = profile.expert_s * cache.slot_share
         self.select_s = profile.select_s if cache.by_rows else 0.0

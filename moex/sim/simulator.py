@@ -80,7 +80,7 @@ class _Replay:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
         self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
-        self.clock = Clock(hardware, cache) if timed and hardware else None
+        self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
         self.predicts = not isinstance(prefetcher, NoPrefetch)
         self.access: Access | None = None
         self.cache.reset()
