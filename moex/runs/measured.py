@@ -48,7 +48,8 @@ def measured(
     if clocked:
         yield speed(clocked[PREFILL], clocked[DECODE])
         yield transfers(clocked[DECODE])
-    yield prefill(total and total.phases[PREFILL], clocked and clocked[PREFILL])
+    counted = total.phases[PREFILL] if total else None
+    yield prefill(counted, clocked[PREFILL] if clocked else None)
 
 
 def speed(prefill: Clocked, decode: Clocked) -> Speed:
