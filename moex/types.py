@@ -145,7 +145,9 @@ class Plan(NamedTuple):
     With a neuron selector, `fills` load rows that an expert's slot lacks (of a hit; or, in a wave
     of its own, the next part of an expert that is larger than its slot), `partial` are the hits
     that lack rows, whichever wave loads them, and `unused` are prefetched rows that were not
-    selected at the visit that they were predicted for.
+    selected at the visit that they were predicted for. `computed` has the rows of every expert that
+    are computed in this wave, and `held`, for each of the `transfers`, the rows that are in its
+    slot once it has arrived: bitmaps, as integers (bit j is neuron j).
     """
 
     clock: int
@@ -161,6 +163,8 @@ class Plan(NamedTuple):
     fills: tuple[Load, ...] = ()
     unused: tuple[Eviction, ...] = ()
     partial: tuple[Expert, ...] = ()
+    computed: tuple[tuple[Expert, int], ...] = ()
+    held: tuple[int, ...] = ()
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:
@@ -191,6 +195,11 @@ class Plan(NamedTuple):
     def transfers(self) -> tuple[Load, ...]:
         """All loads that cross the link in this wave."""
         return self.loads + self.fills if self.fills else self.loads
+
+    @property
+    def stale(self) -> list[int]:
+        """Slots whose earlier loads are not needed any more: what has not begun is never sent."""
+        return [gone.slot for gone in self.dropped] + [load.slot for load in self.loads]
 
 
 class Prediction(NamedTuple):

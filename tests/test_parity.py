@@ -13,6 +13,7 @@ from moex.cache.random import Random
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE
@@ -60,7 +61,7 @@ def test_plans_are_identical(loaded, tmp_path, policy, prefetcher, pool, hardwar
     report = simulate(read_trace(path), cache, prefetcher, hardware, on_plan=replayed.append)
     assert replayed == live
     row = type(report)()
-    row.fill(offloaded.layer_stats, None)
+    row.fill(*measured(offloaded.layer_stats, None))
     assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
 
 

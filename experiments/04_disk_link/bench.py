@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.prefetch.base import Prefetcher
     from moex.prefetch.scored import ScoredPrefetcher
-    from moex.runs.report import Clocked
+    from moex.runs.measured import Clocked
 
 SIZES = {
     "bundled": (589_824, 8, 64),

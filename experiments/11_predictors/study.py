@@ -43,8 +43,8 @@ from moex.prefetch.popularity import Popularity
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Setup, bind_selector, offload
+from moex.runs.measured import ratio
 from moex.runs.provenance import provenance
-from moex.runs.report import ratio
 from moex.sim.simulator import simulate
 from moex.sparsity.active import active
 from moex.sparsity.corm import Corm

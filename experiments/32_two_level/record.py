@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
@@ -129,9 +128,8 @@ def equal_plans(loaded: LoadedModel, ids: torch.Tensor, prompt: int) -> tuple[in
     with run as model, torch.inference_mode():
         decode(model, ids, prompt)
     run.finish()
-    residency = RowCache(ExpertCache(LRU(), loaded.geometry, 3), 0.4)
-    trace = run.recorder.trace({})
-    simulate(trace, residency.cache, Recorded(), on_plan=replayed.append, neurons=residency)
+    residency = RowCache(LRU(), loaded.geometry, 3, rows=0.4)
+    simulate(run.recorder.trace({}), residency, Recorded(), on_plan=replayed.append)
     same = sum(a == b for a, b in zip(live, replayed, strict=False))
     return max(len(live), len(replayed)), same
 

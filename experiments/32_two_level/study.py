@@ -120,15 +120,16 @@ def run(
         if not count:
             return None
     cache = ExpertCache(LRU(), geometry, count)
-    residency = RowCache(cache, share) if case.rows else None
-    if residency and case.hot:
-        residency.hot = hottest(neuron_counts(halves(trace)[0]), residency.capacity // 2)
+    if case.rows:
+        cache = RowCache(LRU(), geometry, count, rows=share)
+        if case.hot:
+            cache.hot = hottest(neuron_counts(halves(trace)[0]), cache.capacity // 2)
     trace = halves(trace)[1]
     prefetcher = {"recorded": Recorded(), "gate": Gate(), "none": None}[case.ahead]
     if prefetcher is not None and not case.rows:  # whole experts: names without rows
         said = [[p._replace(rows=None) for p in each] for each in trace.predictions or ()]
         trace = replace(trace, predictions=said)
-    report = simulate(trace, cache, prefetcher, at, cold=True, neurons=residency)
+    report = simulate(trace, cache, prefetcher, at, cold=True)
     tokens = report.tokens_decode
     device = (report.capacity_bytes or 0) + (spent if charged else 0)
     return {

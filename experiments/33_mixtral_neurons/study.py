@@ -189,9 +189,10 @@ def _ms(
     trace: Trace, shape: Geometry, slots: int, at: HardwareProfile, ahead: bool, rows: float = 0.0
 ) -> float:
     cache = ExpertCache(LRU(), shape, slots)
-    residency = RowCache(cache, rows) if rows else None
+    if rows:
+        cache = RowCache(LRU(), shape, slots, rows=rows)
     trace, prefetch = replace(trace, geometry=shape), Recorded() if ahead else None
-    return 1e3 * (simulate(trace, cache, prefetch, at, neurons=residency).tpot_s or 0.0)
+    return 1e3 * (simulate(trace, cache, prefetch, at).tpot_s or 0.0)
 
 
 def draw(rows: list[Row], about: str) -> Figure:

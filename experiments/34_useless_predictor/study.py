@@ -68,8 +68,9 @@ def speed(
 ) -> float:
     """Simulated tokens/s; `rows` 0: whole experts."""
     cache = ExpertCache(LRU(), trace.geometry, slots)
-    residency = RowCache(cache, rows) if rows else None
-    report = simulate(trace, cache, prefetch, link, neurons=residency)
+    if rows:
+        cache = RowCache(LRU(), trace.geometry, slots, rows=rows)
+    report = simulate(trace, cache, prefetch, link)
     assert report.tokens_per_second is not None
     return report.tokens_per_second
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 
 from moex.bench.workload import generate
 from moex.runner.meter import Meter
+from moex.runs.sections import Equality
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,26 +33,6 @@ class Pass(NamedTuple):
     logits: Tensor
     hidden: tuple[bytes, ...]
     token: Tensor
-
-
-@dataclass(frozen=True)
-class Equality:
-    """A grade, and how far apart logits are when both models continue stock's tokens.
-
-    Args:
-        equality: `bit-equal` (every logit of a new token and all hidden states of every layer),
-            `token-equal` (the same texts when each model continues its own), or `approximate`.
-        max_logit_diff: largest difference of two logits.
-        kl: Kullback-Leibler divergence of the next token's distribution from stock's; mean, nats.
-        first_diverging_token: number of the first new token that differs in any prompt's text.
-        first_diverging_layer: decoder layer whose output differs first; -1 is the embedding.
-    """
-
-    equality: str
-    max_logit_diff: float
-    kl: float
-    first_diverging_token: int | None
-    first_diverging_layer: int | None
 
 
 def observe(

@@ -13,7 +13,8 @@ from moex.bench.timeline import EVENTS
 from moex.bench.workload import generate
 from moex.hardware.process_memory import peak_host_bytes
 from moex.runner.meter import Meter, begin_peak, peak_device_bytes, reference_s
-from moex.runs.report import Clocked, Report
+from moex.runs.measured import measured
+from moex.runs.report import Report
 from moex.types import DECODE
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from moex.cache.stats import CacheStats
     from moex.runner.assemble import LoadedModel, Setup
     from moex.runner.offloaded import OffloadedModel
+    from moex.runs.measured import Clocked
     from moex.trace.format import Trace
 
     OnStop = Callable[[list["Round"]], None]
@@ -144,16 +146,15 @@ def _rounds(
 def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
-    if middle.layer_stats:
-        report.fill(middle.layer_stats, middle.phases)
-    else:
-        report.fill_times(middle.phases)
-    report.repeats, report.seed = len(rounds), seed
     seen = [seconds for done in rounds for seconds in done.reference_s]
-    report.drift = max(seen) / min(seen) - 1
-    if len(speeds) > 1:
-        low, _, high = quantiles(speeds, n=4, method="inclusive")
-        report.tokens_per_second_iqr = high - low
-    report.peak_host_bytes = peak_host_bytes()
-    report.peak_device_bytes = peak_device_bytes()
+    quarters = quantiles(speeds, n=4, method="inclusive") if len(speeds) > 1 else None
+    report.fill(
+        *measured(middle.layer_stats, middle.phases),
+        seed=seed,
+        repeats=len(rounds),
+        drift=max(seen) / min(seen) - 1,
+        tokens_per_second_iqr=quarters and quarters[2] - quarters[0],
+        peak_host_bytes=peak_host_bytes(),
+        peak_device_bytes=peak_device_bytes(),
+    )
     return Result(report, middle, rounds)

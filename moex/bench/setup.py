@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
+from moex.cache.row_cache import RowCache
 from moex.hardware.process_memory import trim
 from moex.runner.assemble import Setup, offload
 from moex.runner.routing_replay import read_routing
@@ -66,28 +67,35 @@ def _make(
 
 def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Report:
     """Begin a row with the names and sizes of model, store and setup."""
-    cache, link, store = offloaded.cache, offloaded.link, loaded.store
-    report = Report(source="live", mode="live", oracle=setup.foresight)
-    report.policy = type(cache.prototype).__name__
-    report.prefetcher = type(offloaded.prefetcher).__name__
-    report.slots, report.pool = cache.slots, cache.pool
-    report.predictor_bytes = setup.predictor_bytes
-    report.capacity_bytes = offloaded.slots.bytes + report.predictor_bytes
-    if setup.selector is not None and offloaded.neurons is not None:
+    cache, link, host, store = offloaded.cache, offloaded.link, offloaded.host, loaded.store
+    report = Report(
+        source="live",
+        mode="live",
+        policy=type(cache.prototype).__name__,
+        prefetcher=type(offloaded.prefetcher).__name__,
+        link=link.name,
+        store=store.name,
+        io=link.io or store.io,
+        pinned=link.pinned,
+        files_warm=store.files_warm,
+        slots=cache.slots,
+        pool=cache.pool,
+        capacity_bytes=offloaded.slots.bytes + setup.predictor_bytes,
+        predictor_bytes=setup.predictor_bytes,
+        skeleton_bytes=loaded.skeleton_bytes,
+        emulated=link.emulated or (host is not None and host.emulated),
+        oracle=setup.foresight,
+        random_weights=loaded.random_weights,
+        replayed_routing=offloaded.routing is not None,
+        planned_device_bytes=offloaded.planned_bytes,
+    )
+    if setup.selector is not None and isinstance(cache, RowCache):
         report.lossy.append("sparsity")
-        report.rows, report.prefill_masks = offloaded.neurons.cache.share, setup.selector.prefill
-        report.break_even = offloaded.neurons.cache.break_even
-    report.skeleton_bytes = loaded.skeleton_bytes
-    report.random_weights = loaded.random_weights
-    report.replayed_routing = offloaded.routing is not None
-    report.planned_device_bytes = offloaded.planned_bytes
-    host = offloaded.host
-    report.link, report.pinned = link.name, link.pinned
+        masks = setup.selector.prefill
+        report.fill(rows=cache.share, break_even=cache.break_even, prefill_masks=masks)
     loaded.describe(report)
-    report.emulated = link.emulated or (host is not None and host.emulated)
     if setup.skips:
         report.lossy.append("miss")
-    report.store, report.io, report.files_warm = store.name, link.io or store.io, store.files_warm
     return report
 
 

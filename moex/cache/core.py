@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class ExpertCache:
     """Residency, slots, pools, waves and the admission of prefetches.
 
+    Whoever executes plans calls `request` for every visit, `prefetch` after its last plan and
+    `finish` at the end of a run. `RowCache` answers the same calls with plans that name rows.
+
     Args:
         policy: the prototype; every pool gets a copy of its own.
         geometry: of the model or trace.
@@ -46,6 +49,12 @@ class ExpertCache:
     Raises:
         ValueError: a capacity that cannot serve one visit, or a policy without what it needs.
     """
+
+    by_rows: bool = False
+    """Whether experts are held and moved by rows (`RowCache`)."""
+
+    slot_share: float = 1.0
+    """The share of an expert that a slot holds."""
 
     def __init__(
         self,
@@ -121,8 +130,10 @@ class ExpertCache:
         prefetches = len(self._in_flight)
         return self.total_slots - len(self._free) - len(self._released) - prefetches, prefetches
 
-    def request(self, access: Access) -> Iterator[Plan]:
+    def request(self, access: Access, needs: Sequence[int | None] = ()) -> Iterator[Plan]:
         """Yield the plan of each wave of this visit; the visit ends with the iterator.
+
+        `needs` are the rows that each expert needs, where experts are held by rows (`RowCache`).
 
         There is one wave if everything fits (always, when one token is decoded), and several if the
         visit demands more absent experts than there are free slots; hits are in the first.

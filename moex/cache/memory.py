@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from moex.cache.limits import POOLS, check_staging
 
@@ -35,20 +35,28 @@ def parse_bytes(text: str | int | float) -> int:
     return int(float(match[1]) * 10 ** int(match[2] or 0) * UNITS[match[3] or ""])
 
 
-class Needs(Protocol):
-    """Bytes on the device besides experts: a dataclass with one field per use."""
+@dataclass(frozen=True)
+class Needs:
+    """Device bytes other than experts, by purpose, for a model and a workload.
 
-    @property
-    def skeleton(self) -> int:
-        """Bytes of all weights but the experts'."""
+    skeleton: all weights but the experts'.
+    kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
+    workspace: an estimate of activations (hidden states, one expert's inner state, the logits),
+        and the largest temporary copy of a weight.
+    predictor: a copy of the routers for the gate lookahead, and the prefetcher's own memory.
+    process: interpreter and libraries, if the device is the host's own memory.
+    """
 
-    @property
-    def process(self) -> int:
-        """Bytes of interpreter and libraries, if the device is the host's own memory."""
+    skeleton: int
+    kv_cache: int = 0
+    workspace: int = 0
+    predictor: int = 0
+    process: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes of everything but resident and staging slots."""
+        """Everything but slots and staging."""
+        return self.skeleton + self.kv_cache + self.workspace + self.predictor + self.process
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,7 @@ class Memory:
         slots = (budget - fixed - staged) // layer_slot
         if slots < geometry.top_k:
             least = fixed + staged + geometry.top_k * layer_slot
-            parts = asdict(needs) if needs is not None else {}  # type: ignore[call-overload]
+            parts = asdict(needs) if needs is not None else {}
             each = "".join(f"{name} {size}, " for name, size in parts.items())
             raise ValueError(
                 f"memory.budget={self.budget} ({budget} bytes): expected at least {least} bytes "

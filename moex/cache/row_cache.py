@@ -1,6 +1,6 @@
 """The cache of rows: which neurons of an expert are in its slot, and which must be loaded.
 
-`ExpertCache` decides which experts have a slot, exactly as it does without neurons. A slot holds
+Which experts have a slot is decided exactly as it is without neurons. A slot holds
 `capacity` rows of its expert: all of them, or fewer (thin slots), of which the last used are kept.
 An expert that needs more rows than its slot holds is computed in parts, one wave for each.
 
@@ -10,24 +10,22 @@ uses the same class.
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from moex.cache.core import ExpertCache
 from moex.cache.resident_rows import ResidentRows, bitmap, lowest
 from moex.types import Eviction, Expert, Load, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from moex.cache.core import ExpertCache
     from moex.types import Access, Prediction
 
 
-class RowCache:
-    """Adds rows to an `ExpertCache`: the same calls, and plans that name rows.
+class RowCache(ExpertCache):
+    """An `ExpertCache` whose plans name rows; its arguments, and some of its own.
 
     Args:
-        cache: decides which experts have a slot.
         rows: the share of an expert's rows that a slot holds; 1 for all.
         break_even: from this share of an expert's rows on, the whole expert is moved instead
             (1 with thin slots).
@@ -37,41 +35,35 @@ class RowCache:
         ValueError: a share outside (0, 1].
     """
 
+    by_rows = True
+
     def __init__(
         self,
-        cache: ExpertCache,
+        *given: Any,
         rows: float = 1.0,
         break_even: float = 1.0,
         hot: dict[Expert, int] | None = None,
+        **named: Any,
     ) -> None:
         for name, share in (("rows", rows), ("break_even", break_even)):
             if not 0 < share <= 1:
                 raise ValueError(f"memory.{name}={share}: expected a share in (0, 1]")
-        width = cache.geometry.intermediate
-        self.cache, self.full, self.bytes = cache, (1 << width) - 1, -(-width // 8)
-        self.share, self.capacity = rows, max(1, int(rows * width + 1e-9))
-        self.thin = self.capacity < width
+        super().__init__(*given, **named)
+        width = self.geometry.intermediate
+        self.full, self.bytes = (1 << width) - 1, -(-width // 8)
+        self.share, self.capacity = rows, rows_in_slot(rows, width)
+        self.slot_share, self.thin = self.capacity / width, self.capacity < width
         # A thin slot has no room for a whole expert, so only rows are moved there.
         self.break_even = 1.0 if self.thin else break_even
         self.threshold = self.break_even * width
         self.hot = {e: lowest(r, self.capacity // 2) for e, r in (hot or {}).items()}
-        self.parts: dict[Expert, int]
-        """The rows of each expert that the wave last planned computes."""
-        self.reset()
-
-    def over(self, cache: ExpertCache) -> RowCache:
-        """Return an empty row cache of the same settings, over another expert cache."""
-        twin = copy(self)
-        twin.cache = cache
-        twin.reset()
-        return twin
 
     def reset(self) -> None:
         """Discard all state."""
-        self.parts = {}
+        super().reset()
+        self._running: tuple[tuple[Expert, int], ...] = ()
+        """The experts, and their rows, that the wave last planned computes."""
         self._members: list[Expert] = []
-        self._deciding = False
-        self.cache.reset()
         self._held: dict[Expert, ResidentRows] = {}
         self._early: dict[Expert, int] = {}
 
@@ -79,7 +71,7 @@ class RowCache:
         """Return the rows that are in the expert's slot, or being loaded to it."""
         return self._held[expert].rows if expert in self._held else 0
 
-    def request(self, access: Access, needs: Sequence[int | None]) -> Iterator[Plan]:
+    def request(self, access: Access, needs: Sequence[int | None] = ()) -> Iterator[Plan]:
         """Yield the plan of each wave of this visit: `ExpertCache.request`, with rows.
 
         Args:
@@ -87,7 +79,7 @@ class RowCache:
             needs: the bitmap of rows that each of its experts needs (an empty one counts as one
                 row); None for all rows.
         """
-        if self._deciding or self.cache.deciding:
+        if self.deciding:
             self.reset()
         self._forget_bypassed()
         wanted = {
@@ -95,7 +87,7 @@ class RowCache:
             for index, rows in zip(access.experts, needs, strict=True)
         }
         first = True
-        for plan in self.cache.request(access):
+        for plan in super().request(access):
             dropped = [self._dropped(eviction) for eviction in plan.dropped]
             unused = self._unused(access.layer, wanted) if first else ()
             first = False
@@ -104,7 +96,7 @@ class RowCache:
 
     def _waves(self, plan: Plan, wanted: dict[Expert, int]) -> Iterator[Plan]:
         """Split a wave of experts into waves in which each part fits its expert's slot."""
-        self._deciding = True
+        self.deciding = True
         self._members = members = [*plan.hits, *(load.expert for load in plan.loads)]
         evicted = [each.expert for each in plan.evictions if each.expert not in members]
         for expert in evicted:
@@ -120,29 +112,32 @@ class RowCache:
         slots = dict(zip(plan.hits, plan.slots, strict=True)) | slots
         parts = {expert: self._parts(expert, wanted[expert]) for expert in members}
         waves = max(len(each) for each in parts.values())
+        absent = {load.expert for load in plan.loads}
         for number in range(waves):
-            self.parts = {e: each[number] for e, each in parts.items() if number < len(each)}
-            moved = [self._take(expert, slots[expert], part) for expert, part in self.parts.items()]
-            loads = [load for load in moved if load is not None]
-            last = plan.last and number == waves - 1
-            self._deciding = False
-            if number:
-                yield Plan(plan.clock, fills=tuple(loads), last=last)
-                continue
-            absent = {load.expert for load in plan.loads}
-            fills = tuple(load for load in loads if load.expert not in absent)
-            lacking = {fill.expert for fill in fills}
+            plan = Plan(plan.clock, last=plan.last) if number else plan
+            running = [(e, each[number]) for e, each in parts.items() if number < len(each)]
+            moved = [self._take(expert, slots[expert], part) for expert, part in running]
+            loads = tuple(load for load in moved if load and load.expert in absent)
+            fills = tuple(load for load in moved if load and load.expert not in absent)
+            absent = set()  # what a later wave moves fills up
+            self._running, lacking = tuple(running), {fill.expert for fill in fills}
+            self.deciding = False
             yield plan._replace(
-                loads=tuple(load for load in loads if load.expert in absent),
+                loads=loads,
                 fills=fills,
                 partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
-                last=last,
+                last=plan.last and number == waves - 1,
+                computed=self._running,
+                held=self._held_by(loads + fills),
             )
+
+    def _held_by(self, transfers: tuple[Load, ...]) -> tuple[int, ...]:
+        return tuple([self.held(load.expert) for load in transfers])
 
     def _forget_bypassed(self) -> None:
         """Forget the rows of the last wave's experts that were not kept."""
         for expert in self._members:
-            if not self.cache.holds(expert):
+            if not self.holds(expert):
                 self._held.pop(expert, None)
         self._members = []
 
@@ -174,31 +169,30 @@ class RowCache:
         rows = None if whole else missing.to_bytes(self.bytes, "little")
         return Load(expert, slot, rows, speculative)
 
-    def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
+    def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
         """Prefetch experts as `ExpertCache.prefetch` does, and missing rows of resident ones.
 
         For the latter only the first `staging - top_k` predictions count. A whole expert predicted
         for a thin slot gets as many rows as the slot holds, hot ones first.
         """
         predictions = [p for p in predictions if p.rows is None or bitmap(p.rows)]
-        plan = self.cache.prefetch(predictions, clock)
+        plan = super().prefetch(predictions, clock)
         loads = []
         for load in plan.loads:
             self._held[load.expert] = ResidentRows()
             fitting = self._fitting(load.expert, load.rows)
             loads.append(self._prefetch_rows(load.expert, load.slot, fitting))
-        spare = self.cache.staging - self.cache.geometry.top_k
+        spare = self.staging - self.geometry.top_k
         # The rows of experts that the running wave computes must not change.
-        apart = {load.expert for load in plan.loads} | set(self.parts)
+        apart = {load.expert for load in plan.loads} | {expert for expert, _ in self._running}
         fills = []
         for expert, _, rows in predictions[: max(0, spare)]:
             if rows is not None and expert in self._held and expert not in apart:
                 apart.add(expert)
                 fitting = self._fitting(expert, rows)
-                fills.append(self._prefetch_rows(expert, self.cache.slot_of(expert), fitting))
-        return plan._replace(
-            loads=tuple(load for load in loads if load), fills=tuple(fill for fill in fills if fill)
-        )
+                fills.append(self._prefetch_rows(expert, self.slot_of(expert), fitting))
+        moved = tuple(load for load in loads if load), tuple(fill for fill in fills if fill)
+        return plan._replace(loads=moved[0], fills=moved[1], held=self._held_by(sum(moved, ())))
 
     def _fitting(self, expert: Expert, rows: bytes | None) -> int:
         wanted = self.full if rows is None else bitmap(rows)
@@ -230,7 +224,12 @@ class RowCache:
 
     def finish(self, clock: int) -> Plan:
         """End a run: prefetched experts and rows that were never demanded count as wasted."""
-        plan = self.cache.finish(clock)
+        plan = super().finish(clock)
         dropped = tuple(self._dropped(eviction) for eviction in plan.dropped)
-        unused = [self._unused(layer, {}) for layer in range(self.cache.geometry.layers)]
+        unused = [self._unused(layer, {}) for layer in range(self.geometry.layers)]
         return plan._replace(dropped=dropped, unused=sum(unused, ()))
+
+
+def rows_in_slot(share: float, width: int) -> int:
+    """Return how many of `width` rows a slot of this share holds."""
+    return max(1, int(share * width + 1e-9))

@@ -12,13 +12,14 @@ import numpy as np
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.hardware.costs import fit
+from moex.link.base import Link
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Setup, offload
 from moex.types import DECODE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from moex.cache.memory import Memory
     from moex.hardware.costs import Costs
     from moex.hardware.profile import HardwareProfile
-    from moex.link.base import Link, LinkStats
+    from moex.link.base import LinkStats
     from moex.prefetch.base import Observation
     from moex.runner.assemble import LoadedModel
     from moex.types import Geometry, Plan, Prediction
@@ -54,6 +55,59 @@ class TimedPrefetcher(Prefetcher):
         return predictions
 
 
+class TimedLink(Link):
+    """Passes every call on to another link, and keeps what the computing thread spends in it.
+
+    `seconds` are by the clock of the visit, without those of waiting.
+    """
+
+    def __init__(self, inner: Link) -> None:
+        self.inner, self.seconds = inner, defaultdict[int, float](float)
+        self.name, self.emulated, self.io = inner.name, inner.emulated, inner.io
+        self.in_parts, self._clock = inner.in_parts, 0
+
+    @property
+    def pinned(self) -> bool | None:
+        """As of the other link."""
+        return self.inner.pinned
+
+    def _timed(self, call: Callable[..., Any], *given: int | Plan) -> bool:
+        started, stall = perf_counter(), self.inner.stall_s
+        late = call(*given)
+        waited = self.inner.stall_s - stall
+        self.seconds[self._clock] += perf_counter() - started - waited
+        return bool(late)
+
+    def submit(self, plan: Plan) -> None:
+        """Submit a plan; the calls after it belong to its visit."""
+        self._clock = plan.clock
+        self._timed(self.inner.submit, plan)
+
+    def wait(self, slot: int) -> bool:
+        """Wait for a load."""
+        return self._timed(self.inner.wait, slot)
+
+    def wait_part(self, slot: int, size: int) -> bool:
+        """Wait for the first bytes of a load."""
+        return self._timed(self.inner.wait_part, slot, size)
+
+    def used(self, slot: int) -> None:
+        """Note that a computation was launched."""
+        self._timed(self.inner.used, slot)
+
+    def restart(self) -> None:
+        """Reset the other link."""
+        self.inner.restart()
+
+    def stats(self) -> LinkStats:
+        """As of the other link."""
+        return self.inner.stats()
+
+    def close(self) -> None:
+        """Close the other link."""
+        self.inner.close()
+
+
 def offloaded_costs(
     loaded: LoadedModel,
     memory: Memory,
@@ -71,7 +125,7 @@ def offloaded_costs(
     timed = TimedPrefetcher(Gate())
     run = offload(loaded, Setup(LRU(), memory, timed, link), on_plan=plans.append)
     run.meter.times_visits = True
-    spent = _timed_link(run.link)
+    spent = run.link = TimedLink(run.link)
     with run as model:
         generate(model, prompts, tokens, run.meter)
         run.finish()
@@ -96,7 +150,7 @@ def offloaded_costs(
         "submits": np.asarray([submits[clock] for clock in clocks]),
     }
     predicting = np.asarray(timed.seconds)
-    handed = np.asarray([spent[clock] for clock in clocks])
+    handed = np.asarray([spent.seconds[clock] for clock in clocks])
     seconds = np.asarray(run.meter.visits) - predicting - handed
     # A pass's first visit includes its start, so it is left out of the fit.
     fitted = decode & ~first if layers > 1 else decode
@@ -124,29 +178,3 @@ def _fitted(
     costs = fit(seconds=seconds[visits], **{name: each[visits] for name, each in columns.items()})
     modelled = costs.seconds(**columns)[visits].sum()
     return costs.times(float(seconds[visits].sum() / modelled)) if modelled else costs
-
-
-def _timed_link(link: Link) -> dict[int, float]:
-    """Let the link keep what the computing thread spends in it at every visit, without waiting."""
-    seconds: defaultdict[int, float] = defaultdict(float)
-    submit, wait, used, clock = link.submit, link.wait, link.used, 0
-
-    def timed_submit(plan: Plan) -> None:
-        nonlocal clock
-        clock, started = plan.clock, perf_counter()
-        submit(plan)
-        seconds[clock] += perf_counter() - started
-
-    def timed_wait(slot: int) -> float:
-        started = perf_counter()
-        stall = wait(slot)
-        seconds[clock] += perf_counter() - started - stall
-        return stall
-
-    def timed_used(slot: int) -> None:
-        started = perf_counter()
-        used(slot)
-        seconds[clock] += perf_counter() - started
-
-    link.submit, link.wait, link.used = timed_submit, timed_wait, timed_used  # type: ignore[method-assign]
-    return seconds

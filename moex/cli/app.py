@@ -98,12 +98,7 @@ def _execute(config: DictConfig, folder: Path, name: str) -> Report:
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
     report: Report = get_method(config.mode.run)(config, folder, build)
-    _names(report, config)
-    report.run_id = name
-    report.mode, report.seed, report.smoke = config.mode.name, config.seed, config.smoke
-    for field, value in provenance().items():
-        setattr(report, field, value)
-    report.code = code_version()
+    report.fill(run_id=name, **_names(report, config), code=code_version(), **provenance())
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     _enter(folder)
     report.write(folder)
@@ -234,14 +229,14 @@ def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
     return Report(**row), "cached result: this run was finished before; force=true reruns it"
 
 
-def _names(report: Report, config: DictConfig) -> None:
-    """Fill in the names of the options that the user chose."""
+def _names(report: Report, config: DictConfig) -> dict[str, Any]:
+    """Return the fields that the user chose: names of options, mode, seed."""
     choices = HydraConfig.get().runtime.choices
-    report.hardware, report.runner = config.hardware.name, choices["runner"]
+    names = {"mode": config.mode.name, "seed": config.seed, "smoke": config.smoke}
+    names |= {"hardware": config.hardware.name, "runner": choices["runner"]}
     if report.source == "live":
-        report.model, report.workload = config.model.name, config.workload.name
-    if report.source == "sim" or report.runner == "moex":
-        report.runner = "moex"
-        report.policy, report.prefetcher = choices["cache"], choices["prefetch"]
-        report.quant, report.sparsity = choices["quant"], choices["sparsity"]
-        report.miss = choices["miss"]
+        names |= {"model": config.model.name, "workload": config.workload.name}
+    if report.source == "sim" or choices["runner"] == "moex":
+        names |= {name: choices[name] for name in ("quant", "sparsity", "miss")}
+        names |= {"policy": choices["cache"], "prefetcher": choices["prefetch"], "runner": "moex"}
+    return names

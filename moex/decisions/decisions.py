@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
-from moex.decisions.rows import row_cache
+from moex.cache.row_cache import RowCache
+from moex.decisions.rows import row_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from moex.cache.base import CachePolicy
     from moex.cache.memory import Needs
-    from moex.cache.row_cache import RowCache
     from moex.hardware.profile import HardwareProfile
+    from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
-    from moex.types import Access, Expert, Future, Geometry
-
-
-class Handler(Protocol):
-    """The interface of `moex.miss.base.MissHandler`, which this package must not import."""
-
-    lossy: ClassVar[bool]
-    on_host: ClassVar[bool]
-
-    def bound(self, geometry: Geometry, hardware: HardwareProfile | None) -> Self:
-        """Return the handler with its constants taken from the profile."""
-
-    def split(
-        self, access: Access, missing: Sequence[Expert], room: int
-    ) -> tuple[Sequence[Expert], Sequence[Expert], Sequence[Expert]]:
-        """Return which missing experts are fetched, computed on the host, skipped."""
+    from moex.types import Future, Geometry
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class Decisions:
     policy: CachePolicy
     memory: Memory = field(default_factory=Memory)
     prefetcher: Prefetcher | None = None
-    miss: Handler | None = None
+    miss: MissHandler | None = None
     seed: int = 0
     neurons: bool = False
     store: str = "ram"
@@ -66,8 +50,8 @@ class Decisions:
         hardware: HardwareProfile | None = None,
         future: Future | None = None,
         needs: Needs | None = None,
-    ) -> tuple[ExpertCache, RowCache | None]:
-        """Return a fresh cache, with misses handled for this hardware, and its row cache (or None).
+    ) -> ExpertCache:
+        """Return a fresh cache, with misses handled for this hardware: by rows, with `neurons`.
 
         Args:
             geometry: of the model or trace.
@@ -79,7 +63,7 @@ class Decisions:
             ValueError: settings that do not suit the geometry or the profile.
         """
         memory = self.memory
-        cache = ExpertCache(
+        given = (
             self.policy,
             geometry,
             memory.resolve(geometry, needs),
@@ -90,6 +74,7 @@ class Decisions:
             self.miss.bound(geometry, hardware).split if self.miss else None,
         )
         if self.neurons:
-            return cache, row_cache(cache, memory, hardware, self.store)
+            return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
+        cache = ExpertCache(*given)
         memory.refuse_rows()
-        return cache, None
+        return cache

@@ -1,16 +1,16 @@
-"""Builds the row cache that a memory setting asks for."""
+"""What a memory setting says about rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.row_cache import RowCache
+from moex.cache.row_cache import rows_in_slot
 from moex.trace.neurons import hottest, read_counts
 
 if TYPE_CHECKING:
-    from moex.cache.core import ExpertCache
     from moex.cache.memory import Memory
     from moex.hardware.profile import HardwareProfile
+    from moex.types import Geometry
 
 
 def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> float:
@@ -20,22 +20,20 @@ def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> 
     return share if memory.rows == 1 else 1.0
 
 
-def row_cache(
-    cache: ExpertCache,
-    memory: Memory,
-    hardware: HardwareProfile | None = None,
-    store: str = "ram",
-) -> RowCache:
-    """Return a row cache over a cache; half of a thin slot is kept for hot rows, if known.
+def row_settings(
+    memory: Memory, geometry: Geometry, hardware: HardwareProfile | None, store: str
+) -> dict[str, Any]:
+    """Return the arguments of `RowCache`; half of a thin slot is kept for hot rows, if known.
 
     If the setting gives no share of rows from which on whole experts are moved, the hardware
     profile's is taken, if it was measured for this kind of store.
 
     Raises:
-        ValueError: a share outside (0, 1], or counts of another model.
+        ValueError: counts of another model.
     """
-    residency = RowCache(cache, memory.rows, whole_from(memory, hardware, store))
+    hot = None
     if memory.hot is not None:
-        counts = read_counts(memory.hot, cache.geometry, "memory.hot")
-        residency.hot = hottest(counts, residency.capacity // 2) if residency.thin else {}
-    return residency
+        counts = read_counts(memory.hot, geometry, "memory.hot")
+        capacity = rows_in_slot(memory.rows, geometry.intermediate)
+        hot = hottest(counts, capacity // 2) if capacity < geometry.intermediate else None
+    return {"rows": memory.rows, "break_even": whole_from(memory, hardware, store), "hot": hot}

@@ -84,27 +84,26 @@ class AioLink(Link):
             self._queue.take(plan)
             self._look()
 
-    def wait(self, slot: int) -> float:
-        """Wait for the read into the slot; a prefetch in flight becomes a demand. Returns seconds.
+    def wait(self, slot: int) -> bool:
+        """Wait for the read into the slot; a prefetch in flight becomes a demand.
 
         Raises:
             RuntimeError: the record could not be read, or is not what was packed.
         """
-        read, stall = self._queue.last.get(slot), 0.0
+        read = self._queue.last.get(slot)
         if read is None:
-            return stall
+            return False
         if not read.done:
             self._queue.promote(read)
             self._look()
-        if not read.done:
+        late = not read.done
+        if late:
             started = perf_counter()
             while not read.done:
                 self._look(wait=True)
-            stall = perf_counter() - started
-            if self.log is not None:
-                self.log.append(("stall", read.expert, started, stall))
+            self.stalled(read.expert, started, perf_counter() - started)
         read.raise_error()
-        return stall
+        return late
 
     def used(self, slot: int) -> None:
         """Collect finished reads and start the next ones: no other thread does it."""
@@ -120,7 +119,7 @@ class AioLink(Link):
         if self._ended():
             self._look()
         running = perf_counter() - self._since if self._flying else 0.0
-        return LinkStats(self._bytes, self._busy + running)
+        return LinkStats(self._bytes, self._busy + running, self.stall_s)
 
     def restart(self) -> None:
         """Wait for all reads in flight, including unrecorded ones, and start again empty."""

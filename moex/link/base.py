@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class LinkStats(NamedTuple):
-    """Totals of a link: bytes that really moved, seconds in which any were moving."""
+    """Totals: bytes that really moved, seconds in which any were moving, seconds of stall."""
 
-    bytes_moved: int
-    busy_s: float
+    bytes_moved: int = 0
+    busy_s: float = 0.0
+    stall_s: float = 0.0
 
 
 class Link(ABC):
@@ -40,30 +41,35 @@ class Link(ABC):
         """Whether the source memory is page-locked; None where that makes no difference."""
         return None
 
+    stall_s: float = 0.0
+    """Seconds that computing has waited for the link so far; `stats` brings them up to date."""
+
     log: deque[tuple[Any, ...]] | None = None
     """Event log of the link, in the tuples of `bench/timeline.py`; None: not recorded."""
 
     @abstractmethod
     def submit(self, plan: Plan) -> None:
-        """Cancel the plan's dropped prefetches that have not begun, and start its loads."""
+        """Cancel stale loads (`Plan.stale`) that have not begun, and start the plan's loads."""
 
     @abstractmethod
-    def wait(self, slot: int) -> float:
-        """Wait for the last load into the slot; returns the seconds waited, 0 if it had arrived."""
+    def wait(self, slot: int) -> bool:
+        """Wait for the last load into the slot; returns whether it was late, which is stall."""
 
     in_parts: bool = False
     """Whether `wait_part` can return before the whole load has arrived."""
 
-    def wait_part(self, slot: int, size: int) -> float:
+    def wait_part(self, slot: int, size: int) -> bool:
         """Like `wait`, for the first `size` bytes only; call `wait` for the rest later."""
         return self.wait(slot)
 
     def used(self, slot: int) -> None:
         """Note that the computation reading the slot was launched: later loads may overwrite it."""
 
-    def collect_stall(self) -> float:
-        """Seconds of stall since the last call that no `wait` has returned; by default 0."""
-        return 0.0
+    def stalled(self, label: object, started: float, seconds: float) -> None:
+        """Count seconds that computing waited for a load; links call it, once for every wait."""
+        self.stall_s += seconds
+        if self.log is not None:
+            self.log.append(("stall", label, started, seconds))
 
     @abstractmethod
     def restart(self) -> None:
@@ -78,7 +84,7 @@ class Link(ABC):
 
     @abstractmethod
     def stats(self) -> LinkStats:
-        """Bytes and seconds since the link was created."""
+        """Totals since the link was created."""
 
     def close(self) -> None:
         """Stop the threads and release what the link holds."""

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 class CopyLink(Link):
     """Copies inside `submit`: the simplest correct link.
 
-    The computing thread copies, so all copy time is stall, that of prefetches too: no overlap.
+    The computing thread copies, so all copy time is stall, that of prefetches too: no overlap. A
+    demanded load is always late.
     """
 
     name = "copy"
 
     def __init__(self, store: ExpertStore, slots: Slots) -> None:
         self.store, self.slots = store, slots
-        self._bytes, self._busy, self._speculative_s = 0, 0.0, 0.0
-        self._took: dict[int, float] = {}
+        self._bytes, self._busy = 0, 0.0
+        self._late: set[int] = set()
 
     def submit(self, plan: Plan) -> None:
         """Copy every load, demand or prefetch, in order."""
@@ -35,12 +36,11 @@ class CopyLink(Link):
             took = perf_counter() - started
             self._busy += took
             self._bytes += self.store.geometry.size(load.rows)
-            if load.speculative:
-                self._speculative_s += took
-            else:
-                self._took[load.slot] = took
+            if not load.speculative:
+                self._late.add(load.slot)
             if self.log is not None:
                 self._log_load(load, started, took)
+            self.stalled(load.expert, started, took)
 
     def _log_load(self, load: Load, started: float, took: float) -> None:
         assert self.log is not None
@@ -48,21 +48,17 @@ class CopyLink(Link):
         size = self.store.geometry.size(load.rows)
         self.log.append(("move", load.expert, started, ended, size, by))
         self.log.append(("load", load.expert, started, ended, load.speculative))
-        self.log.append(("stall", load.expert, started, took))
 
-    def wait(self, slot: int) -> float:
-        """Return the seconds that the copy took, during which nothing was computed."""
-        return self._took.pop(slot, 0.0)
-
-    def collect_stall(self) -> float:
-        """Return the seconds spent copying prefetches since the last call."""
-        seconds, self._speculative_s = self._speculative_s, 0.0
-        return seconds
+    def wait(self, slot: int) -> bool:
+        """Return whether the slot's load was demanded: nothing was computed during its copy."""
+        late = slot in self._late
+        self._late.discard(slot)
+        return late
 
     def restart(self) -> None:
-        """Clear pending wait times: no copy is in flight after `submit` has returned."""
-        self._took.clear()
+        """Forget late loads: no copy is in flight after `submit` has returned."""
+        self._late.clear()
 
     def stats(self) -> LinkStats:
-        """Bytes and seconds since the link was created."""
-        return LinkStats(self._bytes, self._busy)
+        """Totals since the link was created."""
+        return LinkStats(self._bytes, self._busy, self.stall_s)

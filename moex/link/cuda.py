@@ -23,9 +23,6 @@ CHUNK = 16 << 20
 """Bytes of a chunk: a third of a millisecond on PCIe 5. Enqueueing a chunk costs the computing
 thread tens of microseconds; while it waits for the device (once a layer), none is enqueued."""
 
-LATE = 1e-9
-"""What `wait` returns for a copy in flight: `collect_stall` reports its real seconds later."""
-
 
 class _Copy:
     """One load: its bytes enqueued so far, and the event after its last byte."""
@@ -92,9 +89,8 @@ class CudaLink(Link):
         return self._pinned
 
     def submit(self, plan: Plan) -> None:
-        """Stop dropped prefetches; enqueue demand; queue prefetches."""
-        # The rest of a load into a slot that another expert takes over is not needed.
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+        """Stop stale loads; enqueue demand; queue prefetches."""
+        for slot in plan.stale:
             copy = self._expected.pop(slot, None)
             if copy is not None and copy in self._in_flight:
                 self._in_flight.remove(copy)
@@ -106,11 +102,14 @@ class CudaLink(Link):
                 self._send(copy, self._size)
         self._feed()
 
-    def wait(self, slot: int) -> float:
-        """Let the compute stream wait for the slot's load; returns `LATE` if it is in flight."""
+    def wait(self, slot: int) -> bool:
+        """Let the compute stream wait for the slot's load; returns whether it is in flight.
+
+        The seconds of that wait are known once its events have completed.
+        """
         copy = self._expected.pop(slot, None)
         if copy is None:
-            return 0.0
+            return False
         if copy.done is None:
             self._in_flight.remove(copy)
             self._send(copy, self._size - copy.sent)
@@ -124,7 +123,7 @@ class CudaLink(Link):
         else:
             stream.wait_event(copy.done)
         self._feed()
-        return LATE if late else 0.0
+        return late
 
     def used(self, slot: int) -> None:
         """Record the slot's fence: the CUDA kernel that reads it has been launched."""
@@ -134,19 +133,15 @@ class CudaLink(Link):
         fence.record(torch.cuda.current_stream(self._device))
         self._feed()
 
-    def collect_stall(self) -> float:
-        """Seconds that the compute stream waited, for waits that ended since the last call."""
-        seconds = 0.0
+    def stats(self) -> LinkStats:
+        """Bytes enqueued, seconds of the copies that have completed and of waits that have ended.
+
+        The compute stream waits, on the device: that is what is counted as stall.
+        """
         while self._waits and self._waits[0][2].query():
             expert, before, after = self._waits.popleft()
-            took = before.elapsed_time(after) / 1000
-            seconds += took
-            if self.log is not None:
-                self.log.append(("stall", expert, self._when(before), took))
-        return seconds
-
-    def stats(self) -> LinkStats:
-        """Bytes enqueued, and seconds of the copies that have completed."""
+            started = 0.0 if self.log is None else self._when(before)
+            self.stalled(expert, started, before.elapsed_time(after) / 1000)
         while self._pieces and self._pieces[0].ended.query():
             copy, size, last, begun, ended = self._pieces.popleft()
             self._busy += begun.elapsed_time(ended) / 1000
@@ -155,7 +150,7 @@ class CudaLink(Link):
                 self.log.append(("move", copy.expert, self._when(begun), till, size, self.name))
                 if last:
                     self.log.append(("load", copy.expert, copy.queued, till, copy.speculative))
-        return LinkStats(self._bytes, self._busy)
+        return LinkStats(self._bytes, self._busy, self.stall_s)
 
     def restart(self) -> None:
         """Wait for the enqueued copies, and discard the others."""

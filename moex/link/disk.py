@@ -66,8 +66,8 @@ class DiskLink(Link):
                 self._queue.take(plan)
                 self._changed.notify_all()
 
-    def wait(self, slot: int) -> float:
-        """Wait for the read into the slot; a prefetch in flight becomes a demand. Returns seconds.
+    def wait(self, slot: int) -> bool:
+        """Wait for the read into the slot; a prefetch in flight becomes a demand.
 
         While it waits, the calling thread reads pieces too, as long as demand is queued.
 
@@ -75,9 +75,9 @@ class DiskLink(Link):
             RuntimeError: the record could not be read, or is not what was packed.
         """
         read = self._queue.last.get(slot)
-        return self._until(read, lambda: read.done, lambda: False) if read else 0.0
+        return read is not None and self._until(read, lambda: read.done, lambda: False)
 
-    def wait_part(self, slot: int, size: int) -> float:
+    def wait_part(self, slot: int, size: int) -> bool:
         """Wait for the first `size` bytes; for the whole record if its checksum is still unchecked.
 
         The calling thread reads nothing beyond `size`: it would still read when that has arrived.
@@ -92,10 +92,10 @@ class DiskLink(Link):
             read, lambda: read.done or read.arrived >= size, lambda: read.begun >= size
         )
 
-    def _until(self, read: Read, over: Callable[[], bool], enough: Callable[[], bool]) -> float:
-        """Wait for a read, fetching demanded pieces until enough have begun; return the seconds."""
-        stall = 0.0
-        if not over():
+    def _until(self, read: Read, over: Callable[[], bool], enough: Callable[[], bool]) -> bool:
+        """Wait for a read, fetching demanded pieces until enough have begun; whether it waited."""
+        late = not over()
+        if late:
             started = perf_counter()
             with self._changed.lock:
                 self._queue.promote(read)
@@ -103,17 +103,15 @@ class DiskLink(Link):
                 piece = self._claim(over, self._queue.demand, enough=enough)
                 if piece is not None:
                     self._fetch(*piece)
-            stall = perf_counter() - started
-            if self.log is not None:
-                self.log.append(("stall", read.expert, started, stall))
+            self.stalled(read.expert, started, perf_counter() - started)
         read.raise_error()
-        return stall
+        return late
 
     def stats(self) -> LinkStats:
         """Bytes read, and seconds in which any thread was reading."""
         with self._changed.lock:
             running = perf_counter() - self._since if self._reading else 0.0
-            return LinkStats(self._bytes, self._busy + running)
+            return LinkStats(self._bytes, self._busy + running, self.stall_s)
 
     def restart(self) -> None:
         """Wait for the pieces in flight, and start again with new threads."""

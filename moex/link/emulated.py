@@ -70,7 +70,6 @@ class EmulatedLink(Link):
         assert profile.link_bytes_per_s is not None
         self.store, self.slots = store, slots
         self._at_once = SMALL if store.io is None else 0
-        self._cancel_stall = 0.0
         self._new_timeline = partial(
             LinkTimeline, profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -94,8 +93,7 @@ class EmulatedLink(Link):
             return
         refuse_other_streams(self.slots.records, self.name)
         now, size = perf_counter(), self.store.geometry.size
-        # The rest of a load into a slot that another expert takes over is not needed.
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+        for slot in plan.stale:
             for copy in self._expected.pop(slot, ()):
                 self.timeline.cancel(now, copy.transfer)
                 self._discard(copy)
@@ -138,10 +136,7 @@ class EmulatedLink(Link):
                 return
         started = perf_counter()
         self._finish(copy)
-        stall = perf_counter() - started
-        self._cancel_stall += stall
-        if self.log is not None:
-            self.log.append(("stall", copy.transfer.label, started, stall))
+        self.stalled(copy.transfer.label, started, perf_counter() - started)
 
     def _finish(self, copy: _Copy) -> None:
         """Wait for the real bytes of a copy.
@@ -167,14 +162,14 @@ class EmulatedLink(Link):
             prefetch = transfer.speculative
             self.log.append(("load", transfer.label, transfer.submitted, end, prefetch))
 
-    def wait(self, slot: int) -> float:
+    def wait(self, slot: int) -> bool:
         """Wait until the modelled transfer has ended and the real bytes have arrived.
 
-        Returns the seconds waited for either: both count as stall.
+        Waiting for either is stall.
         """
         copies = self._expected.pop(slot, None)
         if copies is None:
-            return 0.0
+            return False
         started = perf_counter()
         arrival = max(self.timeline.arrival(started, copy.transfer) for copy in copies)
         wait_until(arrival)
@@ -183,22 +178,14 @@ class EmulatedLink(Link):
             self._finish(copy)
         if self._error is not None:
             raise RuntimeError(f"the link's copying thread failed: {self._error}") from self._error
-        if not late:
-            return 0.0
-        stall = perf_counter() - started
-        if self.log is not None:
-            self.log.append(("stall", copies[-1].transfer.label, started, stall))
-        return stall
-
-    def collect_stall(self) -> float:
-        """Return the seconds that `submit` waited for cancelled copies since the last call."""
-        seconds, self._cancel_stall = self._cancel_stall, 0.0
-        return seconds
+        if late:
+            self.stalled(copies[-1].transfer.label, started, perf_counter() - started)
+        return late
 
     def stats(self) -> LinkStats:
-        """Bytes and seconds of the modelled link."""
+        """Bytes and seconds of the modelled link, and real seconds of waiting for it."""
         self.timeline.advance(perf_counter())
-        return LinkStats(self.timeline.bytes_moved, self.timeline.busy_s)
+        return LinkStats(self.timeline.bytes_moved, self.timeline.busy_s, self.stall_s)
 
     def restart(self) -> None:
         """Wait for a copy in flight, and start again with an idle link and a new thread."""

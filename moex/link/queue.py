@@ -80,12 +80,10 @@ class ReadQueue:
         self.speculation: deque[Read] = deque()
 
     def take(self, plan: Plan) -> None:
-        """Remove dropped prefetches that have not begun, and queue the plan's loads."""
+        """Remove stale prefetches that have not begun, and queue the plan's loads."""
         if self.speculation:
-            for gone in plan.dropped:
-                self._remove(gone.slot)
-            for load in plan.loads:
-                self._remove(load.slot)
+            for slot in plan.stale:
+                self._remove(slot)
         for load in plan.transfers:
             size = self._store.geometry.size(load.rows)
             if self._records and load.rows is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moex.cache.memory import Needs
 from moex.hardware.process_memory import resident_bytes
 from moex.models import experts_interface
 from moex.quant.packing import ExpertPacking, saved_bytes
@@ -26,30 +26,6 @@ a plan and the run after it have the same number of slots."""
 
 STAGES = 10
 """Approximate number of hidden states of all tokens that a prefill pass holds at once."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Device bytes other than experts, by purpose, for a model and a workload.
-
-    skeleton: all weights but the experts'.
-    kv_cache: keys and values of all layers for the longest sequence, at the workload's batch.
-    workspace: an estimate of activations (hidden states, one expert's inner state, the logits),
-        and the largest temporary copy of a weight.
-    predictor: a copy of the routers for the gate lookahead, and the prefetcher's own memory.
-    process: interpreter and libraries, if the device is the host's own memory.
-    """
-
-    skeleton: int
-    kv_cache: int = 0
-    workspace: int = 0
-    predictor: int = 0
-    process: int = 0
-
-    @property
-    def total(self) -> int:
-        """Everything but slots and staging."""
-        return self.skeleton + self.kv_cache + self.workspace + self.predictor + self.process
 
 
 def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry, int]:

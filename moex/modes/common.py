@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.bench.workload import Workload
+    from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
-    from moex.models.memory_needs import Needs
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
     from moex.runner.assemble import LoadedModel, Setup

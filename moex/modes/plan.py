@@ -15,8 +15,8 @@ from moex.runs.report import Report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
-    from moex.models.memory_needs import Needs
     from moex.modes.common import Build
     from moex.types import Geometry
 
@@ -38,7 +38,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     for width in [bits, *(w for w in config.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
-            slots = decisions.build(geometry, needs=wanted)[0].slots
+            slots = decisions.build(geometry, needs=wanted).slots
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue
@@ -59,12 +59,16 @@ def run(config: Any, folder: Path, build: Build) -> Report:
 
 def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
     total = slots * geometry.layers + memory.slots_beside(geometry)
-    report.slots, report.pool = slots, memory.pool
-    report.expert_bytes = geometry.expert_bytes
-    report.bytes_per_token = geometry.token_bytes
-    report.capacity_bytes = total * geometry.expert_bytes
-    report.skeleton_bytes = wanted.skeleton
-    report.planned_device_bytes = wanted.total + report.capacity_bytes
+    capacity = total * geometry.expert_bytes
+    report.fill(
+        slots=slots,
+        pool=memory.pool,
+        expert_bytes=geometry.expert_bytes,
+        bytes_per_token=geometry.token_bytes,
+        capacity_bytes=capacity,
+        skeleton_bytes=wanted.skeleton,
+        planned_device_bytes=wanted.total + capacity,
+    )
 
 
 def _head(geometry: Geometry, wanted: Needs) -> str:

@@ -101,5 +101,4 @@ def grade(
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, json.dumps({"row": asdict(found), **provenance()}, allow_nan=False))
     if kept.is_file():
-        for name, value in json.loads(kept.read_text())["row"].items():
-            setattr(report, name, value)
+        report.fill(**json.loads(kept.read_text())["row"])

@@ -10,6 +10,7 @@ from weakref import ref
 import torch
 
 from moex.cache.memory import Memory
+from moex.cache.row_cache import RowCache
 from moex.decisions.decisions import Decisions
 from moex.link.aio import AioLink, suits_aio
 from moex.link.copy import CopyLink
@@ -135,16 +136,14 @@ def offload(
     process = 0 if hardware is not None and hardware.timed else loaded.process_bytes
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
-    cache, rows = setup.decisions(loaded.store.name).build(
-        loaded.geometry, hardware, future, wanted
-    )
+    cache = setup.decisions(loaded.store.name).build(loaded.geometry, hardware, future, wanted)
     neurons: Neurons | None = None
     slots: Slots
     if selector is not None and isinstance(loaded.layout, Bundles):
-        assert rows is not None
+        assert isinstance(cache, RowCache)
         kind = PackedRowSlots if isinstance(loaded.layout, PackedBundles) else RowSlots
-        slots = kind(loaded.layout, rows.capacity, cache.total_slots, loaded.device)
-        neurons = Neurons(selector, rows, slots)
+        slots = kind(loaded.layout, cache.capacity, cache.total_slots, loaded.device)
+        neurons = Neurons(selector, slots)
     else:
         assert isinstance(loaded.layout, Planes)
         slots = Slots(loaded.layout, cache.total_slots, loaded.device)

@@ -48,6 +48,8 @@ class HostExecutor:
                 "memory; expected memory.store=ram"
             )
         self.store, self.expert_s = store, expert_s
+        self.stall_s = 0.0
+        """Seconds that computing has waited for results so far."""
         self._start()
 
     def _start(self) -> None:
@@ -89,9 +91,12 @@ class HostExecutor:
 
     def finish(self, jobs: Sequence[_Job], device: torch.device) -> list[Tensor]:
         """Wait for the outputs [n, hidden], and return them on `device`."""
+        started, late = perf_counter(), not self.done(jobs)
         found = [job.result().to(device, non_blocking=True) for job in jobs]
         if self.expert_s is not None:
             wait_until(self._free_at)
+        if late:
+            self.stall_s += perf_counter() - started
         return found
 
     def restart(self) -> None:

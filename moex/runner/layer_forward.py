@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from moex.runner.host_executor import HostExecutor
     from moex.types import Expert
 
 
@@ -89,17 +87,6 @@ class LayerForward:
         self.out.view(-1, self.out.shape[-1])[rows] = result * self.weights.reshape(-1)[
             rows
         ].unsqueeze(-1)
-
-    def begin(self, host: HostExecutor, experts: Sequence[Expert]) -> list[Any]:
-        """Give experts to the host."""
-        return host.begin(self.experts, experts, [self.tokens(expert) for expert in experts])
-
-    def finish(self, host: HostExecutor, experts: Sequence[Expert], given: list[Any]) -> float:
-        """Take the host's results: seconds waited for them, 0 if they were there."""
-        started, late = perf_counter(), not host.done(given)
-        for expert, result in zip(experts, host.finish(given, self.hidden.device), strict=True):
-            self.put(expert, result)
-        return perf_counter() - started if late else 0.0
 
     def skip(self, experts: Sequence[Expert]) -> None:
         """Leave experts out: what the others weigh is scaled up to the same sum."""

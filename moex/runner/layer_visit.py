@@ -16,12 +16,14 @@ from moex.runner.layer_forward import LayerForward, StreamedWeights
 from moex.types import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
     from moex.runner.offloaded import OffloadedModel
     from moex.types import Expert, Plan, Prediction
+
+    Output = Callable[[nn.Module, Tensor], Tensor]
 
 
 class LayerVisit:
@@ -51,20 +53,25 @@ class LayerVisit:
         first = run.cache.reads_scores or hidden.is_cuda
         self.rows = run.lookahead.rows(number, hidden) if first else []
         chosen = index.tolist()
-        run.meter.collect_stall()
         demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
         self.access = Access(
             run.journal.clock, run.position, number, run.phase, demanded, *self.rows[:1]
         )
         self.work = LayerForward(experts, hidden, index, weights, chosen)
+        self.needs: Sequence[int | None] = ()
+        """The rows that each expert needs, with a neuron selector; None: all."""
         self.stats = run.layer_stats[number]
         self.late, self.waited = 0, False
+        self.stalled = False
+        """Whether the running expert was waited for."""
         self.predictions: Sequence[Prediction] = ()
         self.lookahead: tuple[tuple[float, ...], ...] = ()
 
     def output(self) -> Tensor:
         """Take every step; the layer's output [tokens, hidden]."""
-        for plan in self.plans():
+        if self.run.neurons:
+            self.needs = self.run.neurons.select(self.access, self.hidden, self.work.tokens_of)
+        for plan in self.run.cache.request(self.access, self.needs):
             self.run.execute(plan)
             given = self.begin_host(plan)
             self.work.skip(plan.skipped)
@@ -74,12 +81,6 @@ class LayerVisit:
             self.finish_host(plan, given)
             self.stats.demand(self.access.phase, plan)
         return self.combine()
-
-    def plans(self) -> Iterator[Plan]:
-        """What each wave needs."""
-        if self.run.neurons:
-            return self.run.neurons.request(self.access, self.hidden, self.work.tokens_of)
-        return self.run.cache.request(self.access)
 
     def predict(self) -> None:
         """Ask the prefetcher, and submit what the cache admits."""
@@ -94,58 +95,65 @@ class LayerVisit:
             seen = seen._replace(lookahead_norm=scored)
         run.prefetcher.observe(seen)
         self.predictions = run.prefetcher.predict(seen)
-        plan = (run.neurons or run.cache).prefetch(self.predictions, self.access.clock)
+        plan = run.cache.prefetch(self.predictions, self.access.clock)
         self.stats.prefetch(self.access.phase, plan)
         run.execute(plan)
 
     def compute(self, plan: Plan) -> None:
         """Compute the wave's experts: residents first, then in the order of arrival."""
+        rows = dict(plan.computed)
         for expert, slot in plan.residents:
-            self.waited = self.expert(expert, slot) or self.waited
+            self.waited = self.expert(expert, slot, rows) or self.waited
         for expert, slot, prefetched in plan.arrivals:
-            stalled = self.expert(expert, slot)
+            stalled = self.expert(expert, slot, rows)
             self.late += stalled and prefetched
             self.waited = self.waited or stalled
 
-    def expert(self, expert: Expert, slot: int) -> bool:
+    def expert(self, expert: Expert, slot: int, rows: dict[Expert, int]) -> bool:
         """Compute an expert when it is there, or while it arrives; whether it was waited for."""
-        run = self.run
-        before, weights = run.meter.stall_s, run.slots.tensors[slot]
+        run, self.stalled = self.run, False
+        weights = run.slots.tensors[slot]
         if run.link.in_parts and not run.neurons:
             weights = StreamedWeights(weights, run.slots.ends, partial(self.wait, slot))
         else:
             self.wait(slot)
-        whole = partial(experts_interface.expert_output, weights=weights)
-        self.work.compute(expert, run.neurons.output(expert, slot) if run.neurons else whole)
+        output: Output = partial(experts_interface.expert_output, weights=weights)
+        if run.neurons:
+            output = run.neurons.output(expert, slot, rows[expert])
+        self.work.compute(expert, output)
         run.link.used(slot)
-        return run.meter.stall_s > before
+        return self.stalled
 
     def wait(self, slot: int, size: int | None = None) -> None:
-        """Wait for a slot's load, or for its first bytes; that is stall."""
+        """Wait for a slot's load, or for its first bytes."""
         link = self.run.link
-        stall = link.wait(slot) if size is None else link.wait_part(slot, size)
-        self.run.meter.stall_s += stall
+        late = link.wait(slot) if size is None else link.wait_part(slot, size)
+        self.stalled = late or self.stalled
 
     def begin_host(self, plan: Plan) -> list:
         """Give the host the experts that it computes."""
-        host = self.run.host
-        return self.work.begin(host, plan.host) if host and plan.host else []
+        if not self.run.host or not plan.host:
+            return []
+        tokens = [self.work.tokens(expert) for expert in plan.host]
+        return self.run.host.begin(self.work.experts, plan.host, tokens)
 
     def finish_host(self, plan: Plan, given: list) -> None:
-        """Take the host's results; waiting for them is stall."""
-        if self.run.host and given:
-            stall = self.work.finish(self.run.host, plan.host, given)
-            self.run.meter.stall_s += stall
-            self.waited = stall > 0 or self.waited
+        """Take the host's results."""
+        host = self.run.host
+        if host and given:
+            before = host.stall_s
+            results = host.finish(given, self.hidden.device)
+            for expert, result in zip(plan.host, results, strict=True):
+                self.work.put(expert, result)
+            self.waited = host.stall_s > before or self.waited
 
     def combine(self) -> Tensor:
         """Sum over the top-k positions, and write the visit down."""
         run, phase = self.run, self.access.phase
         self.stats.waited(phase, self.late, self.waited)
-        needs = run.neurons.needs if run.neurons else ()
-        self.stats.selected(phase, needs)
-        tokens = len(self.index)
-        run.recorder.add(run.sequence, self.access, self.lookahead, self.predictions, tokens, needs)
+        self.stats.selected(phase, self.needs)
+        given = self.lookahead, self.predictions, len(self.index), self.needs
+        run.recorder.add(run.sequence, self.access, *given)
         result = self.work.result()
         run.meter.visit()
         return result

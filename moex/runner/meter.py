@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moex.link.base import LinkStats
-from moex.runs.report import Clocked
+from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-def _no_link() -> LinkStats:
-    return LinkStats(0, 0.0)
 
 
 class Meter:
@@ -29,11 +25,8 @@ class Meter:
     and of its decoding: more would destroy the overlap that is measured.
     """
 
-    def __init__(
-        self, stats: Callable[[], LinkStats] = _no_link, collect_stall: Callable[[], float] = float
-    ) -> None:
-        self._stats, self._collect_stall = stats, collect_stall
-        self.times_visits = False
+    def __init__(self, stats: Callable[[], LinkStats] = LinkStats) -> None:
+        self._stats, self.times_visits = stats, False
         self.reset()
 
     def reset(self) -> None:
@@ -42,19 +35,12 @@ class Meter:
         self.series: list[dict[str, Any]] = []
         self.spans: list[tuple[float, float]] = []
         self.visits: list[float] = []
-        self.stall_s = 0.0
         self.start()
 
     def start(self) -> None:
         """Start measuring now: time before this call is not counted."""
         synchronize()
-        self.collect_stall()
-        self._mark = (perf_counter(), self._stats(), self.stall_s)
-        self._visit_mark = self._mark[0], self.stall_s
-
-    def collect_stall(self) -> None:
-        """Add the stall that no `Link.wait` has returned: before a visit, and after a pass."""
-        self.stall_s += self._collect_stall()
+        self._mark = self._visit_mark = perf_counter(), self._stats()
 
     def visit(self) -> None:
         """End a layer visit; its seconds without stall are recorded while calibrating only.
@@ -64,10 +50,9 @@ class Meter:
         """
         if self.times_visits:
             synchronize()
-            self.collect_stall()
-            before, stall = self._visit_mark
-            self._visit_mark = now, stalled = perf_counter(), self.stall_s
-            self.visits.append((now - before) - (stalled - stall))
+            before, link = self._visit_mark
+            self._visit_mark = now, linked = perf_counter(), self._stats()
+            self.visits.append((now - before) - (linked.stall_s - link.stall_s))
 
     @contextmanager
     def measure(self, phase: str, tokens: int, sync: bool = False) -> Iterator[None]:
@@ -75,15 +60,13 @@ class Meter:
         yield
         if sync:
             synchronize()
-        self.collect_stall()
-        started, link, stall = self._mark
-        self._mark = now, linked, stalled = perf_counter(), self._stats(), self.stall_s
-        self._visit_mark = now, stalled
+        started, link = self._mark
+        self._mark = self._visit_mark = now, linked = perf_counter(), self._stats()
         line = Clocked(
             passes=1,
             tokens=tokens,
             seconds=now - started,
-            stall_s=stalled - stall,
+            stall_s=linked.stall_s - link.stall_s,
             link_busy_s=linked.busy_s - link.busy_s,
             bytes_moved=linked.bytes_moved - link.bytes_moved,
         )

@@ -11,14 +11,13 @@ from moex.store.row_slots import bitmaps_of
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
-    from moex.cache.row_cache import RowCache
     from moex.sparsity.base import NeuronSelector
     from moex.store.row_slots import RowSlots
-    from moex.types import Access, Plan, Prediction
+    from moex.types import Access, Plan
 
     TokensOf = Callable[[Expert], Tensor | None]
 
@@ -28,14 +27,11 @@ class Neurons:
 
     Args:
         selector: chooses the neurons that count; bound to the model.
-        cache: tracks which rows are resident.
         slots: hold the rows.
     """
 
-    def __init__(self, selector: NeuronSelector, cache: RowCache, slots: RowSlots) -> None:
-        self.selector, self.cache, self.slots = selector, cache, slots
-        self.needs: list[int | None] = []
-        """The rows that each expert of the running visit needs; None: all."""
+    def __init__(self, selector: NeuronSelector, slots: RowSlots) -> None:
+        self.selector, self.slots = selector, slots
         self._before: Tensor | None = None
         self._masks: dict[Expert, Tensor | None] = {}
         """For a visit of several tokens: each expert's mask [tokens, intermediate]."""
@@ -43,8 +39,8 @@ class Neurons:
         """For a visit of one token: the bitmap of rows that each expert needs."""
         self._sums: dict[Expert, Tensor] = {}
 
-    def request(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> Iterator[Plan]:
-        """Select neurons, and yield the visit's plans.
+    def select(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> list[int | None]:
+        """Select neurons: the rows that each expert of the visit needs, None for all of them.
 
         Args:
             access: the visit.
@@ -55,52 +51,49 @@ class Neurons:
         self._before, self._sums = hidden, {}
         demanded = [Expert(access.layer, index) for index in access.experts]
         self._masks, self._single = {}, {}
-        self.needs = [None] * len(demanded)
-        if access.phase == DECODE or self.selector.prefill == "masked":
-            assert state is not None
-            if len(state) == 1:
-                self._select_single(state, access, demanded)
-            else:
-                self._select(state, access, demanded, tokens_of)
-        for plan in self.cache.request(access, self.needs):
-            self._hold(plan)
-            yield plan
+        everything: list[int | None] = [None] * len(demanded)
+        if access.phase != DECODE and self.selector.prefill != "masked":
+            return everything
+        assert state is not None
+        select = self._select_single if len(state) == 1 else self._select
+        needs = select(state, access, demanded, tokens_of)
+        # Prefill loads whole experts: there masks affect only computing.
+        return needs if access.phase == DECODE else everything
 
-    def prefetch(self, predictions: Sequence[Prediction], clock: int) -> Plan:
-        """Admit predictions as prefetches, and return their plan."""
-        plan = self.cache.prefetch(predictions, clock)
-        self._hold(plan)
-        return plan
-
-    def _select_single(self, state: Tensor, access: Access, demanded: list[Expert]) -> None:
+    def _select_single(
+        self, state: Tensor, access: Access, demanded: list[Expert], _: TokensOf
+    ) -> list[int | None]:
         chosen = self.selector.select(state, access.layer, access.experts)
         if chosen is None:
-            return
-        needs = bitmaps_of(chosen[:, 0])
+            return [None] * len(demanded)
+        needs: list[int | None] = [*bitmaps_of(chosen[:, 0])]
         self._single = dict(zip(demanded, needs, strict=True))
-        if access.phase == DECODE:  # prefill loads whole experts; masks affect only computing
-            self.needs = list(needs)
+        return needs
 
     def _select(
         self, state: Tensor, access: Access, demanded: list[Expert], tokens_of: TokensOf
-    ) -> None:
+    ) -> list[int | None]:
+        needs: list[int | None] = [None] * len(demanded)
         # One by one: a mask of all tokens for all experts may be too large.
         for number, expert in enumerate(demanded):
             chosen = self.selector.select(state[tokens_of(expert)], expert.layer, [expert.index])
             if chosen is not None:
                 self._masks[expert] = chosen[0]
                 if access.phase == DECODE:
-                    self.needs[number] = bitmaps_of(chosen[0].any(0)[None])[0]
+                    needs[number] = bitmaps_of(chosen[0].any(0)[None])[0]
+        return needs
 
-    def _hold(self, plan: Plan) -> None:
-        for load in plan.transfers:
-            self.slots.hold(load, self.cache.held(load.expert))
+    def place(self, plan: Plan) -> None:
+        """Assign positions in their slots to the rows that the plan loads."""
+        if self.slots.thin:
+            for load, held in zip(plan.transfers, plan.held, strict=True):
+                self.slots.hold(load, held)
 
-    def output(self, expert: Expert, slot: int) -> Callable[[Any, Tensor], Tensor]:
-        """Return a function that computes the expert's rows in the slot, plus its earlier parts."""
+    def output(self, expert: Expert, slot: int, rows: int) -> Callable[[Any, Tensor], Tensor]:
+        """Return a function that computes `rows` of the expert, and adds its earlier parts."""
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
-            absent = self._absent(expert, slot)
+            absent = self._absent(expert, slot, rows)
             part = experts_interface.neurons_output(
                 experts, tokens, *self.slots.computed(slot, absent)
             )
@@ -110,12 +103,11 @@ class Neurons:
 
         return compute
 
-    def _absent(self, expert: Expert, slot: int) -> Tensor | None:
+    def _absent(self, expert: Expert, slot: int, rows: int) -> Tensor | None:
         """The positions of the slot to leave out: bool [tokens or 1, capacity]; None: none."""
         slots, mask, single = self.slots, self._masks.get(expert), self._single.get(expert)
         if not slots.thin and single is None:
             return None if mask is None else ~mask
-        rows = self.cache.parts[expert]
         absent = slots.without(slot, rows if single is None else rows & single)[None]
         found = torch.from_numpy(absent).to(slots.records.device)
         if mask is None:

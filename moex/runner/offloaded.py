@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.cache.core import ExpertCache
-    from moex.cache.row_cache import RowCache
-    from moex.link.base import Link
+    from moex.link.base import Link, LinkStats
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
     from moex.runner.host_executor import HostExecutor
@@ -74,12 +73,9 @@ class OffloadedModel(NeverCopied):
     ) -> None:
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
-        self.residency: ExpertCache | RowCache = (
-            neurons.cache if neurons else cache
-        )  # of rows, if any
         self.prefetcher = prefetcher or NoPrefetch()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(link.stats, link.collect_stall)
+        self.meter = Meter(partial(_totals, link, host))
         lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
@@ -145,7 +141,7 @@ class OffloadedModel(NeverCopied):
 
     def _empty(self) -> None:
         self._finish()
-        self.residency.reset()
+        self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
 
     @property
@@ -172,7 +168,7 @@ class OffloadedModel(NeverCopied):
 
     def _finish(self) -> None:
         if self.journal.clock:
-            plan = self.residency.finish(self.journal.clock - 1)
+            plan = self.cache.finish(self.journal.clock - 1)
             self.execute(plan)
             self.layer_stats[-1].dropped(self.phase, plan)
 
@@ -201,7 +197,7 @@ class OffloadedModel(NeverCopied):
                 self.host.restart()
             if self.routing is not None:
                 self.routing.reset()
-            self.residency.reset()
+            self.cache.reset()
             self.prefetcher.reset(self.cache.geometry, self.cache.seed)
             self.meter.start()
             self.journal.take_back()
@@ -238,6 +234,14 @@ class OffloadedModel(NeverCopied):
 
     def execute(self, plan: Plan) -> None:
         """Tell who listens, and let the link begin."""
+        if self.neurons:
+            self.neurons.place(plan)
         if self.on_plan:
             self.on_plan(plan)
         self.link.submit(plan)
+
+
+def _totals(link: Link, host: HostExecutor | None) -> LinkStats:
+    """What the link has moved, and all stall: for the link and for the host."""
+    stats = link.stats()
+    return stats if host is None else stats._replace(stall_s=stats.stall_s + host.stall_s)

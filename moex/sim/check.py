@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
-    from moex.cache.row_cache import RowCache
     from moex.prefetch.base import Prefetcher
     from moex.trace.format import Trace
 
@@ -14,9 +13,7 @@ RECORDED = frozenset({"lookahead", "future", "recorded"})
 """The needs of a prefetcher that a trace can provide."""
 
 
-def check(
-    trace: Trace, cache: ExpertCache, prefetcher: Prefetcher, neurons: RowCache | None = None
-) -> None:
+def check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
     """Check that the trace can be replayed with this cache and prefetcher.
 
     Raises:
@@ -47,7 +44,7 @@ def check(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
             "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
         )
-    if neurons is not None and trace.rows is None:
+    if cache.by_rows and trace.rows is None:
         raise ValueError(
             "trace: holds no selected rows; record it with: mode=live sparsity=oracle "
             "(or another selector), or to replay whole experts try sparsity=none"

@@ -5,25 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.hardware.link_model import LinkTimeline
-from moex.runs.report import Clocked
+from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
+    from moex.cache.core import ExpertCache
     from moex.hardware.link_model import Transfer
     from moex.hardware.profile import HardwareProfile
-    from moex.types import Geometry, Plan
+    from moex.types import Access, Geometry, Plan
 
 
 class Clock:
     """A virtual machine: the device's compute engine, the host's compute engine, and one link.
 
-    `share` of an expert's rows is computed at once. Times are seconds.
+    The share of an expert that the cache's slots hold is computed at once. Times are seconds.
     """
 
-    def __init__(self, profile: HardwareProfile, geometry: Geometry, share: float) -> None:
+    def __init__(self, profile: HardwareProfile, geometry: Geometry, cache: ExpertCache) -> None:
         assert profile.link_bytes_per_s is not None
         self.profile, self.size = profile, geometry.size
-        self.expert_s = profile.expert_s * share
+        self.expert_s = profile.expert_s * cache.slot_share
+        self.select_s = profile.select_s if cache.by_rows else 0.0
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -31,11 +33,23 @@ class Clock:
         self.host_s = profile.host_seconds(geometry.expert_bytes)
         self.waiting: dict[int, list[Transfer]] = {}
         self.phases = {PREFILL: Clocked(), DECODE: Clocked()}
+        self.stall_s = 0.0
+        """Seconds that the device has waited in the running visit."""
         self._mark = (0.0, 0.0, 0)
 
+    def begin_visit(self, access: Access, tokens: int) -> None:
+        """Compute what precedes a visit's experts, and the first visit of a pass of `tokens`."""
+        self.clocked, self.stall_s = self.phases[access.phase], 0.0
+        self.now += self.profile.visit_s
+        self.now += self.select_s
+        if access.layer == 0:
+            self.now += self.profile.pass_s
+            self.clocked.passes += 1
+            self.clocked.tokens += tokens
+
     def submit(self, plan: Plan) -> None:
-        """Cancel the plan's dropped prefetches and submit its loads, as a live link does."""
-        for slot in [gone.slot for gone in plan.dropped] + [load.slot for load in plan.loads]:
+        """Cancel stale loads that have not begun, and submit the plan's, as a live link does."""
+        for slot in plan.stale:
             for transfer in self.waiting.pop(slot, ()):
                 self.link.cancel(self.now, transfer)
         for load in plan.transfers:
@@ -50,13 +64,18 @@ class Clock:
             self.link.cancel(self.now, transfer)
         self.waiting.clear()
 
-    def wait(self, slot: int) -> float:
-        """Let the device wait for the loads of a slot; return the seconds it waited."""
-        stall = 0.0
-        for transfer in self.waiting.pop(slot, ()):
-            stall = max(stall, self.link.arrival(self.now, transfer) - self.now)
+    def wait(self, slot: int) -> bool:
+        """Let the device wait for the loads of a slot; return whether they were late."""
+        loads = self.waiting.pop(slot, None)
+        if loads is None:
+            return False
+        return self._stall_until(max(self.link.arrival(self.now, each) for each in loads))
+
+    def _stall_until(self, when: float) -> bool:
+        stall = max(0.0, when - self.now)
         self.now += stall
-        return stall
+        self.stall_s += stall
+        return stall > 0
 
     def begin_host(self, experts: int) -> None:
         """Let the host compute `experts` experts, one after the other."""
@@ -67,19 +86,18 @@ class Clock:
             )
         self.host_free_at = max(self.now, self.host_free_at) + experts * self.host_s
 
-    def wait_host(self) -> float:
-        """Let the device wait for the host; return the seconds it waited."""
-        stall = max(0.0, self.host_free_at - self.now)
-        self.now += stall
-        return stall
+    def wait_host(self) -> bool:
+        """Let the device wait for the host; return whether it was late."""
+        return self._stall_until(self.host_free_at)
 
-    def end_visit(self, phase: str, stall: float) -> None:
-        """Count the time and the link's work since the last visit ended."""
-        clocked = self.phases[phase]
+    def end_visit(self) -> bool:
+        """Count the time and the link's work since the last visit; whether it had to wait."""
+        clocked = self.clocked
         self.link.advance(self.now)
         now, busy, moved = self._mark
         clocked.seconds += self.now - now
-        clocked.stall_s += stall
+        clocked.stall_s += self.stall_s
         clocked.link_busy_s += self.link.busy_s - busy
         clocked.bytes_moved += self.link.bytes_moved - moved
         self._mark = (self.now, self.link.busy_s, self.link.bytes_moved)
+        return self.stall_s > 0

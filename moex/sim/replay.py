@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.cache.row_cache import RowCache
 from moex.sim.simulator import simulate
 from moex.sim.time_bound import decode_lower_bound
 
@@ -36,15 +37,13 @@ def replay(
         clock: the profile that times are computed with; default `hardware`.
     """
     future = trace.future() if "future" in decisions.policy.needs else None
-    cache, rows = decisions.build(trace.geometry, hardware, future)
-    report = simulate(
-        trace, cache, decisions.prefetcher, clock or hardware, cold, on_plan, neurons=rows
-    )
+    cache = decisions.build(trace.geometry, hardware, future)
+    report = simulate(trace, cache, decisions.prefetcher, clock or hardware, cold, on_plan)
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
-    if rows is not None:
+    if isinstance(cache, RowCache):
         report.lossy.append("sparsity")
-        report.rows, report.break_even = rows.share, rows.break_even
+        report.rows, report.break_even = cache.share, cache.break_even
     return report
 
 

@@ -78,9 +78,7 @@ class _Check:
     def cache(self, policy: CachePolicy, pool: str, slots: int) -> ExpertCache:
         future = self.future if "future" in policy.needs else None
         watched = _Watched(policy, self.where)
-        return Decisions(watched, Memory(slots, pool=pool), seed=7).build(GEOMETRY, future=future)[
-            0
-        ]
+        return Decisions(watched, Memory(slots, pool=pool), seed=7).build(GEOMETRY, future=future)
 
     def replays(self, pool: str, slots: int) -> None:
         """Check that equal calls give equal plans: repeated, after reset, copied and pickled."""
@@ -139,7 +137,7 @@ class _Check:
     def optimum(self, pool: str, slots: int) -> None:
         """Check that without prefetches the policy loads no less than Belady with bypass."""
         decisions = Decisions(Belady(bypass=True), Memory(slots, pool=pool))
-        best, _ = decisions.build(GEOMETRY, future=self.future)
+        best = decisions.build(GEOMETRY, future=self.future)
         cache = self.cache(self.factory(), pool, slots)
         loads = [
             sum(len(plan.loads) for visit in self.replay(each, prefetches=False) for plan in visit)

@@ -69,7 +69,7 @@ def test_slots_free_resident_and_in_flight_are_all_slots(name, pool, data):
 @given(data=st.data())
 def test_rows_of_an_abandoned_visit_are_those_of_its_plans(data):
     accesses = visits(data.draw)
-    rows = RowCache(ExpertCache(LRU(), GEOMETRY, 3, staging=5), rows=0.25)
+    rows = RowCache(LRU(), GEOMETRY, 3, staging=5, rows=0.25)
     held, abandoned = {}, []
     for access in accesses:
         needs = [data.draw(st.integers(1, (1 << 16) - 1)) for _ in access.experts]

@@ -215,3 +215,12 @@ def test_reset_forgets_everything():
 def test_wrong_memory_is_refused_with_the_way_out(wrong, said):
     with pytest.raises(ValueError, match=said):
         ExpertCache(**{"policy": LRU(), "geometry": GEOMETRY, "slots": 2, **wrong})
+
+
+def test_a_load_is_stale_once_its_slot_is_dropped_or_loaded_anew():
+    cache = cache_of(LRU(), 2, staging=4)
+    (early,) = cache.prefetch([Prediction(Expert(0, 4), 1.0)], 0).loads
+    (plan,) = cache.request(visit(1, 0, 1))
+    assert [gone.slot for gone in plan.dropped] == [early.slot]
+    assert plan.stale == [early.slot, *(load.slot for load in plan.loads)]
+    assert plan._replace(loads=(), dropped=(), fills=plan.loads).stale == []

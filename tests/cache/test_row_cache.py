@@ -14,7 +14,7 @@ from moex.cache.memory import Memory
 from moex.cache.resident_rows import bitmap, lowest
 from moex.cache.row_cache import RowCache
 from moex.cache.stats import CacheStats
-from moex.decisions.rows import row_cache
+from moex.decisions.decisions import Decisions
 from moex.hardware.profile import HardwareProfile
 from moex.testing.policies import GEOMETRY, _prefetches, _traces
 from moex.types import DECODE, Access, Eviction, Expert, Plan, Prediction
@@ -46,9 +46,11 @@ TRACE = _traces()["prefill"]
 def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name, monkeypatch):
     monkeypatch.setitem(globals(), "TRACE", _traces()[name])
     plain = ExpertCache(LRU(), GEOMETRY, 5, pool)
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 5, pool))
+    residency = RowCache(LRU(), GEOMETRY, 5, pool)
     expected = plans(plain, plain.request)
-    assert plans(residency, lambda a: residency.request(a, [None] * len(a.experts))) == expected
+    found = plans(residency, lambda a: residency.request(a, [None] * len(a.experts)))
+    assert [plan._replace(computed=(), held=()) for plan in found] == expected
+    assert all(held == FULL for plan in found for held in plan.held)
 
 
 @settings(max_examples=30)
@@ -60,15 +62,13 @@ def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name,
 )
 def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_even, pool, seed):
     draws = Random(seed)
-    cache = ExpertCache(LRU(), GEOMETRY, 4, pool)
     hot = {Expert(0, index): draws.getrandbits(WIDTH) for index in range(6)}
-    residency = RowCache(cache, share, break_even, hot)
+    residency = RowCache(LRU(), GEOMETRY, 4, pool, rows=share, break_even=break_even, hot=hot)
     there: dict[int, tuple[Expert, int]] = {}
     """What a device would hold: by place, whose rows and which."""
 
     def move(plan: Plan) -> None:
-        for load in plan.transfers:
-            held = residency.held(load.expert)
+        for load, held in zip(plan.transfers, plan.held, strict=True):
             assert held.bit_count() <= residency.capacity
             expert, before = there.get(load.slot, (None, 0))
             moved = FULL if load.rows is None else bitmap(load.rows)
@@ -90,7 +90,7 @@ def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_ev
                 move(
                     residency.prefetch(chosen if draws.random() < 0.5 else prefetches, access.clock)
                 )
-            for expert, part in residency.parts.items():
+            for expert, part in plan.computed:
                 owner, held = there[slots[expert]]
                 assert owner == expert
                 assert part & ~held == 0
@@ -101,7 +101,7 @@ def test_what_is_computed_is_there_and_places_are_never_overfull(share, break_ev
 
 
 def test_a_resident_is_filled_up_and_the_oldest_rows_leave():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    residency = RowCache(LRU(), GEOMETRY, 3, rows=0.5)
     expert = Expert(0, 0)
 
     def visit(clock: int, wanted: int) -> Plan:
@@ -121,7 +121,7 @@ def test_a_resident_is_filled_up_and_the_oldest_rows_leave():
 
 def test_hot_rows_leave_last():
     expert = Expert(0, 0)
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, hot={expert: 0b11})
+    residency = RowCache(LRU(), GEOMETRY, 3, rows=0.5, hot={expert: 0b11})
     for clock, wanted in enumerate((0b11, 0b1100, 0b110000, 0b11000000)):
         access = Access(clock, clock, 0, DECODE, (0, 1, 2))
         list(residency.request(access, [wanted, 1, 1]))
@@ -130,7 +130,7 @@ def test_hot_rows_leave_last():
 
 
 def test_rows_that_came_early_are_a_hit_in_part_or_wasted():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3))
+    residency = RowCache(LRU(), GEOMETRY, 3)
     prefetches = [Prediction(Expert(1, 5), 1.0, rows(0, 1)), Prediction(Expert(1, 6), 0.5, rows(2))]
     plan = residency.prefetch(prefetches, 0)
     assert [load.rows for load in plan.loads] == [rows(0, 1), rows(2)]
@@ -143,7 +143,7 @@ def test_rows_that_came_early_are_a_hit_in_part_or_wasted():
 
 
 def test_above_break_even_the_whole_expert_is_moved():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), break_even=0.5)
+    residency = RowCache(LRU(), GEOMETRY, 3, break_even=0.5)
     (plan,) = residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b111, 1])
     assert [load.rows for load in plan.loads] == [None, rows(0, 1, 2), rows(0)]
     assert residency.held(Expert(0, 0)) == FULL
@@ -159,28 +159,32 @@ def test_the_lowest_members(members, count):
 @pytest.mark.parametrize("field", ["rows", "break_even"])
 def test_a_share_outside_its_range_is_refused(field):
     with pytest.raises(ValueError, match=rf"memory.{field}=1.5: expected a share in \(0, 1\]"):
-        RowCache(ExpertCache(LRU(), GEOMETRY, 3), **{field: 1.5})
+        RowCache(LRU(), GEOMETRY, 3, **{field: 1.5})
 
 
 def test_the_break_even_is_the_setting_s_else_the_profile_s_for_the_store():
     measured = HardwareProfile(break_even={"disk": 0.4})
-    cache = ExpertCache(LRU(), GEOMETRY, 3)
-    assert row_cache(cache, Memory(3), measured, "disk").break_even == 0.4
-    assert row_cache(cache, Memory(3), measured, "ram").break_even == 1.0
-    assert row_cache(cache, Memory(3, break_even=0.7), measured, "disk").break_even == 0.7
+
+    def found(store: str, **memory: float) -> float:
+        decisions = Decisions(LRU(), Memory(3, **memory), neurons=True, store=store)
+        return decisions.build(GEOMETRY, measured).break_even
+
+    assert found("disk") == 0.4
+    assert found("ram") == 1.0
+    assert found("disk", break_even=0.7) == 0.7
     with pytest.raises(ValueError, match=r"hardware.break_even.disk=0: expected a share"):
         HardwareProfile(break_even={"disk": 0})
 
 
 def test_a_thin_place_is_never_billed_for_more_rows_than_it_takes():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5, break_even=0.25)
+    residency = RowCache(LRU(), GEOMETRY, 3, rows=0.5, break_even=0.25)
     assert residency.break_even == 1.0
     (plan,) = residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [0b1111, 0b11, 1])
     assert [load.rows for load in plan.loads] == [rows(0, 1, 2, 3), rows(0, 1), rows(0)]
 
 
 def test_a_hit_whose_rows_come_in_a_later_wave_is_partial_and_not_late():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3), rows=0.5)
+    residency = RowCache(LRU(), GEOMETRY, 3, rows=0.5)
     cache_stats = CacheStats(GEOMETRY)
     for clock, wanted in enumerate((0b1111, 0b11111)):  # the second time the place is full
         for plan in residency.request(Access(clock, clock, 0, DECODE, (0, 1, 2)), [wanted, 1, 1]):
@@ -191,7 +195,7 @@ def test_a_hit_whose_rows_come_in_a_later_wave_is_partial_and_not_late():
 
 
 def test_without_a_place_to_spare_nothing_is_filled_up_early():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3, staging=1))
+    residency = RowCache(LRU(), GEOMETRY, 3, staging=1)
     list(residency.request(Access(0, 0, 0, DECODE, (0, 1, 2)), [1, 1, 1]))
     list(residency.request(Access(1, 0, 1, DECODE, (0, 1, 2)), [1, 1, 1]))
     prefetches = [Prediction(Expert(0, index), 1.0, rows(3)) for index in range(3)]
@@ -199,7 +203,7 @@ def test_without_a_place_to_spare_nothing_is_filled_up_early():
 
 
 def test_rows_that_came_early_for_an_expert_that_then_leaves_are_wasted():
-    residency = RowCache(ExpertCache(LRU(), GEOMETRY, 3, pool="global"))
+    residency = RowCache(LRU(), GEOMETRY, 3, pool="global")
     for layer in range(3):
         list(residency.request(Access(layer, 0, layer, DECODE, (0, 1, 2)), [1, 1, 1]))
     early = residency.prefetch([Prediction(Expert(0, 0), 1.0, rows(3))], 2)

@@ -87,26 +87,51 @@ class Ticking(Link):
     def used(self, slot):
         self.now += 0.25
 
+    in_parts, emulated, pinned = True, True, True
+
     def wait(self, slot):
         self.now += 8.5
-        return 8.0
+        self.stalled(slot, self.now, 8.0)
+        return True
+
+    def wait_part(self, slot, size):
+        self.now += 2.5
+        self.stalled(slot, self.now, 2.0)
+        return False
 
     def restart(self):
         self.now = 0.0
 
     def stats(self):
-        return LinkStats(0, 0.0)
+        return LinkStats(7, 0.0, self.stall_s)
+
+    def close(self):
+        self.now = -1.0
 
 
 def test_a_timed_link_keeps_what_is_spent_in_its_calls_but_for_waiting(monkeypatch):
     link = Ticking()
     monkeypatch.setattr(cost_fit, "perf_counter", lambda: link.now)
-    seconds = cost_fit._timed_link(link)
-    link.submit(Plan(3))
-    link.used(0)
-    assert link.wait(0) == 8.0
-    link.submit(Plan(4))
-    assert seconds == {3: 1.75, 4: 1.0}
+    timed = cost_fit.TimedLink(link)
+    timed.submit(Plan(3))
+    timed.used(0)
+    assert timed.wait(0)
+    timed.submit(Plan(4))
+    assert not timed.wait_part(0, 1)
+    assert timed.seconds == {3: 1.75, 4: 1.5}
+
+
+def test_a_timed_link_is_the_link_that_it_times():
+    link = Ticking()
+    timed = cost_fit.TimedLink(link)
+    assert (timed.in_parts, timed.emulated, timed.pinned) == (True, True, True)
+    timed.submit(Plan(0))
+    timed.wait(0)
+    assert timed.stats() == (7, 0.0, 8.0)
+    timed.restart()
+    assert link.now == 0.0
+    timed.close()
+    assert link.now == -1.0
 
 
 def test_a_break_even_lies_where_rows_stop_being_faster():

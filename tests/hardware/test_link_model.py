@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
 from moex.hardware.link_model import LinkTimeline
 from moex.hardware.profile import HardwareProfile
 from moex.sim.clock import Clock
@@ -82,7 +84,8 @@ def test_a_guess_that_is_waited_for_stands_behind_demand():
 
 def test_every_load_of_a_plan_costs_the_computing_lane_its_handing_over():
     profile = HardwareProfile("test", link_bytes_per_s=1e12, submit_s=1.0, handover_s=0.25)
-    clock = Clock(profile, Geometry(1, 4, 2, 5, 3, 100), 1.0)
+    geometry = Geometry(1, 4, 2, 5, 3, 100)
+    clock = Clock(profile, geometry, ExpertCache(LRU(), geometry, 2))
     clock.submit(Plan(0))
     assert clock.now == 0
     clock.submit(Plan(0, loads=tuple(Load(Expert(0, n), n) for n in range(3))))
@@ -98,18 +101,20 @@ def test_latency_is_not_waited_for_again_by_who_asks_late():
 
 def machine(**costs: float) -> Clock:
     profile = HardwareProfile("test", link_bytes_per_s=100, **costs)
-    return Clock(profile, Geometry(1, 4, 2, 4, 4, 100), 1.0)
+    geometry = Geometry(1, 4, 2, 4, 4, 100)
+    return Clock(profile, geometry, ExpertCache(LRU(), geometry, 2))
 
 
 def test_what_has_come_is_not_waited_for():
     clock = machine()
     clock.submit(Plan(0, loads=(Load(Expert(0, 0), 0),)))
     clock.now = 5.0
-    assert (clock.wait(0), clock.now) == (0.0, 5.0)
+    assert (clock.wait(0), clock.now, clock.stall_s) == (False, 5.0, 0.0)
 
 
 def test_the_host_computes_one_expert_after_the_other():
     clock = machine(host_expert_s=2.0)
     clock.begin_host(1)
     clock.begin_host(1)
-    assert clock.wait_host() == 4.0
+    assert clock.wait_host()
+    assert clock.stall_s == 4.0

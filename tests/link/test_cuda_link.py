@@ -9,7 +9,7 @@ import torch
 from records import EXPERTS, GEOMETRY, LAYOUT, holds, tensors
 
 from moex.cache.lru import LRU
-from moex.link.cuda import LATE, CudaLink
+from moex.link.cuda import CudaLink
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runner.meter import begin_peak, peak_device_bytes
@@ -45,7 +45,7 @@ def test_demand_and_guesses_arrive(link):
     link.submit(Plan(0, loads=(Load(EXPERTS[2], 2, speculative=True),)))
     for number in range(3):
         assert arrived(link, EXPERTS[number], number)
-    assert link.wait(0) == 0.0
+    assert not link.wait(0)
     assert link.stats().bytes_moved == 3 * LAYOUT.bytes
     assert link.stats().busy_s > 0
 
@@ -74,10 +74,9 @@ def test_a_copy_waits_for_the_kernel_that_reads_its_place(link):
 
 def test_waits_are_timed_by_events(link):
     link.submit(Plan(0, loads=(Load(EXPERTS[0], 0),)))
-    assert link.wait(0) in (0.0, LATE)
+    late = link.wait(0)
     torch.cuda.synchronize()
-    assert link.collect_stall() >= 0.0
-    assert link.collect_stall() == 0.0
+    assert (link.stats().stall_s > 0) == late
 
 
 def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch, caplog):

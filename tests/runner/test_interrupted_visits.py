@@ -23,11 +23,13 @@ from test_parity import LOGICAL
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.none import NoCache
-from moex.decisions.rows import row_cache
+from moex.cache.row_cache import RowCache
+from moex.decisions.rows import row_settings
 from moex.hardware.profile import HardwareProfile
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -120,17 +122,13 @@ class Case:
         run.finish()
         assert run.cache.occupancy()[1] == 0
         trace, memory, selector = run.recorder.trace({}), self.made.memory, self.made.selector
-        twin = ExpertCache(
-            self.made.policy,
-            cache.geometry,
-            cache.slots,
-            cache.pool,
-            cache.staging,
-            split=cache.split,
-        )
-        rows = row_cache(twin, memory, None, run.link.name) if selector else None
-        report, live = simulate(trace, twin, Gate(), neurons=rows), Report()
-        live.fill(run.layer_stats, None)
+        given = self.made.policy, cache.geometry, cache.slots, cache.pool, cache.staging
+        if selector:
+            twin = RowCache(*given, **row_settings(memory, cache.geometry, None, run.link.name))
+        else:
+            twin = ExpertCache(*given, split=cache.split)
+        report, live = simulate(trace, twin, Gate()), Report()
+        live.fill(*measured(run.layer_stats, None))
         assert {n: getattr(live, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         run.restart()
         self.plans.clear()

@@ -40,8 +40,7 @@ def test_asking_the_prefetcher_is_billed_once_a_visit():
 def test_selecting_neurons_is_billed_once_a_visit_and_thin_places_take_less():
     trace = literal([(0, (0, 1))] * 3)
     trace.rows = [[None, None]] * 3
-    cache = ExpertCache(LRU(), trace.geometry, 2, staging=6)
-    hardware = HardwareProfile("test", FAST, select_s=2.0)
-    report = simulate(trace, cache, None, hardware, neurons=RowCache(cache, rows=0.5))
+    cache = RowCache(LRU(), trace.geometry, 2, staging=6, rows=0.5)
+    report = simulate(trace, cache, None, HardwareProfile("test", FAST, select_s=2.0))
     assert report.decode_s == pytest.approx(6.0)
     assert report.capacity_bytes == (2 + 6) * trace.geometry.expert_bytes // 2

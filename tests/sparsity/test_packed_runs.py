@@ -9,7 +9,6 @@ from test_runs import exact as exact
 from transformers import AutoModelForCausalLM
 
 from moex.cache.belady import Belady
-from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.row_cache import RowCache
 from moex.prefetch.none import NoPrefetch
@@ -18,6 +17,7 @@ from moex.quant.mixed import Mixed
 from moex.quant.rows import Neurons, pack_rows, unpack_rows
 from moex.quant.rtn import RTN
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
@@ -91,10 +91,9 @@ def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(
             assert (decode(model, tokens) - expected).abs().max() < 1e-9
         offloaded.finish()
         if isinstance(prefetcher, NoPrefetch):
-            row, cache = Report(), ExpertCache(policy, loaded.geometry, 2, future=future)
-            row.fill(offloaded.layer_stats, None)
-            residency = RowCache(cache, 0.4)
-            replayed = simulate(offloaded.recorder.trace({}), cache, neurons=residency)
+            row, cache = Report(), RowCache(policy, loaded.geometry, 2, future=future, rows=0.4)
+            row.fill(*measured(offloaded.layer_stats, None))
+            replayed = simulate(offloaded.recorder.trace({}), cache)
             assert replayed.bytes_demand == row.bytes_demand > 0
             assert replayed.capacity_bytes <= offloaded.slots.bytes
         counts = offloaded.cache_stats.phases[DECODE]

@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM
 
 from moex import api
 from moex.cache.belady import Belady
-from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lru import LRU
-from moex.decisions.rows import row_cache
+from moex.decisions.decisions import Decisions
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.base import Prefetcher
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runs.measured import measured
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
@@ -240,14 +240,11 @@ def test_a_replay_takes_the_same_decisions(loaded, tmp_path, memory, pool):
                 decode(model, row[None])
         offloaded.finish()
         path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
-        cache = ExpertCache(LRU(), loaded.geometry, 3, pool)
-        rows = row_cache(cache, setting)
-        report = simulate(
-            read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append, neurons=rows
-        )
+        cache = Decisions(LRU(), setting, neurons=True).build(loaded.geometry)
+        report = simulate(read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append)
         assert replayed == live
         row = type(report)()
-        row.fill(offloaded.layer_stats, None)
+        row.fill(*measured(offloaded.layer_stats, None))
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < loaded.geometry.expert_bytes * row.requests
 

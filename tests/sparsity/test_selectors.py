@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from moex.cache.core import ExpertCache
-from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.decisions.rows import row_cache
+from moex.decisions.rows import row_settings
 from moex.sparsity.active import active, contributions, rows_of
 from moex.sparsity.freq import Freq
 from moex.sparsity.oracle import Oracle
@@ -156,4 +154,4 @@ def test_counts_that_cannot_be_used_are_refused(tmp_path):
         with pytest.raises(
             ValueError, match=r"memory\.hot=.*broken\.npy: is not an array of counts"
         ):
-            row_cache(ExpertCache(LRU(), GEOMETRY, 2), Memory(2, rows=rows, hot=str(broken)))
+            row_settings(Memory(2, rows=rows, hot=str(broken)), GEOMETRY, None, "ram")

@@ -1,0 +1,131 @@
+"""The sections of a result row that are made of counts and of measured seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from moex.cache.stats import CacheStats
+from moex.runs.sections import Accesses, Bytes, Prefetches, Prefill, Speed, Transfers
+from moex.types import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from moex.cache.stats import Counts
+
+
+@dataclass
+class Clocked:
+    """Measurements of one phase by a real or virtual clock; seconds and bytes."""
+
+    passes: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stall_s: float = 0.0
+    link_busy_s: float = 0.0
+    bytes_moved: int = 0
+
+
+def measured(
+    layer_stats: Sequence[CacheStats], clocked: Mapping[str, Clocked] | None
+) -> Iterator[object]:
+    """Yield the sections of what was counted and clocked.
+
+    Args:
+        layer_stats: the statistics of each layer; empty if nothing was counted.
+        clocked: measurements by phase; None without a clock.
+    """
+    total = CacheStats.total(layer_stats) if layer_stats else None
+    if total:
+        counts = total.phases[DECODE]
+        moved = counts.bytes_demand + counts.bytes_prefetch
+        if clocked:
+            moved = clocked[DECODE].bytes_moved
+        yield accesses(counts, moved, total.geometry.expert_bytes, layer_stats)
+        yield prefetches(counts)
+        yield issued(counts, moved)
+    if clocked:
+        yield speed(clocked[PREFILL], clocked[DECODE])
+        yield transfers(clocked[DECODE])
+    counted = total.phases[PREFILL] if total else None
+    yield prefill(counted, clocked[PREFILL] if clocked else None)
+
+
+def speed(prefill: Clocked, decode: Clocked) -> Speed:
+    """Return the speed of both phases."""
+    return Speed(
+        tokens_prefill=prefill.tokens,
+        tokens_decode=decode.tokens,
+        ttft_s=ratio(prefill.seconds, prefill.passes),
+        tpot_s=ratio(decode.seconds, decode.passes),
+        decode_s=decode.seconds,
+        tokens_per_second=ratio(decode.tokens, decode.seconds),
+    )
+
+
+def accesses(
+    counts: Counts, moved: int, expert_bytes: int, layer_stats: Sequence[CacheStats]
+) -> Accesses:
+    """Return the accesses of decoding; `moved` are the bytes that crossed the link."""
+    decoding = [each.phases[DECODE] for each in layer_stats]
+    hits = counts.prefetched_hits - counts.late_hits
+    share = ratio(moved, counts.requests * expert_bytes)
+    rows = ratio(counts.bytes_demand, counts.bytes_selected)
+    return Accesses(
+        **_as_counted(Accesses, counts),
+        prefetch_hits=hits,
+        hit_rate=ratio(counts.resident_hits, counts.requests),
+        effective_hit_rate=ratio(counts.resident_hits + hits, counts.requests),
+        all_hit_rate=ratio(counts.visits - counts.waited_visits, counts.visits),
+        byte_hit_rate=None if share is None else 1 - share,
+        layer_hit_rates=[ratio(each.resident_hits, each.requests) for each in decoding],
+        row_hit_rate=None if rows is None else 1 - rows,
+    )
+
+
+def prefetches(counts: Counts) -> Prefetches:
+    """Return the prefetches of decoding."""
+    hits = counts.prefetched_hits
+    return Prefetches(
+        **_as_counted(Prefetches, counts),
+        prefetch_precision=ratio(counts.prefetch_used, counts.prefetch_issued),
+        prefetch_coverage=ratio(hits, hits + counts.partial_hits + counts.demand_misses),
+    )
+
+
+def issued(counts: Counts, moved: int) -> Bytes:
+    """Return the bytes of decoding; without a neuron selector, none are selected."""
+    found = _as_counted(Bytes, counts)
+    return Bytes(**found | {"bytes_selected": counts.bytes_selected or None}, bytes_moved=moved)
+
+
+def transfers(decode: Clocked) -> Transfers:
+    """Return the transfers of decoding."""
+    return Transfers(
+        stall_s=decode.stall_s,
+        stall_share=ratio(decode.stall_s, decode.seconds),
+        hidden_transfer_s=max(0.0, decode.link_busy_s - decode.stall_s),
+        link_bytes_per_s=ratio(decode.bytes_moved, decode.link_busy_s),
+    )
+
+
+def prefill(counts: Counts | None, clocked: Clocked | None) -> Prefill:
+    """Return what was counted and clocked of prefill, as far as it was."""
+    section = Prefill(prefill_s=clocked.seconds if clocked else None)
+    if counts is not None:
+        vars(section).update(_as_counted(Prefill, counts, "prefill_"))
+        section.prefill_prefetch_hits = counts.prefetched_hits - counts.late_hits
+    return section
+
+
+def _as_counted(section: type, counts: Counts, prefix: str = "") -> dict[str, Any]:
+    """Return the fields of a section that have the name of a count, after a prefix."""
+    names = [each.name for each in fields(section)]
+    known = {prefix + name: count for name, count in vars(counts).items()}
+    return {name: known[name] for name in names if name in known}
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Return `part / whole`, or None if `whole` is 0."""
+    return part / whole if whole else None
