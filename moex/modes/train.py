@@ -146,33 +146,24 @@ def _router(layer: Any, geometry: Any) -> tuple[Tensor, Tensor]:
 
 def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over layers, as rows of accuracy."""
+    found: dict[tuple[str, str], list[float]] = {}
     if kind in EXPERTS:
         least = min(row["named"] for row in rows)
-        groups = {
-            f"{name}{horizon}": [
-                row[f"{prefix}recall"]
-                for row in rows
-                if row["horizon"] == horizon and row["named"] == least
-            ]
-            for horizon in sorted({row["horizon"] for row in rows})
-            for name, prefix in ((f"{kind}_horizon", ""), ("gate_horizon", "gate_"))
-        }
-        metrics = dict.fromkeys(groups, f"recall@{least}")
+        for row in sorted(rows, key=lambda row: row["horizon"]):
+            for name, prefix in ((kind, ""), ("gate", "gate_")) if row["named"] == least else ():
+                task = f"{name}_horizon{row['horizon']}", f"recall@{least}"
+                found.setdefault(task, []).append(row[f"{prefix}recall"])
     else:
-        groups, metrics = {}, {}
-        for way in ("late", "predicted", "freq", "oracle"):
+        for row in rows:
             for name in ("neuron_recall", "energy_recall"):
-                task = f"corm_{way}_{name}"
-                groups[task] = [row[name] for row in rows if row["way"] == way]
-                metrics[task] = name
+                found.setdefault((f"corm_{row['way']}_{name}", name), []).append(row[name])
     return [
         {
             "task": task,
-            "metric": metrics[task],
+            "metric": metric,
             "value": sum(values) / len(values),
             "stderr": None,
             "n": len(values),
         }
-        for task, values in groups.items()
-        if values
+        for (task, metric), values in found.items()
     ]
