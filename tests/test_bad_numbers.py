@@ -11,9 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from typed import suggested
 
-from moex.cli import schema
+from moex.cli.build import build, check_all
 from moex.cli.errors import CONF, register_resolvers
-from moex.cli.instantiate import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +49,9 @@ def make(config: Any, group: str, *words: str) -> None:
     for override in OverridesParser.create().parse_overrides([*words]):
         OmegaConf.update(changed, override.key_or_group, override.value(), merge=False)
     if group in BUILT:
-        build(changed[group])
+        build(OmegaConf.to_container(changed, resolve=True)[group], group)
     else:
-        schema.check_all(OmegaConf.to_container(changed), list(changed))
+        check_all(OmegaConf.to_container(changed), list(changed))
 
 
 @pytest.mark.parametrize("group", [*BUILT, *CHECKED])

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from moex import api
 from moex.bench import rounds as runner
 from moex.cache.core import ExpertCache
-from moex.cli.app import build
+from moex.cli.build import typed_run
 from moex.cli.errors import CONF, forget, register_resolvers
 from moex.hardware.profile import HardwareProfile
 from moex.link.base import Link
@@ -89,7 +89,7 @@ def living(kinds: type | tuple[type, ...]) -> list:
 @pytest.mark.parametrize(("mode", "words"), RUNS, ids=lambda value: getattr(value, "__name__", ""))
 def test_nothing_large_is_left_of_a_run(configured, tmp_path, left, mode, words):
     config = configured(*words)
-    report = mode.run(config, tmp_path, build)
+    report = mode.run(typed_run(config), tmp_path)
     assert report.mode or report.source
     assert left() == []
 
@@ -102,7 +102,7 @@ def test_nothing_large_is_left_of_a_cell_that_failed_though_its_error_is_kept(
 
     monkeypatch.setattr(runner, "generate", fail)
     with pytest.raises(RuntimeError, match="no more") as caught:
-        live.run(configured("memory.store=ram"), tmp_path, build)
+        live.run(typed_run(configured("memory.store=ram")), tmp_path)
     assert left() != []
     forget(caught.value)
     assert left() == []

@@ -96,7 +96,7 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
     """Verify a combination and run it live; return its row: what it is, and what went wrong."""
     from hydra import compose, initialize_config_dir
 
-    from moex.cli.app import build
+    from moex.cli.build import typed_run
     from moex.modes import live, simulate, verify
 
     model, words = combination(number)
@@ -110,9 +110,9 @@ def check(number: int, folders: dict[str, Path]) -> dict[str, Any]:
         again = compose("config", [*fixed, *replay])
     before, started = left(), perf_counter()
     with tempfile.TemporaryDirectory() as scratch, chdir(scratch):
-        graded = verify.run(config, Path(scratch), build)
-        row = live.run(config, Path(scratch), build)
-        replayed = simulate.run(again, Path(scratch), build)
+        graded = verify.run(typed_run(config), Path(scratch))
+        row = live.run(typed_run(config), Path(scratch))
+        replayed = simulate.run(typed_run(again), Path(scratch))
     hits = [getattr(row, name) for name in SUM]
     counts = [[getattr(each, name) for name in LOGICAL] for each in (row, replayed)]
     wrong = {

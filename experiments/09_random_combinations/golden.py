@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 from combine import CONF, PROMPTS, TRAINED, combination
 
 from moex.bench import rounds
-from moex.cli.errors import register_resolvers
 
 # All that is used of moex. Who moves or renames code changes these lines, and `tap`.
-from moex.cli.instantiate import build
+from moex.cli.build import typed_run
+from moex.cli.errors import register_resolvers
 from moex.modes import live, simulate
 from moex.paths import ASSETS
 from moex.runner.offloaded import OffloadedModel
@@ -159,7 +159,7 @@ def run(model: list[str], words: list[str], seen: dict[str, Any]) -> dict[str, A
         for source, mode, overrides in (("live", live, words), ("simulated", simulate, again)):
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 config = compose("config", [*model, *FIXED, *overrides])
-            row = asdict(mode.run(config, Path(scratch), build))
+            row = asdict(mode.run(typed_run(config), Path(scratch)))
             left_out = MACHINE | {name for name in row if name.endswith("_s")} | TIMED
             left_out = left_out if mode is live else MACHINE  # a replay's clock is not real
             row = {name: value for name, value in row.items() if name not in left_out}

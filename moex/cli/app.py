@@ -18,14 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from moex.cli import console, objective, schema
+from moex.cli import console, objective
+from moex.cli.build import GROUPS, check_all, imported, typed_run
 from moex.cli.errors import CONF, one_line
-from moex.cli.instantiate import build as build
 from moex.cli.overrides import notice_ignored
-from moex.modes.common import PARTIAL, names_a_part
+from moex.modes.common import PARTIAL
 from moex.modes.live import analyze
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.runs.notes import note
@@ -35,6 +34,8 @@ from moex.runs.run_id import code_version, key_of, run_id
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
+
+    from moex.modes.run import Run
 
 
 def run(config: DictConfig) -> float | None:
@@ -49,35 +50,31 @@ def run(config: DictConfig) -> float | None:
 
 
 def _run(config: DictConfig, folder: Path) -> float | None:
-    given: Any = OmegaConf.to_container(config, resolve=True)
-    schema.check_all(given, HydraConfig.get().runtime.choices)
-    objective.check(config.objective)
-    if config.runner.name != "moex" and config.mode.name not in ("live", "verify"):
+    job = typed_run(config)
+    check_all(job.settings, HydraConfig.get().runtime.choices)
+    objective.check(job.objective)
+    if job.runner.name != "moex" and job.mode.name not in ("live", "verify"):
         raise ValueError(
-            f"runner={config.runner.name}: mode={config.mode.name} knows moex only; expected "
+            f"runner={job.runner.name}: mode={job.mode.name} knows moex only; expected "
             "runner=moex; baselines are for mode=live"
         )
-    _refuse_mistyped(config)
-    tracker = build(config.tracker)
+    _refuse_mistyped(job)
+    tracker = job.make("tracker")
     if not in_sweep():
         notice_ignored(config, HydraConfig.get().overrides.task)
-    name = run_id(given)
+    name = run_id(job.settings)
     with exclusive_lock(
         folder, lambda: note("another process is running this configuration: waiting for it")
     ):
-        report, why = (None, "") if config.force else _finished(folder, name)
-        if (
-            report
-            and config.bottleneck
-            and report.bottleneck is None
-            and report.requests is not None
-        ):
-            report, why = _analyzed(report, config, folder)
+        report, why = (None, "") if job.force else _finished(folder, name)
+        counted = report is not None and report.requests is not None
+        if report and job.bottleneck and report.bottleneck is None and counted:
+            report, why = _analyzed(report, job, folder)
         if why and not (report and in_sweep()):  # the sweep has counted those
             note(why)
         fresh = report is None
         if report is None:
-            report = _execute(config, folder, name)
+            report = _execute(job, folder, name)
         else:
             _enter(folder)
     console.show(report, folder, brief=in_sweep())
@@ -86,44 +83,44 @@ def _run(config: DictConfig, folder: Path) -> float | None:
     except Exception as error:
         note(f"not tracked ({one_line(error)}); the run itself is complete")
     if in_sweep() and not _is_grid(HydraConfig.get().sweeper):
-        return objective.found(report, config.objective)
-    return getattr(report, config.objective, None)
+        return objective.found(report, job.objective)
+    return getattr(report, job.objective, None)
 
 
-def _execute(config: DictConfig, folder: Path, name: str) -> Report:
+def _execute(job: Run, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
     for left_over in folder.glob(".*.part"):
         left_over.unlink()
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
-    report: Report = get_method(config.mode.run)(config, folder, build)
-    report.fill(run_id=name, **_names(report, config), code=code_version(), **provenance())
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    report: Report = imported(job.mode.run, "mode.run")(job, folder)
+    report.fill(run_id=name, **_names(report, job), code=code_version(), **provenance())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.settings)))
     _enter(folder)
     report.write(folder)
     (folder / PARTIAL).unlink(missing_ok=True)
     return report
 
 
-def _analyzed(report: Report, config: DictConfig, folder: Path) -> tuple[Report | None, str]:
+def _analyzed(report: Report, job: Run, folder: Path) -> tuple[Report | None, str]:
     """Add the bottleneck line to a cached result that has none; None: it must be replayed."""
     cached = "cached result without a bottleneck line"
     if report.source == "sim":
         return None, f"{cached}: replaying it"
-    analyze(report, config, folder, build)
+    analyze(report, job, folder)
     if report.bottleneck is None:
         return report, cached
     report.write(folder)
     return report, f"{cached}: added from its trace"
 
 
-def _refuse_mistyped(config: DictConfig) -> None:
+def _refuse_mistyped(job: Run) -> None:
     """Refuse settings that a class does not accept, also where this mode ignores them."""
     given = {re.sub(r"\W.*", "", word.lstrip("+~")) for word in HydraConfig.get().overrides.task}
-    for group in sorted(given & {*HydraConfig.get().runtime.choices} & {*config}):
-        if names_a_part(config[group]):
-            build(config[group])
+    for group in sorted(given & {*HydraConfig.get().runtime.choices} & {*job.settings}):
+        if group not in GROUPS:  # those are checked already
+            job.make(group)
 
 
 def in_sweep() -> bool:
@@ -229,13 +226,13 @@ def _finished(folder: Path, name: str) -> tuple[Report | None, str]:
     return Report(**row), "cached result: this run was finished before; force=true reruns it"
 
 
-def _names(report: Report, config: DictConfig) -> dict[str, Any]:
+def _names(report: Report, job: Run) -> dict[str, Any]:
     """Return the fields that the user chose: names of options, mode, seed."""
     choices = HydraConfig.get().runtime.choices
-    names = {"mode": config.mode.name, "seed": config.seed, "smoke": config.smoke}
-    names |= {"hardware": config.hardware.name, "runner": choices["runner"]}
+    names = {"mode": job.mode.name, "seed": job.seed, "smoke": job.smoke}
+    names |= {"hardware": job.hardware.name, "runner": choices["runner"]}
     if report.source == "live":
-        names |= {"model": config.model.name, "workload": config.workload.name}
+        names |= {"model": job.model.name, "workload": job.workload.name}
     if report.source == "sim" or choices["runner"] == "moex":
         names |= {name: choices[name] for name in ("quant", "sparsity", "miss")}
         names |= {"policy": choices["cache"], "prefetcher": choices["prefetch"], "runner": "moex"}

@@ -67,11 +67,10 @@ def one_line(error: BaseException) -> str:
         return _unknown_key(str(error))
     if kind == "OverrideParseException":
         return f"{text}; expected key=value, e.g. cache=lru memory.slots=4"
-    if told := _moved(error) or _absent(text):
+    if told := _moved(error):
         return told
-    cause = error.__cause__
-    if kind == "InstantiationException" and cause is not None:
-        return _constructor(error, cause)
+    if kind == "InstantiationException" and error.__cause__:  # a sweeper or launcher
+        return " ".join(str(error.__cause__).split())
     if isinstance(error, OSError) and error.filename and error.errno:
         return _file(error)
     if kind in PLAIN:
@@ -85,15 +84,6 @@ def _moved(error: BaseException | None) -> str:
         if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
             return f"import {error.name}: moved in moex 0.2; try import {MODULES[error.name]}"
         error = error.__cause__
-    return ""
-
-
-def _absent(text: str) -> str:
-    """What has no value, or was taken away."""
-    if lacking := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{lacking[1]}: has no value; expected {lacking[1]}=VALUE on the command line"
-    if gone := re.match(r"Key '(\w+)' is not in struct", text):
-        return f"{gone[1]}: is needed, and was taken away; leave out ~{gone[1]}"
     return ""
 
 
@@ -191,12 +181,3 @@ def keys_of(group: str) -> dict[str, set[str]]:
         for option, text in texts.items()
         if "@package _global_" not in text
     }
-
-
-def _constructor(error: BaseException, cause: BaseException) -> str:
-    """A part refused its hyper-parameters, or was given one that it does not have."""
-    text = " ".join(str(cause).split())
-    if isinstance(cause, TypeError):
-        node = re.search(r"full_key: (\S+)", str(error))
-        return f"{node[1] if node else 'configuration'}: {text}"
-    return text

@@ -53,7 +53,7 @@ MODULES = {
     "moex.runner.tokenizer": "moex.models.checkpoint",
     "moex.runner.work": "moex.runner.layer_forward",
     "moex.runner.workload": "moex.bench.workload",
-    "moex.settings": "moex.cli.schema",
+    "moex.settings": "moex.cli.build",
     "moex.sim.costs": "moex.hardware.costs",
     "moex.sim.hardware": "moex.hardware.profile",
     "moex.sim.kernels": "moex.sim.compiled_curves",

@@ -1,5 +1,4 @@
-"""What `mode=` can be: one file each, whose `run` takes a configuration and makes a report.
+"""What `mode=` can be: one file each, whose `run` takes the typed parts of a run, makes a report.
 
-Configurations are read by attribute only, and objects are made by the `build` that the
-composition root passes in, so that nothing here knows Hydra.
+Nothing here knows configurations or Hydra: `moex.cli.build` makes the parts.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moex.modes.common import load, set_threads
 from moex.paths import cache_folder
@@ -12,22 +12,22 @@ from moex.runs.atomic import write_atomically
 from moex.runs.report import Report
 
 if TYPE_CHECKING:
-    from moex.modes.common import Build
+    from moex.modes.run import Run
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Measure this machine with this model and write a hardware profile."""
     from dataclasses import asdict
 
     from moex.calibrate.measure import calibrate as measure
 
-    set_threads(config, 1)  # the emulated link of the run that is fitted has a thread of its own
+    set_threads(run, 1)  # the emulated link of the run that is fitted has a thread of its own
     # On that store's own link only where it is asked for: profiles are for emulated ones, too.
-    store = "disk" if config.memory.store == "disk" else "ram"
-    loaded = load(config, build, store, whole=True)
-    cache = Path(config.cache_dir) if config.cache_dir else cache_folder()
+    store = "disk" if run.memory.store == "disk" else "ram"
+    loaded = load(run, store, whole=True)
+    cache = Path(run.cache_dir) if run.cache_dir else cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    profile = measure(loaded, tokens=8 if config.smoke else 64, folder=cache)
+    profile = measure(loaded, tokens=8 if run.smoke else 64, folder=cache)
     fields = {name: value for name, value in asdict(profile).items() if value is not None}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     text = "\n".join(["_target_: moex.hardware.profile.HardwareProfile", *lines]) + "\n"

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moex.modes.accuracy import accuracy, check_tasks
-from moex.modes.common import load, selects, set_threads
+from moex.modes.common import load, set_threads
 from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moex.modes.common import Build
+    from moex.modes.run import Run
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Measure accuracy only."""
-    if not config.eval.tasks:
+    if not run.eval.tasks:
         raise ValueError("eval.tasks=[]: mode=eval expects tasks; try eval=quick")
-    check_tasks(config)
-    set_threads(config)
+    check_tasks(run)
+    set_threads(run)
     report = Report(source="live", mode="eval")
-    if build(config.miss).lossy:
+    if run.miss.lossy:
         report.lossy.append("miss")
-    if selects(config):
+    if run.selects:
         report.lossy.append("sparsity")
-    loaded = load(config, build)
+    loaded = load(run)
     loaded.describe(report)
     with closing(loaded.store):
-        accuracy(report, config, loaded, build)
+        accuracy(report, run, loaded)
     return report

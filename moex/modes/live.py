@@ -8,15 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.modes.accuracy import accuracy, check_tasks
-from moex.modes.common import (
-    PARTIAL,
-    load,
-    make_setup,
-    plain,
-    set_threads,
-    shrunk,
-    write_counts,
-)
+from moex.modes.common import PARTIAL, load, make_setup, set_threads, shrunk, write_counts
 from moex.modes.verify import grade
 from moex.runs.atomic import write_lines
 from moex.runs.notes import note
@@ -26,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.bench.rounds import OnStop, Result, Round
-    from moex.modes.common import Build
+    from moex.bench.workload import Workload
+    from moex.modes.run import Run
     from moex.runner.assemble import Setup
     from moex.runs.report import Report
 
@@ -35,86 +28,77 @@ DRIFT = 0.1
 """More than this between two rounds is worth a notice."""
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Run the workload on the model."""
     import torch
 
     from moex.bench.rounds import run_offloaded
 
-    check_tasks(config)
-    workload = shrunk(build(config.workload), config)
-    torch.manual_seed(config.seed)
+    check_tasks(run)
+    workload = shrunk(run)
+    torch.manual_seed(run.seed)
     on_stop = partial(_write_series, folder / PARTIAL)
-    if config.runner.name != "moex":
-        set_threads(config)
-        result = _baseline(config, workload, on_stop)
-        _write_run(result, config, workload, folder)
+    if run.runner.name != "moex":
+        set_threads(run)
+        result = _baseline(run, workload, on_stop)
+        _write_run(result, run, workload, folder)
         return result.report
-    setup = make_setup(config, build, workload)
-    loaded = load(config, build, setup.memory.store)
+    setup = make_setup(run, workload)
+    loaded = load(run, setup.memory.store)
     with closing(loaded.store):
         readers = setup.memory.reader_threads if loaded.store.name == "disk" else 0
         timed = setup.hardware is not None and setup.hardware.timed
-        set_threads(config, 1 if timed else readers)
+        set_threads(run, 1 if timed else readers)
         batches = workload.batches(loaded.tokenizer(), loaded.device)
-        result = run_offloaded(loaded, batches, workload, setup, config.runner.timeline, on_stop)
+        result = run_offloaded(loaded, batches, workload, setup, run.runner.timeline, on_stop)
         if not loaded.random_weights:
-            grade(result.report, config, loaded, workload, batches, setup.selector)
-        _write_run(result, config, workload, folder)
-        if config.bottleneck:
+            grade(result.report, run, loaded, workload, batches)
+        _write_run(result, run, workload, folder)
+        if run.bottleneck:
             result.report.bottleneck = _bottleneck(result.report, folder, setup, workload.cold)
-        set_threads(config)
+        set_threads(run)
         if not loaded.random_weights:
-            accuracy(result.report, config, loaded, build)
+            accuracy(result.report, run, loaded)
     return result.report
 
 
-def analyze(report: Report, config: Any, folder: Path, build: Build) -> None:
+def analyze(report: Report, run: Run, folder: Path) -> None:
     """Add the bottleneck line to the row of a run that was made without one."""
-    workload = shrunk(build(config.workload), config)
-    setup = make_setup(config, build, workload)
+    workload = shrunk(run)
+    setup = make_setup(run, workload)
     report.bottleneck = _bottleneck(report, folder, setup, workload.cold)
 
 
 def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; a failed analysis never costs the run."""
     from moex.api import read_trace
-    from moex.decisions.decisions import Decisions
     from moex.sim.bottleneck import analyze_live, live_line
 
-    assert report.slots is not None
     try:
-        trace, hardware = read_trace(folder / "trace.parquet"), setup.hardware
-        decisions = Decisions(
-            setup.policy,
-            replace(setup.memory, slots=report.slots, budget=None),
-            setup.prefetcher,
-            setup.miss,
-            report.seed,
-            setup.selector is not None,
-            report.store,
-        )
-        return live_line(analyze_live(trace, decisions, hardware, report, cold), report)
+        memory = replace(setup.memory, slots=report.slots, budget=None)
+        decisions = replace(setup, memory=memory).decisions(report.store)
+        trace = read_trace(folder / "trace.parquet")
+        return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)
     except Exception as error:
         note(f"no bottleneck line: the trace of this run could not be replayed ({error})")
         return None
 
 
-def _baseline(config: Any, workload: Any, on_stop: OnStop) -> Result:
+def _baseline(run: Run, workload: Workload, on_stop: OnStop) -> Result:
     from moex.bench import baselines
     from moex.bench.rounds import run_baseline
     from moex.models import checkpoint
     from moex.models.checkpoint import load_tokenizer
 
-    settings = (config.model.name, config.model.dtype, config.model.device)
-    start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[config.runner.name]
-    with start(*settings, experts=config.runner.experts) as model:
+    settings = (run.model.name, run.model.dtype, run.model.device)
+    start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[run.runner.name]
+    with start(*settings, experts=run.runner.experts) as model:
         tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
         batches = workload.batches(tokenizer, str(model.device))
-        return run_baseline(model, config.runner.name, batches, workload, config.seed, on_stop)
+        return run_baseline(model, run.runner.name, batches, workload, run.seed, on_stop)
 
 
-def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None:
+def _write_run(result: Result, run: Run, workload: Workload, folder: Path) -> None:
     """Keep series, and of the reported round counts by layer and expert, timeline and trace."""
     drift = result.report.drift or 0.0
     if drift > DRIFT:
@@ -131,7 +115,7 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
     if done.events:
         from moex.bench.timeline import write_timeline
 
-        about = {"model": config.model.name, "workload": config.workload.name}
+        about: dict[str, Any] = {"model": run.model.name, "workload": workload.name}
         about |= {"link": report.link, "emulated": report.emulated, **provenance()}
         write_timeline(folder / "timeline.json", done, about)
     trace = done.trace
@@ -139,12 +123,12 @@ def _write_run(result: Result, config: Any, workload: Any, folder: Path) -> None
         from moex.trace.format import write_trace
 
         trace.provenance = {
-            "model": config.model.name,
-            "workload": config.workload.name,
+            "model": run.model.name,
+            "workload": workload.name,
             "cold": workload.cold,
-            "smoke": config.smoke,
-            "sparsity": dict(config.sparsity),
-            "quant": plain(config.quant),
+            "smoke": run.smoke,
+            "sparsity": run.settings["sparsity"],
+            "quant": run.settings["quant"],
             "predictor_bytes": result.report.predictor_bytes,
             "store": result.report.store,
             **provenance(),

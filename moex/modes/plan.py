@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moex.cache.lru import LRU
-from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.roofline import roofline
-from moex.modes.common import selects, sized
+from moex.modes.common import sized
 from moex.runs.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moex.cache.memory import Needs
+    from moex.cache.memory import Memory, Needs
     from moex.hardware.profile import HardwareProfile
-    from moex.modes.common import Build
+    from moex.modes.run import Run
     from moex.types import Geometry
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Read the configuration, no weights, and do the sums."""
     from moex.models import memory_needs
 
-    memory, hardware = Memory(**config.memory), build(config.hardware)
-    if not selects(config):
+    memory, hardware = run.memory, run.hardware
+    if not run.selects:
         memory.refuse_rows()
-    given = build(config.workload), build(config.prefetch), hardware
-    skeleton, stored, wanted = sized(config, build, *given)
+    skeleton, stored, wanted = sized(run, run.workload)
     plain, _ = memory_needs.sizes(skeleton)
     whole = 8 * skeleton.dtype.itemsize
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
-    decisions = Decisions(LRU(), memory, neurons=selects(config))
-    lines, report = [], Report(source="plan", mode="plan", model=config.model.name)
-    for width in [bits, *(w for w in config.mode.bits if w < bits)]:
+    decisions = Decisions(LRU(), memory, neurons=run.selects)
+    lines, report = [], Report(source="plan", mode="plan", model=run.model.name)
+    for width in [bits, *(w for w in run.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
             slots = decisions.build(geometry, needs=wanted).slots
@@ -46,11 +44,11 @@ def run(config: Any, folder: Path, build: Build) -> Report:
             report.expert_bits = width
             _fill(report, geometry, slots, memory, wanted)
         lines.append(_line(width, geometry, slots))
-        lines += _roofs(geometry, wanted.skeleton, hardware, config.mode.hit_rates)
+        lines += _roofs(geometry, wanted.skeleton, hardware, run.mode.hit_rates)
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])
     # Neurons, and beside them whole experts for when most of one are wanted.
-    twice = selects(config) and bits == whole and whole_from(memory, hardware, "disk") < 1
+    twice = run.selects and bits == whole and whole_from(memory, hardware, "disk") < 1
     report.disk_bytes = stored.all_bytes * (1 + twice)
     lines.insert(0, _head(stored, wanted))
     report.bottleneck = "\n".join(lines)

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.memory import Memory
-from moex.modes.common import names_a_part, plain, selects, write_counts
+from moex.modes.common import write_counts
 from moex.paths import trace_path
 from moex.quant.base import quantizes
 
 if TYPE_CHECKING:
-    from moex.modes.common import Build
+    from moex.modes.run import Run
     from moex.quant.base import Spec
     from moex.runs.report import Report
     from moex.trace.format import Trace
@@ -22,63 +21,61 @@ SMOKE_TOKENS = 32
 """Of the trace, with smoke=true."""
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Replay a recorded trace."""
     from moex.api import read_trace
     from moex.decisions.decisions import Decisions
     from moex.sim.replay import decode_lower_bound_s, replay
 
-    if not config.trace:
+    if not run.trace:
         raise ValueError(
             "trace=null: mode=simulate replays a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace, memory = read_trace(trace_path(config.trace)), Memory(**config.memory)
-    if config.smoke:
+    trace, memory = read_trace(trace_path(run.trace)), run.memory
+    if run.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
-    trace = _packed(trace, config, build)
-    neurons = selects(config)
-    if neurons:
-        _same_selection(trace, config)
+    trace = _packed(trace, run)
+    if run.selects:
+        _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
-    hardware, prefetcher = build(config.hardware), build(config.prefetch)
+    hardware = run.hardware
     decisions = Decisions(
-        build(config.cache),
+        run.cache,
         memory,
-        prefetcher,
-        build(config.miss),
-        config.seed,
-        neurons,
+        run.prefetch,
+        run.miss,
+        run.seed,
+        run.selects,
         recorded if memory.store == "auto" else memory.store,
     )
-    cold = bool(trace.provenance.get("cold", config.workload.cold))
+    cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     report = replay(decisions, trace, hardware, cold)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
     write_counts(trace, folder)
-    if config.bottleneck:
+    if run.bottleneck:
         from moex.sim.bottleneck import analyze
 
         report.bottleneck = str(analyze(trace, decisions, hardware, cold))
-    if names_a_part(config.quant):
+    if run.quant is not None:
         shape = trace.geometry
-        changed = quantizes(build(config.quant))
+        changed = quantizes(run.quant)
         report.lossy += ["quant"] * changed
         report.bits_per_weight = 8 * shape.expert_bytes / (3 * shape.hidden * shape.intermediate)
-        asked = plain(config.quant)
-        report.replayed_routing = changed and trace.provenance.get("quant") != asked
+        recorded_quant = trace.provenance.get("quant")
+        report.replayed_routing = changed and recorded_quant != run.settings["quant"]
         report.kernel = "not modelled" if hardware.timed else None
-    trained = neurons or "recorded" in prefetcher.needs
+    trained = run.selects or "recorded" in run.prefetch.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
     report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
     report.model = str(trace.provenance.get("model", ""))
-    report.workload = str(trace.provenance.get("workload", Path(config.trace).stem))
+    report.workload = str(trace.provenance.get("workload", Path(run.trace).stem))
     return report
 
 
-def _same_selection(trace: Trace, config: Any) -> None:
+def _same_selection(trace: Trace, asked: dict[str, Any]) -> None:
     """Rows are what the recorded run selected: with another setting they would be others."""
     recorded = trace.provenance.get("sparsity")
-    asked = dict(config.sparsity)
     if recorded not in (None, asked, {"name": "none"}):
         raise ValueError(
             f"sparsity: the trace was recorded with {recorded}, asked for is {asked}; expected the "
@@ -86,7 +83,7 @@ def _same_selection(trace: Trace, config: Any) -> None:
         )
 
 
-def _packed(trace: Trace, config: Any, build: Build) -> Trace:
+def _packed(trace: Trace, run: Run) -> Trace:
     """The trace with experts of as many bytes as the configured quantization packs them into.
 
     What computing costs is the profile's business: it is as calibrated, whatever the bits.
@@ -94,7 +91,7 @@ def _packed(trace: Trace, config: Any, build: Build) -> Trace:
     Raises:
         ValueError: recorded with another quantization, or experts whose shapes are not known.
     """
-    recorded, asked = trace.provenance.get("quant", {"name": "none"}), plain(config.quant)
+    recorded, asked = trace.provenance.get("quant", {"name": "none"}), run.settings["quant"]
     if recorded == asked or {"_target_"}.isdisjoint({*recorded, *asked}):
         return trace
     if "_target_" in recorded:
@@ -121,8 +118,8 @@ def _packed(trace: Trace, config: Any, build: Build) -> Trace:
             f"gate, up and down of {neurons} x {hidden} in 16 or 32 bits; expected quant=none, "
             "or a trace recorded with that quantization"
         )
-    scheme = build(config.quant)
-    scheme.bind(config.model.device, dtype)
-    packing = ExpertPacking(spec, scheme, transposed=False)
-    layout = NeuronPacking(spec, scheme).layout if selects(config) else Planes(packing.tensors)
+    assert run.quant is not None
+    run.quant.bind(run.settings["model"]["device"], dtype)
+    packing = ExpertPacking(spec, run.quant, transposed=False)
+    layout = NeuronPacking(spec, run.quant).layout if run.selects else Planes(packing.tensors)
     return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))

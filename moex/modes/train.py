@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.common import names_a_part, set_threads
+from moex.modes.common import set_threads
 from moex.predictors import trained
 from moex.runs.provenance import provenance
 from moex.runs.report import Report
@@ -18,7 +18,7 @@ from moex.runs.run_id import code_version, key_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moex.modes.common import Build
+    from moex.modes.run import Run
     from moex.runner.assemble import LoadedModel
 
 EXPERTS = ("mlp", "linear", "gate_resid")
@@ -26,37 +26,37 @@ KINDS = (*EXPERTS, "corm")
 CALIBRATION_BATCHES = 4
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Train the predictor that `prefetch` names; write its checkpoint."""
     from dataclasses import replace
 
     from moex.models.loader import load_model
     from moex.train.data import LEAST_TOKENS, corpus
 
-    kind = str(config.prefetch.get("_target_", "")).rpartition(".")[0].rpartition(".")[2]
+    kind = type(run.prefetch).__module__.rpartition(".")[2]
     if kind not in KINDS:
         raise ValueError(
             f"prefetch={kind}: has nothing to train; expected one of {', '.join(KINDS)}; "
             "try mode=train prefetch=mlp"
         )
-    recipe, origin = build(config.train), provenance()
-    if config.smoke:
+    recipe, origin = run.train, provenance()
+    if run.smoke:
         recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
-    if names_a_part(config.quant):
+    if run.quant is not None:
         raise ValueError("mode=train: predictors learn from the model as it is; try quant=none")
-    set_threads(config)
-    model = config.model
-    loaded = load_model(model.name, model.dtype, model.device, "ram", config.cache_dir)
+    set_threads(run)
+    model = run.model
+    loaded = load_model(model.name, model.dtype, model.device, "ram", run.cache_dir)
     with closing(loaded.store):
         context = min(recipe.context, loaded.model.config.max_position_embeddings)
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
-        text = corpus(recipe.text, loaded.tokenizer(), folder, context, most, config.seed)
+        text = corpus(recipe.text, loaded.tokenizer(), folder, context, most, run.seed)
         started = time.process_time()
-        tensors, about, rows = _train(kind, loaded, text, recipe, folder, config.seed)
+        tensors, about, rows = _train(kind, loaded, text, recipe, folder, run.seed)
         about |= {
             "recipe": {n: v for n, v in asdict(recipe).items() if n not in ("text", "out")},
             "text": {"name": text.source, "documents": len(text.starts), "tokens": text.count},
-            "seed": config.seed,
+            "seed": run.seed,
             "cpu_s": round(time.process_time() - started),
             "metrics": rows,
             **origin,
@@ -146,33 +146,24 @@ def _router(layer: Any, geometry: Any) -> tuple[Tensor, Tensor]:
 
 def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over layers, as rows of accuracy."""
+    found: dict[tuple[str, str], list[float]] = {}
     if kind in EXPERTS:
         least = min(row["named"] for row in rows)
-        groups = {
-            f"{name}{horizon}": [
-                row[f"{prefix}recall"]
-                for row in rows
-                if row["horizon"] == horizon and row["named"] == least
-            ]
-            for horizon in sorted({row["horizon"] for row in rows})
-            for name, prefix in ((f"{kind}_horizon", ""), ("gate_horizon", "gate_"))
-        }
-        metrics = dict.fromkeys(groups, f"recall@{least}")
+        for row in sorted(rows, key=lambda row: row["horizon"]):
+            for name, prefix in ((kind, ""), ("gate", "gate_")) if row["named"] == least else ():
+                task = f"{name}_horizon{row['horizon']}", f"recall@{least}"
+                found.setdefault(task, []).append(row[f"{prefix}recall"])
     else:
-        groups, metrics = {}, {}
-        for way in ("late", "predicted", "freq", "oracle"):
+        for row in rows:
             for name in ("neuron_recall", "energy_recall"):
-                task = f"corm_{way}_{name}"
-                groups[task] = [row[name] for row in rows if row["way"] == way]
-                metrics[task] = name
+                found.setdefault((f"corm_{row['way']}_{name}", name), []).append(row[name])
     return [
         {
             "task": task,
-            "metric": metrics[task],
+            "metric": metric,
             "value": sum(values) / len(values),
             "stderr": None,
             "n": len(values),
         }
-        for task, values in groups.items()
-        if values
+        for (task, metric), values in found.items()
     ]

@@ -6,9 +6,9 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from moex.modes.common import load, make_setup, plain, set_threads, shrunk
+from moex.modes.common import load, make_setup, set_threads, shrunk
 from moex.runs.atomic import write_atomically
 from moex.runs.provenance import provenance
 from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
@@ -20,35 +20,33 @@ if TYPE_CHECKING:
 
     from moex.bench.equality import Equality
     from moex.bench.workload import Workload
-    from moex.modes.common import Build
+    from moex.modes.run import Run
     from moex.runner.assemble import LoadedModel
     from moex.runs.report import Report
-    from moex.sparsity.base import NeuronSelector
 
 
-def run(config: Any, folder: Path, build: Build) -> Report:
+def run(run: Run, folder: Path) -> Report:
     """Grade the configuration on the workload; stock runs first and is freed before loading."""
     from moex.bench import baselines, equality
     from moex.bench.setup import describe, prepare
     from moex.models import checkpoint
     from moex.models.checkpoint import load_tokenizer
 
-    if config.runner.name != "moex":
+    if run.runner.name != "moex":
         raise ValueError(
-            f"runner={config.runner.name}: mode=verify compares moex with stock; "
-            "expected runner=moex"
+            f"runner={run.runner.name}: mode=verify compares moex with stock; expected runner=moex"
         )
-    workload = shrunk(build(config.workload), config)
-    setup, choose = make_setup(config, build, workload), workload.sampler(config.seed)
+    workload = shrunk(run)
+    setup, choose = make_setup(run, workload), workload.sampler(run.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
-    set_threads(config, setup.memory.reader_threads)
-    source = config.model.name, config.model.dtype, config.model.device
+    set_threads(run, setup.memory.reader_threads)
+    source = run.model.name, run.model.dtype, run.model.device
     with baselines.reference(*source) as stock:
-        tokenizer = load_tokenizer(checkpoint.find(config.model.name), stock)
-        batches = workload.batches(tokenizer, config.model.device)
+        tokenizer = load_tokenizer(checkpoint.find(run.model.name), stock)
+        batches = workload.batches(tokenizer, run.model.device)
         expected = equality.observe(stock, batches, workload.new_tokens, choose)
     del stock
-    loaded = load(config, build, setup.memory.store)
+    loaded = load(run, setup.memory.store)
     with closing(loaded.store):
         offloaded = prepare(loaded, batches, workload, setup)
         try:
@@ -57,17 +55,16 @@ def run(config: Any, folder: Path, build: Build) -> Report:
         finally:
             offloaded.close()
         report = describe(offloaded, loaded, setup)
-        grade(report, config, loaded, workload, batches, setup.selector, found)
+        grade(report, run, loaded, workload, batches, found)
     return report
 
 
 def grade(
     report: Report,
-    config: Any,
+    run: Run,
     loaded: LoadedModel,
     workload: Workload,
     batches: Sequence[Tensor],
-    selector: NeuronSelector | None,
     found: Equality | None = None,
 ) -> None:
     """Fill in what `mode=verify` found with everything that touches a logit: just now, or before.
@@ -80,21 +77,21 @@ def grade(
     hashed = ["quant", "sparsity", "miss", "hardware"]
     if "miss" in report.lossy:
         hashed += ["cache", "prefetch", "memory"]
-    groups = {name: plain(config[name]) for name in hashed}
+    groups = {name: run.settings[name] for name in hashed}
     settings = {
         "model": folder_digest(loaded.folder),
         "dtype": str(loaded.dtype),
         "device": loaded.device,
         "store": loaded.store.name,
-        "rows": [config.memory.rows, config.memory.break_even],
+        "rows": [run.memory.rows, run.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
-        "masks": selector.identity if selector else "",
+        "masks": run.selector.identity if run.selector else "",
         "code": code_version(),
         "sources": sources(groups),
         **groups,
-        "contents": contents({"model": plain(config.model), **groups}),
+        "contents": contents({"model": run.settings["model"], **groups}),
         "new_tokens": workload.new_tokens,
-        "sampler": repr(workload.sampler(config.seed)) if sampled else "greedy",
+        "sampler": repr(workload.sampler(run.seed)) if sampled else "greedy",
     }
     kept = Path("results") / "verify" / f"{key_of(settings)}.json"
     if found is not None:

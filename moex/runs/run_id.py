@@ -54,19 +54,19 @@ WRITTEN = ("train.out",)
 """Settings that name a file to write: its previous content does not matter."""
 
 
-def run_id(config: dict[str, Any]) -> str:
+def run_id(settings: dict[str, Any]) -> str:
     """Return the run id: ten hex digits of everything that affects the result.
 
     That is the groups of `SEMANTIC`, the content of the trace and of all files that they read (see
     `contents`), and the source text of every class that a `_target_` names: a run with an edited
     policy is a new run.
     """
-    parts: dict[str, Any] = {name: config.get(name) for name in SEMANTIC}
+    parts: dict[str, Any] = {name: settings.get(name) for name in SEMANTIC}
     for name, keys in SILENT.items():
         parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
     parts |= {"sources": sources(parts), "contents": contents(parts)}
-    if config.get("trace"):
-        path = trace_path(str(config["trace"]))
+    if settings.get("trace"):
+        path = trace_path(str(settings["trace"]))
         parts["trace"] = _file_digest(path) if path.is_file() else str(path)
     return key_of(parts)
 

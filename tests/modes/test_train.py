@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from moex.cli.app import build
+from moex.cli.build import typed_run
 from moex.cli.errors import register_resolvers
 from moex.modes.train import run
 from moex.prefetch.gate_resid import GateResid
@@ -41,7 +41,7 @@ def train(folder: Path, model: Path, *words: str):
     named = ("mode=train", "model=hf", f"model.name={model}", "runner.threads=1")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[*named, *words])
-    return run(config, folder, build)
+    return run(typed_run(config), folder)
 
 
 @pytest.mark.parametrize("kind", sorted(MADE))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from moex.cli.app import build
+from moex.cli.build import typed_run
 from moex.cli.errors import CONF, register_resolvers
 from moex.models import checkpoint
 from moex.modes import eval, live, verify
@@ -30,7 +30,7 @@ def row(mixtral, tmp_path, monkeypatch):
     def start(mode, *words):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", [*common, *once, *words])
-        return mode.run(config, tmp_path, build)
+        return mode.run(typed_run(config), tmp_path)
 
     return start
 
