@@ -53,7 +53,7 @@ def run(config: Any, folder: Path, build: Build) -> Report:
     setup = make_setup(config, build, workload)
     loaded = load(config, build, setup.memory.store)
     with closing(loaded.store):
-        readers = setup.memory.reader_threads if loaded.store.name == "disk" else 0
+        readers = setup.memory.reader_threads if loaded.store.io else 0
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(config, 1 if timed else readers)
         batches = workload.batches(loaded.tokenizer(), loaded.device)

@@ -105,8 +105,8 @@ def _packed(trace: Trace, config: Any, build: Build) -> Trace:
     import torch
 
     from moex.quant.packing import ExpertPacking
+    from moex.store.bundles import NeuronPacking
     from moex.store.layout import Planes
-    from moex.store.quantized_bundles import NeuronPacking
 
     shape = trace.geometry
     hidden, neurons = shape.hidden, shape.intermediate

@@ -85,7 +85,7 @@ def grade(
         "model": folder_digest(loaded.folder),
         "dtype": str(loaded.dtype),
         "device": loaded.device,
-        "store": loaded.store.name,
+        "store": [loaded.store.name, config.memory.link, sources({"memory": plain(config.memory)})],
         "rows": [config.memory.rows, config.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
         "masks": selector.identity if selector else "",
