@@ -59,6 +59,7 @@ def load(
     sparsity: NeuronSelector | None = None,
     rows: float = 1.0,
     break_even: float | None = None,
+    link: str = "auto",
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -80,7 +81,8 @@ def load(
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
         staging: staging slots for loads in flight; default twice the model's top-k.
-        store: where all experts are kept: "ram", "disk", or "auto" (disk if there is no CUDA).
+        store: where all experts are kept: "ram", "disk", "auto" (disk if there is no CUDA), or the
+            dotted name of a class.
         cache_dir: folder of packed experts for "disk"; default $MOEX_CACHE or the user's cache.
         reader_threads: threads that read large experts from the disk.
         hardware: a profile whose link is emulated; default this machine's own link.
@@ -95,10 +97,13 @@ def load(
         rows: with `sparsity`, the share of an expert's neurons that a slot holds.
         break_even: with `sparsity`, the share of rows from which whole experts are moved; default:
             the hardware profile's value for the store, else 1.
+        link: what moves experts: "auto", a file of `moex/link`, or the dotted name of a class.
     """
     from moex.runner.assemble import Setup, load_model, offload
 
-    memory = Memory(slots, budget, pool, staging, store, reader_threads, rows, break_even)
+    memory = Memory(
+        slots, budget, pool, staging, store, reader_threads, rows, break_even, None, link
+    )
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
     bundles = selector is not None
     wholes = whole_from(memory, hardware, "disk") < 1

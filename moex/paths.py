@@ -1,9 +1,13 @@
-"""Finds files: bundled and local models, traces, and the cache folder of derived data."""
+"""Finds files: models, traces, the cache folder of derived data, and plug-ins named by a word."""
 
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("tiny",)
@@ -43,3 +47,51 @@ def cache_folder() -> Path:
     """Return the folder of data derived from models: $MOEX_CACHE, or one in the user's cache."""
     own = os.environ.get("MOEX_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moex"
+
+
+@cache
+def plug_ins(room: str, noun: str) -> dict[str, str]:
+    """Return the plug-ins of a room, by file name: dotted names of classes.
+
+    They are the classes whose base is called `noun` or ends in it (`Link`). Files are read and not
+    imported: most would load torch.
+    """
+    found, package = {}, f"moex.{room.replace('/', '.')}"
+    for path in sorted((Path(__file__).parent / room).glob("*.py")):
+        for name in re.findall(rf"^class (\w+)\(\w*{noun}\):", path.read_text(), re.MULTILINE):
+            found[path.stem] = f"{package}.{path.stem}.{name}"
+    return found
+
+
+def check_word(key: str, word: str, room: str, noun: str) -> None:
+    """Refuse a word that is neither auto, nor a file of the room, nor a dotted name.
+
+    Raises:
+        ValueError: the word, and those that work.
+    """
+    known = ("auto", *plug_ins(room, noun))
+    if word not in known and "." not in str(word):
+        raise ValueError(
+            f"{key}={word}: expected one of {', '.join(known)}, or the dotted name of a class "
+            f"(package.module.Class); try {key}=auto"
+        )
+
+
+def plug_in(key: str, word: str, room: str, noun: str) -> Any:
+    """Return the class that a word of a room, or a dotted name, stands for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    check_word(key, word, room, noun)
+    module, _, name = plug_ins(room, noun).get(word, word).rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+        if any(base.__name__.endswith(noun) for base in getattr(found, "__mro__", ())):
+            return found
+        wrong = f"{name} is no {noun}"
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        wrong = str(error)
+    raise ValueError(
+        f"{key}={word}: {wrong}; expected the dotted name of a {noun} on PYTHONPATH; try {key}=auto"
+    )

@@ -18,7 +18,7 @@ from moex.bench.rounds import run_offloaded
 from moex.cache.lru import LRU
 from moex.cli.errors import one_line
 from moex.hardware.profile import HardwareProfile
-from moex.link.aio import suits_aio
+from moex.link.aio import AioLink
 from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.prefetch.gate import Gate
@@ -57,7 +57,7 @@ def loaded(mixtral):
 @pytest.fixture
 def by_threads(monkeypatch):
     """As where the kernel takes no reads from us."""
-    monkeypatch.setattr("moex.runner.assemble.suits_aio", lambda *_: False)
+    monkeypatch.setattr(AioLink, "suits", lambda *_: False)
 
 
 def breaks_after(count: int, broken, works):
@@ -87,7 +87,7 @@ def test_a_short_read_while_decoding_ends_the_run(loaded, by_threads, monkeypatc
 
 @pytest.mark.parametrize("result", [-errno.EIO, 0])
 def test_a_disk_that_fails_the_kernels_reads_ends_the_run(loaded, monkeypatch, result):
-    if not suits_aio(loaded.store):
+    if not AioLink.suits(loaded.store, Slots(loaded.layout, 1), None):
         pytest.skip("no asynchronous reads here")
 
     def fail(*_):

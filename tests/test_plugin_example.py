@@ -8,21 +8,40 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
+import torch
+from plugin_example.frequent import Frequent
 from plugin_example.heaviest import Heaviest
 from plugin_example.twice import Twice
+from safetensors.torch import load_file
 
+import moex
 from analysis import collect
 from analysis.catalogue import FIGURES
 from analysis.style import policy_style, styled
-from moex.testing import check_policy, check_prefetcher
+from moex.hardware.profile import HardwareProfile
+from moex.prefetch.gate import Gate
+from moex.quant.rtn import RTN
+from moex.runner.assemble import load_model
+from moex.testing import check_policy, check_prefetcher, check_quantizer
+from moex.types import PREFILL
+
+if TYPE_CHECKING:
+    from moex.prefetch.base import Prefetcher
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "tests/plugin_example/conf"
 
 
-def start(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "run.py", "--config-dir", str(CONF), "mode=simulate", "smoke=true"]
+TOKENS = torch.arange(40, 72)[None]
+COUNTING, SQUEEZED = "plugin_example.counting.Counting", "plugin_example.squeezed.Squeezed"
+BYTEWISE = "plugin_example.bytewise.Bytewise"
+
+
+def start(*words: str, mode: str = "simulate") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run.py", "--config-dir", str(CONF), f"mode={mode}", "smoke=true"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     return subprocess.run(
         [*command, "bottleneck=false", *words],
@@ -56,3 +75,72 @@ def test_a_study_of_all_policies_and_its_figures_find_it(tmp_path):
     labels = {label.get_text() for label in figure.axes[0].get_yticklabels()}
     assert "heaviest" in labels
     assert policy_style("heaviest")["marker"]
+
+
+def row(folder: Path, *words: str, mode: str) -> dict:
+    """The row of a run of the bundled model."""
+    common = ("eval=none", "tracker=none", f"cache_dir={folder}", f"hydra.run.dir={folder / mode}")
+    done = start(*common, *words, mode=mode)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def logits(prefetch: Prefetcher | None = None, **settings) -> torch.Tensor:
+    with moex.load("tiny", slots=4, prefetch=prefetch, **settings) as model, torch.no_grad():
+        return torch.stack([model(TOKENS).logits, model(TOKENS + 1).logits])
+
+
+def test_a_link_moves_every_byte_and_no_logit_changes(tmp_path):
+    found = row(tmp_path, "memory=counting", mode="verify")
+    assert (found["link"], found["equality"]) == ("counting", "bit-equal")
+    offloaded = moex.load("tiny", slots=4, prefetch=Gate(), link=COUNTING, cache_dir=tmp_path)
+    with offloaded as model, torch.no_grad():
+        ours, moved = model(TOKENS).logits, offloaded.link.bytes
+    counts = offloaded.cache_stats.phases[PREFILL]
+    assert (moved["demand"], moved["prefetch"]) == (counts.bytes_demand, counts.bytes_prefetch)
+    assert torch.equal(ours, logits(store="ram", link="copy")[0])
+    with pytest.raises(ValueError, match=r"^memory.link=plugin.*hardware=slow.*memory.link=auto$"):
+        moex.load("tiny", link=COUNTING, hardware=HardwareProfile("slow", link_bytes_per_s=1e6))
+
+
+def test_a_store_gives_back_every_bit(tmp_path):
+    found = row(tmp_path, "memory=squeezed", mode="verify")
+    assert (found["store"], found["link"], found["equality"]) == ("squeezed", "copy", "bit-equal")
+    for quant in (None, RTN(4, 64)):
+        ours, theirs = (
+            logits(store=store, quant=quant, cache_dir=tmp_path) for store in (SQUEEZED, "ram")
+        )
+        assert torch.equal(ours, theirs)
+    loaded = load_model("tiny", store=SQUEEZED)
+    size = sum(map(len, loaded.store.records.values()))
+    assert 0 < size < loaded.geometry.all_bytes
+
+
+def test_a_kernel_computes_what_the_reference_does(tmp_path):
+    check_quantizer(lambda: RTN(4, 64, kernel=BYTEWISE))
+    ours, theirs = (
+        logits(quant=RTN(4, 64, kernel=kernel), cache_dir=tmp_path)
+        for kernel in (BYTEWISE, "reference")
+    )
+    assert torch.equal(ours, theirs)
+    found = row(tmp_path, "quant=bytewise", mode="live")
+    assert (found["kernel"], found["quant"]) == ("bytewise", "bytewise")
+    assert found["bits_per_weight"] > 8
+
+
+def test_a_predictor_is_trained_and_then_found(tmp_path):
+    text, out = tmp_path / "text", tmp_path / "frequent.safetensors"
+    text.mkdir()
+    for number in range(80):
+        words = [f"{(number * 37 + word * word) % 89} sails" for word in range(300)]
+        (text / f"{number}.txt").write_text(" ".join(words))
+    row(tmp_path, "prefetch=frequent", f"train.text={text}", f"train.out={out}", mode="train")
+    words = ("prefetch=frequent", f"prefetch.checkpoint={out}")
+    found = row(tmp_path, *words, mode="live")
+    assert found["prefetcher"] == "frequent"
+    assert found["prefetch_issued"] > 0
+    shares = load_file(out)
+    assert all(float(each.sum()) == pytest.approx(2, abs=0.01) for each in shares.values())
+    prefetcher = Frequent(checkpoint=str(out))
+    assert torch.equal(logits(prefetcher, cache_dir=tmp_path), logits(cache_dir=tmp_path))
+    assert prefetcher.counts == [shares[str(layer)].tolist() for layer in range(len(shares))]

@@ -31,7 +31,7 @@ from moex.bench.workload import generate
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.link.aio import AioLink, suits_aio
+from moex.link.aio import AioLink
 from moex.link.disk import DiskLink
 from moex.paths import cache_folder
 from moex.prefetch.gate import Gate
@@ -87,7 +87,11 @@ def summary(ratios: list[float]) -> dict[str, float]:
 
 def made(store: DiskStore, slots: Slots, threads: int) -> Link:
     """The link that moex makes for such a store."""
-    return AioLink(store, slots) if suits_aio(store) else DiskLink(store, slots, threads)
+    return (
+        AioLink(store, slots)
+        if AioLink.suits(store, slots, None)
+        else DiskLink(store, slots, threads)
+    )
 
 
 def link_seconds(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moex.cache.limits import POOLS, check_staging
+from moex.paths import check_word
 
 if TYPE_CHECKING:
     from moex.types import Geometry
 
-STORES = ("auto", "ram", "disk")
 MOST_READERS = 256
 """Most threads that read from one disk; more only take memory."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -71,7 +71,8 @@ class Memory:
             subtracted first, the rest is used for slots.
         pool: "layer", or "global": the layers share one pool of `slots * layers`.
         staging: slots beside the residents', shared by all layers; default `2 * top_k`.
-        store: where the other experts are: "ram", "disk", or "auto" (ram beside CUDA, else disk).
+        store: where the other experts are: "auto" (ram beside CUDA, else disk), a file of
+            `moex/store` ("ram", "disk"), or the dotted name of a class.
         reader_threads: threads that read from the disk what linux_aio does not (it reads small
             experts where it can); the other cores compute.
         rows: with a neuron selector, the share of an expert's rows that a slot holds; below 1, a
@@ -80,6 +81,8 @@ class Memory:
             is moved instead; default the hardware profile's for the store, else 1.
         hot: with thin slots (`rows` below 1), a file of how often neurons were selected; the most
             frequent ones stay in half of every slot.
+        link: what moves them: "auto" (the fastest that suits), a file of `moex/link` ("copy",
+            "disk", "aio", "cuda"), or the dotted name of a class.
 
     Raises:
         ValueError: a field is not a number, a share outside (0, 1], an unknown value, or
@@ -96,6 +99,7 @@ class Memory:
     rows: float = 1.0
     break_even: float | None = None
     hot: str | None = None
+    link: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
@@ -109,12 +113,13 @@ class Memory:
                     f"memory.{name}={given}: expected a share of an expert's neurons in (0, 1]; "
                     f"try memory.{name}=1.0"
                 )
-        for name, known in (("pool", POOLS), ("store", STORES)):
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(
-                    f"memory.{name}={given}: expected one of {', '.join(known)}; "
-                    f"try memory.{name}={known[0]}"
-                )
+        if self.pool not in POOLS:
+            raise ValueError(
+                f"memory.pool={self.pool}: expected one of {', '.join(POOLS)}; "
+                f"try memory.pool={POOLS[0]}"
+            )
+        check_word("memory.store", self.store, "store", "Store")
+        check_word("memory.link", self.link, "link", "Link")
         if self.hot is not None and not Path(self.hot).expanduser().is_file():
             raise FileNotFoundError(
                 f"memory.hot={self.hot}: no such file; run once with sparsity=oracle (or another), "

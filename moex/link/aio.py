@@ -6,6 +6,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from moex.hardware.profile import HardwareProfile
 from moex.link.base import Link, LinkStats
 from moex.link.queue import ReadQueue
 from moex.store.layout import PAGE
@@ -13,6 +14,7 @@ from moex.store.linux_aio import AsyncReads, Request, async_reads_work
 
 if TYPE_CHECKING:
     from moex.link.queue import Read
+    from moex.store.base import ExpertStore
     from moex.store.disk import DiskStore
     from moex.store.slots import Slots
     from moex.types import Plan
@@ -22,20 +24,6 @@ DEPTH = 64
 
 AHEAD = 1
 """Prefetches start while fewer reads than this are in flight: bounds what a demand waits for."""
-
-PIECE = 4 << 20
-"""Largest record, in bytes, that is read in one piece."""
-
-
-def suits_aio(store: DiskStore, chunk_bytes: int = PIECE) -> bool:
-    """Whether Linux aio suits this store: records of one piece, read around the page cache.
-
-    Args:
-        store: the store to read from.
-        chunk_bytes: size of a piece; larger records are left to reader threads.
-    """
-    small = store.layout.name == "planes" and store.layout.bytes <= chunk_bytes
-    return small and store.io == "direct" and async_reads_work()
 
 
 class AioLink(Link):
@@ -57,6 +45,14 @@ class AioLink(Link):
     """
 
     name, io = "disk", "aio"
+    rank = 3
+
+    @classmethod
+    def suits(cls, store: ExpertStore, slots: Slots, hardware: HardwareProfile | None) -> bool:
+        """Reads records of one piece into host memory, around the page cache."""
+        small = store.layout.bytes <= (hardware or HardwareProfile).chunk_bytes
+        whole = slots.records.device.type == "cpu" and not slots.by_row
+        return whole and small and store.io == "direct" and async_reads_work()
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:
         self.store, self.slots = store, slots

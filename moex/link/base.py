@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
+
+from moex.paths import plug_in, plug_ins
 
 if TYPE_CHECKING:
     import threading
     from collections import deque
     from collections.abc import Iterable
 
+    from moex.cache.memory import Memory
+    from moex.hardware.profile import HardwareProfile
+    from moex.store.base import ExpertStore
+    from moex.store.slots import Slots
     from moex.types import Plan
 
 
@@ -31,7 +37,24 @@ class Link(ABC):
     """
 
     name: str = ""
+
     emulated: bool = False
+    """Whether it delays arrivals to those of a timed hardware profile; used for these only."""
+
+    rank: ClassVar[int] = 0
+    """`memory.link=auto` takes the highest of the links that suit; 0: only by its name."""
+
+    @classmethod
+    def suits(cls, store: ExpertStore, slots: Slots, hardware: HardwareProfile | None) -> bool:
+        """Whether it can move this store's records into these slots."""
+        return True
+
+    @classmethod
+    def open(
+        cls, store: ExpertStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None
+    ) -> Self:
+        """Make the link, with what it needs of the settings."""
+        return cls(store, slots)  # type: ignore[call-arg]
 
     io: str | None = None
     """How it reads files if not by the store's own method: `aio` for Linux asynchronous I/O."""
@@ -88,6 +111,30 @@ class Link(ABC):
 
     def close(self) -> None:
         """Stop the threads and release what the link holds."""
+
+
+def open_link(
+    store: ExpertStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None = None
+) -> Link:
+    """Open the link that `memory.link` names; auto: of those that suit, the one of highest rank.
+
+    Raises:
+        ValueError: the named one does not suit store, slots or hardware.
+    """
+    words = [*plug_ins("link", "Link")] if memory.link == "auto" else [memory.link]
+    kinds = [plug_in("memory.link", word, "link", "Link") for word in words]
+    timed = hardware is not None and hardware.timed
+    suited = [
+        kind for kind in kinds if kind.emulated == timed and kind.suits(store, slots, hardware)
+    ]
+    if not suited:
+        of = f" of hardware={hardware.name}" if hardware is not None and timed else ""
+        raise ValueError(
+            f"memory.link={memory.link}: is no link{of} from memory.store={store.name} to these "
+            f"slots on {slots.records.device}; try memory.link=auto"
+        )
+    link: Link = max(suited, key=lambda kind: kind.rank).open(store, slots, memory, hardware)
+    return link
 
 
 STUCK_S = 10.0

@@ -22,6 +22,7 @@ class CopyLink(Link):
     """
 
     name = "copy"
+    rank = 1
 
     def __init__(self, store: ExpertStore, slots: Slots) -> None:
         self.store, self.slots = store, slots

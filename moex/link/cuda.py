@@ -12,6 +12,8 @@ from moex.link.base import Link, LinkStats
 from moex.link.pinned import pin
 
 if TYPE_CHECKING:
+    from moex.hardware.profile import HardwareProfile
+    from moex.store.base import ExpertStore
     from moex.store.ram import RamStore
     from moex.store.slots import Slots
     from moex.types import Expert, Load, Plan
@@ -63,6 +65,12 @@ class CudaLink(Link):
     """
 
     name = "cuda"
+    rank = 2
+
+    @classmethod
+    def suits(cls, store: ExpertStore, slots: Slots, hardware: HardwareProfile | None) -> bool:
+        """Copies whole records from host memory to a GPU."""
+        return store.in_memory and slots.records.is_cuda and not slots.by_row
 
     def __init__(self, store: RamStore, slots: Slots, chunk_bytes: int | None = None) -> None:
         self.store, self.slots, self.chunk_bytes = store, slots, chunk_bytes or CHUNK

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+from moex.hardware.profile import HardwareProfile
 from moex.link.base import Link, LinkStats, join, refuse_other_streams
 from moex.link.queue import ReadQueue
 from moex.link.wakeup import Wakeup
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
+    from moex.cache.memory import Memory
     from moex.link.queue import Read
+    from moex.store.base import ExpertStore
     from moex.store.disk import DiskStore
     from moex.store.slots import Slots
     from moex.types import Plan
@@ -36,7 +39,20 @@ class DiskLink(Link):
     """
 
     name = "disk"
+    rank = 2
     in_parts = True
+
+    @classmethod
+    def suits(cls, store: ExpertStore, slots: Slots, hardware: HardwareProfile | None) -> bool:
+        """Reads any file."""
+        return store.io is not None
+
+    @classmethod
+    def open(
+        cls, store: Any, slots: Slots, memory: Memory, hardware: HardwareProfile | None
+    ) -> Self:
+        """Take the threads from the settings, the pieces from the hardware profile."""
+        return cls(store, slots, memory.reader_threads, (hardware or HardwareProfile).chunk_bytes)
 
     def __init__(
         self, store: DiskStore, slots: Slots, threads: int = 1, chunk_bytes: int = 4 << 20

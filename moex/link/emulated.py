@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from functools import partial
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from moex.hardware.link_model import LinkTimeline
 from moex.link.base import Link, LinkStats, join, refuse_other_streams
@@ -15,6 +15,7 @@ from moex.link.wakeup import Wakeup
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from moex.cache.memory import Memory
     from moex.hardware.link_model import Transfer
     from moex.hardware.profile import HardwareProfile
     from moex.store.base import ExpertStore
@@ -65,6 +66,15 @@ class EmulatedLink(Link):
 
     name = "emulated"
     emulated = True
+    rank = 1
+
+    @classmethod
+    def open(
+        cls, store: ExpertStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None
+    ) -> Self:
+        """Take the link of the hardware profile."""
+        assert hardware is not None
+        return cls(store, slots, hardware)
 
     def __init__(self, store: ExpertStore, slots: Slots, profile: HardwareProfile) -> None:
         assert profile.link_bytes_per_s is not None

@@ -21,23 +21,6 @@ class Read:
     into the same slot, which has to end first.
     """
 
-    __slots__ = (
-        "arrived",
-        "before",
-        "begun",
-        "done",
-        "error",
-        "expert",
-        "load",
-        "missing",
-        "queued",
-        "record",
-        "size",
-        "slot",
-        "speculative",
-        "under_way",
-    )
-
     def __init__(
         self, wanted: Load, size: int, record: Any = None, load: Callable[[], None] | Any = None
     ) -> None:

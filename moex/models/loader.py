@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moex.cache.memory import STORES
 from moex.hardware.process_memory import trim
 from moex.models import checkpoint, experts_interface, hub
 from moex.models.checkpoint import load_tokenizer
@@ -21,12 +20,11 @@ from moex.models.random_weights import bytes_as_tokens, fill_randomly
 from moex.models.shards import Folder, Streamed
 from moex.paths import cache_folder, model_folder
 from moex.quant.packing import ExpertPacking, linear_settings, quantize_linears
-from moex.store.bundles import Bundles
+from moex.store.base import store_class
+from moex.store.bundles import Bundles, NeuronPacking
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
 from moex.store.packing import Packer, packed_folder
-from moex.store.quantized_bundles import NeuronPacking
-from moex.store.ram import RamStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from moex.models.experts_interface import MoeLayer
     from moex.models.shards import Shards
-    from moex.quant.base import Scheme, Spec
+    from moex.quant.base import Scheme
     from moex.quant.packing import Sink
     from moex.runs.report import Report
     from moex.store.base import ExpertStore
@@ -55,7 +53,7 @@ class LoadedModel:
     model: PreTrainedModel
     layers: list[MoeLayer]
     geometry: Geometry
-    layout: Planes | Bundles
+    layout: Any
     store: ExpertStore
     skeleton_bytes: int
     device: str
@@ -113,7 +111,8 @@ def load_model(
         name: a local folder or a hub repository.
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
-        store: "ram", "disk", or "auto" (disk without CUDA, where host memory holds the slots).
+        store: "ram", "disk", "auto" (disk without CUDA, where host memory holds the slots), or the
+            dotted name of a class.
         cache_dir: folder of packed experts; default `paths.cache_folder()`.
         keep_shards: False downloads a hub repository one shard at a time, and keeps none.
         architecture: settings of a model with random weights to build instead; `name` is a label.
@@ -126,13 +125,12 @@ def load_model(
         ValueError: an unknown store, device or dtype, or a model that is not supported.
         FileNotFoundError: no such model.
     """
-    if store not in STORES:
-        raise ValueError(f"memory.store={store}: expected one of {', '.join(STORES)}")
+    kind = store_class(store)
     checkpoint.check_device(device)
     cache, made = Path(cache_dir) if cache_dir else cache_folder(), architecture is not None
     fill: Callable[..., None]
     if architecture is None:
-        files = _source(name, keep_shards, cache, store)
+        files = _source(name, keep_shards, cache, store == "auto" or kind.from_files)
         folder, model = files.folder, checkpoint.build(files.folder, dtype)
         identity, fill = files.identity(), partial(_fill, model, files)
     else:
@@ -140,7 +138,8 @@ def load_model(
         model = checkpoint.build_from(hub.made_up(architecture), dtype)
         identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = experts_interface.moe_layers(model)
-    tensors, packing, settings = layers[0].tensors, None, None
+    tensors, settings = layers[0].tensors, None
+    packing: Any = None
     if quant is not None:
         quant.bind(device, next(iter(tensors.values()))[1])
         packing = (
@@ -152,15 +151,16 @@ def load_model(
         settings = chosen if any(chosen.values()) else None
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
-    layout = _layout(tensors, packing, bundles)
+    layout: Any = Bundles(tensors) if bundles else Planes(tensors)
+    if packing:
+        layout = packing.layout if bundles else Planes(tensors, packing.bind)
     geometry = experts_interface.geometry(model, layers, layout.bytes)
     experts: ExpertStore
-    on_disk = store == "disk" or (store == "auto" and not torch.cuda.is_available())
-    if on_disk or (packing and not made):
+    if kind.from_files or (packing and not made):
         drawn = {"drawn": "codes"} if packing and made else {}
         source = {"quant": packing.settings if packing else "none", **identity, **drawn}
         layouts = [layout]
-        if wholes and on_disk and isinstance(layout, Bundles) and packing is None:
+        if wholes and kind.from_files and bundles and packing is None:
             layouts.append(layout.planes(layout.neurons))
         folders = [packed_folder(cache, name, each, geometry, source) for each in layouts]
         with ExitStack() as stack:
@@ -170,14 +170,15 @@ def load_model(
             ]
             done = set.intersection(*(packer.done for packer in packers))
             fill(partial(_put, packers), device, skip=done, packing=packing)
+        reader = kind if kind.from_files else DiskStore
         experts, *beside = (
-            DiskStore(packed, each, geometry) for packed, each in zip(folders, layouts, strict=True)
+            reader(packed, each, geometry) for packed, each in zip(folders, layouts, strict=True)
         )
         experts.whole = beside[0] if beside else None
-        if not on_disk:
-            experts = RamStore(layout, geometry, experts)
+        if not kind.from_files:
+            experts = kind(layout, geometry).fill(experts)
     else:
-        experts = RamStore(layout, geometry)
+        experts = kind(layout, geometry)
         fill(experts.put, device, packing=packing)
     linears = 0
     if quant is not None:
@@ -223,25 +224,17 @@ def _fill(
 ) -> None:
     """Read a checkpoint's weights; with `packing`, the sink gets packed experts."""
     if packing is not None:
-        layers = experts_interface.moe_layers(model)
-        packing.announce((len(layers) - len(skip)) * layers[0].experts.down_proj.shape[0])
         sink = packing.sink(sink)
     checkpoint.fill(model, files, sink, device, skip)
 
 
-def _source(name: str, keep_shards: bool, cache: Path, store: str) -> Shards:
-    """The shards to read the checkpoint from."""
+def _source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
+    """The shards to read the checkpoint from; `packed`: it is read once, to pack it."""
     if keep_shards or model_folder(name) is not None:
         return Folder(checkpoint.find(name))
-    if store == "ram":
+    if not packed:
         raise ValueError(
             "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
             "expected experts packed into files; try memory.store=disk"
         )
     return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
-
-
-def _layout(tensors: Spec, packing: ExpertPacking | None, bundles: bool) -> Planes | Bundles:
-    if not bundles:
-        return Planes(tensors, packing.bind if packing else None)
-    return packing.layout if isinstance(packing, NeuronPacking) else Bundles(tensors)

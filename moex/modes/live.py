@@ -46,7 +46,7 @@ def run(run: Run, folder: Path) -> Report:
     setup = make_setup(run, workload)
     loaded = load(run, setup.memory.store)
     with closing(loaded.store):
-        readers = setup.memory.reader_threads if loaded.store.name == "disk" else 0
+        readers = setup.memory.reader_threads if loaded.store.io else 0
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(run, 1 if timed else readers)
         batches = workload.batches(loaded.tokenizer(), loaded.device)

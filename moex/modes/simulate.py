@@ -102,8 +102,8 @@ def _packed(trace: Trace, run: Run) -> Trace:
     import torch
 
     from moex.quant.packing import ExpertPacking
+    from moex.store.bundles import NeuronPacking
     from moex.store.layout import Planes
-    from moex.store.quantized_bundles import NeuronPacking
 
     shape = trace.geometry
     hidden, neurons = shape.hidden, shape.intermediate

@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.modes.common import set_threads
+from moex.paths import plug_in
 from moex.predictors import trained
 from moex.runs.provenance import provenance
 from moex.runs.report import Report
-from moex.runs.run_id import code_version, key_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from moex.modes.run import Run
-    from moex.runner.assemble import LoadedModel
-
-EXPERTS = ("mlp", "linear", "gate_resid")
-KINDS = (*EXPERTS, "corm")
-CALIBRATION_BATCHES = 4
 
 
 def run(run: Run, folder: Path) -> Report:
@@ -32,11 +25,13 @@ def run(run: Run, folder: Path) -> Report:
 
     from moex.models.loader import load_model
     from moex.train.data import LEAST_TOKENS, corpus
+    from moex.train.fit import train
 
-    kind = type(run.prefetch).__module__.rpartition(".")[2]
-    if kind not in KINDS:
+    part = type(run.prefetch)
+    kind = trained.kind_of(part)
+    if not part.trainer:
         raise ValueError(
-            f"prefetch={kind}: has nothing to train; expected one of {', '.join(KINDS)}; "
+            f"prefetch={kind}: has nothing to train; expected a prefetcher with a trainer; "
             "try mode=train prefetch=mlp"
         )
     recipe, origin = run.train, provenance()
@@ -52,8 +47,13 @@ def run(run: Run, folder: Path) -> Report:
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
         text = corpus(recipe.text, loaded.tokenizer(), folder, context, most, run.seed)
         started = time.process_time()
-        tensors, about, rows = _train(kind, loaded, text, recipe, folder, run.seed)
-        about |= {
+        made = plug_in("prefetch.trainer", part.trainer, "train", "Trainer")
+        trainer = made.of(loaded, recipe, run.seed)
+        rows, tasks = train(kind, trainer, loaded, text, recipe, folder)
+        state = trainer.modules.state_dict()
+        tensors = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+        about = {
+            **trainer.about,
             "recipe": {n: v for n, v in asdict(recipe).items() if n not in ("text", "out")},
             "text": {"name": text.source, "documents": len(text.starts), "tokens": text.count},
             "seed": run.seed,
@@ -65,7 +65,7 @@ def run(run: Run, folder: Path) -> Report:
         done = trained.write(path, kind, tensors, loaded.geometry, loaded.folder, about)
     (folder / "training.pt").unlink(missing_ok=True)
     (folder / "quality.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    report = Report(source="live", mode="train", tasks=_tasks(kind, rows))
+    report = Report(source="live", mode="train", tasks=_tasks(tasks))
     own = "" if not recipe.out else f" prefetch.checkpoint={path}"
     report.bottleneck = (
         f"predictor written: {done.path} ({done.identity}); use it with: prefetch={kind}{own}"
@@ -73,90 +73,8 @@ def run(run: Run, folder: Path) -> Report:
     return report
 
 
-def _train(
-    kind: str, loaded: LoadedModel, text: Any, recipe: Any, folder: Path, seed: int
-) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
-    """Tensors, what is known of them, and their quality on held-out documents."""
-    import torch
-
-    from moex.cache.lru import LRU
-    from moex.cache.memory import Memory
-    from moex.models.memory_needs import fits
-    from moex.runner.assemble import Setup, offload
-    from moex.train import experts, fit, neurons, quality
-    from moex.train.activations import contributions, factors_of, read
-
-    geometry = loaded.geometry
-    routers = [_router(layer, geometry) for layer in loaded.layers]
-    trainer: Any
-    if kind == "gate_resid":
-        trainer = experts.ResidTrainer(geometry, routers, recipe, seed)
-    elif kind in EXPERTS:
-        width = 0 if kind == "linear" else recipe.width
-        trainer = experts.ExpertTrainer(geometry, routers, recipe, seed, width)
-    else:
-        trainer = neurons.NeuronTrainer(
-            geometry, lambda layer: factors_of(loaded, layer), recipe, seed
-        )
-    resident = fits(geometry.all_bytes, loaded.device)
-    memory = Memory(geometry.experts) if resident else Memory()
-    named = key_of({**asdict(recipe), "text": text.count, "seed": seed, "code": code_version()})
-    valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
-    with offload(loaded, Setup(LRU(), memory)) as model:
-
-        def see(windows: Tensor) -> Any:
-            return read(model, loaded.layers, windows)
-
-        fit.fit(trainer, text, see, recipe, folder / "training.pt", named)
-        held_out = [
-            see(torch.from_numpy(text.batch(number, recipe.batch, held_out=True)))
-            for number in range(valid)
-        ]
-        if kind in EXPERTS:
-            batches = [(seen, recipe.batch) for seen in held_out]
-            rows = quality.of_experts(trainer, routers, batches)
-            about = {"width": trainer.width, "horizon": recipe.horizon}
-        else:
-            calibration = [
-                see(torch.from_numpy(text.batch(number, recipe.batch)))
-                for number in range(CALIBRATION_BATCHES)
-            ]
-            quality.calibrate(trainer.modules, calibration)
-            rows = quality.of_neurons(
-                trainer.modules, lambda *which: contributions(loaded, *which), held_out
-            )
-            about = {"width": recipe.width, "rank": recipe.rank}
-    state = trainer.modules.state_dict()
-    tensors = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-    return tensors, about, rows
-
-
-def _router(layer: Any, geometry: Any) -> tuple[Tensor, Tensor]:
-    """A router's weight and bias; zeros for what it has not, to start from nothing."""
-    import torch
-
-    def of(name: str, *shape: int) -> Tensor:
-        found = getattr(layer.router, name, None)
-        if found is None or tuple(found.shape) != shape:
-            return torch.zeros(shape)
-        return found.detach().float().cpu()
-
-    return of("weight", geometry.experts, geometry.hidden), of("bias", geometry.experts)
-
-
-def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _tasks(groups: dict[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
     """Means over layers, as rows of accuracy."""
-    found: dict[tuple[str, str], list[float]] = {}
-    if kind in EXPERTS:
-        least = min(row["named"] for row in rows)
-        for row in sorted(rows, key=lambda row: row["horizon"]):
-            for name, prefix in ((kind, ""), ("gate", "gate_")) if row["named"] == least else ():
-                task = f"{name}_horizon{row['horizon']}", f"recall@{least}"
-                found.setdefault(task, []).append(row[f"{prefix}recall"])
-    else:
-        for row in rows:
-            for name in ("neuron_recall", "energy_recall"):
-                found.setdefault((f"corm_{row['way']}_{name}", name), []).append(row[name])
     return [
         {
             "task": task,
@@ -165,5 +83,6 @@ def _tasks(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "stderr": None,
             "n": len(values),
         }
-        for (task, metric), values in found.items()
+        for (task, metric), values in groups.items()
+        if values
     ]

@@ -82,7 +82,7 @@ def grade(
         "model": folder_digest(loaded.folder),
         "dtype": str(loaded.dtype),
         "device": loaded.device,
-        "store": loaded.store.name,
+        "store": [loaded.store.name, run.memory.link, sources({"memory": run.settings["memory"]})],
         "rows": [run.memory.rows, run.memory.break_even],
         "prompts": [batch.tolist() for batch in batches],
         "masks": run.selector.identity if run.selector else "",

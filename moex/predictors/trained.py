@@ -1,6 +1,7 @@
 """Checkpoints of trained predictors: one safetensors file, whose header identifies its model.
 
-Searched in this order: the file given by the user, `predictors/KIND.safetensors` in the model's
+A predictor's kind is the name of the file of the class that uses it (`kind_of`). Searched in this
+order: the file given by the user, `predictors/KIND.safetensors` in the model's
 folder, and the same in the cache folder under the digest of the model's weights. A file is written
 atomically; its `identity` is a digest of its whole content, checked at every reading.
 """
@@ -39,6 +40,11 @@ class Checkpoint(NamedTuple):
 def model_digest(folder: Path) -> str:
     """Digest of a model's weights (ten hex digits), independent of its folder."""
     return folder_digest(folder, (".safetensors",))
+
+
+def kind_of(part: type) -> str:
+    """The kind of predictor that a prefetcher or selector reads: the name of its file."""
+    return part.__module__.rpartition(".")[2]
 
 
 def own_path(kind: str, model: Path) -> Path:

@@ -47,6 +47,9 @@ class Prefetcher(ABC):
     """What the prefetcher requires: fields of `Observation`, and of a recording of this same run
     `future` (its visits) and `recorded` (its predictions)."""
 
+    trainer: ClassVar[str] = ""
+    """Dotted name of the `moex.train.fit.Trainer` that `mode=train` fits it with; "": none."""
+
     device_bytes: int = 0
     """Bytes of device memory held after `bind`; they count towards the memory budget."""
 

@@ -38,6 +38,7 @@ class Corm(Prefetcher):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"lookahead", "hidden", "chosen"})
+    trainer: ClassVar[str] = "moex.train.neurons.NeuronTrainer"
 
     coarse: ScoredPrefetcher
 

@@ -20,7 +20,7 @@ class GateResid(Linear):
     becomes a bias. A score is the router's softmax, as with `prefetch=gate`.
     """
 
-    kind: ClassVar[str] = "gate_resid"
+    trainer: ClassVar[str] = "moex.train.experts.ResidTrainer"
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return the routers' softmax, of the shape of `logits`."""

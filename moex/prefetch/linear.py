@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from moex.predictors.nets import read_nets
+from moex.predictors.trained import kind_of
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ class Linear(ScoredPrefetcher):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
-    kind: ClassVar[str] = "linear"
+    trainer: ClassVar[str] = "moex.train.experts.LinearTrainer"
 
     checkpoint: str | None = None
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Read the checkpoint of this model."""
         self.experts, self.routers = geometry.experts, []
-        for net in read_nets(self.kind, geometry, model, self.checkpoint):
+        for net in read_nets(kind_of(type(self)), geometry, model, self.checkpoint):
             own, count = net.routers, min(self.depth, net.horizon) * geometry.experts
             self.routers.append((own.weight[:count].bfloat16(), own.bias[:count].bfloat16()))
         self.device_bytes = sum(t.nbytes for router in self.routers for t in router)

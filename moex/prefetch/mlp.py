@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from moex.predictors.nets import DECAY, Lean, read_nets
+from moex.predictors.trained import kind_of
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class MLP(ScoredPrefetcher):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"hidden", "chosen"})
+    trainer: ClassVar[str] = "moex.train.experts.ExpertTrainer"
 
     checkpoint: str | None = None
 
     def bind(self, geometry: Geometry, model: Path, selector: Any = None) -> None:
         """Read the checkpoint of this model."""
-        as_trained = read_nets("mlp", geometry, model, self.checkpoint)
+        as_trained = read_nets(kind_of(type(self)), geometry, model, self.checkpoint)
         self.nets = [Lean(net, self.depth) for net in as_trained]
         self.device_bytes = sum(net.nbytes for net in self.nets)
 

@@ -89,6 +89,10 @@ class Quantizer(Scheme):
     def kernel_name(self, shape: tuple[int, int]) -> str:
         """Return the name of the kernel that computes `matmul` for a weight of this shape."""
 
+    def computes_on(self, device: str, shape: tuple[int, int]) -> bool:
+        """Whether a device computes with weights of this shape as they were packed for `device`."""
+        return True
+
     @abstractmethod
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
         """Return all settings that determine a weight's packed bytes, as JSON values."""

@@ -12,13 +12,14 @@ from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moex.paths import check_word, plug_in, plug_ins
 from moex.quant import scales
 from moex.quant.base import Quantizer
+from moex.quant.kernels.base import Kernel
 from moex.runs.run_id import code_digest
 
 if TYPE_CHECKING:
@@ -27,28 +28,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.quant.base import Spec
-    from moex.quant.kernels.base import Kernel
 
 BITS = (8, 4, 3, 2)
-KERNELS = ("tinygemm", "int4", "reference")
-"""Kernels in order of preference; one file each in `kernels/`."""
+ROOM = ("quant/kernels", "Kernel")
+"""Where kernels are, one a file, and the name of their base class."""
 
 
 @cache
-def _kernel(name: str) -> Kernel:
-    kernel: Kernel = import_module(f"moex.quant.kernels.{name}").KERNEL
-    return kernel
+def kernels(word: str) -> list[Kernel]:
+    """The kernel of this name; auto: those with a rank, the highest first."""
+    words = plug_ins(*ROOM) if word == "auto" else [word]
+    found: list[Kernel] = [plug_in("quant.kernel", each, *ROOM)() for each in words]
+    ranked = sorted(found, key=lambda kernel: -kernel.rank)
+    return [kernel for kernel in ranked if kernel.rank or word != "auto"]
 
 
 @cache
-def _written(kind: type) -> dict[str, str]:
+def _written(kind: type, until: type = Quantizer) -> dict[str, str]:
     """Code digests of a quantizer class, its base classes and `scales`, by module.
 
-    So an edited quantizer packs again. Kernels are not included: a changed storage format gets
-    another name (`Kernel.layout`). For a class defined in a notebook its own source is used.
+    So an edited quantizer packs again. Kernels of moex are not included: a changed storage format
+    gets another name (`Kernel.layout`). For a class defined in a notebook its own source is used.
     """
     written = {scales.__name__: code_digest(inspect.getsource(scales))}
-    for each in kind.__mro__[: kind.__mro__.index(Quantizer)]:
+    for each in kind.__mro__[: kind.__mro__.index(until)]:
         for thing in (each, sys.modules.get(each.__module__)):  # the whole file, if there is one
             with suppress(OSError, TypeError, SyntaxError):
                 written[each.__module__] = code_digest(inspect.getsource(thing))  # type: ignore[arg-type]
@@ -65,8 +68,9 @@ class Grouped(Quantizer):
         meta_bits: bits of scales and zeros: 8, or 16 for half precision.
         scale_group: maximum number of scales that share a second-level scale, with 8 meta bits;
             if it does not divide their number, they are split as evenly as possible.
-        kernel: the compute kernel: reference, int4 (CPU), tinygemm (CUDA), or auto: the fastest
-            that is available and supports shape and activations.
+        kernel: what computes: auto (the fastest that is available and supports shape and
+            activations), a file of `kernels/` (reference, int4 for a CPU, tinygemm for CUDA), or
+            the dotted name of a class.
 
     Raises:
         ValueError: bits, meta_bits or kernel has another value.
@@ -84,11 +88,11 @@ class Grouped(Quantizer):
         for name, given, known in (
             ("bits", self.bits, BITS),
             ("meta_bits", self.meta_bits, (8, 16)),
-            ("kernel", self.kernel, ("auto", *KERNELS)),
         ):
             if given not in known:
                 expected = ", ".join(map(str, known))
                 raise ValueError(f"quant.{name}={given}: expected one of {expected}")
+        check_word("quant.kernel", self.kernel, *ROOM)
         for name, usual in (("group_size", 64), ("scale_group", 256)):
             if (given := getattr(self, name)) < 1:
                 raise ValueError(
@@ -147,9 +151,15 @@ class Grouped(Quantizer):
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
         """All settings that determine the packed bytes: every field, and the code digests."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        kernel = self._chosen(shape).layout
-        written = {"quantizer": type(self).__name__, "code": _written(type(self))}
-        return {**given, **written, "kernel": kernel}
+        kernel = self._chosen(shape)
+        written: dict[str, Any] = {"quantizer": type(self).__name__, "code": _written(type(self))}
+        if "." in self.kernel:
+            written["kernel_code"] = _written(type(kernel), Kernel)
+        return {**given, **written, "kernel": kernel.layout}
+
+    def computes_on(self, device: str, shape: tuple[int, int]) -> bool:
+        """Whether the kernel that was chosen computes on another device, too."""
+        return not self._chosen(shape).refusal(self.bits, self.group_size, shape, device)
 
     def _chosen(self, shape: tuple[int, int]) -> Kernel:
         key = (shape, self.device, self.dtype)
@@ -166,18 +176,15 @@ class Grouped(Quantizer):
                 f"{self.key}.group_size={self.group_size}: does not divide the {columns} inputs of "
                 f"a weight {rows}x{columns}; try {self.key}.group_size={_largest(columns)}"
             )
-        refused = ""
-        auto = self.kernel == "auto"
-        for name in KERNELS if auto else (self.kernel,):
-            kernel = _kernel(name)
-            if auto and self.dtype in kernel.slow:
+        refused, settings = "", (self.group_size, shape, self.device)
+        for kernel in kernels(self.kernel):
+            if self.kernel == "auto" and self.dtype in kernel.slow:
                 continue
-            refused = kernel.refusal(self.bits, self.group_size, shape, self.device)
+            refused = kernel.refusal(self.bits, *settings)
             if not refused:
                 return kernel
-        reference = _kernel("reference")
-        settings = (self.group_size, shape, self.device)
-        possible = [bits for bits in BITS if not reference.refusal(bits, *settings)]
+        every = kernels("auto")
+        possible = [bits for bits in BITS if not all(k.refusal(bits, *settings) for k in every)]
         nearest = min(possible, key=lambda bits: abs(bits - self.bits))
         better = "kernel=auto" if nearest == self.bits else f"bits={nearest}"
         raise ValueError(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import zlib
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load, save
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,7 +16,7 @@ from moex.quant.linear import QuantLinear
 from moex.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from moex.types import Expert
 
     Sink = Callable[[Expert, Mapping[str, Tensor]], None]
-
-log = logging.getLogger(__name__)
 
 
 class ExpertPacking:
@@ -96,39 +91,14 @@ class ExpertPacking:
         """The names of the compute kernels."""
         return {q.kernel_name(self.shapes[name]) for name, q in self.quantizers.items()}
 
-    def announce(self, experts: int) -> None:
-        """Log an estimate of how long packing `experts` experts will take."""
-        jobs = [Job(q, self.shapes[name], experts) for name, q in self.quantizers.items()]
-        announce(jobs, f"{experts} experts")
-
-
-class Job(NamedTuple):
-    """A number of weights of one shape that have to be packed."""
-
-    quantizer: Quantizer
-    shape: tuple[int, int]
-    weights: int
-
-
-def announce(jobs: Iterable[Job], what: str) -> None:
-    """Time a small piece of every shape, and log the estimated time of all jobs."""
-    seconds = 0.0
-    for quantizer, (rows, columns), weights in jobs:
-        if not weights:
-            continue
-        piece = torch.randn(min(rows, max(256, (1 << 21) // columns)), columns) / 50
-        quantizer.pack(piece[:64])  # loads and compiles
-        started = perf_counter()
-        quantizer.pack(piece)
-        seconds += (perf_counter() - started) * rows / len(piece) * weights
-    if seconds:
-        log.warning("moex: packing %s once, in about %s", what, _duration(seconds))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    def kernels_not_on(self, device: str) -> set[str]:
+        """The names of the kernels whose packed weights this device does not compute with."""
+        shapes = self.shapes
+        return {
+            q.kernel_name(shapes[name])
+            for name, q in self.quantizers.items()
+            if not q.computes_on(device, shapes[name])
+        }
 
 
 def quantize_linears(
@@ -142,23 +112,13 @@ def quantize_linears(
         ValueError: the settings do not support a layer, or the head to be packed is tied.
         RuntimeError: the folder cannot be written.
     """
-    chosen = _chosen(model, scheme)
-    files = {name: _file(folder, name, q, module, source) for name, (q, module) in chosen.items()}
-    missing = [name for name, path in files.items() if _read(path) is None]
-    shapes: dict[tuple[int, tuple[int, int]], Job] = {}
-    for name in missing:
-        quantizer, module = chosen[name]
-        key = (id(quantizer), _shape(module))
-        count = shapes[key].weights if key in shapes else 0
-        shapes[key] = Job(quantizer, key[1], count + 1)
-    announce(shapes.values(), f"{len(missing)} linear layers")
-    nbytes = 0
-    for name in tqdm(chosen, desc="packing linears", disable=None if missing else True):
-        quantizer, module = chosen[name]
-        tensors = _read(files[name])
+    nbytes, chosen = 0, _chosen(model, scheme).items()
+    for name, (quantizer, module) in tqdm(chosen, desc="packed linear layers", disable=None):
+        path = _file(folder, name, quantizer, module, source)
+        tensors = _read(path)
         if tensors is None:
             tensors = quantizer.pack(module.weight.detach().cpu())
-            _write(files[name], tensors)
+            _write(path, tensors)
         packed = QuantLinear(quantizer, tensors, module.bias, module.weight.dtype)
         model.set_submodule(name, packed)
         nbytes += packed.nbytes

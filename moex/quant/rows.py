@@ -13,12 +13,15 @@ import torch
 
 from moex.quant import scales
 from moex.quant.grouped import dequantize
-from moex.quant.kernels.reference import KERNEL
+from moex.quant.kernels.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.quant.grouped import Grouped
+
+PLANE = Reference()
+"""How the codes of a row are stored."""
 
 NAME = "rows"
 """The kernel's name in result rows: neurons are unpacked on the device before computing."""
@@ -36,7 +39,7 @@ def row_bytes(quantizer: Grouped, columns: int) -> int:
 def pack_rows(quantizer: Grouped, weight: Tensor) -> Tensor:
     """Quantize rows [rows, columns] independently: uint8 [rows, row_bytes]."""
     codes, scale, zero = quantizer.quantize(weight)
-    parts = [KERNEL.store(codes, quantizer.bits)]
+    parts = [PLANE.store(codes, quantizer.bits)]
     metas = []
     for values, unit in ((scale, scales.UNIT), (zero, 1.0)):
         found, meta = scales.quantize(values * unit, values.shape[1])
@@ -55,7 +58,7 @@ def unpack_rows(quantizer: Grouped, rows: Tensor, columns: int, dtype: torch.dty
     numbers = meta.clone(memory_format=torch.contiguous_format).view(torch.float32)
     scale = (scale - numbers[:, 1:2]) * numbers[:, 0:1]
     zero = (zero - numbers[:, 3:4]) * numbers[:, 2:3]
-    codes = KERNEL.codes(bits, quantizer.bits, (len(rows), columns))
+    codes = PLANE.codes(bits, quantizer.bits, (len(rows), columns))
     return dequantize(codes, scale.t(), zero.t(), dtype)
 
 

@@ -12,11 +12,7 @@ import torch
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
 from moex.decisions.decisions import Decisions
-from moex.link.aio import AioLink, suits_aio
-from moex.link.copy import CopyLink
-from moex.link.cuda import CudaLink
-from moex.link.disk import DiskLink
-from moex.link.emulated import EmulatedLink
+from moex.link.base import open_link
 from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
 from moex.models.loader import load_model as load_model
@@ -24,13 +20,6 @@ from moex.models.memory_needs import needs, skeleton_bytes
 from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
-from moex.store.bundles import Bundles, PackedBundles
-from moex.store.disk import DiskStore
-from moex.store.layout import Planes
-from moex.store.packed_row_slots import PackedRowSlots
-from moex.store.ram import RamStore
-from moex.store.row_slots import RowSlots
-from moex.store.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +28,6 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.hardware.profile import HardwareProfile
-    from moex.link.base import Link
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.sparsity.base import NeuronSelector
@@ -137,25 +125,10 @@ def offload(
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
     cache = setup.decisions(loaded.store.name).build(loaded.geometry, hardware, future, wanted)
-    neurons: Neurons | None = None
-    slots: Slots
-    if selector is not None and isinstance(loaded.layout, Bundles):
-        assert isinstance(cache, RowCache)
-        kind = PackedRowSlots if isinstance(loaded.layout, PackedBundles) else RowSlots
-        slots = kind(loaded.layout, cache.capacity, cache.total_slots, loaded.device)
-        neurons = Neurons(selector, slots)
-    else:
-        assert isinstance(loaded.layout, Planes)
-        slots = Slots(loaded.layout, cache.total_slots, loaded.device)
-    link: Link
-    if hardware is not None and hardware.timed:
-        link = EmulatedLink(loaded.store, slots, hardware)
-    elif isinstance(loaded.store, DiskStore):
-        link = _disk_link(loaded.store, slots, memory, hardware)
-    elif isinstance(loaded.store, RamStore) and slots.records.is_cuda and neurons is None:
-        link = CudaLink(loaded.store, slots)
-    else:
-        link = CopyLink(loaded.store, slots)
+    capacity = cache.capacity if isinstance(cache, RowCache) else 0
+    slots = loaded.layout.slots(cache.total_slots, capacity, loaded.device)
+    neurons = Neurons(selector, slots) if selector is not None and cache.by_rows else None
+    link = open_link(loaded.store, slots, memory, hardware)
     with ExitStack() as stack:
         stack.callback(link.close)
         host = _host_executor(loaded, hardware) if miss.on_host else None
@@ -175,22 +148,12 @@ def offload(
     return offloaded
 
 
-def _disk_link(
-    store: DiskStore, slots: Slots, memory: Memory, hardware: HardwareProfile | None
-) -> Link:
-    chunk = () if hardware is None else (hardware.chunk_bytes,)
-    if slots.records.device.type == "cpu" and suits_aio(store, *chunk):
-        return AioLink(store, slots)
-    return DiskLink(store, slots, memory.reader_threads, *chunk)
-
-
 def _host_executor(loaded: LoadedModel, hardware: HardwareProfile | None) -> HostExecutor:
     """The executor that computes misses on this host, or emulates the profile's host."""
-    other = sorted((loaded.packing.kernels if loaded.packing else set()) - {"reference"})
-    if other and torch.device(loaded.device).type != "cpu":
+    if other := loaded.packing.kernels_not_on("cpu") if loaded.packing else ():
         raise ValueError(
-            f"miss=host: weights packed for {', '.join(other)} on {loaded.device} are not computed "
-            "with on the host; try quant.kernel=reference"
+            f"miss=host: weights packed for {', '.join(sorted(other))} on {loaded.device} are not "
+            "computed with on the host; try quant.kernel=reference"
         )
     if hardware is None or not hardware.timed:
         return HostExecutor(loaded.store)
@@ -210,9 +173,9 @@ def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
         ValueError: the model was loaded for a selector and there is none, or the reverse.
     """
     layout, store, device = loaded.layout, ref(loaded.store), loaded.device
-    if (selector is not None) != isinstance(layout, Bundles):
+    if (selector is not None) != bool(layout.neurons):
         raise ValueError(
-            f"model: loaded with bundles={isinstance(layout, Bundles)} and used "
+            f"model: loaded with bundles={bool(layout.neurons)} and used "
             f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
             "selector (whose mode is not exact) and bundles=False without"
         )

@@ -50,6 +50,9 @@ SILENT = {"runner": ("timeline", "unused"), "mode": ("unused",)}
 FOLDERS = ("train.text", "eval.text_dir", "eval.data_dir", "workload.dataset")
 """Settings that may name a folder to read; other values may match a folder by accident."""
 
+CLASSES = ("memory.store", "memory.link", ".kernel")
+"""Settings that may name a class."""
+
 WRITTEN = ("train.out",)
 """Settings that name a file to write: its previous content does not matter."""
 
@@ -64,6 +67,8 @@ def run_id(settings: dict[str, Any]) -> str:
     parts: dict[str, Any] = {name: settings.get(name) for name in SEMANTIC}
     for name, keys in SILENT.items():
         parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
+    if (memory := parts["memory"] or {}).get("link") == "auto":  # ids older than the key remain
+        parts["memory"] = {k: value for k, value in memory.items() if k != "link"}
     parts |= {"sources": sources(parts), "contents": contents(parts)}
     if settings.get("trace"):
         path = trace_path(str(settings["trace"]))
@@ -73,7 +78,9 @@ def run_id(settings: dict[str, Any]) -> str:
 
 def sources(groups: dict[str, Any]) -> dict[str, str]:
     """Return digests of the source files of all classes that a configuration names."""
-    return {node["_target_"]: _source(node["_target_"]) for node in _built(groups)}
+    named = [node["_target_"] for node in _built(groups)]
+    named += [text for key, text in _texts(groups) if key.endswith(CLASSES) and "." in text]
+    return {name: _source(name) for name in named}
 
 
 def contents(groups: dict[str, Any]) -> dict[str, str]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from moex.sparsity.base import Weights
     from moex.types import Geometry
 
-KIND = "corm"
-
 
 @dataclass
 class Corm(NeuronSelector):
@@ -64,7 +62,8 @@ class Corm(NeuronSelector):
 
     def bind(self, geometry: Geometry, model: Path, weights: Weights | None = None) -> None:
         """Read the checkpoint of this model."""
-        found = trained.read(KIND, geometry, model, self.checkpoint, "sparsity")
+        kind = trained.kind_of(type(self))
+        found = trained.read(kind, geometry, model, self.checkpoint, "sparsity")
         full = found.about["rank"]
         if self.rank is not None and (self.rank % 2 or not 0 < self.rank <= full):
             raise ValueError(

@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from contextlib import closing
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from moex.store.bundles import Bundles
+from moex.paths import plug_in
+from moex.store.slots import paged
+from moex.types import Expert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from moex.store.layout import Planes
-    from moex.types import Expert, Geometry
+    from moex.types import Geometry
+
+
+def store_class(word: str) -> Any:
+    """The class that `memory.store` names; auto: files, unless CUDA leaves host memory to experts.
+
+    Raises:
+        ValueError: there is none.
+    """
+    usual = "ram" if torch.cuda.is_available() else "disk"
+    return plug_in("memory.store", usual if word == "auto" else word, "store", "Store")
 
 
 class ExpertStore(ABC):
-    """Holds the master copies of all experts. Nothing is written back, so eviction is free."""
+    """Holds the master copies of all experts. Nothing is written back, so eviction is free.
+
+    One `from_files` is opened on a packed folder: `Store(folder, layout, geometry)`. Any other is
+    made empty, `Store(layout, geometry)`, and filled: it defines `write`.
+    """
 
     name: str = ""
-    layout: Planes | Bundles
+    from_files: ClassVar[bool] = False
+    layout: Any
+    """`Planes` or `Bundles`."""
     geometry: Geometry
     io: str | None = None
-    """How files are read: `direct` (around the page cache) or `buffered`; None: no files."""
+    """How files are read: `direct` (around the page cache) or `buffered`; None: no files.
+    Links that read files use what `DiskStore` has besides this interface."""
 
     whole: ExpertStore | None = None
     """A store of the same experts in the layout of full-size slots, if files hold both layouts."""
 
     in_memory: bool = False
-    """Whether `tensors` works: experts are in host memory, ready to compute with."""
+    """Whether experts are in host memory, ready to compute with: `tensors` works, and `records` has
+    a tensor [experts, bytes] a layer."""
 
     @property
     def files_warm(self) -> bool | None:
@@ -40,6 +61,25 @@ class ExpertStore(ABC):
     @abstractmethod
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out` (uint8, `layout.bytes` long)."""
+
+    def write(self, expert: Expert, record: torch.Tensor) -> None:
+        """Keep an expert's record (uint8, `layout.bytes` long), which is reused afterwards."""
+        raise NotImplementedError
+
+    def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Store one expert's tensors."""
+        record = torch.zeros(self.layout.bytes, dtype=torch.uint8)
+        self.layout.pack(record, tensors)
+        self.write(expert, record)
+
+    def fill(self, source: ExpertStore) -> Self:
+        """Store all experts of another store, which is then closed."""
+        record, geometry = paged(self.layout.bytes), self.geometry
+        with closing(source):
+            for each in product(range(geometry.layers), range(geometry.experts)):
+                source.read(Expert(*each), record)
+                self.write(Expert(*each), record)
+        return self
 
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors, sharing the store's memory; only if `in_memory`."""
@@ -68,7 +108,6 @@ class ExpertStore(ABC):
         The result may share the store's memory.
         """
         layout = self.layout
-        assert isinstance(layout, Bundles)
         count = layout.neurons if rows is None else len(rows)
         out = np.empty(count, f"V{layout.row_bytes}")
         for part, found in self.rows(expert, rows):

@@ -7,39 +7,24 @@ transposed: there, too, a neuron is a row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moex.quant.base import EXPERTS
+from moex.quant.grouped import Grouped
+from moex.quant.packing import ExpertPacking
+from moex.quant.rows import NAME, Neurons
 from moex.store.layout import PAGE, Part, Planes
+from moex.store.row_slots import PackedRowSlots, RowSlots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Protocol
 
     import numpy as np
 
-    class RowFormat(Protocol):
-        """How neurons are packed; see `quant.rows.Neurons`."""
-
-        @property
-        def neurons(self) -> int:
-            """Neurons of an expert."""
-
-        @property
-        def hidden(self) -> int:
-            """Length of a gate row."""
-
-        @property
-        def row_bytes(self) -> int:
-            """Bytes of a neuron."""
-
-        def pack(self, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-            """Pack an expert's weights."""
-
-        def unpack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            """Return `gate_up` and `down` of packed neurons, in the form of `Bundles.planes`."""
-
+    from moex.quant.base import Scheme, Spec
+    from moex.quant.packing import Sink
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
@@ -56,6 +41,7 @@ class Bundles:
     """
 
     name = "bundles"
+    kind: type[RowSlots] = RowSlots
 
     def __init__(self, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
         shapes = {name: tuple(shape) for name, (shape, _) in tensors.items()}
@@ -90,6 +76,10 @@ class Bundles:
         neurons[:, :2].copy_(gate_up.transpose(0, 1))
         neurons[:, 2].copy_(tensors[DOWN].t())
 
+    def slots(self, count: int, rows: int, device: torch.device | str) -> RowSlots:
+        """Make slots that hold `rows` neurons of an expert each."""
+        return self.kind(self, rows, count, device)
+
     def planes(self, rows: int) -> Planes:
         """The layout of a slot that holds `rows` neurons."""
         shapes = {"gate_up": (2 * rows, self.hidden), "down": (rows, self.hidden)}
@@ -111,7 +101,9 @@ class PackedBundles(Bundles):
         form: how a neuron is packed.
     """
 
-    def __init__(self, form: RowFormat) -> None:
+    kind = PackedRowSlots
+
+    def __init__(self, form: Neurons) -> None:
         self.form, self.dtype = form, torch.uint8
         self.neurons, self.hidden, self.row_bytes = form.neurons, form.hidden, form.row_bytes
         size = self.neurons * self.row_bytes
@@ -135,6 +127,59 @@ class PackedBundles(Bundles):
     def planes(self, rows: int) -> Planes:
         """The layout of a slot that holds `rows` neurons, still packed."""
         return Planes({"packed": ((rows, self.row_bytes), torch.uint8)})
+
+
+class NeuronPacking(ExpertPacking):
+    """Gate rows, up rows and down columns, each quantized along the hidden dimension.
+
+    Args:
+        tensors: name, shape and dtype of an expert's tensors.
+        scheme: chooses which of them are quantized.
+
+    Raises:
+        ValueError: experts without gate_up and down, groups that do not divide a row, or a
+            quantizer that does not quantize by groups.
+    """
+
+    def __init__(self, tensors: Spec, scheme: Scheme) -> None:
+        self.tensors, self.transposed = tensors, False
+        neurons, hidden = sizes({name: shape for name, (shape, _) in tensors.items()})
+        rows = {GATE_UP: (2 * neurons, hidden), DOWN: (neurons, hidden)}
+        found = {name: _by_groups(scheme, name) for name in rows}
+        self.shapes = rows
+        self.quantizers = {name: each for name, each in found.items() if each is not None}
+        dtype = tensors[GATE_UP][1]
+        self.form = Neurons(found[GATE_UP], found[DOWN], neurons, hidden, dtype)
+
+    @property
+    def layout(self) -> PackedBundles:
+        """The layout of a record."""
+        return PackedBundles(self.form)
+
+    def sink(self, put: Sink) -> Sink:
+        """Return `put` itself: the layout packs the expert."""
+        return put
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that determine the packed bytes, by weight name."""
+        return {name: {**each, "kernel": NAME} for name, each in super().settings.items()}
+
+    @property
+    def kernels(self) -> set[str]:
+        """The name of the compute kernel."""
+        return {NAME}
+
+
+def _by_groups(scheme: Scheme, name: str) -> Grouped | None:
+    quantizer = scheme.of(EXPERTS + name)
+    if quantizer is None or isinstance(quantizer, Grouped):
+        return quantizer
+    raise ValueError(
+        f"quant={type(quantizer).__name__} with sparsity: neurons are packed one by one, which "
+        "needs a quantizer by groups (moex.quant.grouped.Grouped); try quant=rtn_4bit, or "
+        "sparsity=none"
+    )
 
 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:

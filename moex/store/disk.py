@@ -56,6 +56,7 @@ class DiskStore(ExpertStore):
     """
 
     name = "disk"
+    from_files = True
 
     def __init__(
         self, folder: Path, layout: Planes | Bundles, geometry: Geometry, direct: bool = True

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from moex.store.slots import Slots
+
 ALIGNMENT = 64
 """Every tensor of a record begins at a multiple of this: a cache line, and torch's alignment."""
 
@@ -57,6 +59,12 @@ class Planes:
         self.ends = {part.name.partition(".")[0]: part.offset + part.bytes for part in parts}
         """By weight name: bytes of the record that must have arrived to compute with it."""
         self.bind = bind
+
+    def slots(self, count: int, rows: int, device: torch.device | str) -> Slots:
+        """Make slots that hold these records: whole ones, so `rows` does not matter."""
+        from moex.store.slots import Slots
+
+        return Slots(self, count, device)
 
     def weights(self, record: torch.Tensor) -> dict[str, Any]:
         """Return what to compute with, by weight name, sharing the record's memory."""

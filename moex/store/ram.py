@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
 from moex.store.base import ExpertStore
-from moex.store.bundles import Bundles
-from moex.store.layout import Planes
 from moex.store.slots import paged
-from moex.types import Expert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy as np
 
-    from moex.types import Geometry
+    from moex.store.bundles import Bundles
+    from moex.store.layout import Planes
+    from moex.types import Expert, Geometry
 
 
 PIECE = 1 << 20
@@ -28,29 +25,24 @@ PIECE = 1 << 20
 
 
 class RamStore(ExpertStore):
-    """All experts of the model in host memory, one tensor per layer.
-
-    Filled once: one expert at a time with `put`, or from another store, which is then closed.
-    """
+    """All experts of the model in host memory, one tensor per layer."""
 
     name = "ram"
     in_memory = True
 
-    def __init__(
-        self, layout: Planes | Bundles, geometry: Geometry, source: ExpertStore | None = None
-    ) -> None:
+    def __init__(self, layout: Planes | Bundles, geometry: Geometry) -> None:
         self.layout, self.geometry = layout, geometry
         # Each layer has its own whole pages, because memory is locked by pages.
         shape = (geometry.experts, layout.bytes)
         self.records = [paged(prod(shape)).view(shape) for _ in range(geometry.layers)]
         self._rows: dict[Expert, np.ndarray] = {}
-        if source is not None:
-            with closing(source):
-                for layer, index in product(range(geometry.layers), range(geometry.experts)):
-                    source.read(Expert(layer, index), self.records[layer][index])
+
+    def write(self, expert: Expert, record: torch.Tensor) -> None:
+        """Keep a copy of the record."""
+        self.records[expert.layer][expert.index].copy_(record)
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Store one expert."""
+        """Store one expert, packed in its place."""
         self.layout.pack(self.records[expert.layer][expert.index], tensors)
 
     def read(self, expert: Expert, out: torch.Tensor) -> None:
@@ -59,12 +51,10 @@ class RamStore(ExpertStore):
 
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors, sharing the store's memory."""
-        assert isinstance(self.layout, Planes)
         return self.layout.weights(self.records[expert.layer][expert.index])
 
     def gather(self, expert: Expert, rows: np.ndarray | None) -> torch.Tensor:
         """Return neurons of the expert: a copy of selected rows, a view if `rows` is None."""
-        assert isinstance(self.layout, Bundles)
         neurons = self.layout.views(self.records[expert.layer][expert.index])
         return neurons if rows is None else neurons.index_select(0, torch.from_numpy(rows))
 

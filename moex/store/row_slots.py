@@ -1,4 +1,7 @@
-"""Slots that hold some rows of an expert, with a table of which row is at which position."""
+"""Slots that hold some rows of an expert, with a table of which row is at which position.
+
+Rows are whole, or quantized: packed on the link and in the slot, unpacked to compute.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from moex.store.base import ExpertStore
-    from moex.store.bundles import Bundles
+    from moex.store.bundles import Bundles, PackedBundles
     from moex.types import Expert, Load
 
 
@@ -34,6 +37,8 @@ class RowSlots(Slots):
         slots: number of slots, resident and staging together.
         device: the device of the slots.
     """
+
+    by_row = True
 
     def __init__(
         self,
@@ -143,6 +148,33 @@ class RowSlots(Slots):
         """Free the memory."""
         super().close()
         self._lines = []
+
+
+class PackedRowSlots(RowSlots):
+    """Rows stay packed; those that a visit computes with are unpacked, one expert at a time.
+
+    So a slot takes exactly the bytes it is counted with, and rows outside every mask stay packed.
+    """
+
+    neurons: PackedBundles
+
+    def whole(self, store: ExpertStore) -> ExpertStore | None:
+        """The store itself if slots have room for all rows: both hold the same packed bytes."""
+        return None if self.thin else store
+
+    def computed(
+        self, slot: int, absent: torch.Tensor | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """Unpack the rows that any token needs: all but `absent` [tokens or 1, capacity]."""
+        rows = self.tensors[slot]["packed"]
+        if absent is not None:
+            some = (~absent).any(0).nonzero().squeeze(1)
+            rows = rows.index_select(0, some)
+            absent = None if len(absent) == 1 else absent[:, some]
+        return self.neurons.form.unpack(rows), absent
+
+    def _put(self, slot: int, neurons: torch.Tensor, where: slice | torch.Tensor) -> None:
+        self.tensors[slot]["packed"][where] = neurons
 
 
 def members(rows: bytes) -> np.ndarray:

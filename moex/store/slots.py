@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -33,6 +33,9 @@ class Slots:
     Raises:
         RuntimeError: the device has too little memory.
     """
+
+    by_row: ClassVar[bool] = False
+    """Whether a load may be of some rows of an expert."""
 
     def __init__(self, layout: Planes, slots: int, device: torch.device | str = "cpu") -> None:
         self.bytes = slots * layout.bytes

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from moex.store.layout import Planes
 from moex.types import Expert
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
     from moex.models.experts_interface import MoeLayer
     from moex.runner.assemble import LoadedModel
+
+    Router = tuple[Tensor, Tensor]
+    """Of a layer: weight [experts, hidden], bias [experts]."""
 
 
 class Seen(NamedTuple):
@@ -47,6 +49,22 @@ def read(model: PreTrainedModel, layers: Sequence[MoeLayer], tokens: Tensor) -> 
             stack.callback(handle.remove)
         model(tokens.to(model.device), use_cache=False, logits_to_keep=1)
     return [seen[number] for number in range(len(layers))]
+
+
+def routers_of(loaded: LoadedModel) -> list[Router]:
+    """The routers of all layers; zeros for what one has not, to start from nothing."""
+    experts, hidden = loaded.geometry.experts, loaded.geometry.hidden
+
+    def of(layer: MoeLayer, name: str, *shape: int) -> Tensor:
+        found = getattr(layer.router, name, None)
+        if found is None or tuple(found.shape) != shape:
+            return torch.zeros(shape)
+        return found.detach().float().cpu()
+
+    return [
+        (of(layer, "weight", experts, hidden), of(layer, "bias", experts))
+        for layer in loaded.layers
+    ]
 
 
 def factors_of(loaded: LoadedModel, layer: int) -> tuple[Tensor, Tensor]:
@@ -83,7 +101,7 @@ def contributions(loaded: LoadedModel, layer: int, expert: int, hidden: Tensor) 
 
 
 def _expert(loaded: LoadedModel, layer: int, index: int) -> dict[str, Tensor]:
-    assert isinstance(loaded.layout, Planes)
     record = torch.empty(loaded.layout.bytes, dtype=torch.uint8)
     loaded.store.read(Expert(layer, index), record)
-    return loaded.layout.views(record)
+    views: dict[str, Tensor] = loaded.layout.views(record)
+    return views

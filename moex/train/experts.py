@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch.nn import functional
 
 from moex.predictors import nets
+from moex.train import quality
+from moex.train.activations import routers_of
 from moex.train.fit import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from moex.runner.assemble import LoadedModel
+    from moex.train.activations import Router
+    from moex.train.fit import Row, Tasks
     from moex.train.recipe import Recipe
     from moex.types import Geometry
-
-    Router = tuple[Tensor, Tensor]
-    """Of a layer: weight [experts, hidden], bias [experts]."""
 
 
 class ExpertTrainer(Trainer):
@@ -27,20 +29,18 @@ class ExpertTrainer(Trainer):
 
     Args:
         routers: of every layer; the networks start as them.
-        width: of the networks' hidden layer; 0 for linear ones (`prefetch=linear`).
     """
 
+    linear: ClassVar[bool] = False
+    """Whether the networks have no hidden layer."""
+
     def __init__(
-        self,
-        geometry: Geometry,
-        routers: Sequence[Router],
-        recipe: Recipe,
-        seed: int,
-        width: int | None = None,
+        self, geometry: Geometry, routers: Sequence[Router], recipe: Recipe, seed: int
     ) -> None:
         torch.manual_seed(seed)
-        self.geometry = geometry
-        self.width = recipe.width if width is None else width
+        self.geometry, self.routers = geometry, routers
+        self.width = 0 if self.linear else recipe.width
+        self.about = {"width": self.width, "horizon": recipe.horizon}
         self.modules = nets.nets(geometry, self.width, recipe.horizon)
         for layer, net in enumerate(self.modules):
             weights, biases = zip(*routers[layer + 1 : layer + 1 + net.horizon], strict=True)
@@ -48,6 +48,25 @@ class ExpertTrainer(Trainer):
             net.routers.weight.data.copy_(torch.cat(weights))
             last.bias.data.copy_(torch.cat(biases))
         super().__init__(recipe, seed)
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, recipe: Recipe, seed: int) -> Self:
+        """Start from the model's routers."""
+        return cls(loaded.geometry, routers_of(loaded), recipe, seed)
+
+    def quality(
+        self, kind: str, held_out: Sequence[Any], training: Callable[[int], Any]
+    ) -> tuple[list[Row], Tasks]:
+        """Recall and precision; as tasks, recall at the fewest experts named, beside the gate's."""
+        batches = [(seen, self.recipe.batch) for seen in held_out]
+        rows = quality.of_experts(self, self.routers, batches)
+        least = min(row["named"] for row in rows)
+        tasks: Tasks = {}
+        for row in sorted(rows, key=lambda row: row["horizon"]):
+            for name, prefix in ((kind, ""), ("gate", "gate_")) if row["named"] == least else ():
+                task = f"{name}_horizon{row['horizon']}", f"recall@{least}"
+                tasks.setdefault(task, []).append(row[f"{prefix}recall"])
+        return rows, tasks
 
     def examples(self, seen: Sequence[Any], windows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Choices and pasts of every layer [tokens, experts], as a run would have seen them."""
@@ -80,7 +99,13 @@ class ExpertTrainer(Trainer):
         return total / len(steps)
 
 
-class ResidTrainer(ExpertTrainer):
+class LinearTrainer(ExpertTrainer):
+    """Trains `prefetch=linear`: networks without hidden layers."""
+
+    linear = True
+
+
+class ResidTrainer(LinearTrainer):
     """Finds the biases of `prefetch=gate_resid`: the routers of the mean change of their input.
 
     Nothing is learnt by gradients, and nothing of the text is kept but sums.
@@ -89,7 +114,7 @@ class ResidTrainer(ExpertTrainer):
     def __init__(
         self, geometry: Geometry, routers: Sequence[Router], recipe: Recipe, seed: int
     ) -> None:
-        super().__init__(geometry, routers, recipe, seed, width=0)
+        super().__init__(geometry, routers, recipe, seed)
         self.tokens = 0
         self.sums = torch.zeros(geometry.layers, geometry.hidden, dtype=torch.float64)
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from tqdm.auto import tqdm
 
+from moex.cache.lru import LRU
+from moex.cache.memory import Memory
+from moex.models.memory_needs import fits
+from moex.runner.assemble import Setup, offload
 from moex.runs.atomic import atomic_write
+from moex.runs.run_id import code_version, key_of
+from moex.train.activations import read
 from moex.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,7 +30,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from moex.runner.assemble import LoadedModel
     from moex.train.data import Corpus
+
+    Row = dict[str, Any]
+    Tasks = dict[tuple[str, str], list[float]]
+    """Values by task and metric."""
 
     See = Callable[[Tensor], Sequence[Any]]
     """Windows [batch, context] to what each layer saw: objects with `hidden` and `chosen`."""
@@ -33,10 +45,20 @@ WARM = 0.1
 
 
 class Trainer(ABC):
-    """What is trained, and how it learns from one batch."""
+    """What is trained, how it learns from one batch, and how good it is in the end.
+
+    A prefetcher names its trainer (`Prefetcher.trainer`) and reads what `modules` had learnt.
+    """
 
     modules: Any
-    """A `ModuleList`, one for each layer."""
+    """A `ModuleList`, one for each layer; its state, floats in 16 bits, is the checkpoint."""
+    about: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+    """What the reader of the checkpoint has to know besides the tensors."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, loaded: LoadedModel, recipe: Recipe, seed: int) -> Self:
+        """Make the trainer for a loaded model."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
@@ -48,6 +70,18 @@ class Trainer(ABC):
     @abstractmethod
     def learn(self, seen: Sequence[Any], windows: int, progress: float) -> float | None:
         """Learn from a batch of so many windows; return the loss, if there was one."""
+
+    def quality(
+        self, kind: str, held_out: Sequence[Any], training: Callable[[int], Any]
+    ) -> tuple[list[Row], Tasks]:
+        """Return rows for quality.json, and the values that the result row averages.
+
+        Args:
+            kind: of the predictor.
+            held_out: batches of documents that were not trained on.
+            training: returns a training batch by its number.
+        """
+        return [], {}
 
     def state(self) -> dict[str, Any]:
         """Everything that a run taken up again needs."""
@@ -111,3 +145,34 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
                     state = {"run": run, "trainer": trainer.state(), "batch": number + 1}
                     torch.save(state, partial)
     trainer.finish()
+
+
+def train(
+    kind: str,
+    trainer: Trainer,
+    loaded: LoadedModel,
+    text: Corpus,
+    recipe: Recipe,
+    folder: Path,
+) -> tuple[list[Row], Tasks]:
+    """Train on text that the model reads, all experts resident if memory allows.
+
+    Returns the trainer's `quality` on held-out text.
+    """
+    resident = fits(loaded.geometry.all_bytes, loaded.device)
+    memory = Memory(loaded.geometry.experts) if resident else Memory()
+    named = key_of(
+        {**asdict(recipe), "text": text.count, "seed": trainer.seed, "code": code_version()}
+    )
+    valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
+    with offload(loaded, Setup(LRU(), memory)) as model:
+
+        def see(windows: Tensor) -> Sequence[Any]:
+            return read(model, loaded.layers, windows)
+
+        def batch(number: int, held_out: bool = False) -> Sequence[Any]:
+            return see(torch.from_numpy(text.batch(number, recipe.batch, held_out)))
+
+        fit(trainer, text, see, recipe, folder / "training.pt", named)
+        held_out = [batch(number, held_out=True) for number in range(valid)]
+        return trainer.quality(kind, held_out, batch)

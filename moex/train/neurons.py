@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from moex.predictors import lowrank
+from moex.train import quality
+from moex.train.activations import contributions, factors_of
 from moex.train.fit import WARM, Trainer
 
 if TYPE_CHECKING:
@@ -14,8 +17,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from moex.runner.assemble import LoadedModel
+    from moex.train.fit import Row, Tasks
     from moex.train.recipe import Recipe
     from moex.types import Geometry
+
+BATCHES = 4
+"""Training batches that thresholds are taken from."""
 
 
 class NeuronTrainer(Trainer):
@@ -28,6 +36,9 @@ class NeuronTrainer(Trainer):
         weights: of a layer: rows of gate and up [experts, 2 * intermediate, hidden], norms of down
             columns [experts, intermediate].
     """
+
+    truth: Callable[[int, int, Tensor], Tensor]
+    """True contributions of (layer, expert, states) [tokens, intermediate]."""
 
     def __init__(
         self,
@@ -42,12 +53,31 @@ class NeuronTrainer(Trainer):
                 f"try train.rank={geometry.hidden // 2}"
             )
         torch.manual_seed(seed)
-        self.weights = weights
+        self.weights, self.about = weights, {"width": recipe.width, "rank": recipe.rank}
         self.modules = lowrank.layers(geometry, recipe.rank, recipe.width)
         shape = (geometry.layers, geometry.hidden, geometry.hidden)
         self.moments = {name: torch.zeros(shape) for name in ("own", "next")}
         self.turns: list[tuple[Tensor, Tensor]] = []
         super().__init__(recipe, seed)
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, recipe: Recipe, seed: int) -> Self:
+        """Read the weights of the model's experts."""
+        made = cls(loaded.geometry, partial(factors_of, loaded), recipe, seed)
+        made.truth = partial(contributions, loaded)
+        return made
+
+    def quality(
+        self, kind: str, held_out: Sequence[Any], training: Callable[[int], Any]
+    ) -> tuple[list[Row], Tasks]:
+        """Set the thresholds; then both recalls by layer and way of selecting."""
+        quality.calibrate(self.modules, [training(number) for number in range(BATCHES)])
+        rows = quality.of_neurons(self.modules, self.truth, held_out)
+        return rows, {
+            (f"{kind}_{way}_{name}", name): [row[name] for row in rows if row["way"] == way]
+            for way in ("late", "predicted", "freq", "oracle")
+            for name in ("neuron_recall", "energy_recall")
+        }
 
     def state(self) -> dict[str, Any]:
         """The modules and the statistics."""

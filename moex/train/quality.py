@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.predictors.lowrank import LayerFactors
-    from moex.train.experts import ExpertTrainer, Router
+    from moex.train.activations import Router
+    from moex.train.experts import ExpertTrainer
 
 Row = dict[str, Any]
 

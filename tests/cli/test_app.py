@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["mode=simulate", "trace=run.py"], "trace=run.py: not a whole parquet file"),
         (["model=hf", "model.name=conf"], "has no config.json"),
         (["prefetch.depth=9"], "prefetch.depth=9: expected 1 to 3 layers ahead"),
-        (["memory.store=tape"], "memory.store=tape: expected one of auto, ram, disk"),
+        (["memory.store=tape"], "memory.store=tape: expected one of auto, disk, ram"),
         (["eval.tasks=[moex_swap,foo]"], "eval.tasks: no task named 'foo': local tasks are moex_"),
         (["eval.tasks=[heldout_swap]"], "'heldout_swap' reads held-out text and eval.text_dir"),
         (["eval.tasks=[blimp_local]", "eval.data_dir=conf"], "no published items at conf/blimp"),

@@ -59,7 +59,7 @@ def hydra_here():
         ("memory.staging=1.5", "memory.staging=1.5: expected a whole number or null"),
         ("memory.reader_threads=0", "memory.reader_threads=0: expected at least 1"),
         ("memory.pool=both", "memory.pool=both: expected one of layer, global"),
-        ("memory.store=tape", "memory.store=tape: expected one of auto, ram, disk"),
+        ("memory.store=tape", "memory.store=tape: expected one of auto, disk, ram"),
         ("memory.hot=nope", "memory.hot=nope: no such file; run once with sparsity=oracle"),
         ("memory.slots=99", "memory.slots=99: expected 2 (the experts that one token needs"),
         ("mode=plan memory.slots=99", "memory.slots=99: expected 2 (the experts that one token"),

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 from records import EXPERTS, LAYOUT, A, B, C, D, holds, load, need, opened
 
+from moex.hardware.profile import HardwareProfile
 from moex.link import aio
-from moex.link.aio import AHEAD, AioLink, suits_aio
+from moex.link.aio import AHEAD, AioLink
 from moex.store import linux_aio
 from moex.store.linux_aio import AsyncReads, async_reads_work
 from moex.types import Eviction, Expert, Load, Plan
@@ -167,19 +168,19 @@ def test_the_pace_is_that_of_reads_whose_end_is_seen(held):
     assert held._watched[1] == pytest.approx(held.stats().busy_s)
 
 
-def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store):
+def test_only_small_records_read_around_the_page_cache_are_the_kernels(folder, store, slots):
     need(AsyncReads, store)
-    assert suits_aio(store)
-    assert not suits_aio(store, LAYOUT.bytes - 1)
+    assert AioLink.suits(store, slots, None)
+    assert not AioLink.suits(store, slots, HardwareProfile("x", chunk_bytes=LAYOUT.bytes - 1))
     buffered = opened(folder, direct=False)
-    assert not suits_aio(buffered)
+    assert not AioLink.suits(buffered, slots, None)
     buffered.close()
 
 
-def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, monkeypatch, caplog):
+def test_where_the_kernel_has_none_threads_read_and_it_is_said(store, slots, monkeypatch, caplog):
     need(AsyncReads, store)
     monkeypatch.setattr(linux_aio, "NUMBERS", {})
     async_reads_work.cache_clear()
-    assert not suits_aio(store)
+    assert not AioLink.suits(store, slots, None)
     assert "Linux asynchronous I/O is not available" in caplog.text
     async_reads_work.cache_clear()

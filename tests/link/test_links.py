@@ -7,10 +7,14 @@ from time import perf_counter, sleep
 
 import pytest
 import torch
+from records import opened, pack
 
+from moex.cache.memory import Memory
 from moex.hardware.profile import HardwareProfile
 from moex.link import emulated
+from moex.link.base import open_link
 from moex.link.copy import CopyLink
+from moex.link.disk import DiskLink
 from moex.link.emulated import EmulatedLink
 from moex.store.layout import Planes
 from moex.store.ram import RamStore
@@ -28,6 +32,40 @@ def store():
             tensors = {"up": torch.full((3, 5), value), "down": torch.full((5, 3), -value)}
             store.put(Expert(layer, index), tensors)
     return store
+
+
+def test_the_link_follows_store_slots_and_hardware(store, tmp_path):
+    slots = Slots(store.layout, 2)
+    slow = HardwareProfile("slow", link_bytes_per_s=1e9)
+    assert type(open_link(store, slots, Memory())) is CopyLink
+    link = open_link(store, slots, Memory(), slow)
+    assert type(link) is EmulatedLink
+    link.close()
+    files = opened(pack(tmp_path / "p"))
+    slots = Slots(files.layout, 2)
+    link = open_link(files, slots, Memory())
+    assert link.name == "disk"
+    link.close()
+    link = open_link(files, slots, Memory(link="disk", reader_threads=2))
+    assert (type(link), len(link._threads)) == (DiskLink, 2)
+    link.close()
+    assert type(open_link(files, slots, Memory(link="copy"))) is CopyLink
+    files.close()
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("tape", r"=tape: expected one of auto, aio, copy, cuda, disk, emulated, or the dotted"),
+        ("os.path.join", r"=os.path.join: .*; expected the dotted name of a Link on PYTHONPATH"),
+        ("nowhere.Fast", r"=nowhere.Fast: No module named 'nowhere'; expected the dotted name"),
+        ("disk", r"=disk: is no link from memory.store=ram to these slots on cpu"),
+        ("emulated", r"=emulated: is no link from memory.store=ram to these slots on cpu"),
+    ],
+)
+def test_a_link_that_is_none_or_does_not_suit_is_one_line(store, word, line):
+    with pytest.raises(ValueError, match=rf"^memory.link{line}.*; try memory.link=auto$"):
+        open_link(store, Slots(store.layout, 2), Memory(link=word))
 
 
 @pytest.fixture(params=["by the thread", "at once"])

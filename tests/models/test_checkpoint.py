@@ -179,7 +179,7 @@ def test_packing_a_checkpoint_goes_on_where_it_stopped(mixtral, tmp_path, monkey
 
 
 def test_an_unknown_store_is_refused(mixtral):
-    with pytest.raises(ValueError, match=r"memory.store=tape: expected one of auto, ram, disk"):
+    with pytest.raises(ValueError, match=r"memory.store=tape: expected one of auto, disk, ram"):
         load_model(str(mixtral), store="tape")
 
 

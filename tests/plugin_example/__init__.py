@@ -1,1 +1,1 @@
-"""A policy and a predictor that live outside moex."""
+"""One plug-in of every kind that lives outside moex."""

@@ -12,6 +12,7 @@ import torch
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.predictors.nets import Lean, read_nets
+from moex.predictors.trained import kind_of
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
@@ -100,7 +101,7 @@ def test_linear_predictors_score_as_they_were_trained(loaded, made, depth):
     prefetcher.bind(loaded.geometry, loaded.folder)
     prefetcher.reset(loaded.geometry, 0)
     assert prefetcher.device_bytes == sum(min(depth, ahead) for ahead in range(1, 6)) * 8 * 257 * 2
-    for layer, net in enumerate(read_nets(made.kind, loaded.geometry, loaded.folder)):
+    for layer, net in enumerate(read_nets(kind_of(made), loaded.geometry, loaded.folder)):
         hidden = torch.randn(3, loaded.geometry.hidden, generator=draw)
         logits = net(hidden, None, None)[:, :depth]
         each = logits.sigmoid() if made is Linear else logits.softmax(-1)

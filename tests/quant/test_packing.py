@@ -132,13 +132,13 @@ def test_a_scheme_that_quantizes_nothing_is_not_lossy(mixtral):
         assert quantizes(Mixed(**{kind: RTN(4, 32)}))
 
 
-def test_packing_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch, caplog):
+def test_packing_goes_on_where_it_stopped(mixtral, tmp_path):
     done = []
 
     class Stops(RTN):
         def pack(self, weight):
             done.append(weight.shape)
-            if len(done) == 40:  # after the timing: in the third layer
+            if len(done) == 36:  # in the third layer
                 raise KeyboardInterrupt
             return super().pack(weight)
 
@@ -149,7 +149,6 @@ def test_packing_goes_on_where_it_stopped(mixtral, tmp_path, monkeypatch, caplog
     before = len(list(tmp_path.glob("*/*.records")))
     assert before == 2
     ours = logits(mixtral, Stops(4, 32), cache_dir=tmp_path)
-    assert "packing 16 experts once, in about" in caplog.text
     assert torch.equal(ours, logits(mixtral, RTN(4, 32)))
     count = len(done)
     logits(mixtral, Stops(4, 32), cache_dir=tmp_path)

@@ -113,12 +113,13 @@ def test_fewer_bits_lose_more_and_hqq_loses_less_than_rounding():
 
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_a_plane_gives_back_its_codes_and_pads_nothing(bits):
-    from moex.quant.kernels.reference import KERNEL
+    from moex.quant.kernels.reference import Reference
 
     codes = torch.randint(2**bits, (5, 48), generator=torch.Generator().manual_seed(1)).byte()
-    plane = KERNEL.store(codes, bits)
+    kernel = Reference()
+    plane = kernel.store(codes, bits)
     assert plane.numel() == codes.numel() * bits // 8
-    assert torch.equal(KERNEL.codes(plane, bits, (5, 48)), codes)
+    assert torch.equal(kernel.codes(plane, bits, (5, 48)), codes)
 
 
 def test_flat_and_one_sided_groups_survive():
@@ -151,7 +152,7 @@ def test_a_weight_is_quantized_by_blocks_of_rows():
     [
         ({"bits": 5}, "quant.bits=5: expected one of 8, 4, 3, 2"),
         ({"meta_bits": 4}, "quant.meta_bits=4: expected one of 8, 16"),
-        ({"kernel": "marlin"}, "quant.kernel=marlin: expected one of auto, tinygemm, int4, ref"),
+        ({"kernel": "marlin"}, "quant.kernel=marlin: expected one of auto, int4, reference, tiny"),
         ({"group_size": 0}, "quant.group_size=0: expected 1 or more; try quant.group_size=64"),
         ({"scale_group": 0}, "quant.scale_group=0: expected 1 or more; try quant.scale_group=256"),
     ],

@@ -22,7 +22,7 @@ def test_the_kernel_is_given_what_its_checks_ask_for(monkeypatch):
     packed = quantizer.pack(torch.randn(16, 128))
     x = torch.randn(3, 5, 128, dtype=torch.bfloat16)[:, -1:]
     assert not x.reshape(-1, 128).is_contiguous()
-    out = tinygemm.KERNEL.matmul(x, packed, quantizer)
+    out = tinygemm.TinyGemm().matmul(x, packed, quantizer)
     ((tokens, table),) = given
     assert out.shape == (3, 1, 16)
     assert tokens.is_contiguous()
@@ -50,6 +50,6 @@ def test_tinygemm_agrees_with_the_reference_in_float64():
 @pytest.mark.parametrize("shape", [(8, 128), (4096, 14336), (14336, 4096)])
 def test_codes_come_back_from_the_plane(shape):
     codes = torch.randint(16, shape, generator=torch.Generator().manual_seed(1)).byte()
-    plane = tinygemm.KERNEL.store(codes, 4)
-    assert plane.shape == tinygemm.KERNEL.plane(shape, 4)
-    assert torch.equal(tinygemm.KERNEL.codes(plane.cuda(), 4, shape).cpu(), codes)
+    plane = tinygemm.TinyGemm().store(codes, 4)
+    assert plane.shape == tinygemm.TinyGemm().plane(shape, 4)
+    assert torch.equal(tinygemm.TinyGemm().codes(plane.cuda(), 4, shape).cpu(), codes)

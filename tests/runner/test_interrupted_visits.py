@@ -26,6 +26,7 @@ from moex.cache.none import NoCache
 from moex.cache.row_cache import RowCache
 from moex.decisions.rows import row_settings
 from moex.hardware.profile import HardwareProfile
+from moex.link.aio import AioLink
 from moex.miss.host import Host
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
@@ -161,7 +162,7 @@ def case(request, mixtral):
     way = WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         if way.get("by_threads"):
-            patch.setattr("moex.runner.assemble.suits_aio", lambda *_: False)
+            patch.setattr(AioLink, "suits", lambda *_: False)
         case = Case(mixtral, **way)
     yield case
     case.close()

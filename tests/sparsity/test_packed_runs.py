@@ -21,7 +21,7 @@ from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
-from moex.store.quantized_bundles import NeuronPacking
+from moex.store.bundles import NeuronPacking
 from moex.types import DECODE
 
 SCHEME = Mixed(gate_up=RTN(3, 16), down=RTN(4, 32))

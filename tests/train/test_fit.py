@@ -19,6 +19,11 @@ RECIPE = Recipe(
     tokens=3000, context=32, batch=4, step=64, width=24, rank=12, rate=1e-2, valid_tokens=1
 )
 WINDOWS = RECIPE.batch
+TRAINERS = {
+    "mlp": experts.ExpertTrainer,
+    "linear": experts.LinearTrainer,
+    "gate_resid": experts.ResidTrainer,
+}
 
 
 class Seen(NamedTuple):
@@ -51,11 +56,8 @@ class World:
         return (torch.nn.functional.silu(gate) * up).abs() * self.norms[layer, expert]
 
     def trainer(self, kind):
-        if kind == "gate_resid":
-            return experts.ResidTrainer(SHAPE, self.routers, RECIPE, 0)
-        if kind in ("mlp", "linear"):
-            width = 0 if kind == "linear" else None
-            return experts.ExpertTrainer(SHAPE, self.routers, RECIPE, 0, width)
+        if kind in TRAINERS:
+            return TRAINERS[kind](SHAPE, self.routers, RECIPE, 0)
         weights = lambda layer: (self.gate_up[layer], self.norms[layer])  # noqa: E731
         return neurons.NeuronTrainer(SHAPE, weights, RECIPE, 0)
 

@@ -1,1 +1,1 @@
-"""Kernels that compute with packed weights: one file each, which defines `KERNEL`."""
+"""Kernels that compute with packed weights: one file each, a subclass of `Kernel`."""

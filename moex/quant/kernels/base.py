@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,8 @@ class Kernel(ABC):
     """Stores codes [out, in] as a plane of bytes in its own format, and computes with it."""
 
     name: str
+    rank: ClassVar[int] = 0
+    """`quant.kernel=auto` asks kernels of higher rank first; 0: only by its name."""
     slow: frozenset[torch.dtype] = frozenset()
     """Activation dtypes for which the reference is faster: `kernel=auto` skips this kernel."""
 

@@ -55,6 +55,7 @@ class Int4(Kernel):
     """Scales and zeros are expanded from 8 bits to the activations' dtype at every call."""
 
     name = "int4"
+    rank = 2
     # Not vectorized: at one token no faster than the reference, which dequantizes once for all
     # tokens, and at 64 tens of times slower.
     slow = frozenset({torch.float32, torch.float16})
@@ -91,6 +92,3 @@ class Int4(Kernel):
                 tokens, packed["codes"], quantizer.group_size, loops.table(packed, x.dtype)
             )
         return out.view(*x.shape[:-1], -1)
-
-
-KERNEL = Int4()

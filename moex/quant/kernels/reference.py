@@ -24,6 +24,7 @@ class Reference(Kernel):
     """A row of the plane is a row of codes, slice by slice; a byte holds distant codes."""
 
     name = "reference"
+    rank = 1
 
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
         """Supports rows that fill whole bytes."""
@@ -59,6 +60,3 @@ class Reference(Kernel):
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor], quantizer: Grouped) -> Tensor:
         """Dequantize, then multiply."""
         return functional.linear(x, quantizer.unpack(packed, x.dtype))
-
-
-KERNEL = Reference()

@@ -38,8 +38,9 @@ def _agrees(device: str) -> bool:
         return False
     try:
         codes = torch.arange(64 * 128).mul(7).remainder(16).byte().view(64, 128)
-        plane = KERNEL.store(codes, 4).to(device)
-        return torch.equal(KERNEL.codes(plane, 4, (64, 128)).cpu(), codes)
+        kernel = TinyGemm()
+        plane = kernel.store(codes, 4).to(device)
+        return torch.equal(kernel.codes(plane, 4, (64, 128)).cpu(), codes)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
@@ -48,6 +49,7 @@ class TinyGemm(Kernel):
     """Computes in bfloat16, whatever the dtype of the activations."""
 
     name = "tinygemm"
+    rank = 3
 
     def refusal(self, bits: int, group_size: int, shape: tuple[int, int], device: str) -> str:
         """Supports 4 bits on CUDA."""
@@ -81,6 +83,3 @@ class TinyGemm(Kernel):
         tokens = x.reshape(-1, x.shape[-1]).bfloat16().contiguous()
         out = _multiply(tokens, packed["codes"], quantizer.group_size, table)
         return out.to(x.dtype).view(*x.shape[:-1], -1)
-
-
-KERNEL = TinyGemm()
