@@ -1,4 +1,4 @@
-"""A dozen of the combinations of `experiments/09_random_combinations`, and recordings of them."""
+"""A dozen combinations of `experiments/benchmarks/random_combinations`, and recordings of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from moex.cli.errors import CONF, register_resolvers
 
-SCRIPT = CONF.parent / "experiments/09_random_combinations/combine.py"
+SCRIPT = CONF.parent / "experiments/benchmarks/random_combinations/combine.py"
 spec = importlib.util.spec_from_file_location("combine", SCRIPT)
 assert spec is not None
 assert spec.loader is not None

@@ -33,18 +33,18 @@ def text(tmp_path_factory):
 def traces(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("traces")
     with pytest.MonkeyPatch.context() as patch:
-        run(patch, "32_two_level/record.py", "--text", text, "--out", folder)
+        run(patch, "studies/two_level/record.py", "--text", text, "--out", folder)
     return folder
 
 
 def test_activation_statistics_are_drawn(text, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "31_activation_stats/study.py", "--text", text, "--out", tmp_path)
+    run(monkeypatch, "studies/activation_stats/study.py", "--text", text, "--out", tmp_path)
     assert (tmp_path / "activation_stats.png").is_file()
     assert capsys.readouterr().out.count("\n| ") == 6
 
 
 def test_a_power_law_is_found_where_there_is_one():
-    study = script("31_activation_stats/study.py")
+    study = script("studies/activation_stats/study.py")
     rank = np.arange(1, 301)
     exponent, power, exponential = study.power_law(0.9 * rank**-0.7)
     assert exponent == pytest.approx(0.7)
@@ -54,7 +54,7 @@ def test_a_power_law_is_found_where_there_is_one():
 
 
 def test_neurons_hot_in_one_half_only_are_not_hot():
-    study = script("31_activation_stats/study.py")
+    study = script("studies/activation_stats/study.py")
     used = torch.zeros(8, 4, dtype=torch.bool)
     used[:, 2] = True  # hot in both halves
     used[0:6:2, 1] = True  # in one
@@ -65,14 +65,14 @@ def test_neurons_hot_in_one_half_only_are_not_hot():
 
 
 def test_parts_of_the_two_level_cache_are_taken_away(traces, monkeypatch, capsys):
-    run(monkeypatch, "32_two_level/study.py", "--traces", traces)
+    run(monkeypatch, "studies/two_level/study.py", "--traces", traces)
     told = capsys.readouterr().out
     assert "| no coarse" in told
     assert "ms/token by r" in told
 
 
 def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
-    study = script("32_two_level/study.py")
+    study = script("studies/two_level/study.py")
     trace = study.read_trace(traces / "predicted.parquet")
     geometry = trace.geometry
     for budget in (2, 3, 4):
@@ -86,7 +86,7 @@ def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
 
 
 def test_true_geometry_is_simulated(traces, monkeypatch, capsys):
-    run(monkeypatch, "33_mixtral_neurons/study.py", "--traces", traces)
+    run(monkeypatch, "studies/mixtral_neurons/study.py", "--traces", traces)
     assert "| rtx3060 | perfect kernels | 2 | 2 |" in capsys.readouterr().out
 
 
@@ -94,7 +94,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
     from moex.runner.assemble import load_model
     from moex.sparsity.corm import Corm
 
-    study, loaded = script("33_mixtral_neurons/study.py"), load_model("tiny")
+    study, loaded = script("studies/mixtral_neurons/study.py"), load_model("tiny")
     selector = Corm()
     selector.bind(loaded.geometry, loaded.folder)
     told = study.selector_bytes(loaded.geometry, study.RANK)
@@ -102,7 +102,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
 
 
 def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, monkeypatch, capsys):
-    path = "34_useless_predictor/study.py"
+    path = "studies/useless_predictor/study.py"
     run(monkeypatch, path, "simulated", "--traces", traces)
     assert "worst of all" in capsys.readouterr().out
     run(monkeypatch, path, "live", "--out", tmp_path / "rows.jsonl")
@@ -111,7 +111,7 @@ def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, mo
 
 
 def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
-    study = script("35_speed_accuracy/figure.py")
+    study = script("studies/speed_accuracy/figure.py")
     accuracy = pd.DataFrame(
         [
             {"fraction": fraction, "mode": "predicted", "rank": 0, "apart": -1.0}
@@ -128,7 +128,7 @@ def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
 
 
 def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
-    study = script("11_predictors/shown.py")
+    study = script("bundled_model/predictors/shown.py")
     rows = [{"mb_by_text": [2.0], "coverage_by_text": [0.4]}]
     rows += [{"mb_by_text": [4.0], "coverage_by_text": [0.6]}]
     assert study.at_bytes(rows, 0, 1.0) == pytest.approx(0.2)
@@ -145,7 +145,7 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
             file.writelines(json.dumps(document) + "\n" for document in documents)
     out = tmp_path / "rows.jsonl"
     words = ("--text", tmp_path, "--out", out, "--cache", tmp_path)
-    run(monkeypatch, "12_quantization/accuracy.py", *words)
+    run(monkeypatch, "studies/quantization/accuracy.py", *words)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["unquantized", "hqq 8 g64", "rtn 8 g64"]
     assert all(len(row["nats"]) == 2 for row in rows), "a window of each source's test split"
@@ -154,11 +154,11 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
 
 def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     words = ("--text", text, "--out", tmp_path, "--ranks", 128)
-    run(monkeypatch, "11_predictors/study.py", *words)
+    run(monkeypatch, "bundled_model/predictors/study.py", *words)
     tables = json.loads((tmp_path / "tables.json").read_text())
     assert set(tables) == {"provenance", "experts", "neurons", "up_reuse", "replays"}
     assert {row["rank"] for row in tables["neurons"]} == {"all", 128}
-    shown, picture = script("11_predictors/shown.py"), tmp_path / "predictors.png"
+    shown, picture = script("bundled_model/predictors/shown.py"), tmp_path / "predictors.png"
     words = ["shown.py", str(tmp_path / "tables.json"), "--out", str(picture)]
     monkeypatch.setattr(sys, "argv", words)
     capsys.readouterr()
@@ -170,18 +170,18 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
 
 
 TINY = {
-    "04_disk_link/bench.py": ("reads", "decode"),
-    "07_forecast/forecast.py": ("--stores disk",),
-    "10_predictor_dial/dial.py": ("",),
-    "12_quantization/bench.py": ("resident", "packing"),
-    "13_host_compute/bench.py": ("simulate",),
-    "14_true_geometry/bench.py": ("decode",),
-    "16_neurons/bench.py": ("disk",),
-    "16_neurons/stages.py": ("",),
-    "20_policy_zoo/sequential.py": ("",),
+    "benchmarks/disk_link/bench.py": ("reads", "decode"),
+    "benchmarks/forecast/forecast.py": ("--stores disk",),
+    "studies/predictor_dial/dial.py": ("",),
+    "studies/quantization/bench.py": ("resident", "packing"),
+    "studies/host_compute/bench.py": ("simulate",),
+    "benchmarks/true_geometry/bench.py": ("decode",),
+    "studies/neurons/bench.py": ("disk",),
+    "studies/neurons/stages.py": ("",),
+    "studies/policy_zoo/sequential.py": ("",),
 }
 """Benches that no other test runs, and the parts of them that take seconds."""
-SLOW = {"12_quantization/bench.py": ("memory",), "14_true_geometry/against.py": ("",)}
+SLOW = {"studies/quantization/bench.py": ("memory",), "benchmarks/true_geometry/against.py": ("",)}
 """Those that start a process for every run."""
 
 

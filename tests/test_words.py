@@ -21,7 +21,7 @@ DATA = {  # word lists and old names that are told of
     "moex/cli/renamed.py",
     "CHANGELOG.md",
     "analysis/collect.py",
-    "experiments/09_random_combinations/golden.py",
+    "experiments/benchmarks/random_combinations/golden.py",
 }
 FILES = sorted(
     path

@@ -1,7 +1,7 @@
 """Which words count as content words, and how common each of them is.
 
 `assets/tasks/words.txt` holds the 3,700 commonest content words of old novels (the training split
-of `experiments/00_bundled_model`), the commonest first: a list of facts, made by `rank_words`, less
+of `experiments/bundled_model/training`), the commonest first: facts, made by `rank_words`, less
 seven words that do not belong in a test sentence. Held-out text is ranked by its own counts.
 Frequencies follow Zipf's law, so a ratio of ranks is a ratio of frequencies: the rank is all that
 matching needs.

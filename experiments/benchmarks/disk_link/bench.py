@@ -1,8 +1,8 @@
 """Measure the disk link; every command prints one JSON line a case.
 
-    python experiments/04_disk_link/bench.py reads  --out results/disk_link.jsonl
-    python experiments/04_disk_link/bench.py decode --out results/disk_link.jsonl
-    python experiments/04_disk_link/bench.py compare --out results/disk_link.jsonl
+    python experiments/benchmarks/disk_link/bench.py reads  --out results/disk_link.jsonl
+    python experiments/benchmarks/disk_link/bench.py decode --out results/disk_link.jsonl
+    python experiments/benchmarks/disk_link/bench.py compare --out results/disk_link.jsonl
 
 `reads` writes 0.3 GB and 2.1 GB of records into `--folder` (a temporary one on the disk of the
 cache otherwise) and takes them away again. `--tiny` only shows that a command works.

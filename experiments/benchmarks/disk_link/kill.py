@@ -1,6 +1,6 @@
 """Kill packings at random moments, resume them, and compare what is left; prints one JSON line.
 
-    python experiments/04_disk_link/kill.py --kills 20
+    python experiments/benchmarks/disk_link/kill.py --kills 20
 
 Works in a temporary folder on the disk of the cache, and takes it away again.
 """

@@ -6,7 +6,7 @@ store before and after every few of them: a machine's own speed drifts by more t
 for. A cell's forecast replays a recorded trace with the mean of the two calibrations around it;
 nothing of the cell itself goes into it.
 
-python experiments/07_forecast/forecast.py [--turns 5] [--tokens 24] [--threads 1] [--tiny]
+python experiments/benchmarks/forecast/forecast.py [--turns 5] [--tokens 24] [--threads 1] [--tiny]
 """
 
 import argparse

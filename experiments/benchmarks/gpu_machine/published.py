@@ -1,8 +1,8 @@
 """A row of ours beside each of table 2 of Eliseev & Mazur 2023 (mixtral-offloading).
 
-    python experiments/15_gpu_machine/published.py [--rows results/gpu/rows.jsonl]
+    python experiments/benchmarks/gpu_machine/published.py [--rows results/gpu/rows.jsonl]
 
-Prints tokens a second as published for their four machines, as experiments/03_seed1_table2
+Prints tokens a second as published for their four machines, as experiments/paper/seed1_table2
 simulates the same machines, and as measured on this machine: the rows that `run.py table2`
 wrote. Theirs is Mixtral-8x7B-Instruct on OpenAssistant prompts; ours has random weights of its
 sizes, attention in 4 bits, experts in 2 (groups of 16) or 3 (groups of 64), and replays the bundled
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments" / "03_seed1_table2")]
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments" / "paper/seed1_table2")]
 GROUPS = {2: 16, 3: 64}
 ROWS = ("full", "no pre-loading", "no cache, no pre-loading", "naive")
 SPEEDS = ("full", "no_preload", "no_cache", "naive")

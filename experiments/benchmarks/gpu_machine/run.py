@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in one command; results are a few small files in one folder.
 
-    python experiments/15_gpu_machine/run.py [PART ...] --out results/gpu
+    python experiments/benchmarks/gpu_machine/run.py [PART ...] --out results/gpu
 
 Needs torch with CUDA, transformers, safetensors, accelerate, numpy and pyarrow, pytest for the
 tests, and this tree; no network: weights are random at true sizes, rows say so. All parts, or those
@@ -43,7 +43,7 @@ from smoke import smoke
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 SIZES = (1 << 20, 4 << 20, 9 << 20, 50 << 20, 99 << 20, 352 << 20)
 """Bytes of an expert: from OLMoE's at 2 bits to Mixtral's in bf16."""

@@ -1,6 +1,6 @@
 """Kill a multirun at random moments, resume it, and look at the rows; prints one JSON line.
 
-    python experiments/08_interrupted_sweep/kill.py --kills 20
+    python experiments/benchmarks/interrupted_sweep/kill.py --kills 20
 
 Works in a temporary folder and takes it away again. A moment is drawn as so many new rows and a
 part of a row's time more, so that it does not depend on how fast the machine is; every fourth one
@@ -21,7 +21,7 @@ from time import perf_counter, sleep
 
 from moex.runs.provenance import provenance
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GRID = ["mode=simulate", "bottleneck=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]
 SIZES = {60: ["memory.slots=2,3,4,5,6", "seed=0,1"], 6: ["memory.slots=3"]}
 OWN = ("started", "git", "dirty", "versions", "machine")

@@ -1,6 +1,6 @@
 """Random combinations of options against stock: bit-equal, in time, nothing left behind.
 
-    python experiments/09_random_combinations/combine.py --out results/combinations.jsonl
+    python experiments/benchmarks/random_combinations/combine.py --out results/combinations.jsonl
 
 A combination is a command line (`--show 17` prints number 17). It is run by `mode=verify` and by
 `mode=live`, on small random models and the bundled one, and its trace is replayed. A run that hangs
@@ -27,7 +27,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
 HANGS_S = 120
 STAYS_S = 20

@@ -1,7 +1,7 @@
 """Record what a refactoring must not change, plans and rows of random configurations; check it.
 
-    python experiments/09_random_combinations/golden.py record golden.json.gz
-    python experiments/09_random_combinations/golden.py check golden.json.gz
+    python experiments/benchmarks/random_combinations/golden.py record golden.json.gz
+    python experiments/benchmarks/random_combinations/golden.py check golden.json.gz
 
 A recording is of one machine: another processor may round, and so route, in another way. Rows are
 recorded without what depends on the machine's clock; plans by position, not by the names of fields.

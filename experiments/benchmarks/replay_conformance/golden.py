@@ -1,6 +1,6 @@
 """Hit rates on the recorded gpt-oss-20b routing, computed here beside an independent replay's.
 
-    python experiments/01_replay_conformance/golden.py [--objects] [--slots 8 16]
+    python experiments/benchmarks/replay_conformance/golden.py [--objects] [--slots 8 16]
 
 `reset` starts every sequence cold, `continue` is one stream. MIN is Belady's rule with forced
 admission. The trace is looked for in $MOEX_SHARED_DATA, else in ../shared/data beside the
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from moex.runs.report import Report
     from moex.trace.format import Trace
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[3]
 GEOMETRY = Geometry(24, 32, 4, 2880, 2880, 13_200_000)
 POLICIES = {"LRU": LRU, "LFU": LFU, "FIFO": FIFO, "MIN": Belady}
 MODES = ("reset", "continue")

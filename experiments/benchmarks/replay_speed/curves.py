@@ -1,6 +1,6 @@
 """Seconds that a fresh process takes for all curves of a million accesses, compiling included.
 
-    python experiments/02_replay_speed/curves.py [--accesses 1000000]
+    python experiments/benchmarks/replay_speed/curves.py [--accesses 1000000]
 
 The trace is that of `speed.py`, read from a file; lru, perfect lfu and belady, a pool per layer,
 every capacity from top-k to all experts. Nothing compiled before is used.

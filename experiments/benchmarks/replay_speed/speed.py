@@ -1,6 +1,6 @@
 """Accesses per second that the object replay reaches, one line a policy, on one core.
 
-    python experiments/02_replay_speed/speed.py [cache ...] [--accesses 1000000]
+    python experiments/benchmarks/replay_speed/speed.py [cache ...] [--accesses 1000000]
 
 The trace is synthetic: 16 layers, top-8 of 64 experts, skewed, with half of a visit's experts kept
 from the layer's visit before; 32 slots a layer. A fixed loop of dictionary work is timed before
@@ -27,7 +27,7 @@ from moex.types import Geometry
 
 GEOMETRY = Geometry(16, 64, 8, 2048, 1024, 12_582_912)
 SLOTS = 32
-CONFIGS = Path(__file__).parents[2] / "conf" / "cache"
+CONFIGS = Path(__file__).parents[3] / "conf" / "cache"
 
 
 def synthetic(accesses: int) -> Trace:

@@ -4,7 +4,7 @@ For load times of 0.5, 1, 2 and 4 layer times and 2 to 4 slots of 8, `prefetch=g
 `prefetch=none`, live and in interleaved pairs, beside the gain that a replay of the run's own trace
 promises: the same plans on a clock, with the computing costs measured here.
 
-python experiments/05_spine/lookahead.py [--pairs 7] [--loads 1 2] [--slots 3]
+python experiments/benchmarks/spine/lookahead.py [--pairs 7] [--loads 1 2] [--slots 3]
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Each figure is the peak resident set of a process of its own. The experts are on disk and the model
 is large enough that holding it would show.
 
-python experiments/05_spine/memory.py [--slots 2]
+python experiments/benchmarks/spine/memory.py [--slots 2]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMPORTS = """
 import torch, transformers
 from moex.hardware.process_memory import peak_host_bytes

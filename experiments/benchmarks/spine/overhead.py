@@ -1,6 +1,6 @@
 """Decoding with all experts resident, against stock transformers, in interleaved pairs.
 
-python experiments/05_spine/overhead.py [--model tiny] [--pairs 9] [--tokens 64] [--threads 2]
+python experiments/benchmarks/spine/overhead.py [--pairs 9] [--tokens 64] [--threads 2]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How long the command line takes to begin: --help, and a small replay, as whole processes.
 
-python experiments/05_spine/startup.py [--turns 7]
+python experiments/benchmarks/spine/startup.py [--turns 7]
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 from moex.trace.format import Trace, write_trace
 from moex.types import Geometry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def seconds(words: list[str]) -> float:

@@ -1,7 +1,7 @@
 """500 simulated cells serially and with joblib on all cores, and what a cell costs beside replay.
 
-python experiments/28_sweeps/bench.py [--tiny]           # serial and joblib take turns, seven times
-python experiments/28_sweeps/bench.py ceiling [--tiny]   # what two cores of this machine can give
+python experiments/benchmarks/sweeps/bench.py [--tiny]   # serial and joblib take turns
+python experiments/benchmarks/sweeps/bench.py ceiling    # what two cores can give
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import moex
 from analysis.paired import paired_ratio
 from moex.cache.lru import LRU
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = "--tiny" in sys.argv
 TURNS = 2 if TINY else 7  # interleaved pairs; an interval takes seven
 

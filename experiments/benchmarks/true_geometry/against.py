@@ -1,7 +1,7 @@
 """A large model's true sizes, by moex within a budget and by accelerate's offloading, same files.
 
-    python experiments/14_true_geometry/against.py --layers 4 --budget 9GiB --prefetch gate \
-        --out results/against_accelerate.jsonl
+    python experiments/benchmarks/true_geometry/against.py --layers 4 --budget 9GiB \
+        --prefetch gate --out results/against_accelerate.jsonl
 
 Writes a checkpoint of random weights once (bf16, 2.8 GB a layer and 0.5 GB; moex packs as much
 again, or less with `--quant`, which accelerate has no like of: it keeps 16 bits). Pairs in turns,

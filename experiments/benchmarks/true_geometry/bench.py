@@ -1,8 +1,8 @@
 """A large model at its true sizes on this machine: random weights, a recorded routing, the disk.
 
-    python experiments/14_true_geometry/bench.py pack   --layers 4 --out results/pack.jsonl
-    python experiments/14_true_geometry/bench.py decode --layers 4 --out results/true_geometry.jsonl
-    python experiments/14_true_geometry/bench.py clean  --layers 4
+    python experiments/benchmarks/true_geometry/bench.py pack   --layers 4 --out results/pack.jsonl
+    python experiments/benchmarks/true_geometry/bench.py decode --layers 4 --out results/rows.jsonl
+    python experiments/benchmarks/true_geometry/bench.py clean  --layers 4
 
 `--quant rtn_4bit` packs 4-bit experts and attention: 24 GB for all 32 layers. `pack` writes the
 records (11.3 GB for four layers of Mixtral-8x7B in bf16) and compares with a plain file of as many

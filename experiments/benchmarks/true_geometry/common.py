@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moex.quant.base import Scheme
     from moex.types import Geometry, Prediction
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
+CONF = Path(__file__).parents[3] / "conf" / "model"
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
 
 
@@ -49,7 +49,7 @@ class FromTrace(ScoredPrefetcher):
         if not any(trace.predictions or []):
             raise ValueError(
                 f"--routing {self.trace}: holds no predictions; expected a trace that "
-                "00_bundled_model/measure.py wrote with --predictions"
+                "bundled_model/training/measure.py wrote with --predictions"
             )
         self.said, self.layers = trace.predictions, trace.geometry.layers
         self.experts, self.next = geometry.experts, [0] * geometry.layers

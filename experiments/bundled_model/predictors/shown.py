@@ -1,6 +1,6 @@
 """Summarize and draw what study.py measured: coverage at equal prefetched bytes, and the figure.
 
-    python experiments/11_predictors/shown.py OUT/tables.json
+    python experiments/bundled_model/predictors/shown.py OUT/tables.json
 
 Prints the README's tables and writes predictors.png beside this file. A predictor's coverage at
 given bytes is interpolated between its own numbers of predictions; differences are paired by text.

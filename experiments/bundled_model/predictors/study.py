@@ -7,7 +7,7 @@ the megabytes of every decoding; (3) neurons, by layer and way: recall, energy, 
 draws them. With `--time` instead microseconds a visit, which mean something on an idle machine
 only (half a minute).
 
-    python experiments/11_predictors/study.py --text TOKENS.bin --out FOLDER [--time] [--tiny]
+    python experiments/bundled_model/predictors/study.py --text TOKENS.bin --out FOLDER [--time]
 
 `--only` names the tables to be made; `--ranks` are ranks to which the selector is cut without
 training (`sparsity.rank`), in table 3.

@@ -1,6 +1,6 @@
 """Draw the training curve from the run's log.
 
-python experiments/00_bundled_model/curve.py --log RUN_DIR/log.jsonl --out curve.png
+python experiments/bundled_model/training/curve.py --log RUN_DIR/log.jsonl --out curve.png
 """
 
 import argparse

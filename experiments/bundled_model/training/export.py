@@ -1,7 +1,7 @@
 """Write a training checkpoint as standard Hugging Face files: config, bf16 shards, tokenizer.
 
-cd experiments/00_bundled_model
-python export.py --data WORK_DIR --run RUN_DIR --out ../../moex/assets/tiny
+cd experiments/bundled_model/training
+python export.py --data WORK_DIR --run RUN_DIR --out ../../../moex/assets/tiny
 """
 
 import argparse

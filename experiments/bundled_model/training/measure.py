@@ -3,8 +3,8 @@
 Routing is recorded on held-out text, token by token: the model reads the text instead of its own
 output (greedy output of a small model falls into loops, which would flatter every cache).
 
-    cd experiments/00_bundled_model
-    python measure.py --text TEXT_DIR --trace ../../moex/assets/traces/tiny.parquet
+    cd experiments/bundled_model/training
+    python measure.py --text TEXT_DIR --trace ../../../moex/assets/traces/tiny.parquet
 
 With `--predictions` the trace of `--trace` also holds what the bundled mlp scores at every visit:
 all experts of the three layers ahead.

@@ -4,7 +4,7 @@ Input: a folder as `moex.evals.text` describes it (complete documents are held o
 `tokenizer.json`, `{split}.bin` (uint16 token ids; every document starts with the end-of-text token)
 and `meta.json` (bytes and tokens of every split and source).
 
-    python experiments/00_bundled_model/prepare.py --text TEXT_DIR --out WORK_DIR
+    python experiments/bundled_model/training/prepare.py --text TEXT_DIR --out WORK_DIR
 """
 
 import argparse

@@ -5,7 +5,7 @@ constant learning rate that falls to zero over the last `--decay` steps; load ba
 layer (pooled over layers, experts die). Every checkpoint resumes exactly: the batches are a seeded
 permutation indexed by the step number.
 
-    cd experiments/00_bundled_model
+    cd experiments/bundled_model/training
     python train.py --data WORK_DIR --out RUN_DIR --steps 3000 --decay 600
 
 To stop early, stop the process and run again with `--steps LAST+600 --decay 600`: it goes on from

@@ -1,6 +1,6 @@
 """Predict table 2 of Eliseev & Mazur 2023 (arXiv 2312.17238) from two of its rows.
 
-    python experiments/03_seed1_table2/table2.py
+    python experiments/paper/seed1_table2/table2.py
 
 Prints the tables of the README. Needs no data and no GPU.
 """

@@ -1,9 +1,9 @@
 """Write the bundled synthetic trace of Mixtral-8x7B's shape.
 
-    python experiments/24_tab2_speed/make_trace.py
+    python experiments/paper/tab2_speed/make_trace.py
 
 Synthetic: no model ran. Its dials are set so that LRU hits about .37 at 2 slots and .60 at 4, the
-rates that the cost model of experiments/03_seed1_table2 assumes for Eliseev & Mazur's table 2.
+rates that the cost model of experiments/paper/seed1_table2 assumes for Eliseev & Mazur's table 2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from moex.trace.format import write_trace
 from moex.trace.synthetic import Dials, generate
 from moex.types import Geometry
 
-PATH = Path(__file__).parents[2] / "moex/assets/traces/synthetic_mixtral.parquet"
+PATH = Path(__file__).parents[3] / "moex/assets/traces/synthetic_mixtral.parquet"
 EXPERT_BYTES = 66_400_000  # 2-bit experts, 3.016 bits a weight with scales and zeros
 
 

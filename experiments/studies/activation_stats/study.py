@@ -1,6 +1,6 @@
 """How sparse, how skewed and how steady is the use of neurons? By layer, on text.
 
-    python experiments/31_activation_stats/study.py --text TOKENS.bin [--tiny]
+    python experiments/studies/activation_stats/study.py --text TOKENS.bin [--tiny]
 
 The bundled model reads text; what every neuron truly contributes (`|silu(gate) * up| * ||down
 column||`) is computed for each token and each of its experts. Prints the tables of the README and

@@ -1,7 +1,7 @@
 """Fetch, compute on the host, or both: which is faster at which ratio of link and host?
 
-    python experiments/13_host_compute/bench.py simulate --out results/host_compute.jsonl
-    python experiments/13_host_compute/bench.py live --out results/host_compute_live.jsonl
+    python experiments/studies/host_compute/bench.py simulate --out results/host_compute.jsonl
+    python experiments/studies/host_compute/bench.py live --out results/host_compute_live.jsonl
 
 One JSON line a case. `simulate` replays the bundled trace on modelled machines; `live` runs the
 bundled model behind an emulated link beside an emulated host. `hybrid`'s constant `worth_s` is

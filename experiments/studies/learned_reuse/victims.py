@@ -1,6 +1,6 @@
 """How good are the victims? Rank of each by its true next use, beside the hit rate it led to.
 
-    python experiments/06_learned_reuse/victims.py [cache ...] [--slots 8] [--sequences 12]
+    python experiments/studies/learned_reuse/victims.py [cache ...] [--slots 8] [--sequences 12]
 
 On the recorded gpt-oss-20b routing. `best`: share of evictions that took a candidate of farthest
 next use; `rank`: mean share of candidates that would have been a better choice (random: a little
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
     from moex.types import Expert, Now, Scope
 
-EXPERIMENTS = Path(__file__).resolve().parents[1]
-golden = runpy.run_path(str(EXPERIMENTS / "01_replay_conformance/golden.py"))
-build = runpy.run_path(str(EXPERIMENTS / "02_replay_speed/speed.py"))["build"]
+EXPERIMENTS = Path(__file__).parents[2]
+golden = runpy.run_path(str(EXPERIMENTS / "benchmarks/replay_conformance/golden.py"))
+build = runpy.run_path(str(EXPERIMENTS / "benchmarks/replay_speed/speed.py"))["build"]
 
 
 def ranked(policy: CachePolicy, ranks: list[float]) -> CachePolicy:

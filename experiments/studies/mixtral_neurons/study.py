@@ -1,10 +1,10 @@
 """Experts and neurons at Mixtral-8x7B's true geometry, simulated on rtx3060 and t4.
 
-    python experiments/33_mixtral_neurons/study.py --traces FOLDER [--half FOLDER] [--tiny]
+    python experiments/studies/mixtral_neurons/study.py --traces FOLDER [--half FOLDER] [--tiny]
 
 Routing is the bundled `synthetic_mixtral` trace, rows are those that the bundled model needed
-(`experiments/32_two_level/record.py`, mode predicted), experts are named as often right as AdapMoE
-measured; the README says what that carries over. Draws mixtral_neurons.png beside this file.
+(`experiments/studies/two_level/record.py`, mode predicted), experts are named as often right as
+AdapMoE measured; the README says what that carries over. Draws mixtral_neurons.png beside this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Experts by neurons: when rows beat whole experts, and what they buy end to end.
 
-    python experiments/16_neurons/bench.py density --out results/density.jsonl
-    python experiments/16_neurons/bench.py disk --out results/disk_neurons.jsonl
-    python experiments/16_neurons/bench.py surface --out results/surface.jsonl
+    python experiments/studies/neurons/bench.py density --out results/density.jsonl
+    python experiments/studies/neurons/bench.py disk --out results/disk_neurons.jsonl
+    python experiments/studies/neurons/bench.py surface --out results/surface.jsonl
 
 `density` times loads of a share of an expert's neurons, scattered at random, from memory and from
 files, against the whole expert: where the lines cross is `memory.break_even`. `disk` decodes from

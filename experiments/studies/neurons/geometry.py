@@ -1,6 +1,6 @@
 """Neurons of a large model's experts, read from files: random weights, a recorded routing.
 
-    python experiments/16_neurons/geometry.py --layers 2 --out results/geometry.jsonl
+    python experiments/studies/neurons/geometry.py --layers 2 --out results/geometry.jsonl
 
 Whole experts and neurons in thin slots decode in turns, at equal device bytes, both from files.
 Which neurons count is random for every token and expert: what one token leaves in the cache helps
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from moex.runner.assemble import LoadedModel
     from moex.types import Geometry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}
 
 

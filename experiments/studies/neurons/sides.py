@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from moex.runner.routing_replay import RoutingReplay
     from moex.sparsity.base import NeuronSelector
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Side:

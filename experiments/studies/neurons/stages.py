@@ -1,6 +1,6 @@
 """Where the computing thread's time goes in a decoded token's layer visit, by stage.
 
-    python experiments/16_neurons/stages.py --out results/stages.jsonl
+    python experiments/studies/neurons/stages.py --out results/stages.jsonl
 
 Both sides of `bench.py surface` at `--slots`, behind an emulated link without load time. One JSON
 line per stage and side: microseconds per layer of the computing thread (without waiting), stages

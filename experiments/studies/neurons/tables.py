@@ -1,6 +1,6 @@
 """The README's table of `bench.py surface`, and the numbers in its text, from its rows.
 
-    python experiments/16_neurons/tables.py results/surface.jsonl
+    python experiments/studies/neurons/tables.py results/surface.jsonl
 
 Prints Markdown to paste. `--headline 4 3` is the cell (load time over a layer's, slots) that the
 project's README names.

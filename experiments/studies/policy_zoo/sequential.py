@@ -1,6 +1,6 @@
 """What per-access replay does to hit rates, beside the event-atomic replay that moex does.
 
-    python experiments/20_policy_zoo/sequential.py [TRACE] [--tiny]
+    python experiments/studies/policy_zoo/sequential.py [TRACE] [--tiny]
 
 Prints a table and writes sequential.png beside this file (--tiny: neither more than a glance).
 """

@@ -1,6 +1,6 @@
 """How good must a predictor be to gain 10 %? Simulated with oracles of given quality.
 
-    python experiments/10_predictor_dial/dial.py [--load 1.0] [--tiny]
+    python experiments/studies/predictor_dial/dial.py [--load 1.0] [--tiny]
 
 Replays the bundled trace, and a real gpt-oss-20b trace where MOEX_SHARED_DATA holds one, with half
 of the experts resident (LRU) and `prefetch=oracle` over precision x recall x horizon. All cells

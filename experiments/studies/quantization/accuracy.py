@@ -4,7 +4,7 @@ Held-out loss on the same windows of text, tasks on the same items; errors are o
 Results are kept, so an interrupted study goes on where it stopped. Prints the tables, and draws
 quant_losses.png beside the rows.
 
-python experiments/12_quantization/accuracy.py --text FOLDER [--tiny]
+python experiments/studies/quantization/accuracy.py --text FOLDER [--tiny]
 """
 
 import argparse

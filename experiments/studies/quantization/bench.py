@@ -1,9 +1,9 @@
 """Speed and memory of quantized experts. Run each part on an idle machine.
 
-    python experiments/12_quantization/bench.py decode      link-bound decoding, 4 bits against 16
-    python experiments/12_quantization/bench.py resident    an expert of Mixtral's, batch 1 to 256
-    python experiments/12_quantization/bench.py packing     weights a second of the solvers, minutes
-    python experiments/12_quantization/bench.py memory      peak memory and rate of a whole packing
+    python experiments/studies/quantization/bench.py decode    link-bound decoding, 4 bits, 16
+    python experiments/studies/quantization/bench.py resident  an expert of Mixtral's
+    python experiments/studies/quantization/bench.py packing   weights a second of the solvers
+    python experiments/studies/quantization/bench.py memory    peak and rate of a whole packing
 Each with [--threads 2] and, for a smoke run, [--tiny]. The last two leave HQQ, which takes a
 hundred times as long as rounding, one small matrix and nothing, unless it is asked for: [--hqq].
 """

@@ -1,10 +1,10 @@
 """Speed against accuracy over the share of neurons that counts: one line, no picked point.
 
-    python experiments/35_speed_accuracy/figure.py --accuracy results --speed SURFACE.jsonl ...
+    python experiments/studies/speed_accuracy/figure.py --accuracy results --speed SURFACE.jsonl ...
 
 Accuracy comes from rows of `mode=eval sparsity=corm`, speed from lines of
-`experiments/16_neurons/bench.py surface --fraction F`; they are joined where fraction, mode and
-rank agree, and what has no partner is named. Writes speed_accuracy.png beside this file.
+`experiments/studies/neurons/bench.py surface --fraction F`; they are joined where fraction, mode
+and rank agree, and what has no partner is named. Writes speed_accuracy.png beside this file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def speeds(lines: Iterable[str]) -> pd.DataFrame:
     if not len(table):
         raise ValueError(
             "speed: no line of the surface of sparsity=corm; make some with: "
-            "python experiments/16_neurons/bench.py surface --fraction 0.3 --out FILE"
+            "python experiments/studies/neurons/bench.py surface --fraction 0.3 --out FILE"
         )
     table["rank"] = table["rank"].fillna(0).astype(int)
     return table[table["load_over_layer"] > 0]

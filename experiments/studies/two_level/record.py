@@ -1,6 +1,6 @@
 """Record which rows decoding text needs, and what predictors predict: traces for simulated studies.
 
-    python experiments/32_two_level/record.py --text TOKENS.bin --out FOLDER [--tiny]
+    python experiments/studies/two_level/record.py --text TOKENS.bin --out FOLDER [--tiny]
 
 The bundled model reads text token by token with `sparsity=corm`, and every visit's rows are kept,
 once for each mode: `late.parquet`, `predicted.parquet`. Their predictions are those of

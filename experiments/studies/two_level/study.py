@@ -1,6 +1,6 @@
 """Two levels (experts, and rows in thin slots) against one, and what each component gives.
 
-    python experiments/32_two_level/study.py --traces FOLDER [--tiny]
+    python experiments/studies/two_level/study.py --traces FOLDER [--tiny]
 
 Replays the traces of `record.py` on the made-up machine `hardware=toy`, whose link is slowed until
 an expert takes `r` times as long as a layer. Simulated: bytes and waits are those of the replay,

@@ -1,11 +1,11 @@
 """Does a useless predictor cost anything? `prefetch=random` against `prefetch=none`.
 
-    python experiments/34_useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
-    python experiments/34_useless_predictor/study.py live --out results/useless.jsonl [--tiny]
+    python experiments/studies/useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
+    python experiments/studies/useless_predictor/study.py live --out results/useless.jsonl [--tiny]
 
 `simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
 until an expert takes `r` times as long as a layer; with `--traces` (of
-`experiments/32_two_level/record.py`) also rows: random experts, their rows by the selector. It
+`experiments/studies/two_level/record.py`) also rows: random experts, their rows by the selector. It
 draws useless.png beside this file. `live` decodes with the bundled model behind an emulated link,
 both sides open at once and in turns; it means something on an idle machine only. The bar is .95.
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOADS, SLOTS, WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0), (2, 3, 4), (1, 2, 4)
 BAR = 0.95
 Row = dict[str, Any]
@@ -197,7 +197,7 @@ def main() -> None:
     """Run what was asked for; a JSON line a cell, and the worst at last."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["simulated", "live"])
-    parser.add_argument("--traces", type=Path, help="the folder of 32_two_level/record.py")
+    parser.add_argument("--traces", type=Path, help="the folder of studies/two_level/record.py")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
