@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import runpy
 import sys
 from random import Random
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from studies import ROOT, run, script
+from studies import EXPERIMENTS, ROOT, run, script
 
 pytestmark = pytest.mark.study
 
@@ -37,10 +38,20 @@ def traces(text, tmp_path_factory):
     return folder
 
 
+def held_out(text, folder, splits):
+    """A folder of documents, one of every split and source."""
+    body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
+    for source in ("novels/novels", "wikipedia-articles/articles"):
+        path = folder / f"{source}.jsonl.xz"
+        path.parent.mkdir(parents=True)
+        with lzma.open(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps({"split": s, "text": body}) + "\n" for s in splits)
+
+
 def test_activation_statistics_are_drawn(text, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "studies/activation_stats/study.py", "--text", text, "--out", tmp_path)
     assert (tmp_path / "activation_stats.png").is_file()
-    assert capsys.readouterr().out.count("\n| ") == 6
+    assert capsys.readouterr().out.count("\n| ") == 7, "a head and six layers"
 
 
 def test_a_power_law_is_found_where_there_is_one():
@@ -136,13 +147,7 @@ def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
 
 
 def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, monkeypatch, capsys):
-    body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
-    for source in ("novels/novels", "wikipedia-articles/articles"):
-        path = tmp_path / f"{source}.jsonl.xz"
-        path.parent.mkdir()
-        documents = ({"split": split, "text": body} for split in ("train", "test"))
-        with lzma.open(path, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(document) + "\n" for document in documents)
+    held_out(text, tmp_path, ("train", "test"))
     out = tmp_path / "rows.jsonl"
     words = ("--text", tmp_path, "--out", out, "--cache", tmp_path)
     run(monkeypatch, "studies/quantization/accuracy.py", *words)
@@ -171,18 +176,61 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
 
 TINY = {
     "benchmarks/disk_link/bench.py": ("reads", "decode"),
+    "benchmarks/disk_link/kill.py": ("",),
     "benchmarks/forecast/forecast.py": ("--stores disk",),
-    "studies/predictor_dial/dial.py": ("",),
-    "studies/quantization/bench.py": ("resident", "packing"),
-    "studies/host_compute/bench.py": ("simulate",),
+    "benchmarks/gpu_machine/published.py": ("",),
+    "benchmarks/random_combinations/combine.py": ("",),
+    "benchmarks/replay_speed/curves.py": ("",),
+    "benchmarks/replay_speed/speed.py": ("",),
+    "benchmarks/spine/lookahead.py": ("",),
+    "benchmarks/spine/overhead.py": ("",),
     "benchmarks/true_geometry/bench.py": ("decode",),
+    "paper/seed1_table2/table2.py": ("",),
+    "bundled_model/training/make_trace.py": ("--out trace.parquet",),
+    "studies/host_compute/bench.py": ("simulate",),
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),
     "studies/policy_zoo/sequential.py": ("",),
+    "studies/predictor_dial/dial.py": ("",),
+    "studies/quantization/bench.py": ("resident", "packing"),
 }
-"""Benches that no other test runs, and the parts of them that take seconds."""
-SLOW = {"studies/quantization/bench.py": ("memory",), "benchmarks/true_geometry/against.py": ("",)}
+"""Scripts that no other test runs, and the parts of them that take seconds."""
+SLOW = {
+    "benchmarks/spine/memory.py": ("",),
+    "benchmarks/sweeps/bench.py": ("",),
+    "benchmarks/true_geometry/against.py": ("",),
+    "studies/quantization/bench.py": ("memory",),
+}
 """Those that start a process for every run."""
+RECORDED = ("benchmarks/replay_conformance/golden.py", "studies/learned_reuse/victims.py")
+"""Those that replay a recorded routing, which is no part of the project."""
+
+
+@pytest.mark.parametrize("path", RECORDED)
+def test_the_tiny_form_of_a_replay_of_recorded_routing_runs(path, monkeypatch, capsys):
+    if not script(RECORDED[0]).folder().is_dir():
+        pytest.skip("no recorded routing: set MOEX_SHARED_DATA to the folder that holds traces/")
+    run(monkeypatch, path)
+    assert capsys.readouterr().out
+
+
+def test_the_bundled_model_is_trained_from_text_and_exported(text, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "text"
+    held_out(text, folder, ("train", "valid", "test"))
+    work, done, model = (tmp_path / name for name in ("work", "run", "model"))
+    room = "bundled_model/training"
+    run(monkeypatch, f"{room}/prepare.py", "--text", folder, "--out", work)
+    words = ("--data", work, "--out", done, "--steps", 20, "--decay", 10)
+    run(monkeypatch, f"{room}/train.py", *words)
+    [line] = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
+    assert line["step"] == 20
+    run(monkeypatch, f"{room}/export.py", "--data", work, "--run", done, "--out", model)
+    assert json.loads((model / "config.json").read_text())["num_local_experts"] == 8
+    run(monkeypatch, f"{room}/measure.py", "--text", folder, "--trace", tmp_path / "trace.parquet")
+    assert "| mean |" in capsys.readouterr().out
+    log = ROOT / "experiments" / room / "log.jsonl"
+    run(monkeypatch, f"{room}/curve.py", "--log", log, "--out", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -198,3 +246,30 @@ def test_the_tiny_form_of_a_bench_runs(path, part, tmp_path, monkeypatch, capsys
     run(monkeypatch, path, *part.split())
     assert capsys.readouterr().out
     assert not list(tmp_path.glob("*.png")), "a glance draws nothing"
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(EXPERIMENTS))
+    for path in EXPERIMENTS.glob("*/*/*.py")
+    if "\ndef main(" in path.read_text()
+)
+
+
+def test_a_test_runs_the_tiny_form_of_every_script():
+    """By its path, under --tiny; test_docs.py holds that commands of READMEs parse."""
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    assert len(SCRIPTS) > 30
+    for path in SCRIPTS:
+        assert any(path in text for text in texts), f"no test runs {path}"
+    everything = "".join(path.read_text() for path in EXPERIMENTS.glob("*/*/*.py"))
+    assert "ArgumentParser" not in everything
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_a_script_explains_its_arguments(path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend((EXPERIMENTS / path).parent)
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPERIMENTS / path), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--tiny" in capsys.readouterr().out

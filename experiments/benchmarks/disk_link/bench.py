@@ -10,8 +10,6 @@ cache otherwise) and takes them away again. `--tiny` only shows that a command w
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import tempfile
@@ -26,6 +24,7 @@ import torch
 from compare import against_accelerate
 from raw import raw_seconds, synthetic
 
+from experiments.harness import arguments, emit
 from moex.bench.prompts import Prompts
 from moex.bench.workload import generate
 from moex.cache.lfu import LFU
@@ -39,7 +38,6 @@ from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import LoadedModel, Setup, load_model, offload
-from moex.runs.provenance import provenance
 from moex.store.disk import DiskStore
 from moex.store.slots import Slots
 from moex.types import DECODE, Expert, Load, Plan
@@ -255,42 +253,35 @@ def compare(name: str, pairs: int, new_tokens: int, threads: int, folder: Path) 
 
 def main() -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["reads", "decode", "compare"])
-    parser.add_argument("--out", type=Path, help="append the lines to this file")
-    parser.add_argument("--folder", type=Path, default=cache_folder().expanduser())
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--new-tokens", type=int, default=64)
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="that compute")
-    parser.add_argument("--prefetch", choices=list(PREFETCHERS), default="gate", help="for decode")
-    parser.add_argument("--cache", choices=list(CACHES), default="lru", help="for decode")
-    parser.add_argument("--width", type=int, default=0, help="prefetches per layer; 0: top-k")
-    parser.add_argument("--tiny", action="store_true", help="the least that shows it works")
-    given = parser.parse_args()
-    if given.tiny:
-        given.pairs, given.new_tokens, given.sizes = 2, 4, ["bundled"]
+    given = arguments(
+        __doc__,
+        "reads",
+        "decode",
+        "compare",
+        tiny={"pairs": 2, "new_tokens": 4, "sizes": ["bundled"]},
+        out=None,
+        folder=cache_folder().expanduser(),
+        pairs=9,
+        sizes=(list(SIZES), "", list(SIZES)),
+        model="tiny",
+        new_tokens=64,
+        threads=(max(1, cores - 1), "that compute"),
+        prefetch=("gate", "for decode", list(PREFETCHERS)),
+        cache=("lru", "for decode", list(CACHES)),
+        width=(0, "prefetches per layer; 0: top-k"),
+    )
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(given.threads)
     run = given.model, given.pairs, given.new_tokens, given.threads
+    prefetch, cache = PREFETCHERS[given.prefetch](width=given.width), CACHES[given.cache]()
     rows = {
         "reads": lambda: reads(given.folder, given.pairs, given.sizes),
-        "decode": lambda: decode(
-            *run,
-            PREFETCHERS[given.prefetch](width=given.width),
-            CACHES[given.cache](),
-        ),
+        "decode": lambda: decode(*run, prefetch, cache),
         "compare": lambda: compare(*run, given.folder),
     }
-    for row in rows[given.command]():
-        line = json.dumps({"command": given.command, **row, **provenance()})
-        print(line, flush=True)
-        if given.out:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            with given.out.open("a") as file:
-                file.write(line + "\n")
+    for row in rows[given.part]():
+        emit({"command": given.part, **row}, given.out)
 
 
 if __name__ == "__main__":

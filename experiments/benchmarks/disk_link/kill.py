@@ -5,9 +5,7 @@
 Works in a temporary folder on the disk of the cache, and takes it away again.
 """
 
-import argparse
 import hashlib
-import json
 import os
 import random
 import signal
@@ -17,9 +15,9 @@ from time import perf_counter, sleep
 
 import torch
 
+from experiments.harness import arguments, emit
 from moex.paths import cache_folder
 from moex.runner.assemble import load_model
-from moex.runs.provenance import provenance
 from moex.store.packing import PROGRESS
 
 
@@ -70,14 +68,12 @@ def kill(name: str, folder: Path, kills: int) -> dict[str, object]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, default=cache_folder().expanduser())
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--kills", type=int, default=20)
-    given = parser.parse_args()
+    given = arguments(
+        __doc__, tiny={"kills": 1}, folder=cache_folder().expanduser(), model="tiny", kills=20
+    )
     given.folder.mkdir(parents=True, exist_ok=True)
     row = kill(given.model, given.folder, given.kills)
-    print(json.dumps({**row, **provenance()}))
+    emit(row)
 
 
 if __name__ == "__main__":

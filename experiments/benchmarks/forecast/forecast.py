@@ -9,14 +9,15 @@ nothing of the cell itself goes into it.
 python experiments/benchmarks/forecast/forecast.py [--turns 5] [--tokens 24] [--threads 1] [--tiny]
 """
 
-import argparse
 import itertools
 import random
+from argparse import Namespace
 from dataclasses import replace
 from statistics import mean, median, quantiles
 
 import torch
 
+from experiments.harness import arguments
 from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
@@ -74,7 +75,7 @@ def live(
 
 
 def turns(
-    loaded: LoadedModel, cells: list[tuple], trace: Trace, args: argparse.Namespace
+    loaded: LoadedModel, cells: list[tuple], trace: Trace, args: Namespace
 ) -> tuple[list[list[tuple[float, float]]], list[list[tuple[float, float]]]]:
     """Tokens/s and stall share of every cell, measured and simulated, by turn."""
     here, size = costs_of(loaded, args.tokens), loaded.geometry.expert_bytes
@@ -122,16 +123,15 @@ def show(cell: tuple, measured: list, simulated: list) -> tuple[float, float]:
 
 def main() -> None:
     """Print every cell, and the mean absolute error of every store's."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--every", type=int, default=4, help="cells between two calibrations")
-    parser.add_argument("--stores", nargs="*", choices=LINKS, default=list(LINKS))
-    parser.add_argument("--tiny", action="store_true", help="see that it runs; says nothing")
-    args = parser.parse_args()
-    if args.tiny:
-        args.turns, args.tokens = 2, 4
+    args = arguments(
+        __doc__,
+        tiny={"turns": 2, "tokens": 4},
+        turns=5,
+        tokens=24,
+        threads=1,
+        every=(4, "cells between two calibrations"),
+        stores=(list(LINKS), "", LINKS),
+    )
     torch.set_num_threads(args.threads)
     trace = record(load_model("tiny"), args.tokens)
     for store in args.stores:

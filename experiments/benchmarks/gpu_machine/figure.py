@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
 
 
-def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
+def figure(options: Namespace) -> list[dict[str, Any]]:
     """Speed against memory, measured and at the link's ceiling, from the parts before."""
     try:
         import matplotlib as mpl
@@ -18,8 +17,9 @@ def figure(options: argparse.Namespace) -> list[dict[str, Any]]:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    file, made = options.out / "rows.jsonl", []
-    written = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    from experiments.harness import read_rows
+
+    written, made = read_rows(options.out / "rows.jsonl"), []
     for part in ("decode", "decode4"):
         rows = [row for row in written if row["what"] == part and row["usual"]]
         rows = sorted((row for row in rows if "refused" not in row), key=lambda row: row["slots"])

@@ -11,8 +11,6 @@ synthetic routing, whose hit rates are those that the simulation assumes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +28,7 @@ ROWS = ("full", "no pre-loading", "no cache, no pre-loading", "naive")
 SPEEDS = ("full", "no_preload", "no_cache", "naive")
 
 
-def measure(options: argparse.Namespace, shapes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def measure(options: Namespace, shapes: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Their settings on this machine; naive is left out: accelerate has no such bits."""
     from table2 import RECALL
 
@@ -117,12 +116,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Print the table, with our rows if there are some."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=Path, help="what run.py table2 wrote")
-    parser.add_argument("--tiny", action="store_true", help="the same; it takes seconds")
-    given = parser.parse_args()
-    lines = given.rows.read_text().splitlines() if given.rows else []
-    rows = [json.loads(line) for line in lines]
+    from experiments.harness import arguments, read_rows
+
+    given = arguments(__doc__, rows=(None, "what run.py table2 wrote", Path))
+    rows = read_rows(given.rows) if given.rows else []
     print(table([row for row in rows if row["what"] == "table2"]), end="")
 
 

@@ -25,7 +25,6 @@ is complete, nothing else. What it writes then says so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -41,6 +40,7 @@ from figure import figure
 from smoke import smoke
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +50,7 @@ SIZES = (1 << 20, 4 << 20, 9 << 20, 50 << 20, 99 << 20, 352 << 20)
 MIB = 1 << 20
 
 
-def tests(options: argparse.Namespace) -> list[dict[str, Any]]:
+def tests(options: Namespace) -> list[dict[str, Any]]:
     """The marked tests; the last line of what they print.
 
     Only their files, without the project's settings: others import what a GPU machine may lack.
@@ -71,7 +71,7 @@ def tests(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"what": "tests", "exit": done.returncode, "last": last}]
 
 
-def link(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def link(options: Namespace) -> Iterator[dict[str, Any]]:
     """Single copies timed by events, memory locked as the link does it; median of 30."""
     import torch
 
@@ -142,7 +142,7 @@ def _in_pieces(target: Any, source: Any, size: int) -> tuple[float, float]:
     return given, perf_counter() - started
 
 
-def decode4(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def decode4(options: Namespace) -> Iterator[dict[str, Any]]:
     """All layers; attention keeps 16 bits, whose tables would be computed at every call."""
     from moex.quant.mixed import Mixed
     from moex.quant.rtn import RTN
@@ -157,7 +157,7 @@ def decode4(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield from _decode("decode4", options, plain[:3], Mixed(experts, experts), chunks, plain[3:])
 
 
-def decode(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def decode(options: Namespace) -> Iterator[dict[str, Any]]:
     """A few layers in 16 bits; slots x policies and prefetchers."""
     slots = (2, 3) if options.tiny else (4, 2, 6, 3, 8)
     kinds = (("LRU", False), ("LRU", True), ("LFU", True))
@@ -166,7 +166,7 @@ def decode(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _decode(
     part: str,
-    options: argparse.Namespace,
+    options: Namespace,
     cells: list[tuple[int, str, bool]],
     quant: Any = None,
     chunks: Any = (),
@@ -223,7 +223,7 @@ def _decode(
         yield row | {field: getattr(report, field) for field in fields}
 
 
-def table2(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def table2(options: Namespace) -> Iterator[dict[str, Any]]:
     """Their settings, all layers; and table2.md."""
     options.layers, rows = 32, []
     for row in published.measure(options, _shapes(options)):
@@ -232,7 +232,7 @@ def table2(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     (options.out / "table2.md").write_text(published.table(rows))
 
 
-def _shapes(options: argparse.Namespace) -> dict[str, Any]:
+def _shapes(options: Namespace) -> dict[str, Any]:
     """Mixtral-8x7B's, with fewer layers."""
     small = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
     return {
@@ -250,11 +250,11 @@ def _shapes(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _rows(options: argparse.Namespace, part: str) -> list[dict[str, Any]]:
+def _rows(options: Namespace, part: str) -> list[dict[str, Any]]:
     """What a part has written."""
-    file = options.out / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    return [row for row in rows if row["what"] == part]
+    from experiments.harness import read_rows
+
+    return [row for row in read_rows(options.out / "rows.jsonl") if row["what"] == part]
 
 
 PARTS: dict[str, tuple[Any, int]] = {
@@ -264,40 +264,38 @@ PARTS: dict[str, tuple[Any, int]] = {
 """What a part does, and seconds after which it is stopped: the first three in ten minutes."""
 
 
-def _inside(part: str, options: argparse.Namespace) -> None:
+def _inside(part: str, options: Namespace) -> None:
     """Run a part in this process, replacing what an earlier run of it wrote."""
     file = options.out / "rows.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     file.write_text("".join(x + "\n" for x in lines if json.loads(x)["what"] != part))
-    from moex.runs.provenance import provenance
+    from experiments.harness import emit
 
     wrong = False
     for row in PARTS[part][0](options):
-        text = json.dumps({**row, "tiny": options.tiny, **provenance()}) + "\n"
-        with file.open("a") as rows:
-            rows.write(text)
-        print(text, end="", flush=True)
+        emit({**row, "tiny": options.tiny}, file)
         wrong = wrong or bool(row.get("exit") or row.get("error"))
     sys.exit(wrong)
 
 
 def main() -> None:
     """Run all parts, or some of them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default all")
-    parser.add_argument("--out", type=Path, default=Path("results/gpu"))
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "moex-gpu")
-    parser.add_argument("--layers", type=int, default=4, help="of the part decode")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    from experiments.harness import arguments
+
+    options = arguments(
+        __doc__,
+        tiny={"device": "cpu"},
+        _parts=([], f"of {', '.join(PARTS)}; default all"),
+        out=(Path("results/gpu"), "folder of the results"),
+        scratch=(Path(tempfile.gettempdir()) / "moex-gpu", "folder of large files"),
+        layers=(4, "of the part decode"),
+        device="cuda",
+        inside=(False, "run the part in this process"),
+    )
     if unknown := sorted(set(options.parts) - {*PARTS}):
-        parser.error(f"part {unknown[0]}: expected some of {', '.join(PARTS)}")
+        sys.exit(f"part {unknown[0]}: expected some of {', '.join(PARTS)}")
     for folder in (options.out, options.scratch):
         folder.mkdir(parents=True, exist_ok=True)
-    if options.tiny:
-        options.device = "cpu"
     if options.inside:
         _inside(options.parts[0], options)
     flags = ["--out", str(options.out), "--scratch", str(options.scratch), "--inside"]

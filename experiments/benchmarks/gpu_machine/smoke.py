@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
     from collections.abc import Iterator
 
 SHAPES = {
@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 
-def smoke(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def smoke(options: Namespace) -> Iterator[dict[str, Any]]:
     """A row a case: whether it ran, its tokens equal the first's, or the error and where it was."""
     yield {"what": "smoke", "case": "machine", **_machine(options.device)}
     expected = None
@@ -93,7 +93,7 @@ def _cases(device: str) -> Iterator[tuple[str, bool, dict[str, Any]]]:
 
 
 def _run(
-    options: argparse.Namespace,
+    options: Namespace,
     memory: Any = None,
     quant: Any = None,
     store: str = "ram",

@@ -7,7 +7,6 @@ part of a row's time more, so that it does not depend on how fast the machine is
 falls into the start of the program.
 """
 
-import argparse
 import json
 import os
 import random
@@ -19,9 +18,8 @@ import tempfile
 from pathlib import Path
 from time import perf_counter, sleep
 
-from moex.runs.provenance import provenance
+from experiments.harness import ROOT, arguments, emit
 
-ROOT = Path(__file__).parents[3]
 GRID = ["mode=simulate", "bottleneck=false", "prefetch=none", "cache=lru,lfu,fifo,sieve,arc,mru"]
 SIZES = {60: ["memory.slots=2,3,4,5,6", "seed=0,1"], 6: ["memory.slots=3"]}
 OWN = ("started", "git", "dirty", "versions", "machine")
@@ -74,10 +72,9 @@ def content(folder: Path) -> dict[str, dict[str, object]]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cells", type=int, choices=sorted(SIZES), default=60)
-    parser.add_argument("--kills", type=int, default=20)
-    given = parser.parse_args()
+    given = arguments(
+        __doc__, tiny={"cells": 6, "kills": 2}, cells=(60, "", sorted(SIZES)), kills=20
+    )
     words, draw = GRID + SIZES[given.cells], random.Random(0)
     done = {"cells": given.cells, "killed": 0, "rows_when_killed": [], "run_again": 0, "wrong": 0}
     with tempfile.TemporaryDirectory(prefix="interrupted-") as scratch:
@@ -107,7 +104,7 @@ def main() -> None:
             done["left_over"] = len(list(folder.glob("*/.*")))
             assert done["same"], folder.with_suffix(".log").read_text()
             assert (len(seen), done["left_over"]) == (given.cells, 0)
-    print(json.dumps({**done, **provenance()}))
+    emit(done)
 
 
 if __name__ == "__main__":

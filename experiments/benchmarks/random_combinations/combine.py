@@ -9,7 +9,6 @@ ends the program with the stacks of all threads.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import faulthandler
 import gc
@@ -27,7 +26,8 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-ROOT = Path(__file__).parents[3]
+from experiments.harness import ROOT, append, arguments
+
 CONF = ROOT / "conf"
 HANGS_S = 120
 STAYS_S = 20
@@ -176,19 +176,22 @@ def models(folder: Path) -> dict[str, Path]:
 
 def main() -> int:
     """Check the combinations; return how many failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--turns", type=int, default=1, help="the same ones again and again")
-    parser.add_argument("--show", type=int, help="print the overrides of this combination")
-    parser.add_argument("--out", type=Path, help="append a line for each to this file")
-    given = parser.parse_args()
+    given = arguments(
+        __doc__,
+        tiny={"count": 2},
+        count=200,
+        first=0,
+        turns=(1, "the same ones again and again"),
+        show=(None, "print the overrides of this combination", int),
+        out=None,
+    )
     if given.show is not None:
         model, words = combination(given.show)
         print(f"model={model}", *words)
         return 0
-    from moex.runs.provenance import provenance
+    from moex.cli.errors import register_resolvers
 
+    register_resolvers()
     failed, held = [], []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MOEX_CACHE"] = str(Path(scratch) / "cache")
@@ -206,9 +209,7 @@ def main() -> int:
                 failed.append(number)
                 print(json.dumps(row), flush=True)
             if given.out:
-                given.out.parent.mkdir(parents=True, exist_ok=True)
-                with given.out.open("a") as file:
-                    file.write(json.dumps({**row, **provenance()}) + "\n")
+                append(row, given.out)
             if given.turns > 1 and number == numbers[-1]:
                 gc.collect()
                 ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps is no leak
@@ -222,8 +223,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    from moex.cli.errors import register_resolvers
-
-    register_resolvers()
     sys.exit(min(main(), 1))

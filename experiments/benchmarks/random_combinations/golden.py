@@ -9,7 +9,6 @@ recorded without what depends on the machine's clock; plans by position, not by 
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from combine import CONF, PROMPTS, TRAINED, combination
 
+from experiments.harness import arguments
 from moex.bench import rounds
 from moex.cli.errors import register_resolvers
 
@@ -219,9 +219,13 @@ def main(what: str, file: Path, count: int) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["record", "check"])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="configurations to record")
+    given = arguments(
+        __doc__,
+        "record",
+        "check",
+        tiny={"count": 2},
+        _file=Path,
+        count=(200, "configurations to record"),
+    )
     register_resolvers()
-    sys.exit(min(main(**vars(parser.parse_args())), 1))
+    sys.exit(min(main(given.part, given.file, given.count), 1))

@@ -11,12 +11,12 @@ whole table in seconds. `--objects` replays every cell through the cache objects
 
 from __future__ import annotations
 
-import argparse
 import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.harness import ROOT, arguments
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from moex.runs.report import Report
     from moex.trace.format import Trace
 
-ROOT = Path(__file__).parents[3]
 GEOMETRY = Geometry(24, 32, 4, 2880, 2880, 13_200_000)
 POLICIES = {"LRU": LRU, "LFU": LFU, "FIFO": FIFO, "MIN": Belady}
 MODES = ("reset", "continue")
@@ -101,11 +100,13 @@ def rates_of_curve(trace: Trace, name: str, slots: int, mode: str) -> tuple[floa
 
 def main() -> None:
     """Print computed beside expected; the last line counts the cells that differ."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, nargs="+", default=[4, 6, 8, 12, 16, 24])
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--objects", action="store_true", help="replay through the cache objects")
-    options = parser.parse_args()
+    options = arguments(
+        __doc__,
+        tiny={"slots": [16], "modes": ["reset"]},
+        slots=[4, 6, 8, 12, 16, 24],
+        modes=(list(MODES), "", MODES),
+        objects=(False, "replay through the cache objects"),
+    )
     cell = rates if options.objects else rates_of_curve
     trace = load()
     cells = wrong = 0

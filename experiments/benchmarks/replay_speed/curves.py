@@ -8,7 +8,6 @@ every capacity from top-k to all experts. Nothing compiled before is used.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from speed import synthetic
 
+from experiments.harness import arguments
 from moex.trace.format import write_trace
 
 CHILD = """
@@ -31,12 +31,12 @@ print({name: len(curve.slots) for name, curve in made.items()})
 
 def main() -> None:
     """Time three fresh processes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--accesses", type=int, default=1_000_000)
-    options = parser.parse_args()
+    options = arguments(
+        __doc__, tiny={"accesses": 2000, "repeats": 1}, accesses=1_000_000, repeats=3
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = write_trace(synthetic(options.accesses), Path(folder) / "trace.parquet")
-        for number in range(3):
+        for number in range(options.repeats):
             compiled = {**os.environ, "NUMBA_CACHE_DIR": f"{folder}/compiled-{number}"}
             started = time.perf_counter()
             done = subprocess.run(

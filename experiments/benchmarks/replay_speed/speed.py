@@ -9,17 +9,16 @@ every policy: on a disturbed machine compare the ratio, not the rate.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import random
 import time
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from experiments.harness import ROOT, arguments
 from moex.cache.core import ExpertCache
 from moex.sim.simulator import simulate
 from moex.trace.format import Trace
@@ -27,7 +26,7 @@ from moex.types import Geometry
 
 GEOMETRY = Geometry(16, 64, 8, 2048, 1024, 12_582_912)
 SLOTS = 32
-CONFIGS = Path(__file__).parents[3] / "conf" / "cache"
+CONFIGS = ROOT / "conf" / "cache"
 
 
 def synthetic(accesses: int) -> Trace:
@@ -82,11 +81,9 @@ def build(name: str) -> Any:
 
 def main() -> None:
     """Time every named policy (default: all), least disturbed of two rounds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("caches", nargs="*", metavar="cache")
-    parser.add_argument("--accesses", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+    options = arguments(
+        __doc__, tiny={"accesses": 2000, "rounds": 1}, _caches=[], accesses=1_000_000, rounds=2
+    )
     trace = synthetic(options.accesses)
     scored = {"mrs", "learned"}
     rows = trace.scores

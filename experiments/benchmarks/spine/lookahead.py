@@ -7,12 +7,13 @@ promises: the same plans on a clock, with the computing costs measured here.
 python experiments/benchmarks/spine/lookahead.py [--pairs 7] [--loads 1 2] [--slots 3]
 """
 
-import argparse
 from dataclasses import replace
+from statistics import median
 
 import torch
 
 from analysis.paired import paired_ratio
+from experiments.harness import arguments
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.calibrate.measure import calibrate
@@ -40,13 +41,15 @@ def measure(
 
 def main() -> None:
     """Print one line a cell."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 1, 2, 4])
-    parser.add_argument("--slots", type=int, nargs="+", default=[2, 3, 4])
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        tiny={"pairs": 2, "tokens": 3, "loads": [4.0], "slots": [2]},
+        pairs=7,
+        tokens=48,
+        threads=1,
+        loads=[0.5, 1, 2, 4],
+        slots=[2, 3, 4],
+    )
     torch.set_num_threads(args.threads)
     loaded = load_model("tiny")
     geometry = loaded.geometry
@@ -73,11 +76,9 @@ def main() -> None:
                 for prefetcher in (NoPrefetch(), Gate())
             ]
             promised = ideal[0] / ideal[1]
-            middle = args.pairs // 2
             print(
-                f"{load:>10} {slots:>5} | {1e3 * sorted(none)[middle]:7.3f}  "
-                f"{1e3 * sorted(gate)[middle]:7.3f} | {gain} | {promised:.3f}x | "
-                f"{gain.median / promised:.2f}"
+                f"{load:>10} {slots:>5} | {1e3 * median(none):7.3f}  {1e3 * median(gate):7.3f} | "
+                f"{gain} | {promised:.3f}x | {gain.median / promised:.2f}"
             )
 
 

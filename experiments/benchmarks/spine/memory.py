@@ -6,16 +6,15 @@ is large enough that holding it would show.
 python experiments/benchmarks/spine/memory.py [--slots 2]
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-ROOT = Path(__file__).parents[3]
+from experiments.harness import ROOT, arguments
+
 IMPORTS = """
 import torch, transformers
 from moex.hardware.process_memory import peak_host_bytes
@@ -47,14 +46,12 @@ def run(program: str) -> list[int]:
 
 def main() -> None:
     """Print the sum and its parts, packing and packed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slots", type=int, default=2)
-    args = parser.parse_args()
+    args = arguments(__doc__, tiny={"scale": 1}, slots=2, scale=(8, "of the model's sizes"))
     with tempfile.TemporaryDirectory() as folder:
         config = MixtralConfig(
             vocab_size=4096,
-            hidden_size=512,
-            intermediate_size=1024,
+            hidden_size=64 * args.scale,
+            intermediate_size=128 * args.scale,
             num_hidden_layers=16,
             num_attention_heads=8,
             num_key_value_heads=4,

@@ -3,11 +3,13 @@
 python experiments/benchmarks/spine/overhead.py [--pairs 9] [--tokens 64] [--threads 2]
 """
 
-import argparse
+from functools import partial
+from statistics import median
 
 import torch
 
 from analysis.paired import paired_ratio
+from experiments.harness import arguments, in_turns
 from moex.bench import baselines
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
@@ -17,47 +19,43 @@ from moex.runner.meter import Meter
 
 def main() -> None:
     """Print milliseconds a token of every way, and moex's ratio to the fastest of stock's."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        tiny={"pairs": 2, "tokens": 3},
+        model="tiny",
+        dtype="auto",
+        pairs=9,
+        tokens=64,
+        threads=torch.get_num_threads(),
+    )
     torch.set_num_threads(args.threads)
     loaded = load_model(args.model, args.dtype)
     prompt = [torch.arange(16, 48)[None]]
 
-    def tpot(model: torch.nn.Module) -> float:
+    def tpot(name: str) -> float:
         meter = Meter()
-        generate(model, prompt, args.tokens, meter)
+        if name == "moex":
+            with offloaded as model:
+                generate(model, prompt, args.tokens, meter)
+        else:
+            stock.set_experts_implementation(name)
+            generate(stock, prompt, args.tokens, meter)
         return meter.phases["decode"].seconds / (args.tokens - 1)
 
-    times: dict[str, list[float]] = {"moex": []}
+    names = ("moex", *baselines.IMPLEMENTATIONS)
     with baselines.stock(args.model, args.dtype) as stock:
         offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
-        for turn in range(-2, args.pairs):
-            with offloaded as model:
-                took = {"moex": tpot(model)}
-            for name in baselines.IMPLEMENTATIONS:
-                stock.set_experts_implementation(name)
-                took[name] = tpot(stock)
-            for name, seconds in took.items():
-                if turn >= 0:
-                    times.setdefault(name, []).append(seconds)
+        times = in_turns(args.pairs, {name: partial(tpot, name) for name in names})
     layers = loaded.geometry.layers
     print(f"model {args.model}, {args.threads} threads, {args.tokens - 1} tokens, batch 1")
     for name, series in times.items():
-        middle = sorted(series)[len(series) // 2]
-        print(
-            f"{name:>11}: {1e3 * middle:7.3f} ms a token, {1e6 * middle / layers:7.1f} us a layer"
-        )
-    stock_names = [name for name in times if name != "moex"]
-    fastest = min(stock_names, key=lambda name: sorted(times[name])[len(times[name]) // 2])
+        took = median(series)
+        print(f"{name:>11}: {1e3 * took:7.3f} ms a token, {1e6 * took / layers:7.1f} us a layer")
+    fastest = min(names[1:], key=lambda name: median(times[name]))
     ratio = paired_ratio(times[fastest], times["moex"])
     extra = [(a - b) / layers for a, b in zip(times["moex"], times[fastest], strict=True)]
     print(f"speed against {fastest}: {ratio}")
-    print(f"overhead: {1e6 * sorted(extra)[len(extra) // 2]:.1f} us a layer visit (median)")
+    print(f"overhead: {1e6 * median(extra):.1f} us a layer visit (median)")
 
 
 if __name__ == "__main__":

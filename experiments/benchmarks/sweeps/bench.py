@@ -17,11 +17,8 @@ from time import perf_counter, thread_time
 
 import moex
 from analysis.paired import paired_ratio
+from experiments.harness import ROOT, arguments
 from moex.cache.lru import LRU
-
-ROOT = Path(__file__).parents[3]
-TINY = "--tiny" in sys.argv
-TURNS = 2 if TINY else 7  # interleaved pairs; an interval takes seven
 
 
 def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
@@ -58,10 +55,10 @@ def replaying() -> float:
     return sum(taken) / len(taken)
 
 
-def speed(seeds: int) -> None:
+def speed(seeds: int, pairs: int) -> None:
     """Serial against joblib."""
     cells, alone, shared = 25 * seeds, [], []
-    for _ in range(TURNS):
+    for _ in range(pairs):
         serial, parallel, replay = sweep(seeds), sweep(seeds, "hydra/launcher=joblib"), replaying()
         alone.append(serial)
         shared.append(parallel)
@@ -75,10 +72,10 @@ def speed(seeds: int) -> None:
     print(f"joblib on {os.cpu_count()} CPUs: {paired_ratio(alone, shared)}")
 
 
-def ceiling(seeds: int) -> None:
+def ceiling(seeds: int, pairs: int) -> None:
     """The same work by independent serial sweeps, each on a CPU of its own: nothing to share."""
     cpus, ratios = tuple(sorted(os.sched_getaffinity(0))), []
-    for _ in range(TURNS):
+    for _ in range(pairs):
         alone, together = sweep(seeds, cpus=cpus[:1]), sweep(seeds, cpus=cpus)
         ratios.append(len(cpus) * alone / together)
         print(
@@ -86,11 +83,19 @@ def ceiling(seeds: int) -> None:
             f"{together:.1f} s: {ratios[-1]:.2f}x",
             flush=True,
         )
-    print(f"ceiling: {median(ratios):.2f}x, median of {TURNS}; {len(cpus)} CPUs")
+    print(f"ceiling: {median(ratios):.2f}x, median of {pairs}; {len(cpus)} CPUs")
+
+
+def main() -> None:
+    """Run one of the two."""
+    given = arguments(
+        __doc__, tiny={"pairs": 2}, _part=("speed", "what", ["speed", "ceiling"]), pairs=7
+    )
+    if given.part == "ceiling":
+        ceiling(1 if given.tiny else 10, given.pairs)
+    else:
+        speed(1 if given.tiny else 20, given.pairs)
 
 
 if __name__ == "__main__":
-    if "ceiling" in sys.argv:
-        ceiling(1 if TINY else 10)
-    else:
-        speed(1 if TINY else 20)
+    main()

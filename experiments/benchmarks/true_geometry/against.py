@@ -14,20 +14,20 @@ smoke test.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from common import architecture, folder, say, scheme, setup
+from common import MODEL, architecture, folder, say, scheme, setup
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
+from experiments.harness import arguments
 from moex.bench import baselines
 from moex.bench.prompts import Prompts
 from moex.bench.rounds import run_baseline, run_offloaded
@@ -38,8 +38,11 @@ from moex.models.shards import INDEX
 from moex.runner.assemble import load_model
 from moex.runs.atomic import write_atomically
 
+if TYPE_CHECKING:
+    from argparse import Namespace
 
-def checkpoint(options: argparse.Namespace) -> Path:
+
+def checkpoint(options: Namespace) -> Path:
     """Random weights of the model's sizes as the hub has them, a file a layer, for accelerate."""
     shapes, target = architecture(options), folder(options) / "checkpoint"
     if (target / INDEX).is_file():
@@ -77,7 +80,7 @@ def checkpoint(options: argparse.Namespace) -> Path:
     return target
 
 
-def pairs(options: argparse.Namespace) -> dict[str, Any]:
+def pairs(options: Namespace) -> dict[str, Any]:
     """Pairs of runs, files cold or warm; accelerate moves a layer's experts whole."""
     name = str(checkpoint(options))
     speeds: dict[str, list[float]] = {"moex": [], "accelerate": []}
@@ -119,7 +122,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def one(options: argparse.Namespace) -> dict[str, Any]:
+def one(options: Namespace) -> dict[str, Any]:
     """One run of a pair, of the model's own routing, in this process."""
     name = str(checkpoint(options))
     tokens = 3 if options.tiny else options.new_tokens
@@ -157,25 +160,17 @@ def forget(file: Path) -> None:
 
 def main() -> None:
     """Compare, or be one of the runs, and print a line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="mixtral_8x7b")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--quant", help="of moex's experts and attention, e.g. rtn_4bit")
-    parser.add_argument("--budget", default="9GiB")
-    parser.add_argument("--prefetch", choices=["none", "gate"], default="none")
-    parser.add_argument(
-        "--width", type=int, default=0, help="experts prefetched per layer; 0: top-k"
+    options = arguments(
+        __doc__,
+        **MODEL,
+        layers=4,
+        budget="9GiB",
+        prefetch=("none", "", ["none", "gate"]),
+        new_tokens=16,
+        pairs=5,
+        warm=False,
+        runner=(None, "one run of it only", ["moex", "accelerate"]),
     )
-    parser.add_argument("--depth", type=int, default=1, help="layers ahead to prefetch for")
-    parser.add_argument("--readers", type=int, default=1, help="threads that read")
-    parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--warm", action="store_true")
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--runner", choices=["moex", "accelerate"], help="one run of it only")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
     say(one(options) if options.runner else pairs(options), options)
 
 

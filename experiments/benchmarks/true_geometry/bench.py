@@ -14,7 +14,6 @@ model are taken without `--layers`; look at `mode=plan` first.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,15 +24,15 @@ import sys
 import tempfile
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
-from common import architecture, folder, say, scheme, setup
+from common import MODEL, architecture, folder, say, scheme, setup
 
 from analysis.paired import in_turns, paired_ratio
+from experiments.harness import arguments
 from moex.bench.prompts import Prompts
 from moex.bench.rounds import run_offloaded
 from moex.bench.setup import prepare
@@ -46,16 +45,18 @@ from moex.store.slots import Slots, paged
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from moex.models.loader import LoadedModel
 
 
-def load(options: argparse.Namespace) -> LoadedModel:
+def load(options: Namespace) -> LoadedModel:
     """The model of random weights, packed into files once."""
     name, made = f"random-{options.model}", {"architecture": architecture(options)}
     return load_model(name, store="disk", cache_dir=folder(options), quant=scheme(options), **made)
 
 
-def kill(options: argparse.Namespace) -> list[int]:
+def kill(options: Namespace) -> list[int]:
     """Begin packing and kill it, again and again: whole layers at each of those moments."""
     draw, found, again = random.Random(0), [], [sys.executable, *sys.argv, "--kills", "0"]
     layers = range(architecture(options)["num_hidden_layers"])
@@ -71,13 +72,13 @@ def kill(options: argparse.Namespace) -> list[int]:
     return found
 
 
-def checksum(options: argparse.Namespace) -> str:
+def checksum(options: Namespace) -> str:
     """A hash of the checksums of all records."""
     (manifest,) = folder(options).glob(f"*/{MANIFEST}")
     return hashlib.sha256(str(json.loads(manifest.read_text())["checksums"]).encode()).hexdigest()
 
 
-def pack(options: argparse.Namespace) -> dict[str, Any]:
+def pack(options: Namespace) -> dict[str, Any]:
     """Pack, and write as many bytes plainly, both down to the disk."""
     if list(folder(options).glob(f"*/{MANIFEST}")):
         sys.exit(f"pack: {folder(options)} is packed already; begin with the part: clean")
@@ -136,13 +137,13 @@ def memory_speed(loaded: LoadedModel, count: int) -> float:
     return loaded.layout.bytes / median(times[1:])
 
 
-def replayed(options: argparse.Namespace, **given: Any) -> Prompts:
+def replayed(options: Namespace, **given: Any) -> Prompts:
     """One prompt of 8 tokens, whose routing and that of its continuation are replayed."""
     name, prompts = "one prompt of 8 tokens", ["replayed routing"]
     return Prompts(name=name, prompts=prompts, prompt_tokens=8, routing=options.routing, **given)
 
 
-def arriving(options: argparse.Namespace) -> dict[str, Any]:
+def arriving(options: Namespace) -> dict[str, Any]:
     """Experts that are computed with while they arrive, against waiting for each whole; in turns.
 
     Of a link that cannot tell (`in_parts`) both are the same.
@@ -178,7 +179,7 @@ def arriving(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def decode(options: argparse.Namespace) -> dict[str, Any]:
+def decode(options: Namespace) -> dict[str, Any]:
     """Decode within the budget; compare with what link and memory allow at the hit rate found."""
     loaded = load(options)
     threads = options.threads or max(1, torch.get_num_threads() - 1)
@@ -222,7 +223,7 @@ def decode(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def clean(options: argparse.Namespace) -> dict[str, Any]:
+def clean(options: Namespace) -> dict[str, Any]:
     """Take the records away again."""
     shutil.rmtree(folder(options), ignore_errors=True)
     return {"what": "clean", "folder": str(folder(options))}
@@ -231,29 +232,19 @@ def clean(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run one part and print its line."""
     loaded = {"pack": pack, "decode": decode, "arriving": arriving, "clean": clean}
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=loaded)
-    parser.add_argument("--model", default="mixtral_8x7b")
-    parser.add_argument("--layers", type=int, default=0)
-    parser.add_argument("--quant", help="an option of conf/quant, e.g. rtn_4bit")
-    parser.add_argument("--budget", default="8GiB")
-    parser.add_argument("--routing", default="tiny")
-    parser.add_argument(
-        "--prefetch", choices=["none", "gate", "recorded", "oracle"], default="none"
+    options = arguments(
+        __doc__,
+        *loaded,
+        **MODEL,
+        layers=0,
+        budget="8GiB",
+        routing="tiny",
+        prefetch=("none", "", ["none", "gate", "recorded", "oracle"]),
+        new_tokens=32,
+        threads=0,
+        pairs=(7, "of arriving"),
+        kills=0,
     )
-    parser.add_argument("--depth", type=int, default=1, help="layers ahead to prefetch for")
-    parser.add_argument(
-        "--width", type=int, default=0, help="experts prefetched per layer; 0: top-k"
-    )
-    parser.add_argument("--readers", type=int, default=1, help="threads that read")
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--pairs", type=int, default=7, help="of arriving")
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
     say(loaded[options.part](options), options)
 
 

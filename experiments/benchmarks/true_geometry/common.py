@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.utils import instantiate
 
+from experiments.harness import ROOT, emit
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.paths import cache_folder, trace_path
@@ -18,18 +17,18 @@ from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.scored import ScoredPrefetcher
 from moex.runner.assemble import Setup
-from moex.runs.provenance import provenance
 from moex.trace.format import read_trace
 from moex.types import DECODE, DEEPEST
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
+    from pathlib import Path
 
     from moex.prefetch.base import Observation
     from moex.quant.base import Scheme
     from moex.types import Geometry, Prediction
 
-CONF = Path(__file__).parents[3] / "conf" / "model"
+CONF = ROOT / "conf" / "model"
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}
 
 
@@ -68,7 +67,19 @@ class FromTrace(ScoredPrefetcher):
         return [*self.name(access, ahead[: len(self.next) - access.layer - 1])]
 
 
-def architecture(options: argparse.Namespace) -> dict[str, Any]:
+MODEL: dict[str, Any] = {
+    "model": "mixtral_8x7b",
+    "quant": (None, "of moex's experts and attention: an option of conf/quant, e.g. rtn_4bit"),
+    "depth": (1, "layers ahead to prefetch for"),
+    "width": (0, "experts prefetched per layer; 0: top-k"),
+    "readers": (1, "threads that read"),
+    "folder": None,
+    "out": None,
+}
+"""Arguments of both scripts."""
+
+
+def architecture(options: Namespace) -> dict[str, Any]:
     """The model's shapes, with fewer layers where so many are asked for."""
     config = yaml.safe_load((CONF / f"{options.model}.yaml").read_text())
     shapes = dict(config["architecture"])
@@ -79,7 +90,7 @@ def architecture(options: argparse.Namespace) -> dict[str, Any]:
     return shapes
 
 
-def scheme(options: argparse.Namespace) -> Scheme | None:
+def scheme(options: Namespace) -> Scheme | None:
     """The quantization that was asked for, if any."""
     if not options.quant:
         return None
@@ -87,12 +98,12 @@ def scheme(options: argparse.Namespace) -> Scheme | None:
     return instantiate(yaml.safe_load(text), _convert_="object")
 
 
-def folder(options: argparse.Namespace) -> Path:
+def folder(options: Namespace) -> Path:
     """Where the records are."""
     return options.folder or cache_folder().expanduser() / "true_geometry"
 
 
-def setup(options: argparse.Namespace) -> Setup:
+def setup(options: Namespace) -> Setup:
     """LRU within the budget, with or without prefetching."""
     memory = Memory(3) if options.tiny else Memory(None, options.budget)
     memory = replace(memory, reader_threads=options.readers)
@@ -104,10 +115,6 @@ def setup(options: argparse.Namespace) -> Setup:
     return Setup(LRU(), memory, named)
 
 
-def say(row: dict[str, Any], options: argparse.Namespace) -> None:
+def say(row: dict[str, Any], options: Namespace) -> None:
     """Print a row with its provenance, and append it to `--out` if there is one."""
-    print(text := json.dumps({**row, "smoke": options.tiny, **provenance()}))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a") as file:
-            print(text, file=file)
+    emit({**row, "smoke": options.tiny}, options.out)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from moex.evals.lexicon import (
+from experiments.bundled_model.items.lexicon import (
     ACTED,
     ADJECTIVES,
     CASES,

@@ -1,6 +1,6 @@
 """Which words count as content words, and how common each of them is.
 
-`assets/tasks/words.txt` holds the 3,700 commonest content words of old novels (the training split
+`words.txt` holds the 3,700 commonest content words of old novels (the training split
 of `experiments/bundled_model/training`), the commonest first: facts, made by `rank_words`, less
 seven words that do not belong in a test sentence. Held-out text is ranked by its own counts.
 Frequencies follow Zipf's law, so a ratio of ranks is a ratio of frequencies: the rank is all that
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from random import Random
 
 WORD = re.compile(r"[A-Za-z]+")
@@ -23,8 +23,8 @@ LEAST = 5
 
 
 def word_list(name: str) -> list[str]:
-    """The words of a list that comes with moex, in its order."""
-    return (files("moex") / "assets/tasks" / f"{name}.txt").read_text("utf-8").split()
+    """The words of a list beside this file, in its order."""
+    return Path(__file__).with_name(f"{name}.txt").read_text("utf-8").split()
 
 
 FUNCTION_WORDS = frozenset(word_list("function_words"))
@@ -83,5 +83,5 @@ def rank_words(texts: Iterable[str]) -> Ranking:
 
 @cache
 def shipped_ranking() -> Ranking:
-    """The ranking that comes with moex."""
+    """The ranking of `words.txt`."""
     return Ranking(word_list("words"))

@@ -8,7 +8,6 @@ given bytes is interpolated between its own numbers of predictions; differences 
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,9 @@ import numpy as np
 
 from analysis.paired import T95
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
+from experiments.harness import arguments, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from matplotlib.figure import Figure
 
 TRAINED = ("gate_resid", "linear", "mlp")
@@ -67,14 +65,6 @@ def equal_bytes(rows: list[Row], name: str) -> list[Row]:
                 | {"apart": float(np.mean(apart)), "half": float(half)}
             )
     return found
-
-
-def table(head: list[str], rows: Iterable[list[Any]]) -> None:
-    """Print a table in Markdown."""
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for row in rows:
-        cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
-        print("| " + " | ".join(cells) + " |")
 
 
 def cells_of(row: Row) -> list[Any]:
@@ -141,10 +131,11 @@ def draw(tables: dict[str, list[Row]]) -> Figure:
 
 def main() -> None:
     """Print and draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tables", type=Path, help="what study.py wrote")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("predictors.png"))
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        _tables=(Path, "what study.py wrote"),
+        out=Path(__file__).with_name("predictors.png"),
+    )
     tables = json.loads(args.tables.read_text())
     recalls(tables["experts"])
     for name in TRAINED:

@@ -15,7 +15,6 @@ training (`sparsity.rank`), in table 3.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from timed import timed
 
-from analysis.studies import show
+from experiments.harness import arguments, show
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
@@ -245,15 +244,15 @@ def reused(loaded: LoadedModel, text: Corpus, batches: int) -> list[dict[str, An
 
 def main() -> None:
     """Make the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slots", type=int, default=3)
-    parser.add_argument("--ranks", type=int, nargs="*", default=[160, 128, 96, 64, 32])
-    parser.add_argument("--only", nargs="*", choices=TABLES, default=TABLES)
-    parser.add_argument("--time", action="store_true", help="how long predictors take, and no more")
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        text=str,
+        out=Path,
+        slots=3,
+        ranks=[160, 128, 96, 64, 32],
+        only=(list(TABLES), "", TABLES),
+        time=(False, "how long predictors take, and no more"),
+    )
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     loaded = load_model("tiny")

@@ -3,11 +3,12 @@
 python experiments/bundled_model/training/curve.py --log RUN_DIR/log.jsonl --out curve.png
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import matplotlib
+
+from experiments.harness import arguments
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -15,12 +16,7 @@ import matplotlib.pyplot as plt
 
 def main() -> None:
     """Write one picture: bits per byte, and the load of the least used expert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__, log=Path, out=Path)
     lines = {line["step"]: line for line in map(json.loads, args.log.read_text().splitlines())}
     rows = [lines[step] for step in sorted(lines)]
     tokens = [row["tokens"] / 1e6 for row in rows]

@@ -4,7 +4,6 @@ cd experiments/bundled_model/training
 python export.py --data WORK_DIR --run RUN_DIR --out ../../../moex/assets/tiny
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -13,18 +12,14 @@ from tokenizers import Tokenizer
 from train import model_config
 from transformers import GenerationConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
+from experiments.harness import arguments
+
 SHARD = "14MB"
 
 
 def main() -> None:
     """Write the folder anew."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__, data=Path, run=Path, out=Path)
     raw = Tokenizer.from_file(str(args.data / "tokenizer.json"))
     state = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=True)
     config = model_config(raw.get_vocab_size())

@@ -10,7 +10,6 @@ With `--predictions` the trace of `--trace` also holds what the bundled mlp scor
 all experts of the three layers ahead.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.harness import arguments, table
 from moex.api import simulate
 from moex.cache.lru import LRU
 from moex.evals.bits import bits_per_byte
@@ -107,15 +107,15 @@ def recall(trace: Trace, depth: int) -> np.ndarray:
 
 def main() -> None:
     """Print markdown tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    args = arguments(
+        __doc__,
+        tiny={"tokens": 512, "skip_bits": True},
+        text=Path,
+        tokens=32768,
+        trace=(None, "write the routing of the first 1024 tokens", Path),
+        predictions=(False, "record what the mlp predicts"),
+        skip_bits=False,
     )
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=32768)
-    parser.add_argument("--trace", type=Path, help="write the routing of the first 1024 tokens")
-    parser.add_argument("--predictions", action="store_true", help="record what the mlp predicts")
-    parser.add_argument("--skip-bits", action="store_true")
-    args = parser.parse_args()
     folder = checkpoint.find("tiny")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
@@ -145,21 +145,20 @@ def main() -> None:
     hits = [layer_hits(trace, slots) for slots in (2, 3, 4)]
     looks = [np.append(np.full(depth, np.nan), recall(trace, depth)) for depth in (1, 2, 3)]
     print(f"routing of {len(trace) // len(layers)} held-out tokens")
-    print("| layer | load min-max | entropy, bits of 3 | next token shares an expert | overlap |")
-    print("|---|---|---|---|---|")
-    for number, row in enumerate(shares):
-        print(
-            f"| {number} | {row.min():.3f}-{row.max():.3f} | {entropy_bits(shares)[number]:.2f} "
-            f"| {any_shared[number]:.2f} | {both[number]:.2f} |"
-        )
-    print("| layer | LRU hit, 2 slots | 3 | 4 | gate recall, depth 1 | 2 | 3 |")
-    print("|---|---|---|---|---|---|---|")
-    for number in range(len(layers)):
-        cells = [f"{h[number]:.2f}" for h in hits]
-        cells += ["-" if np.isnan(look[number]) else f"{look[number]:.2f}" for look in looks]
-        print(f"| {number} | " + " | ".join(cells) + " |")
-    means = [f"{np.mean(h):.3f}" for h in hits] + [f"{np.nanmean(look):.3f}" for look in looks]
-    print("| mean | " + " | ".join(means) + " |")
+    columns = (entropy_bits(shares), any_shared, both)
+    table(
+        ["layer", "load min-max", "entropy, bits of 3", "next token shares an expert", "overlap"],
+        (
+            [n, f"{row.min():.3f}-{row.max():.3f}", *(f"{column[n]:.2f}" for column in columns)]
+            for n, row in enumerate(shares)
+        ),
+    )
+    cells = [["-" if np.isnan(v) else f"{v:.2f}" for v in column] for column in (*hits, *looks)]
+    means = [f"{np.nanmean(column):.3f}" for column in (*hits, *looks)]
+    table(
+        ["layer", "LRU hit, 2 slots", 3, 4, "gate recall, depth 1", 2, 3],
+        [*([n, *row] for n, row in enumerate(zip(*cells, strict=True))), ["mean", *means]],
+    )
 
 
 def consecutive(trace: Trace) -> np.ndarray:

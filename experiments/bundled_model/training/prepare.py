@@ -7,26 +7,25 @@ and `meta.json` (bytes and tokens of every split and source).
     python experiments/bundled_model/training/prepare.py --text TEXT_DIR --out WORK_DIR
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from experiments.harness import arguments
 from moex.evals.text import documents, pieces
 
 END = "<|endoftext|>"
-VOCAB = 3072
 
 
-def train_tokenizer(folder: Path) -> Tokenizer:
+def train_tokenizer(folder: Path, vocab: int) -> Tokenizer:
     """Fit a byte-level BPE on the training split."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -38,14 +37,9 @@ def train_tokenizer(folder: Path) -> Tokenizer:
 
 def main() -> None:
     """Write the tokenizer, the token files and what they hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__, tiny={"vocab": 300}, text=Path, out=Path, vocab=3072)
     args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(args.text)
+    tokenizer = train_tokenizer(args.text, args.vocab)
     tokenizer.save(str(args.out / "tokenizer.json"))
     end = tokenizer.token_to_id(END)
     parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}

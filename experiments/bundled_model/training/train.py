@@ -14,7 +14,6 @@ MALLOC_TRIM_THRESHOLD_=8589934592 in the environment save a quarter of the time 
 temporaries are kept instead of being mapped anew).
 """
 
-import argparse
 import json
 import math
 import os
@@ -25,6 +24,8 @@ import numpy as np
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from experiments.harness import arguments
 
 SEQUENCE = 512
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -156,18 +157,18 @@ def save(path: Path, state: dict) -> None:
 
 def main() -> None:
     """Train, log a line every 20 steps, save every 100."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    args = arguments(
+        __doc__,
+        tiny={"batch": 1},
+        data=Path,
+        out=Path,
+        steps=int,
+        decay=int,
+        batch=(16, "sequences of 512 tokens in a batch"),
+        lr_muon=6e-3,
+        lr_adam=3e-3,
+        threads=2,
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--decay", type=int, required=True)
-    parser.add_argument("--batch", type=int, default=16, help="sequences of 512 tokens in a batch")
-    parser.add_argument("--lr-muon", type=float, default=6e-3)
-    parser.add_argument("--lr-adam", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,6 +12,7 @@ from functools import cache
 from math import sqrt
 from typing import TYPE_CHECKING
 
+from experiments.harness import arguments, table
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.hardware.profile import HardwareProfile
@@ -21,6 +22,8 @@ from moex.trace.synthetic import Dials, generate
 from moex.types import Geometry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moex.trace.format import Trace
 
 LAYERS, EXPERTS, TOP_K = 32, 8, 2
@@ -150,33 +153,35 @@ def off(predicted: float, measured: float) -> str:
 
 def main() -> None:
     """Print everything."""
-    print(f"hit rate of two slots by Mixtral's published repetition: {two_slot_hit_rate():.3f}\n")
-    heads = ("A full overlap", "D A with published hit rate", "B other GPUs", "C same GPU")
-    print(f"| column | load, ms | fixed, ms | row 1 | {' | '.join(heads)} |")
-    print("|---|---|---|---|---|---|---|---|")
-    for c in COLUMNS:
-        others = fitted_share([other for other in COLUMNS if other.gpu != c.gpu])
-        same = fitted_share([o for o in COLUMNS if o.gpu == c.gpu and o.name != c.name])
-        cells = [f"{c.load_s * 1e3:.2f}", f"{c.fixed_s * 1e3:.0f}", f"{c.full:.3f}"]
-        ideal, _ = simulated(c, preload=True)
-        cells.append(f"{ideal:.3f} ({off(ideal, c.full)})")
-        other, rate = simulated(published(c), preload=True)
-        cells.append(f"{other:.3f} ({off(other, c.full)}, hit rate simulated {rate:.3f})")
-        for share in (others, same):
-            speed = overlapping(c, share)
-            cells.append(f"{speed:.3f} ({off(speed, c.full)}, share {share:.2f})")
-        print(f"| {c.name} | {' | '.join(cells)} |")
-    print()
-    print("| column | row 2, simulated | hit rate, simulated | naive | predicted naive |")
-    print("|---|---|---|---|---|")
-    for c in COLUMNS:
-        speed, hit_rate = simulated(c, preload=False)
-        naive = 1 / (c.fixed_s + NAIVE_LOADS * c.load_s)
-        misprint = f"; {off(naive, 0.791)} against 0.791" if c.naive == 1.791 else ""
-        print(
-            f"| {c.name} | {speed:.3f} ({off(speed, c.no_preload)}) | {hit_rate:.3f} "
-            f"| {c.naive:.3f} | {naive:.3f} ({off(naive, c.naive)}{misprint}) |"
-        )
+    columns = COLUMNS[:2] if arguments(__doc__).tiny else COLUMNS
+    print(f"hit rate of two slots by Mixtral's published repetition: {two_slot_hit_rate():.3f}")
+    heads = ["A full overlap", "D A with published hit rate", "B other GPUs", "C same GPU"]
+    table(["column", "load, ms", "fixed, ms", "row 1", *heads], map(predicted, columns))
+    heads = ["column", "row 2, simulated", "hit rate, simulated", "naive", "predicted naive"]
+    table(heads, map(checked, columns))
+
+
+def predicted(c: Column) -> Iterator[str]:
+    """Cells of row 1: under four assumptions about overlap."""
+    yield from (c.name, f"{c.load_s * 1e3:.2f}", f"{c.fixed_s * 1e3:.0f}", f"{c.full:.3f}")
+    ideal, _ = simulated(c, preload=True)
+    yield f"{ideal:.3f} ({off(ideal, c.full)})"
+    other, rate = simulated(published(c), preload=True)
+    yield f"{other:.3f} ({off(other, c.full)}, hit rate simulated {rate:.3f})"
+    others = fitted_share([other for other in COLUMNS if other.gpu != c.gpu])
+    same = fitted_share([o for o in COLUMNS if o.gpu == c.gpu and o.name != c.name])
+    for share in (others, same):
+        speed = overlapping(c, share)
+        yield f"{speed:.3f} ({off(speed, c.full)}, share {share:.2f})"
+
+
+def checked(c: Column) -> Iterator[str]:
+    """Cells of row 2, simulated, and of the naive row, predicted."""
+    speed, hit_rate = simulated(c, preload=False)
+    naive = 1 / (c.fixed_s + NAIVE_LOADS * c.load_s)
+    misprint = f"; {off(naive, 0.791)} against 0.791" if c.naive == 1.791 else ""
+    yield from (c.name, f"{speed:.3f} ({off(speed, c.no_preload)})", f"{hit_rate:.3f}")
+    yield from (f"{c.naive:.3f}", f"{naive:.3f} ({off(naive, c.naive)}{misprint})")
 
 
 if __name__ == "__main__":

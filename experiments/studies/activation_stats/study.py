@@ -10,7 +10,6 @@ other half, so that no neuron is hot by chance.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
+from experiments.harness import arguments, table
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.runner.assemble import Setup, load_model, offload
@@ -27,6 +27,8 @@ from moex.train.activations import contributions, read
 from moex.train.data import corpus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from torch import Tensor
@@ -175,33 +177,30 @@ PAIRS = {
 }
 
 
-def show(rows: list[Row]) -> None:
-    """Print the README's table."""
-    heads = [f"{share:.0%}" for share in ENERGIES] + [f"hottest {share:.0%}" for share in HOT]
-    heads += ["exponent", "R2", "R2 exponential", "in > 90 %", "in < 1 %", *PAIRS]
-    print("| layer | " + " | ".join(heads) + " |\n" + "|---" * (len(heads) + 1) + "|")
-    for row in rows:
-        shares = [*row["needed"], *row["hot"]]
-        cells = [f"{100 * value:.1f} %" for value in shares]
-        cells += [f"{row[name]:.2f}" for name in ("exponent", "r2", "r2_exponential")]
-        cells += [f"{100 * row[name]:.1f} %" for name in ("always", "never")]
-        cells += [f"{row[name]:.2f}" for name in PAIRS]
-        print(f"| {row['layer']} | " + " | ".join(cells) + " |")
+def cells(row: Row) -> Iterator[str]:
+    """Cells of a line of the README's table."""
+    yield str(row["layer"])
+    yield from (f"{100 * value:.1f} %" for value in (*row["needed"], *row["hot"]))
+    yield from (f"{row[name]:.2f}" for name in ("exponent", "r2", "r2_exponential"))
+    yield from (f"{100 * row[name]:.1f} %" for name in ("always", "never"))
+    yield from (f"{row[name]:.2f}" for name in PAIRS)
 
 
 def main() -> None:
     """Measure, print, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", required=True, help="tokens (FILE.bin) or text, held out")
-    parser.add_argument("--windows", type=int, default=32, help="of 512 tokens")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        text=(str, "tokens (FILE.bin) or text, held out"),
+        windows=(32, "of 512 tokens"),
+        out=Path(__file__).parent,
+    )
     torch.set_num_threads(1)
     windows, context = (2, 64) if args.tiny else (args.windows, 512)
     loaded = load_model("tiny")
     rows = measure(loaded, args.text, windows, context)
-    show(rows)
+    heads = [f"{share:.0%}" for share in ENERGIES] + [f"hottest {share:.0%}" for share in HOT]
+    heads += ["exponent", "R2", "R2 exponential", "in > 90 %", "in < 1 %", *PAIRS]
+    table(["layer", *heads], map(cells, rows))
     about = (
         f"Bundled model, {windows * context} tokens of text that it has not read. Energy: squares "
         f"of what neurons contribute. Use: being in the best {FRACTION:.0%} of a token; ranked by "

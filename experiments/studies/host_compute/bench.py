@@ -11,13 +11,11 @@ half, or of a live run. `--tiny` is a smoke test of both.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from experiments.harness import arguments, emit
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -28,7 +26,6 @@ from moex.miss.hybrid import Hybrid
 from moex.paths import trace_path
 from moex.prefetch.gate import Gate
 from moex.prefetch.none import NoPrefetch
-from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.sim.worth import calibrate_worth
 
@@ -153,18 +150,11 @@ def replace_bytes(trace: Trace, size: int) -> Trace:
 
 def main() -> None:
     """Run one part and print its lines."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=["simulate", "live"])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tiny", action="store_true")
-    options = parser.parse_args()
+    options = arguments(__doc__, "simulate", "live", out=None)
     rows = list({"simulate": simulated, "live": live}[options.part](options.tiny))
     rows.append({"what": "worst", "hybrid_over_best": max(r["hybrid_over_best"] for r in rows)})
-    text = "".join(json.dumps({**row, **provenance()}) + "\n" for row in rows)
-    print(text, end="")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text)
+    for row in rows:
+        emit(row, options.out)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ say which expert should be evicted.
 
 from __future__ import annotations
 
-import argparse
-import runpy
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.benchmarks.replay_conformance import golden
+from experiments.benchmarks.replay_speed.speed import build
+from experiments.harness import arguments
 from moex.cache.core import ExpertCache
 from moex.sim.simulator import simulate
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from moex.cache.base import CachePolicy
     from moex.types import Expert, Now, Scope
-
-EXPERIMENTS = Path(__file__).parents[2]
-golden = runpy.run_path(str(EXPERIMENTS / "benchmarks/replay_conformance/golden.py"))
-build = runpy.run_path(str(EXPERIMENTS / "benchmarks/replay_speed/speed.py"))["build"]
 
 
 def ranked(policy: CachePolicy, ranks: list[float]) -> CachePolicy:
@@ -51,12 +47,10 @@ def ranked(policy: CachePolicy, ranks: list[float]) -> CachePolicy:
 
 def main() -> None:
     """Print one line a policy."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("caches", nargs="*", metavar="cache")
-    parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--sequences", type=int, default=12)
-    options = parser.parse_args()
-    trace = golden["load"](options.sequences)
+    options = arguments(
+        __doc__, tiny={"caches": ["lru"], "sequences": 1}, _caches=[], slots=8, sequences=12
+    )
+    trace = golden.load(options.sequences)
     future = trace.future()
     names = ["random", "lru", "lfu", "lfu_aged", "lfru", "arc", "lhd", "learned", "belady"]
     print("cache         hit rate   best   rank   evictions")

@@ -9,7 +9,6 @@ AdapMoE measured; the README says what that carries over. Draws mixtral_neurons.
 
 from __future__ import annotations
 
-import argparse
 import random
 from dataclasses import replace
 from itertools import product
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.published import ADAPMOE_MEAN, CORM_SPEEDUP
-from analysis.studies import machine, show
 from analysis.style import COLOURS, WIDE, caption, new, styled
+from experiments.harness import arguments, machine, show
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
@@ -218,12 +217,12 @@ def draw(rows: list[Row], about: str) -> Figure:
 
 def main() -> None:
     """Compose, replay, print, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, required=True, help="of record.py, fraction 0.3")
-    parser.add_argument("--half", type=Path, help="of record.py, fraction 0.5")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        traces=(Path, "of record.py, fraction 0.3"),
+        half=(None, "of record.py, fraction 0.5", Path),
+        out=Path(__file__).parent,
+    )
     visits = (4 if args.tiny else 100) * LAYERS
     traces = {
         fraction: composed(read_trace(folder / "predicted.parquet"), visits)

@@ -14,10 +14,7 @@ decode `--prompts` different prompts and give the 95 % interval over prompts. On
 
 from __future__ import annotations
 
-import argparse
-import json
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +22,22 @@ import torch
 from sides import Side, over_prompts, parts_of, prompts_of, turn
 from surface import LOADS, SLOTS, TURNS, surface
 
+from experiments.harness import arguments, emit
 from moex.cache.memory import Memory
 from moex.calibrate import row_break_even as measured
 from moex.calibrate.measure import break_evens
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import bind_selector, load_model
-from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator
 
 SIZES = ((4096, 14336), (256, 384))
 """Hidden size and neurons of an expert: Mixtral-8x7B's, and the bundled model's."""
 
 
-def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def density(args: Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of a load by store, size of experts and share of neurons, and every break-even.
 
     `with_fallback` is the speed against whole experts if above the break-even all of an expert is
@@ -68,7 +66,7 @@ def density(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {**base, **found, "fallback": sorted(ratios)}
 
 
-def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def disk(args: Namespace) -> Iterator[dict[str, Any]]:
     """Decode from files: neurons with the measured break-even against whole experts, in turns."""
     torch.set_num_threads(args.threads)
     whole = load_model("tiny", store="disk")
@@ -106,34 +104,30 @@ def disk(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Run what was asked for and write a line a case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["density", "disk", "surface"])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--repeats", type=int, help="turns; default 2, of density 7")
-    parser.add_argument("--folder", type=Path, help="where density and disk write their files")
-    parser.add_argument("--selector", choices=["corm", "oracle", "random"], default="corm")
-    parser.add_argument("--mode", choices=["predicted", "late"], default="predicted")
-    parser.add_argument("--fraction", type=float, default=0.3)
-    parser.add_argument("--rank", type=int, help="of the selector; default: the checkpoint's")
-    parser.add_argument("--coarse", choices=["mlp", "linear", "gate"], default="mlp")
-    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin slot holds")
-    parser.add_argument("--text", help="held-out tokens (FILE.bin) or text, for the loss")
-    parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, for the loss")
-    parser.add_argument("--prompts", type=int, default=8, choices=range(2, 9))
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
-    parser.add_argument("--slots", type=int, nargs="+", default=SLOTS)
-    args = parser.parse_args()
-    with ExitStack() as stack:
-        if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            out = stack.enter_context(args.out.open("w"))
-        for row in {"density": density, "disk": disk, "surface": surface}[args.what](args):
-            print(line := json.dumps({**row, **provenance()}), flush=True)
-            if args.out:
-                print(line, file=out, flush=True)
+    args = arguments(
+        __doc__,
+        "density",
+        "disk",
+        "surface",
+        out=None,
+        repeats=(None, "turns; default 2, of density 7"),
+        folder=(None, "where density and disk write their files"),
+        selector=("corm", "", ["corm", "oracle", "random"]),
+        mode=("predicted", "", ["predicted", "late"]),
+        fraction=0.3,
+        rank=(None, "of the selector; default: the checkpoint's", int),
+        coarse=("mlp", "", ["mlp", "linear", "gate"]),
+        rows=(0.31, "least share a thin slot holds"),
+        text=(None, "held-out tokens (FILE.bin) or text, for the loss"),
+        windows=(16, "of 512 tokens, for the loss"),
+        prompts=(8, "", range(2, 9)),
+        tokens=24,
+        threads=1,
+        loads=list(LOADS),
+        slots=list(SLOTS),
+    )
+    for row in {"density": density, "disk": disk, "surface": surface}[args.part](args):
+        emit(row, args.out)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ smoke test. Packing takes 5.6 GB a layer of Mixtral-8x7B's size, once, in `--fol
 
 from __future__ import annotations
 
-import argparse
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -24,23 +21,24 @@ import yaml
 from sides import Side, equal_bytes
 
 from analysis.paired import in_turns, paired_ratio
+from experiments.harness import ROOT, arguments, emit
 from moex.cache.memory import Memory
 from moex.paths import cache_folder
 from moex.prefetch.none import NoPrefetch
 from moex.runner.assemble import bind_selector, load_model
 from moex.runner.routing_replay import read_routing
-from moex.runs.provenance import provenance
 from moex.sparsity.base import NeuronSelector
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from moex.runner.assemble import LoadedModel
     from moex.types import Geometry
 
-ROOT = Path(__file__).parents[3]
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}
 
 
@@ -63,7 +61,7 @@ class RandomNeurons(NeuronSelector):
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, value=True)
 
 
-def loaded(args: argparse.Namespace, *, bundles: bool) -> LoadedModel:
+def loaded(args: Namespace, *, bundles: bool) -> LoadedModel:
     """The model of random weights, packed into files once in either layout."""
     config = yaml.safe_load((ROOT / "conf" / "model" / f"{args.model}.yaml").read_text())
     shapes = {**config["architecture"], "num_hidden_layers": args.layers}
@@ -74,7 +72,7 @@ def loaded(args: argparse.Namespace, *, bundles: bool) -> LoadedModel:
     return load_model(f"random-{args.model}", store="disk", **given)
 
 
-def compared(args: argparse.Namespace) -> dict[str, Any]:
+def compared(args: Namespace) -> dict[str, Any]:
     """Seconds a decoded token of both sides, in turns."""
     torch.set_num_threads(args.threads)
     whole, neurons = loaded(args, bundles=False), loaded(args, bundles=True)
@@ -106,28 +104,23 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write a line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mixtral_8x7b")
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--slots", type=int, default=3, help="of whole experts, a layer")
-    parser.add_argument("--fraction", type=float, default=0.3)
-    parser.add_argument("--rows", type=float, default=0.31, help="least share a thin slot holds")
-    parser.add_argument("--break-even", type=float, default=1.0, help="of bench.py density")
-    parser.add_argument("--routing", default="tiny")
-    parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where the records are; default: the cache")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if args.tiny:
-        args.tokens, args.repeats = 4, 2
-    print(line := json.dumps({**compared(args), **provenance()}), flush=True)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("a") as file:
-            print(line, file=file)
+    args = arguments(
+        __doc__,
+        tiny={"tokens": 4, "repeats": 2},
+        model="mixtral_8x7b",
+        layers=2,
+        slots=(3, "of whole experts, a layer"),
+        fraction=0.3,
+        rows=(0.31, "least share a thin slot holds"),
+        break_even=(1.0, "of bench.py density"),
+        routing="tiny",
+        tokens=12,
+        repeats=7,
+        threads=1,
+        folder=(None, "where the records are; default: the cache"),
+        out=None,
+    )
+    emit(compared(args), args.out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import geometric_mean, mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 import yaml
 
 from analysis.paired import paired_ratio
+from experiments.harness import ROOT
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
@@ -22,7 +22,7 @@ from moex.store.bundles import Bundles
 from moex.types import DECODE
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
     from collections.abc import Sequence
     from contextlib import ExitStack
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from moex.runner.assemble import LoadedModel
     from moex.runner.routing_replay import RoutingReplay
     from moex.sparsity.base import NeuronSelector
-
-ROOT = Path(__file__).parents[3]
 
 
 class Side:
@@ -130,7 +128,7 @@ def over_prompts(
     }
 
 
-def parts_of(args: argparse.Namespace) -> tuple[NeuronSelector, Prefetcher]:
+def parts_of(args: Namespace) -> tuple[NeuronSelector, Prefetcher]:
     """The selector and the prefetcher that are compared with whole experts."""
     if args.selector == "corm":
         from moex.prefetch.corm import Corm as Fetch

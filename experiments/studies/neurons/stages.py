@@ -10,11 +10,8 @@ test.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -22,6 +19,7 @@ from unittest.mock import patch
 import torch
 from sides import Side, equal_bytes, parts_of, prompts_of
 
+from experiments.harness import arguments, emit
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
@@ -36,7 +34,6 @@ from moex.prefetch.mlp import MLP
 from moex.runner.assemble import bind_selector, load_model
 from moex.runner.layer_forward import LayerForward
 from moex.runner.neurons import Neurons
-from moex.runs.provenance import provenance
 from moex.sparsity.corm import Corm
 from moex.store.row_slots import RowSlots
 
@@ -109,21 +106,20 @@ class Clock:
 
 def main() -> None:
     """Clock both sides and write a line a stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--slots", type=int, default=3)
-    parser.add_argument("--rows", type=float, default=0.31)
-    parser.add_argument("--rank", type=int)
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        tiny={"repeats": 1, "tokens": 6},
+        out=None,
+        repeats=10,
+        tokens=48,
+        slots=3,
+        rows=0.31,
+        rank=(None, "", int),
+    )
     args.selector, args.mode, args.fraction, args.coarse = "corm", "predicted", 0.3, "mlp"
-    if args.tiny:
-        args.repeats, args.tokens = 1, 6
     torch.set_num_threads(1)
     whole, neurons = load_model("tiny"), load_model("tiny", bundles=True, store="ram")
-    prompt, lines = prompts_of(whole)[:1], []
+    prompt = prompts_of(whole)[:1]
     link = HardwareProfile("emulated", link_bytes_per_s=float("inf"), chunk_bytes=1 << 16)
     selector, prefetcher = parts_of(args)
     bind_selector(neurons, selector)
@@ -141,11 +137,7 @@ def main() -> None:
             for name, seconds in sorted(best.items(), key=lambda pair: -pair[1]):
                 layers = (args.tokens - 1) * whole.geometry.layers
                 row = {"side": side.name, "stage": name, "us_a_layer": 1e6 * seconds / layers}
-                lines.append(json.dumps({"case": "stages", **row, **provenance()}))
-                print(lines[-1], flush=True)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("\n".join(lines) + "\n")
+                emit({"case": "stages", **row}, args.out)
 
 
 def _clocked(side: Any, prompt: list[torch.Tensor], tokens: int) -> dict[str, float]:

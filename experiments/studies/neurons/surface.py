@@ -24,7 +24,7 @@ from moex.runner.assemble import Setup, bind_selector, load_model, offload
 from moex.train.data import corpus
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
     from collections.abc import Iterator
 
     from torch import Tensor
@@ -39,7 +39,7 @@ DRIFT, TRIES = 0.1, 4
 """A turn is measured again if a layer takes longer or less by this share after it than before."""
 
 
-def surface(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def surface(args: Namespace) -> Iterator[dict[str, Any]]:
     """A row a load time and number of slots; last, without any load time, each side's ceiling."""
     torch.set_num_threads(args.threads)
     whole, neurons = load_model("tiny"), load_model("tiny", bundles=True, store="ram")
@@ -75,7 +75,7 @@ def _cell(
     turns: int,
     ratio: float,
     slots: int,
-    args: argparse.Namespace,
+    args: Namespace,
 ) -> dict[str, Any]:
     """Both sides over all prompts, so many turns; each sets its link from a layer's time now."""
     selector, prefetcher = parts_of(args)
@@ -126,7 +126,7 @@ def _layer_s(loaded: LoadedModel, prompts: list[Tensor], tokens: int) -> float:
 
 
 @torch.inference_mode()
-def _loss(whole: LoadedModel, neurons: LoadedModel, args: argparse.Namespace) -> dict[str, Any]:
+def _loss(whole: LoadedModel, neurons: LoadedModel, args: Namespace) -> dict[str, Any]:
     """Held-out nats/token, masked against dense, as `mode=eval` runs them: masks in prefill."""
     selector, _ = parts_of(args)
     selector.prefill = "masked"

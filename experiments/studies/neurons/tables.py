@@ -8,10 +8,10 @@ project's README names.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from experiments.harness import arguments, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,11 +76,10 @@ def by_load(rows: list[Row]) -> Iterator[str]:
 
 def main() -> None:
     """Read and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("lines", type=Path, help="what bench.py surface wrote with --out")
-    parser.add_argument("--headline", type=float, nargs=2, default=(4, 3), metavar=("R", "SLOTS"))
-    args = parser.parse_args()
-    rows = [json.loads(line) for line in args.lines.read_text().splitlines()]
+    args = arguments(
+        __doc__, _lines=(Path, "what bench.py surface wrote with --out"), headline=[4.0, 3.0]
+    )
+    rows = read_rows(args.lines)
     print(*table(rows), "", *by_load(rows), "", sep="\n")
     for row in rows:
         if (row["load_over_layer"], row["slots"]) == tuple(args.headline):

@@ -7,7 +7,6 @@ Prints a table and writes sequential.png beside this file (--tiny: neither more 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ import pandas as pd
 from analysis.patterns import replay_order
 from analysis.routing import hit_rate, sequential
 from analysis.style import styled
+from experiments.harness import arguments
 from moex.api import read_trace
 from moex.cache.belady import Belady
 from moex.cache.fifo import FIFO
@@ -45,14 +45,14 @@ def measure(name: str, tiny: bool = False) -> pd.DataFrame:
 
 def main() -> None:
     """Print the table, draw the figure."""
-    names = [word for word in sys.argv[1:] if word != "--tiny"] or ["tiny"]
-    found = measure(names[0], "--tiny" in sys.argv)
+    given = arguments(__doc__, _trace="tiny")
+    found = measure(given.trace, given.tiny)
     table = found.pivot(index=["slots", "policy"], columns="order", values="hit_rate")
     print(table[list(dict.fromkeys(found["order"]))].round(3).to_string())
-    if "--tiny" in sys.argv:
+    if given.tiny:
         return
     text = (
-        f"Hit rate of one trace ({names[0]}), replayed visit by visit and access by access; the "
+        f"Hit rate of one trace ({given.trace}), replayed visit by visit and access by access; the "
         "order is that of the experts within a visit. Simulated."
     )
     with styled():

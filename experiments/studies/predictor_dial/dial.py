@@ -10,13 +10,14 @@ times as long as computing a layer. Writes dial.png beside this file and prints 
 
 from __future__ import annotations
 
-import argparse
 import os
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
+
+from experiments.harness import arguments, table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -94,10 +95,7 @@ def needed(found: Gains, precision: float, horizon: int) -> str:
 
 def main() -> None:
     """Print the tables, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--load", type=float, default=1.0, help="load time / layer time")
-    parser.add_argument("--tiny", action="store_true", help="see that it runs; writes no figure")
-    args = parser.parse_args()
+    args = arguments(__doc__, load=(1.0, "load time / layer time"))
     found = traces(300 if args.tiny else 6144)
     figure, panels = plt.subplots(
         1, len(found), figsize=(4.4 * len(found), 3.6), layout="constrained", squeeze=False
@@ -105,14 +103,19 @@ def main() -> None:
     for panel, (name, trace) in zip(panels[0], found.items(), strict=True):
         cells, marker = gains(trace, args.load), gate(trace, args.load)
         print(f"\n{name}: {len(trace)} visits, half of the experts resident, simulated")
-        print(
-            "| precision | " + " | ".join(f"recall {r}" for r in RECALLS) + " | recall for +10 % |"
+        settings = list(product(PRECISIONS, HORIZONS))
+        table(
+            ["precision", *(f"recall {r}" for r in RECALLS), "recall for +10 %"],
+            (
+                (
+                    f"{p} (horizon {h})",
+                    *(f"{cells[p, r, h]:+.1%}" for r in RECALLS),
+                    needed(cells, p, h),
+                )
+                for p, h in settings
+            ),
         )
-        print("|---" * (len(RECALLS) + 2) + "|")
-        for precision, horizon in product(PRECISIONS, HORIZONS):
-            row = [f"{cells[precision, r, horizon]:+.1%}" for r in RECALLS]
-            label = f"{precision} (horizon {horizon})"
-            print(f"| {label} | {' | '.join(row)} | {needed(cells, precision, horizon)} |")
+        for precision, horizon in settings:
             line = [100 * cells[precision, r, horizon] for r in RECALLS]
             if horizon == 1:
                 panel.plot(

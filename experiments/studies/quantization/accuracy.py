@@ -7,8 +7,7 @@ quant_losses.png beside the rows.
 python experiments/studies/quantization/accuracy.py --text FOLDER [--tiny]
 """
 
-import argparse
-import json
+from argparse import Namespace
 from contextlib import closing
 from itertools import chain, islice, zip_longest
 from math import exp, log, sqrt
@@ -23,12 +22,12 @@ from torch.nn.functional import cross_entropy
 from analysis import losses
 from analysis.published import TABLE_1
 from analysis.style import styled
+from experiments.harness import append, arguments, read_rows
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.evals.lm import evaluate
 from moex.evals.text import HELD_OUT, documents, encode
 from moex.runner.assemble import Setup, load_model, offload
-from moex.runs.provenance import provenance
 
 WINDOW = 512
 TASKS = ["moex_replace", "moex_swap", "moex_cloze", "moex_grammar"]
@@ -56,7 +55,7 @@ def nats_of(model, texts: list[list[list[int]]]) -> list[float]:
     return found
 
 
-def measure(args: argparse.Namespace, scheme, texts: list | None, tasks: bool) -> dict:
+def measure(args: Namespace, scheme, texts: list | None, tasks: bool) -> dict:
     """One quantization: bits, bytes, losses by window, items by task."""
     loaded = load_model(args.model, quant=scheme, cache_dir=args.cache)
     with closing(loaded.store):
@@ -116,43 +115,37 @@ HEAD = """| weights | bits | MB | kernel | perplexity | nats/token more | tasks,
 |---|---|---|---|---|---|---|---|"""
 
 
-def measure_all(args: argparse.Namespace, studies: dict[str, dict], kept: dict) -> None:
+def measure_all(args: Namespace, studies: dict[str, dict], kept: dict) -> None:
     """Measure what is not kept, and keep it."""
     texts = None
-    with args.out.open("a") as file:
-        for study, schemes in studies.items():
-            for name, scheme in {"unquantized": None, **schemes}.items():
-                if name not in kept:
-                    tokenizer = load_model("tiny").tokenizer()
-                    texts = texts or windows(tokenizer, args.text, args.windows, args.each)
-                    measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
-                    kept[name] = {"name": name, **measured, **provenance()}
-                    file.write(json.dumps(kept[name]) + "\n")
-                    file.flush()
+    for study, schemes in studies.items():
+        for name, scheme in {"unquantized": None, **schemes}.items():
+            if name not in kept:
+                tokenizer = load_model("tiny").tokenizer()
+                texts = texts or windows(tokenizer, args.text, args.windows, args.each)
+                measured = measure(args, scheme, texts, study == "solvers" or scheme is None)
+                kept[name] = {"name": name, **measured}
+                append(kept[name], args.out)
 
 
 def main() -> None:
     """Measure what is not there yet; print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--windows", type=int, default=48)
-    parser.add_argument("--each", type=int, default=1, help="windows of a document")
-    parser.add_argument("--items", type=int, default=100, help="of each of the four tasks")
-    parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=STUDIES)
-    parser.add_argument("--out", type=Path, default=Path("results/quantization.jsonl"))
-    parser.add_argument("--cache", type=Path, help="where packed weights are kept")
-    parser.add_argument("--tiny", action="store_true")
-    args = parser.parse_args()
-    if args.tiny:
-        args.windows, args.items, args.studies = 2, 4, ["solvers"]
+    args = arguments(
+        __doc__,
+        tiny={"windows": 2, "items": 4, "studies": ["solvers"]},
+        model="tiny",
+        text=Path,
+        windows=48,
+        each=(1, "windows of a document"),
+        items=(100, "of each of the four tasks"),
+        studies=(list(STUDIES), "", STUDIES),
+        out=Path("results/quantization.jsonl"),
+        cache=(None, "where packed weights are kept", Path),
+    )
     studies = {study: STUDIES[study]() for study in args.studies}
     if args.tiny:
         studies = {study: dict(islice(schemes.items(), 2)) for study, schemes in studies.items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    kept = {}
-    if args.out.is_file():
-        kept = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
+    kept = {row["name"]: row for row in read_rows(args.out)}
     measure_all(args, studies, kept)
     for study, schemes in studies.items():
         print(f"\n{study}: {args.model}, {len(kept['unquantized']['nats'])} windows\n\n{HEAD}")

@@ -8,11 +8,12 @@ Each with [--threads 2] and, for a smoke run, [--tiny]. The last two leave HQQ, 
 hundred times as long as rounding, one small matrix and nothing, unless it is asked for: [--hqq].
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,6 +22,7 @@ import torch
 from torch.nn.functional import linear, silu
 
 from analysis.paired import paired_ratio
+from experiments.harness import arguments, in_turns
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
@@ -33,7 +35,7 @@ LINK = HardwareProfile("slow link", link_bytes_per_s=1e8, link_latency_s=10e-6)
 """Emulated: real bytes move, and arrive when a link of 100 MB/s would have brought them."""
 
 
-def decode(args: argparse.Namespace) -> None:
+def decode(args: Namespace) -> None:
     """Tokens a second of both at equal capacity in bytes, in interleaved pairs."""
     pairs, tokens = (2, 4) if args.tiny else (args.pairs, args.tokens)
     plain, packed = load_model("tiny"), load_model("tiny", quant=RTN(4, 64))
@@ -70,7 +72,7 @@ def decode(args: argparse.Namespace) -> None:
             print(f"  against 16 bits: {paired_ratio(speeds[name], speeds['16 bits'])}")
 
 
-def resident(args: argparse.Namespace) -> None:
+def resident(args: Namespace) -> None:
     """Seconds of one expert, 4 bits against bfloat16, in interleaved pairs."""
     hidden, inner = (256, 384) if args.tiny else (4096, 14336)
     rounds, batches = (
@@ -90,19 +92,19 @@ def resident(args: argparse.Namespace) -> None:
 
     for batch in batches:
         x = torch.randn(batch, hidden).bfloat16()
+        count = max(1, 16 // batch)
+
+        def seconds(product, weights, x=x, count=count) -> float:
+            started = perf_counter()
+            for number in range(count):
+                through(x, product, weights[number % copies])
+            return (perf_counter() - started) / count
+
         ways = {
-            "bf16": lambda i, x=x: through(x, linear, plain[i % copies]),
-            "4 bits": lambda i, x=x: through(x, quantizer.matmul, packed[i % copies]),
+            "bf16": partial(seconds, linear, plain),
+            "4 bits": partial(seconds, quantizer.matmul, packed),
         }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(-1, rounds):
-            for name, call in ways.items():
-                count = max(1, 16 // batch)
-                started = perf_counter()
-                for number in range(count):
-                    call(number)
-                if turn >= 0:
-                    times[name].append((perf_counter() - started) / count)
+        times = in_turns(rounds, ways)
         ratio = paired_ratio(times["bf16"], times["4 bits"])
         print(
             f"batch {batch:3d}: bf16 {1e3 * median(times['bf16']):8.2f} ms, "
@@ -110,7 +112,7 @@ def resident(args: argparse.Namespace) -> None:
         )
 
 
-def packing(args: argparse.Namespace) -> None:
+def packing(args: Namespace) -> None:
     """Weights a second of both solvers, one weight of an expert of Mixtral's."""
     shape = (512, 512) if args.tiny else (14336, 4096)
     weight = torch.randn(shape).bfloat16() / 50
@@ -132,7 +134,7 @@ def packing(args: argparse.Namespace) -> None:
             )
 
 
-def memory(args: argparse.Namespace) -> None:
+def memory(args: Namespace) -> None:
     """Peak memory of packing a checkpoint of two layers, in processes of their own; its rate."""
     with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
         _apart("model", folder, args)
@@ -148,7 +150,7 @@ def memory(args: argparse.Namespace) -> None:
             )
 
 
-def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
+def _apart(form: str, folder: str, args: Namespace) -> dict:
     """The result of `peak` in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         command = [sys.executable, __file__, "peak", "--form", form, "--folder", folder]
@@ -157,7 +159,7 @@ def _apart(form: str, folder: str, args: argparse.Namespace) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak(args: argparse.Namespace) -> None:
+def peak(args: Namespace) -> None:
     """Write a random model; or read its skeleton; or pack it: peak memory of the process."""
     from transformers import AutoModelForCausalLM, MixtralConfig
 
@@ -189,22 +191,20 @@ def peak(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run one part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     loaded = {"decode": decode, "resident": resident, "packing": packing, "memory": memory}
     loaded["peak"] = peak
-    parser.add_argument("part", choices=loaded)
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--runs", type=int, default=3, help="of memory")
-    parser.add_argument("--hqq", action="store_true", help="of packing and memory: HQQ in full")
-    parser.add_argument("--folder", default="", help="of memory: with room for 3 GB")
-    parser.add_argument("--form", default="none", help="of peak: model, baseline, none, RTN, HQQ")
-    parser.add_argument("--cache", default="", help="of peak")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        *loaded,
+        pairs=9,
+        tokens=64,
+        threads=torch.get_num_threads(),
+        runs=(3, "of memory"),
+        hqq=(False, "of packing and memory: HQQ in full"),
+        folder=("", "of memory: with room for 3 GB"),
+        form=("none", "of peak: model, baseline, none, RTN, HQQ"),
+        cache=("", "of peak"),
+    )
     args.runs = 1 if args.tiny else args.runs
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

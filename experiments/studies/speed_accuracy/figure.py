@@ -9,7 +9,6 @@ and rank agree, and what has no partner is named. Writes speed_accuracy.png besi
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from analysis.collect import collect
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from analysis.tradeoffs import evaluated, scored
+from experiments.harness import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,11 +128,12 @@ def draw(found: pd.DataFrame) -> Figure:
 
 def main() -> None:
     """Read, join, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--accuracy", type=Path, default=Path("results"), help="a results folder")
-    parser.add_argument("--speed", type=Path, nargs="+", required=True, help="surface's lines")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("speed_accuracy.png"))
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        accuracy=(Path("results"), "a results folder"),
+        speed=(Path, "surface's lines"),
+        out=Path(__file__).with_name("speed_accuracy.png"),
+    )
     try:
         lines = [line for path in args.speed for line in path.read_text().splitlines()]
         found = join(accuracies(collect(args.accuracy)), speeds(lines))

@@ -11,7 +11,6 @@ the plans of that run are compared with those of a replay of its trace.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from experiments.harness import arguments
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
@@ -138,14 +138,14 @@ def equal_plans(loaded: LoadedModel, ids: torch.Tensor, prompt: int) -> tuple[in
 
 def main() -> None:
     """Record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", required=True, help="tokens (FILE.bin) or text, held out")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--fraction", type=float, default=0.3, help="of the neurons")
-    parser.add_argument("--texts", type=int, default=12)
-    parser.add_argument("--tokens", type=int, default=128, help="decoded of each")
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        text=(str, "tokens (FILE.bin) or text, held out"),
+        out=Path,
+        fraction=(0.3, "of the neurons"),
+        texts=12,
+        tokens=(128, "decoded of each"),
+    )
     torch.set_num_threads(1)
     count, tokens, prompt = (2, 8, 8) if args.tiny else (args.texts, args.tokens, 32)
     loaded = load_model("tiny", bundles=True, store="ram")

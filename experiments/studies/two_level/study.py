@@ -10,15 +10,14 @@ and draws two_level.png beside this file.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.studies import machine, show
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
+from experiments.harness import arguments, machine, show
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.row_cache import RowCache
@@ -173,16 +172,14 @@ def draw(levels: list[dict[str, Any]], components: list[dict[str, Any]], about: 
 
 def main() -> None:
     """Replay, print, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, required=True, help="the folder of record.py")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--load", type=float, default=4.0, help="r of the figure")
-    parser.add_argument("--budget", type=int, default=4, help="slots of the ablation")
-    parser.add_argument(
-        "--select-s", type=float, default=0.0, help="seconds of selecting per visit"
+    args = arguments(
+        __doc__,
+        traces=(Path, "the folder of record.py"),
+        out=Path(__file__).parent,
+        load=(4.0, "r of the figure"),
+        budget=(4, "slots of the ablation"),
+        select_s=(0.0, "seconds of selecting per visit"),
     )
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
     names = dict.fromkeys(case.trace for case in CASES)
     traces = {name: read_trace(args.traces / f"{name}.parquet") for name in names}
     size = traces["predicted"].geometry.expert_bytes

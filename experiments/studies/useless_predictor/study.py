@@ -12,7 +12,6 @@ both sides open at once and in turns; it means something on an idle machine only
 
 from __future__ import annotations
 
-import argparse
 import json
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,8 +24,8 @@ import torch
 import yaml
 
 from analysis.paired import in_turns, paired_ratio
-from analysis.studies import machine
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
+from experiments.harness import ROOT, arguments, emit, machine
 from moex.api import read_trace
 from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
@@ -38,18 +37,17 @@ from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Setup, load_model, offload
-from moex.runs.provenance import provenance
 from moex.sim.simulator import simulate
 from moex.types import DECODE
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Iterator
 
     from moex.prefetch.base import Prefetcher
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
 
-ROOT = Path(__file__).parents[3]
 LOADS, SLOTS, WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0), (2, 3, 4), (1, 2, 4)
 BAR = 0.95
 Row = dict[str, Any]
@@ -74,7 +72,7 @@ def speed(
     return report.tokens_per_second
 
 
-def simulated(args: argparse.Namespace) -> Iterator[Row]:
+def simulated(args: Namespace) -> Iterator[Row]:
     """A row a cell: whole experts at three widths and three sizes of chunks, then rows."""
     trace = read_trace("tiny")
     trace = trace.select(slice(0, 240 if args.tiny else 1536))
@@ -114,7 +112,7 @@ def seconds(run: OffloadedModel, model: Any, prompts: list[torch.Tensor], tokens
     return run.meter.phases[DECODE].seconds / run.meter.phases[DECODE].passes
 
 
-def live(args: argparse.Namespace) -> Iterator[Row]:
+def live(args: Namespace) -> Iterator[Row]:
     """A row a cell, with the 95 % interval of the paired ratio."""
     torch.set_num_threads(1)
     models = [load_model("tiny", store="ram") for _ in range(2)]  # open at once: a model each
@@ -195,21 +193,19 @@ def draw(rows: list[Row], out: Path) -> None:
 
 def main() -> None:
     """Run what was asked for; a JSON line a cell, and the worst at last."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["simulated", "live"])
-    parser.add_argument("--traces", type=Path, help="the folder of studies/two_level/record.py")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--tiny", action="store_true", help="a smoke run; its numbers mean nothing")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        "simulated",
+        "live",
+        traces=(None, "the folder of studies/two_level/record.py", Path),
+        out=None,
+        repeats=7,
+    )
     rows = []
-    for row in {"simulated": simulated, "live": live}[args.what](args):
-        rows.append({**row, **provenance()})
-        print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if args.what == "simulated" and not args.tiny:
+    for row in {"simulated": simulated, "live": live}[args.part](args):
+        rows.append(row)
+        emit(row, args.out)
+    if args.part == "simulated" and not args.tiny:
         draw(rows, Path(__file__).with_name("useless.png"))
     worst = min(rows, key=lambda row: row["against_none"])
     print(f"worst of all, against prefetch=none (bar {BAR}): {json.dumps(worst)}")

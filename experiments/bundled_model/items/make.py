@@ -1,30 +1,42 @@
-"""Makes test items: choices of which the model should find one likelier than the rest.
+"""Writes the test items that come with moex, or such items made of held-out text.
 
-Four tasks. `replace`: a sentence against itself with one content word replaced by a random word of
-like frequency. `swap`: against itself with two adjacent words swapped. `cloze`: the right word for
-a blank among four of like frequency. `grammar`: minimal pairs, the phenomena in turn. All choices
-are whole sentences, so none is favoured by how it is cut into context and continuation.
+    python experiments/bundled_model/items/make.py                  # moex/assets/items.jsonl.xz
+    python experiments/bundled_model/items/make.py --text FOLDER    # FOLDER/items.jsonl.xz
 
-Sentences come from our own text (`assets/tasks/sentences.txt`, where `[a|b]` are alternatives that
-all fit) or from held-out text in a folder. Items are made one after the other from a seeded
-stream, so the first 100 of 5,000 items are the 100 items of the quick form.
+`moex.evals.items` describes the tasks. Sentences come from our own text (`sentences.txt`, where
+`[a|b]` are alternatives that all fit) or from held-out text in a folder. Items are made one after
+the other from a seeded stream, so the first 100 of 5,000 items are the 100 items of the quick form.
 """
 
-import hashlib
 import json
+import lzma
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from importlib.resources import files
 from itertools import count, cycle, islice
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from moex.evals.grammar import PHENOMENA, minimal_pair
-from moex.evals.text import HELD_OUT, documents, sentences
-from moex.evals.words import FUNCTION_WORDS, WORD, Ranking, rank_words, shipped_ranking, word_list
+from experiments.bundled_model.items.grammar import PHENOMENA, minimal_pair
+from experiments.bundled_model.items.words import (
+    FUNCTION_WORDS,
+    WORD,
+    Ranking,
+    rank_words,
+    shipped_ranking,
+    word_list,
+)
+from experiments.harness import arguments
+from moex.evals.items import NAME, Item, shuffled
+from moex.evals.text import HELD_OUT, documents
+from moex.paths import ASSETS
 
+# A full stop, unless of a title; the sentence must be plain: no quotation, number or abbreviation.
+SENTENCE_END = re.compile(r"(?<!Mr\.)(?<!Mrs\.)(?<!Dr\.)(?<!St\.)(?<=[.!?])\s+")
+PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z',;: -]+[a-z]{2}\.")
+SENTENCE_WORDS = range(8, 26)
 ALTERNATIVES = re.compile(r"\[(.*?)\]")
 # Words that may stand before or after their neighbour: swapping them need not harm a sentence.
 MOVABLE = frozenset(word_list("movable_words"))
@@ -38,18 +50,17 @@ class Sentence(NamedTuple):
     avoid: frozenset[str]
 
 
-class Item(NamedTuple):
-    """Choices and the index of the right one; items of one origin are not independent."""
-
-    choices: tuple[str, ...]
-    gold: int
-    group: str
-    origin: int
+def sentences(text: str) -> Iterator[str]:
+    """Yield the plain sentences of a document, 8 to 25 words each."""
+    for paragraph in text.split("\n\n"):
+        for sentence in SENTENCE_END.split(paragraph):
+            if PLAIN_SENTENCE.fullmatch(sentence) and sentence.count(" ") + 1 in SENTENCE_WORDS:
+                yield sentence
 
 
 def own_sentences(rng: Random) -> Iterator[Sentence]:
     """Yield variants of our own sentences without end, every sentence once a round."""
-    lines = (files("moex") / "assets/tasks/sentences.txt").read_text("utf-8").splitlines()
+    lines = Path(__file__).with_name("sentences.txt").read_text("utf-8").splitlines()
     order = list(enumerate(lines))
     rng.shuffle(order)
     for origin, line in cycle(order):
@@ -128,12 +139,6 @@ Maker = Callable[[Sentence, Ranking, Random], list[str] | None]
 MAKERS: dict[str, Maker] = {"replace": replace, "swap": swap, "cloze": cloze}
 
 
-def shuffled(choices: list[str], rng: Random, group: str, origin: int) -> Item:
-    """An item of choices whose first is right; its index is random, so that a tie earns nothing."""
-    order = rng.sample(range(len(choices)), len(choices))
-    return Item(tuple(choices[i] for i in order), order.index(0), group, origin)
-
-
 def _grammar(rng: Random) -> Iterator[Item]:
     for origin, phenomenon in zip(count(), cycle(PHENOMENA)):
         yield shuffled(list(minimal_pair(phenomenon, rng)), rng, phenomenon, origin)
@@ -159,8 +164,8 @@ def make_items(kind: str, number: int, seed: int, folder: Path | None = None) ->
     items = list(islice(_distinct(stream, 20 * number + 1000), number))
     if len(items) < number:
         raise ValueError(
-            f"{number} items of '{kind}' asked for, the text at {folder or 'moex/assets/tasks'} "
-            f"yields {len(items)}: give limit={len(items)} or more text"
+            f"--count {number}: {folder or 'sentences.txt'} yields {len(items)} items of '{kind}'; "
+            f"try --count {len(items)}, or give more text"
         )
     return items
 
@@ -175,9 +180,38 @@ def _distinct(stream: Iterable[Item], tries: int) -> Iterator[Item]:
             yield item
 
 
-def checksum(items: Iterable[object]) -> str:
-    """16 hex digits that name exactly these items in this order."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(item, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()[:16]
+def own_texts(number: int, seed: int) -> list[dict[str, Any]]:
+    """The first `number` different variants of our own sentences; of one sentence: one origin."""
+    sampled = islice(own_sentences(Random(f"loss/{seed}")), 20 * number + 1000)
+    origins = {sentence.text: sentence.origin for sentence in sampled}
+    return [{"text": t, "origin": n} for t, n in islice(origins.items(), number)]
+
+
+def lines(number: int, folder: Path | None = None) -> Iterator[str]:
+    """The lines of the file of items: every task after the other."""
+    for kind in (*MAKERS, *(["grammar"] if folder is None else [])):
+        for item in make_items(kind, number, 0, folder):
+            yield json.dumps({"task": kind, **item._asdict()})
+    for text in own_texts(number, 0) if folder is None else []:
+        yield json.dumps({"task": "loss", **text})
+
+
+def main() -> None:
+    """Write the file."""
+    given = arguments(
+        __doc__,
+        tiny={"count": 10},
+        text=(None, "a folder of held-out text instead of our own", Path),
+        count=(5000, "items of every task"),
+        out=(None, "default: where moex reads them", Path),
+    )
+    path = given.out or (given.text or ASSETS) / NAME
+    if given.tiny and not given.out:
+        path = Path(os.devnull)
+    with lzma.open(path, "wt", encoding="utf-8", preset=9 | lzma.PRESET_EXTREME) as file:
+        file.writelines(line + "\n" for line in lines(given.count, given.text))
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
