@@ -38,6 +38,13 @@ def test_a_combination_is_bit_equal_ends_and_leaves_nothing(checkpoints, number)
     assert row["wrong"] == {}, row["words"]
 
 
+@pytest.mark.study
+def test_the_tiny_form_of_the_script_runs():
+    words = [sys.executable, combine.__file__, "--tiny"]
+    done = subprocess.run(words, cwd=CONF.parent, capture_output=True, text=True, check=False)
+    assert "2 combinations, 0 failed" in done.stdout, done.stderr
+
+
 def test_combinations_differ_and_can_be_repeated():
     assert combine.combination(3) == combine.combination(3)
     assert len({tuple(combine.combination(number)[1]) for number in range(50)}) == 50

@@ -179,7 +179,6 @@ TINY = {
     "benchmarks/disk_link/kill.py": ("",),
     "benchmarks/forecast/forecast.py": ("--stores disk",),
     "benchmarks/gpu_machine/published.py": ("",),
-    "benchmarks/random_combinations/combine.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
     "benchmarks/spine/lookahead.py": ("",),
@@ -214,22 +213,39 @@ def test_the_tiny_form_of_a_replay_of_recorded_routing_runs(path, monkeypatch, c
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_bundled_model_is_trained_from_text_and_exported(text, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "text"
     held_out(text, folder, ("train", "valid", "test"))
     work, done, model = (tmp_path / name for name in ("work", "run", "model"))
-    room = "bundled_model/training"
-    run(monkeypatch, f"{room}/prepare.py", "--text", folder, "--out", work)
-    words = ("--data", work, "--out", done, "--steps", 20, "--decay", 10)
-    run(monkeypatch, f"{room}/train.py", *words)
+    run(monkeypatch, "bundled_model/training/prepare.py", "--text", folder, "--out", work)
+    words = ("--data", work, "--out", done, "--steps", 2, "--decay", 1)
+    run(monkeypatch, "bundled_model/training/train.py", *words)
     [line] = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
-    assert line["step"] == 20
-    run(monkeypatch, f"{room}/export.py", "--data", work, "--run", done, "--out", model)
+    assert line["step"] == 2
+    run(
+        monkeypatch,
+        "bundled_model/training/export.py",
+        "--data",
+        work,
+        "--run",
+        done,
+        "--out",
+        model,
+    )
     assert json.loads((model / "config.json").read_text())["num_local_experts"] == 8
-    run(monkeypatch, f"{room}/measure.py", "--text", folder, "--trace", tmp_path / "trace.parquet")
+    trace = tmp_path / "trace.parquet"
+    run(monkeypatch, "bundled_model/training/measure.py", "--text", folder, "--trace", trace)
     assert "| mean |" in capsys.readouterr().out
-    log = ROOT / "experiments" / room / "log.jsonl"
-    run(monkeypatch, f"{room}/curve.py", "--log", log, "--out", tmp_path / "curve.png")
+    log = EXPERIMENTS / "bundled_model/training/log.jsonl"
+    run(
+        monkeypatch,
+        "bundled_model/training/curve.py",
+        "--log",
+        log,
+        "--out",
+        tmp_path / "curve.png",
+    )
     assert (tmp_path / "curve.png").is_file()
 
 

@@ -34,17 +34,14 @@ def main() -> None:
 
     def tpot(name: str) -> float:
         meter = Meter()
-        if name == "moex":
-            with offloaded as model:
-                generate(model, prompt, args.tokens, meter)
-        else:
+        if name != "moex":
             stock.set_experts_implementation(name)
-            generate(stock, prompt, args.tokens, meter)
+        generate(mine if name == "moex" else stock, prompt, args.tokens, meter)
         return meter.phases["decode"].seconds / (args.tokens - 1)
 
     names = ("moex", *baselines.IMPLEMENTATIONS)
-    with baselines.stock(args.model, args.dtype) as stock:
-        offloaded = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
+    resident = Setup(LRU(), Memory(loaded.geometry.experts))
+    with baselines.stock(args.model, args.dtype) as stock, offload(loaded, resident) as mine:
         times = in_turns(args.pairs, {name: partial(tpot, name) for name in names})
     layers = loaded.geometry.layers
     print(f"model {args.model}, {args.threads} threads, {args.tokens - 1} tokens, batch 1")

@@ -220,7 +220,7 @@ def main() -> None:
         muon.update(args.lr_muon * factor)
         model.zero_grad(set_to_none=True)
         step += 1
-        if step % 20 == 0:
+        if step % 20 == 0 or step == args.steps:
             line = {
                 "step": step,
                 "tokens": step * args.batch * SEQUENCE,
