@@ -3,7 +3,8 @@
 python -m analysis                 # results/ -> results/figures/*.png and *.pdf
 python -m analysis FOLDER
 python -m analysis --simulate      # first run every simulated study, then draw
-python -m analysis --publish       # renew tables and pictures in experiments/*/ as well
+python -m analysis --publish       # renew tables and pictures in experiments/*/*/ as well
+python -m analysis --publish --force   # also where the published table has more rows
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--simulate", action="store_true", help="run the simulated studies first")
     parser.add_argument("--out", type=Path, help="where figures go; default FOLDER/figures")
     parser.add_argument(
-        "--publish", action="store_true", help="renew the tables and pictures in experiments/*/"
+        "--publish", action="store_true", help="renew the tables and pictures in experiments/*/*/"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="publish over tables that were made of more rows, too"
     )
     parser.add_argument("overrides", nargs="*", help="with --simulate: overrides for every study")
     given = parser.parse_intermixed_args(arguments)
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     for line in noted:
         say(str(line.message))
     paths, failed = draw(table, given.out or given.folder / "figures")
-    for path in [*paths, *(publish(table, say=say) if given.publish else ())]:
+    for path in [*paths, *(publish(table, say=say, force=given.force) if given.publish else ())]:
         print(path)
     if failed:
         raise ValueError(f"{failed} of {len(FIGURES)} figures not drawn; lines above say why")

@@ -1,8 +1,8 @@
 """Figures of what fewer bits cost in loss, in nats/token.
 
-`bits_table` draws rows of experiments/12_quantization/accuracy.py. A row is a quantization of one
-model on the same windows of text: bits of `attention` and of experts, `gate_up` (16: left alone),
-`more` nats/token than unquantized and `stderr`, paired by document; `model`, `windows`. All
+`bits_table` draws rows of experiments/studies/quantization/accuracy.py. A row is a quantization of
+one model on the same windows of text: bits of `attention` and of experts, `gate_up` (16: left
+alone), `more` nats/token than unquantized and `stderr`, paired by document; `model`, `windows`. All
 others draw result rows of mode=eval eval=loss.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MORE = "nats/token over 16 bits"
 KINDS = {"gate and up": "gate_up", "down": "down", "attention": "attention"}
-STUDY = "python experiments/12_quantization/accuracy.py --text FOLDER"
+STUDY = "python experiments/studies/quantization/accuracy.py --text FOLDER"
 EXACT = "python run.py mode=eval eval=loss"
 
 

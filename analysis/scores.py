@@ -1,4 +1,4 @@
-"""Tables of accuracy, as experiments/*/README.md show them: DataFrame -> Markdown."""
+"""Tables of accuracy, as experiments/*/*/README.md show them: DataFrame -> Markdown."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def table_2(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `gpu`, `slots`, `row`, `paper`, `simulated`, `off`.
 
-    The naive row is not simulated (experiments/03_seed1_table2 says why it is no count of loads).
+    The naive row is not simulated: experiments/paper/seed1_table2 says why it is no count of loads.
     """
     rows = table_2_rows(table)
     need(rows, ["prefetch.recall"], "python run.py experiment=tab2_simulated")

@@ -80,7 +80,7 @@ draw("fig2b_speculative_recall")
 #
 # Costs of computing come from the rows without pre-loading, so only "full" is a prediction. The simulator gives
 # pre-loading a copy stream of its own, which the paper's software did not have: too fast on the 3060 and the A100.
-# `experiments/03_seed1_table2` has all columns and two weaker assumptions about overlap.
+# `experiments/paper/seed1_table2` has all columns and two weaker assumptions about overlap.
 
 # %%
 table_2(table).round(3)
@@ -101,7 +101,7 @@ print(f"up to {CORM_SPEEDUP}x, about {CORM_LOSS:g} point of accuracy ({CORM_SOUR
 # %% [markdown]
 # Here neurons are chosen and fetched by a design of our own, on the bundled model, behind an emulated link. The runs take
 # minutes; what they gave is kept with the experiments. Speed beside whole experts with gate lookahead, at equal bytes, for the time that a
-# load takes over a layer's (`experiments/16_neurons`; every pair with its interval stands there):
+# load takes over a layer's (`experiments/studies/neurons`; every pair with its interval stands there):
 
 # %%
 import re
@@ -110,7 +110,7 @@ import pandas as pd
 
 from analysis.style import COLOURS, new
 
-text = Path("experiments/16_neurons/README.md").read_text()
+text = Path("experiments/studies/neurons/README.md").read_text()
 rows = re.findall(r"^\| ([\d.]+) \| (\d) \|.*? ([\d.]+) \[([\d.]+), ([\d.]+)\]", text, re.MULTILINE)
 neurons = pd.DataFrame(rows, columns=["load", "slots", "speedup", "low", "high"]).astype(float)
 neurons = neurons.drop_duplicates(["load", "slots"])
@@ -134,10 +134,10 @@ figure
 
 # %% [markdown]
 # The slower the link beside computing, the more rows are worth; computing is a small model's, for which choosing rows costs
-# about as much as a layer. Accuracy over the share of neurons computed (`experiments/29_corm_sparsity`), the published loss being
+# about as much as a layer. Accuracy over the share of neurons computed (`experiments/paper/corm_sparsity`), the published loss being
 # one point:
 
 # %%
 from IPython.display import Image
 
-Image("experiments/29_corm_sparsity/corm_sparsity.png")
+Image("experiments/paper/corm_sparsity/corm_sparsity.png")

@@ -121,7 +121,7 @@ table.round(3)
 #
 # `prefetch=mlp` sees the hidden state itself, up to three layers ahead; it starts as the routers themselves, so that it cannot begin
 # worse than the gate. `prefetch=linear` is its control, a matrix instead of a network, with three quarters of the gain
-# (`experiments/11_predictors`). For another model it takes minutes on one core; the checkpoint is kept in the cache folder and is
+# (`experiments/bundled_model/predictors`). For another model it takes minutes on one core; the checkpoint is kept in the cache folder and is
 # found by the same options:
 #
 # ```

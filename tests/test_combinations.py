@@ -1,4 +1,4 @@
-"""A dozen of the combinations of `experiments/09_random_combinations`, and recordings of them."""
+"""A dozen combinations of `experiments/benchmarks/random_combinations`, and recordings of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from moex.cli.errors import CONF, register_resolvers
 
-SCRIPT = CONF.parent / "experiments/09_random_combinations/combine.py"
+SCRIPT = CONF.parent / "experiments/benchmarks/random_combinations/combine.py"
 spec = importlib.util.spec_from_file_location("combine", SCRIPT)
 assert spec is not None
 assert spec.loader is not None
@@ -36,6 +36,13 @@ def test_a_combination_is_bit_equal_ends_and_leaves_nothing(checkpoints, number)
     register_resolvers()
     row = combine.check(number, checkpoints)
     assert row["wrong"] == {}, row["words"]
+
+
+@pytest.mark.study
+def test_the_tiny_form_of_the_script_runs():
+    words = [sys.executable, combine.__file__, "--tiny"]
+    done = subprocess.run(words, cwd=CONF.parent, capture_output=True, text=True, check=False)
+    assert "2 combinations, 0 failed" in done.stdout, done.stderr
 
 
 def test_combinations_differ_and_can_be_repeated():

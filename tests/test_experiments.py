@@ -25,7 +25,7 @@ def test_a_preset_says_what_it_is_and_is_written_up(name):
     assert f"python run.py experiment={name}" in text
     told = [
         path.parent.name
-        for path in (ROOT / "experiments").glob("*/README.md")
+        for path in (ROOT / "experiments").glob("*/*/README.md")
         if f"experiment={name}" in path.read_text()
     ]
-    assert told, f"no experiments/*/README.md names experiment={name}"
+    assert told, f"no experiments/*/*/README.md names experiment={name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "15_gpu_machine" / "run.py"
+SCRIPT = Path(__file__).parents[1] / "experiments/benchmarks/gpu_machine/run.py"
 ABSENT = """
 from importlib.machinery import PathFinder
 absent = "hydra omegaconf hqq lm_eval wandb numba datasets pandas matplotlib rich".split()

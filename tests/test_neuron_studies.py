@@ -14,7 +14,7 @@ pytestmark = pytest.mark.study
 
 def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
-    run(monkeypatch, "16_neurons/bench.py", "density", "--out", out, "--folder", tmp_path)
+    run(monkeypatch, "studies/neurons/bench.py", "density", "--out", out, "--folder", tmp_path)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     found = {row["store"]: row["break_even"] for row in rows if "break_even" in row}
     assert set(found) == {"ram", "disk"}
@@ -22,7 +22,7 @@ def test_when_rows_pay_is_measured_from_memory_and_files(tmp_path, monkeypatch):
 
 
 def test_neurons_of_a_large_model_are_compared_from_files(tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "16_neurons/geometry.py", "--folder", tmp_path)
+    run(monkeypatch, "studies/neurons/geometry.py", "--folder", tmp_path)
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (row["random_weights"], row["replayed_routing"]) == (True, True)
     assert 0 < row["neurons_device_bytes"] <= row["whole_device_bytes"]
@@ -30,8 +30,8 @@ def test_neurons_of_a_large_model_are_compared_from_files(tmp_path, monkeypatch,
 
 
 def test_an_interval_is_over_prompts_and_repeats_do_not_narrow_it(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS / "16_neurons")
-    over_prompts = script("16_neurons/sides.py").over_prompts
+    monkeypatch.syspath_prepend(EXPERIMENTS / "studies/neurons")
+    over_prompts = script("studies/neurons/sides.py").over_prompts
     turns = [[[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]], [[1.0, 1.0], [2.0, 1.0], [9.0, 1.0]]]
     found = over_prompts(turns)
     assert found["by_prompt"] == pytest.approx([1, 2, 6])
@@ -47,7 +47,7 @@ def test_an_interval_is_over_prompts_and_repeats_do_not_narrow_it(monkeypatch):
 
 
 def test_each_side_decodes_every_prompt_and_they_begin_in_turns(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS / "16_neurons")
+    monkeypatch.syspath_prepend(EXPERIMENTS / "studies/neurons")
     called = []
 
     class Side:
@@ -61,7 +61,7 @@ def test_each_side_decodes_every_prompt_and_they_begin_in_turns(monkeypatch):
         def statistics(self):
             return {f"{self.name}_bytes": len(called)}
 
-    turn = script("16_neurons/sides.py").turn
+    turn = script("studies/neurons/sides.py").turn
     seconds, told = turn([Side("a"), Side("b")], [1, 2], 4, 0)
     assert seconds == [[10, 11], [20, 21]]
     assert called == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
@@ -72,12 +72,12 @@ def test_each_side_decodes_every_prompt_and_they_begin_in_turns(monkeypatch):
 
 def test_the_surface_of_neurons_is_measured_and_shown(tmp_path, monkeypatch, capsys):
     out = tmp_path / "surface.jsonl"
-    run(monkeypatch, "16_neurons/bench.py", "surface", "--out", out)
+    run(monkeypatch, "studies/neurons/bench.py", "surface", "--out", out)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["load_over_layer"] for row in rows] == [4, 0]
     assert all(row["emulated"] and row["prompts"] == 2 for row in rows)
     assert all(row["neurons_device_bytes"] <= row["whole_device_bytes"] for row in rows)
-    shown = script("16_neurons/tables.py")
+    shown = script("studies/neurons/tables.py")
     monkeypatch.setattr(sys, "argv", ["tables.py", str(out)])
     capsys.readouterr()
     shown.main()

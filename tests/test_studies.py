@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import runpy
 import sys
 from random import Random
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from studies import ROOT, run, script
+from studies import EXPERIMENTS, ROOT, run, script
 
 pytestmark = pytest.mark.study
 
@@ -33,18 +34,28 @@ def text(tmp_path_factory):
 def traces(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("traces")
     with pytest.MonkeyPatch.context() as patch:
-        run(patch, "32_two_level/record.py", "--text", text, "--out", folder)
+        run(patch, "studies/two_level/record.py", "--text", text, "--out", folder)
     return folder
 
 
+def held_out(text, folder, splits):
+    """A folder of documents, one of every split and source."""
+    body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
+    for source in ("novels/novels", "wikipedia-articles/articles"):
+        path = folder / f"{source}.jsonl.xz"
+        path.parent.mkdir(parents=True)
+        with lzma.open(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps({"split": s, "text": body}) + "\n" for s in splits)
+
+
 def test_activation_statistics_are_drawn(text, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "31_activation_stats/study.py", "--text", text, "--out", tmp_path)
+    run(monkeypatch, "studies/activation_stats/study.py", "--text", text, "--out", tmp_path)
     assert (tmp_path / "activation_stats.png").is_file()
-    assert capsys.readouterr().out.count("\n| ") == 6
+    assert capsys.readouterr().out.count("\n| ") == 7, "a head and six layers"
 
 
 def test_a_power_law_is_found_where_there_is_one():
-    study = script("31_activation_stats/study.py")
+    study = script("studies/activation_stats/study.py")
     rank = np.arange(1, 301)
     exponent, power, exponential = study.power_law(0.9 * rank**-0.7)
     assert exponent == pytest.approx(0.7)
@@ -54,7 +65,7 @@ def test_a_power_law_is_found_where_there_is_one():
 
 
 def test_neurons_hot_in_one_half_only_are_not_hot():
-    study = script("31_activation_stats/study.py")
+    study = script("studies/activation_stats/study.py")
     used = torch.zeros(8, 4, dtype=torch.bool)
     used[:, 2] = True  # hot in both halves
     used[0:6:2, 1] = True  # in one
@@ -65,14 +76,14 @@ def test_neurons_hot_in_one_half_only_are_not_hot():
 
 
 def test_parts_of_the_two_level_cache_are_taken_away(traces, monkeypatch, capsys):
-    run(monkeypatch, "32_two_level/study.py", "--traces", traces)
+    run(monkeypatch, "studies/two_level/study.py", "--traces", traces)
     told = capsys.readouterr().out
     assert "| no coarse" in told
     assert "ms/token by r" in told
 
 
 def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
-    study = script("32_two_level/study.py")
+    study = script("studies/two_level/study.py")
     trace = study.read_trace(traces / "predicted.parquet")
     geometry = trace.geometry
     for budget in (2, 3, 4):
@@ -86,7 +97,7 @@ def test_thin_places_take_no_more_bytes_than_whole_ones(traces):
 
 
 def test_true_geometry_is_simulated(traces, monkeypatch, capsys):
-    run(monkeypatch, "33_mixtral_neurons/study.py", "--traces", traces)
+    run(monkeypatch, "studies/mixtral_neurons/study.py", "--traces", traces)
     assert "| rtx3060 | perfect kernels | 2 | 2 |" in capsys.readouterr().out
 
 
@@ -94,7 +105,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
     from moex.runner.assemble import load_model
     from moex.sparsity.corm import Corm
 
-    study, loaded = script("33_mixtral_neurons/study.py"), load_model("tiny")
+    study, loaded = script("studies/mixtral_neurons/study.py"), load_model("tiny")
     selector = Corm()
     selector.bind(loaded.geometry, loaded.folder)
     told = study.selector_bytes(loaded.geometry, study.RANK)
@@ -102,7 +113,7 @@ def test_predictor_bytes_are_those_of_the_bundled_one_at_its_geometry():
 
 
 def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, monkeypatch, capsys):
-    path = "34_useless_predictor/study.py"
+    path = "studies/useless_predictor/study.py"
     run(monkeypatch, path, "simulated", "--traces", traces)
     assert "worst of all" in capsys.readouterr().out
     run(monkeypatch, path, "live", "--out", tmp_path / "rows.jsonl")
@@ -111,7 +122,7 @@ def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, mo
 
 
 def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
-    study = script("35_speed_accuracy/figure.py")
+    study = script("studies/speed_accuracy/figure.py")
     accuracy = pd.DataFrame(
         [
             {"fraction": fraction, "mode": "predicted", "rank": 0, "apart": -1.0}
@@ -128,7 +139,7 @@ def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
 
 
 def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
-    study = script("11_predictors/shown.py")
+    study = script("bundled_model/predictors/shown.py")
     rows = [{"mb_by_text": [2.0], "coverage_by_text": [0.4]}]
     rows += [{"mb_by_text": [4.0], "coverage_by_text": [0.6]}]
     assert study.at_bytes(rows, 0, 1.0) == pytest.approx(0.2)
@@ -136,16 +147,10 @@ def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
 
 
 def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, monkeypatch, capsys):
-    body = " ".join(path.read_text() for path in sorted(text.glob("*.txt"))[:8])
-    for source in ("novels/novels", "wikipedia-articles/articles"):
-        path = tmp_path / f"{source}.jsonl.xz"
-        path.parent.mkdir()
-        documents = ({"split": split, "text": body} for split in ("train", "test"))
-        with lzma.open(path, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(document) + "\n" for document in documents)
+    held_out(text, tmp_path, ("train", "test"))
     out = tmp_path / "rows.jsonl"
     words = ("--text", tmp_path, "--out", out, "--cache", tmp_path)
-    run(monkeypatch, "12_quantization/accuracy.py", *words)
+    run(monkeypatch, "studies/quantization/accuracy.py", *words)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["unquantized", "hqq 8 g64", "rtn 8 g64"]
     assert all(len(row["nats"]) == 2 for row in rows), "a window of each source's test split"
@@ -154,11 +159,11 @@ def test_losses_of_solvers_are_measured_on_held_out_documents(text, tmp_path, mo
 
 def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     words = ("--text", text, "--out", tmp_path, "--ranks", 128)
-    run(monkeypatch, "11_predictors/study.py", *words)
+    run(monkeypatch, "bundled_model/predictors/study.py", *words)
     tables = json.loads((tmp_path / "tables.json").read_text())
     assert set(tables) == {"provenance", "experts", "neurons", "up_reuse", "replays"}
     assert {row["rank"] for row in tables["neurons"]} == {"all", 128}
-    shown, picture = script("11_predictors/shown.py"), tmp_path / "predictors.png"
+    shown, picture = script("bundled_model/predictors/shown.py"), tmp_path / "predictors.png"
     words = ["shown.py", str(tmp_path / "tables.json"), "--out", str(picture)]
     monkeypatch.setattr(sys, "argv", words)
     capsys.readouterr()
@@ -170,19 +175,78 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
 
 
 TINY = {
-    "04_disk_link/bench.py": ("reads", "decode"),
-    "07_forecast/forecast.py": ("--stores disk",),
-    "10_predictor_dial/dial.py": ("",),
-    "12_quantization/bench.py": ("resident", "packing"),
-    "13_host_compute/bench.py": ("simulate",),
-    "14_true_geometry/bench.py": ("decode",),
-    "16_neurons/bench.py": ("disk",),
-    "16_neurons/stages.py": ("",),
-    "20_policy_zoo/sequential.py": ("",),
+    "benchmarks/disk_link/bench.py": ("reads", "decode"),
+    "benchmarks/disk_link/kill.py": ("",),
+    "benchmarks/forecast/forecast.py": ("--stores disk",),
+    "benchmarks/gpu_machine/published.py": ("",),
+    "benchmarks/replay_speed/curves.py": ("",),
+    "benchmarks/replay_speed/speed.py": ("",),
+    "benchmarks/spine/lookahead.py": ("",),
+    "benchmarks/spine/overhead.py": ("",),
+    "benchmarks/true_geometry/bench.py": ("decode",),
+    "paper/seed1_table2/table2.py": ("",),
+    "bundled_model/training/make_trace.py": ("--out trace.parquet",),
+    "studies/host_compute/bench.py": ("simulate",),
+    "studies/neurons/bench.py": ("disk",),
+    "studies/neurons/stages.py": ("",),
+    "studies/policy_zoo/sequential.py": ("",),
+    "studies/predictor_dial/dial.py": ("",),
+    "studies/quantization/bench.py": ("resident", "packing"),
 }
-"""Benches that no other test runs, and the parts of them that take seconds."""
-SLOW = {"12_quantization/bench.py": ("memory",), "14_true_geometry/against.py": ("",)}
+"""Scripts that no other test runs, and the parts of them that take seconds."""
+SLOW = {
+    "benchmarks/spine/memory.py": ("",),
+    "benchmarks/sweeps/bench.py": ("",),
+    "benchmarks/true_geometry/against.py": ("",),
+    "studies/quantization/bench.py": ("memory",),
+}
 """Those that start a process for every run."""
+RECORDED = ("benchmarks/replay_conformance/golden.py", "studies/learned_reuse/victims.py")
+"""Those that replay a recorded routing, which is no part of the project."""
+
+
+@pytest.mark.parametrize("path", RECORDED)
+def test_the_tiny_form_of_a_replay_of_recorded_routing_runs(path, monkeypatch, capsys):
+    if not script(RECORDED[0]).folder().is_dir():
+        pytest.skip("no recorded routing: set MOEX_SHARED_DATA to the folder that holds traces/")
+    run(monkeypatch, path)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_bundled_model_is_trained_from_text_and_exported(text, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "text"
+    held_out(text, folder, ("train", "valid", "test"))
+    work, done, model = (tmp_path / name for name in ("work", "run", "model"))
+    run(monkeypatch, "bundled_model/training/prepare.py", "--text", folder, "--out", work)
+    words = ("--data", work, "--out", done, "--steps", 2, "--decay", 1)
+    run(monkeypatch, "bundled_model/training/train.py", *words)
+    [line] = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
+    assert line["step"] == 2
+    run(
+        monkeypatch,
+        "bundled_model/training/export.py",
+        "--data",
+        work,
+        "--run",
+        done,
+        "--out",
+        model,
+    )
+    assert json.loads((model / "config.json").read_text())["num_local_experts"] == 8
+    trace = tmp_path / "trace.parquet"
+    run(monkeypatch, "bundled_model/training/measure.py", "--text", folder, "--trace", trace)
+    assert "| mean |" in capsys.readouterr().out
+    log = EXPERIMENTS / "bundled_model/training/log.jsonl"
+    run(
+        monkeypatch,
+        "bundled_model/training/curve.py",
+        "--log",
+        log,
+        "--out",
+        tmp_path / "curve.png",
+    )
+    assert (tmp_path / "curve.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -198,3 +262,30 @@ def test_the_tiny_form_of_a_bench_runs(path, part, tmp_path, monkeypatch, capsys
     run(monkeypatch, path, *part.split())
     assert capsys.readouterr().out
     assert not list(tmp_path.glob("*.png")), "a glance draws nothing"
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(EXPERIMENTS))
+    for path in EXPERIMENTS.glob("*/*/*.py")
+    if "\ndef main(" in path.read_text()
+)
+
+
+def test_a_test_runs_the_tiny_form_of_every_script():
+    """By its path, under --tiny; test_docs.py holds that commands of READMEs parse."""
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    assert len(SCRIPTS) > 30
+    for path in SCRIPTS:
+        assert any(path in text for text in texts), f"no test runs {path}"
+    everything = "".join(path.read_text() for path in EXPERIMENTS.glob("*/*/*.py"))
+    assert "ArgumentParser" not in everything
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_a_script_explains_its_arguments(path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend((EXPERIMENTS / path).parent)
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPERIMENTS / path), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--tiny" in capsys.readouterr().out

@@ -28,7 +28,7 @@ class LearnedReuse(CachePolicy):
     takes one expert's features (round robin); its next use gives the answer: log visits waited.
     Experts that never return give none, so waits are underestimated. A better regression does not
     make a better policy (arXiv 2608.07911): evaluate it by the rank of its victims, as
-    experiments/06_learned_reuse does. `memory` below 1 discounts old answers.
+    experiments/studies/learned_reuse does. `memory` below 1 discounts old answers.
 
     Raises:
         ValueError: a parameter outside its range.

@@ -1,1 +1,1 @@
-"""Accuracy: generated and published tasks through lm-eval, and bits per byte of held-out text."""
+"""Accuracy: bundled and published tasks through lm-eval, and bits per byte of held-out text."""

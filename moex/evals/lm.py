@@ -52,9 +52,9 @@ def evaluate(
         tokenizer: its tokenizer.
         tasks: names of local tasks (`moex.evals.tasks.LOCAL`) or of any task, group or tag of
             lm-eval, whose data come from the hub or its cache.
-        limit: how many items of each task; by default all of them, 5,000 where they are generated.
+        limit: how many items of each task; by default all of them.
         batch_size: sequences in a batch.
-        seed: draws the generated items, and the examples of few-shot tasks.
+        seed: draws the order of published choices, and the examples of few-shot tasks.
         data_dir: folder of the published items, for `*_local`.
         text_dir: folder of the held-out text, for `heldout_*`.
         items: is filled with every item's scores, for `moex.evals.paired`.

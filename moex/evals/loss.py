@@ -7,10 +7,8 @@ context, so their errors, computed as if sentences were independent, are too sma
 
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
-from moex.evals.items import own_sentences
 from moex.evals.text import HELD_OUT, documents, encode
 
 if TYPE_CHECKING:
@@ -21,13 +19,6 @@ TOKENS = 512
 """Of a text at most so many are scored."""
 BATCH = 8
 """Texts at once: logits of long ones fill memory."""
-
-
-def own_texts(number: int, seed: int) -> list[dict[str, Any]]:
-    """The first `number` different variants of our own sentences; of one sentence: one origin."""
-    sampled = islice(own_sentences(Random(f"loss/{seed}")), 20 * number + 1000)
-    origins = {sentence.text: sentence.origin for sentence in sampled}
-    return [{"text": t, "origin": n} for t, n in islice(origins.items(), number)]
 
 
 def held_out_texts(number: int, folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Our own (`moex_*`) need nothing, `heldout_*` need a folder of held-out text, `*_local` need a folder
 of published items (BLiMP, LAMBADA, HellaSwag, PIQA) and are worded as lm-eval's tasks of these
 names, so their numbers compare. Every task but the losses (`moex.evals.loss`) is an inline lm-eval
-configuration whose documents are made in memory: nothing is downloaded and nothing is written.
+configuration whose documents are in memory: nothing is downloaded and nothing is written.
 """
 
 import json
@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from moex.evals.items import Item, make_items, shuffled
-from moex.evals.loss import held_out_texts, own_texts
+from moex.evals.items import Item, read_items, shuffled
+from moex.evals.loss import held_out_texts
 
 OWN = {f"moex_{kind}": kind for kind in ("replace", "swap", "cloze", "grammar")}
 HELD_OUT = {f"heldout_{kind}": kind for kind in ("replace", "swap", "cloze")}
 LOSSES = ("moex_loss", "heldout_loss")
-DEFAULT_ITEMS, DEFAULT_TEXTS = 5000, 1000
+DEFAULT_TEXTS = 1000
 Document = dict[str, Any]
 
 
@@ -90,12 +90,12 @@ def task_documents(
     """The documents of a local task, the first `limit` of them.
 
     Raises:
-        ValueError: the task needs a folder that was not given.
+        ValueError: the task needs a folder that was not given, or has fewer items.
     """
     if name in OWN:
-        return [_document(item) for item in make_items(OWN[name], limit or DEFAULT_ITEMS, seed)]
+        return [{"context": "", **item} for item in read_items(OWN[name], limit)]
     if name == "moex_loss":
-        return own_texts(limit or DEFAULT_TEXTS, seed)
+        return read_items("loss", limit or DEFAULT_TEXTS)
     if name in (*HELD_OUT, "heldout_loss"):
         if text_dir is None:
             own = name.replace("heldout", "moex")
@@ -105,8 +105,7 @@ def task_documents(
             )
         if name == "heldout_loss":
             return held_out_texts(limit or DEFAULT_TEXTS, text_dir)
-        items = make_items(HELD_OUT[name], limit or DEFAULT_ITEMS, seed, text_dir)
-        return [_document(item) for item in items]
+        return [{"context": "", **item} for item in read_items(HELD_OUT[name], limit, text_dir)]
     if data_dir is None:
         raise ValueError(
             f"task '{name}' reads published items and eval.data_dir is not set: give the folder "

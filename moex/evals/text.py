@@ -1,4 +1,4 @@
-"""Held-out text: documents of a folder, normalised, encoded for the model, cut into sentences.
+"""Held-out text: documents of a folder, normalised, encoded for the model.
 
 A folder holds `novels/novels.jsonl.xz` and `wikipedia-articles/articles.jsonl.xz`, one JSON object
 per line with `text` and `split`; complete novels and articles are held out. The script that
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 SOURCES = {"novels": "novels/novels.jsonl.xz", "articles": "wikipedia-articles/articles.jsonl.xz"}
 HELD_OUT = ("valid", "test")
 PIECE = re.compile(r".{1,20000}(?:\n\n|\Z)|.{1,40000}", re.S)
-# A full stop, unless of a title; the sentence must be plain: no quotation, number or abbreviation.
-SENTENCE_END = re.compile(r"(?<!Mr\.)(?<!Mrs\.)(?<!Dr\.)(?<!St\.)(?<=[.!?])\s+")
-PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z',;: -]+[a-z]{2}\.")
-SENTENCE_WORDS = range(8, 26)
 
 
 def normalise(text: str) -> str:
@@ -59,11 +55,3 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """A document as the model was trained on it: the end-of-text token, then its pieces."""
     encoded = tokenizer(pieces(text), add_special_tokens=False)["input_ids"]
     return [tokenizer.eos_token_id, *(token for piece in encoded for token in piece)]
-
-
-def sentences(text: str) -> Iterator[str]:
-    """Yield the plain sentences of a document, 8 to 25 words each."""
-    for paragraph in text.split("\n\n"):
-        for sentence in SENTENCE_END.split(paragraph):
-            if PLAIN_SENTENCE.fullmatch(sentence) and sentence.count(" ") + 1 in SENTENCE_WORDS:
-                yield sentence

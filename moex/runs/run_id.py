@@ -135,9 +135,9 @@ def checkpoint_paths(kind: str, model: Path) -> tuple[Path, Path]:
 
 @cache
 def code_version(package: str = "") -> str:
-    """Return ten hex digits of the files of moex or one of its packages: .py and .txt."""
+    """Return ten hex digits of the files of moex or one of its packages: .py and items."""
     folder = Path(__file__).parents[1] / package
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".txt"))
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".xz"))
     return _digest(b"\0".join(path.read_bytes() for path in files))[:10]
 
 

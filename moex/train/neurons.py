@@ -30,7 +30,8 @@ class NeuronTrainer(Trainer):
     """Trains `sparsity=corm`: factors from statistics, then codes predicted a layer early.
 
     The factors are not trained by gradients: their closed form from the second moment of the states
-    recalls more neurons than a network of equal size trained on labels (experiments/11_predictors).
+    recalls more neurons than a network of equal size trained on labels
+    (experiments/bundled_model/predictors).
 
     Args:
         weights: of a layer: rows of gate and up [experts, 2 * intermediate, hidden], norms of down

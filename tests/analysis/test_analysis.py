@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -131,8 +132,8 @@ def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsy
 def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies, tmp_path):
     with warnings.catch_warnings(action="ignore"):
         table = collect(studies)
-    readme = tmp_path / "20" / "README.md"
-    readme.parent.mkdir()
+    readme = tmp_path / "studies" / "buffers" / "README.md"
+    readme.parent.mkdir(parents=True)
     blocks = "".join(
         f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in ("buffers", "pareto")
     )
@@ -152,8 +153,24 @@ def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies,
     assert "buffers not published: table: no tokens_per_second" in said[1]
 
 
+def test_a_table_of_fewer_rows_is_published_only_by_force(studies, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        table = collect(studies).assign(smoke=False)
+    readme = tmp_path / "studies" / "buffers" / "README.md"
+    readme.parent.mkdir(parents=True)
+    readme.write_text("<!-- table buffers -->\nold\n<!-- end -->\n")
+    publish(table, tmp_path)
+    text, said = readme.read_text(), []
+    rows = FIGURES["buffers"].rows(table)
+    assert not publish(rows[:1], tmp_path, said.append)
+    assert re.search(r"found \d+ \w+ of the table, the published one has \d+: .*--force", said[0])
+    assert readme.read_text() == text
+    assert readme in publish(rows[:1], tmp_path, said.append, force=True)
+    assert readme.read_text() != text
+
+
 def test_every_table_of_the_write_ups_is_one_that_can_be_made():
-    for readme in (ROOT / "experiments").glob("*/README.md"):
+    for readme in (ROOT / "experiments").glob("*/*/README.md"):
         text = readme.read_text()
         assert text.count("<!-- table ") == len(BLOCK.findall(text)) == text.count("<!-- end -->")
         for _, name, _ in BLOCK.findall(text):

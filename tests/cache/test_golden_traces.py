@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "experiments/01_replay_conformance/golden.py"
+SCRIPT = Path(__file__).parents[2] / "experiments/benchmarks/replay_conformance/golden.py"
 spec = importlib.util.spec_from_file_location("golden", SCRIPT)
 assert spec is not None
 assert spec.loader is not None

@@ -1,147 +1,54 @@
-import re
-from random import Random
+"""The items that moex reads: those of the package, and those made of held-out text."""
+
+import json
+import lzma
 
 import pytest
 
-from moex.evals.grammar import PHENOMENA, minimal_pair
-from moex.evals.items import checksum, make_items, own_sentences
-from moex.evals.words import FUNCTION_WORDS, WORD, rank_words, shipped_ranking
-
-KINDS = ("replace", "swap", "cloze", "grammar")
-SENTENCE_KINDS = KINDS[:3]
+from moex.evals.items import NAME, checksum, read_items
+from moex.evals.tasks import OWN, task_documents
 
 
-def good_and_bad(item):
-    bad = [choice for i, choice in enumerate(item.choices) if i != item.gold]
-    return item.choices[item.gold], bad
+@pytest.mark.parametrize("kind", OWN.values())
+def test_there_are_five_thousand_different_items_of_every_task(kind):
+    items = read_items(kind, None)
+    assert len({frozenset(item["choices"]) for item in items}) == len(items) == 5000
+    assert read_items(kind, 100) == items[:100]
 
 
-def differing_words(one, other):
-    pairs = list(zip(WORD.findall(one), WORD.findall(other), strict=True))
-    return [pair for pair in pairs if pair[0] != pair[1]]
+CHECKSUMS = {
+    "moex_replace": ("0688b9cfa02a48f9", "3a8b9425248705d5"),
+    "moex_swap": ("b9264af1d62e456c", "e17e84e962bcc07b"),
+    "moex_cloze": ("1a79247f6902f094", "497710da8d693355"),
+    "moex_grammar": ("85060587f6956f62", "b1eddf9039c55b46"),
+    "moex_loss": ("178ea462f3c394a8", "1b4c2df5749aa1c7"),
+}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def items(request):
-    return request.param, make_items(request.param, 5000, seed=0)
+@pytest.mark.parametrize("task", CHECKSUMS)
+def test_the_items_are_those_that_results_were_measured_on(task):
+    """Checksums as rows of earlier releases hold them, of 100 and of all items."""
+    documents = [task_documents(task, limit, 0, None, None) for limit in (100, None)]
+    assert tuple(map(checksum, documents)) == CHECKSUMS[task]
 
 
-def test_there_are_five_thousand_distinct_items_of_every_kind(items):
-    _, made = items
-    assert len({frozenset(item.choices) for item in made}) == 5000
+def test_more_items_than_there_are_is_refused_with_a_limit_that_works():
+    with pytest.raises(ValueError, match=r"^eval.limit=5001: moex_swap has 5000 items; try") as no:
+        task_documents("moex_swap", 5001, 0, None, None)
+    assert len(task_documents("moex_swap", int(str(no.value).rpartition("=")[2]), 0, None, None))
 
 
-def test_items_are_the_same_every_time_and_the_short_form_is_their_beginning(items):
-    kind, made = items
-    assert make_items(kind, 100, seed=0) == made[:100]
-    assert checksum(make_items(kind, 100, seed=0)) == checksum(made[:100])
+def test_items_of_held_out_text_are_read_beside_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no items .*make.py --text"):
+        task_documents("heldout_swap", 1, 0, None, tmp_path)
+    item = {"choices": ["A dog ran.", "A ran dog."], "gold": 0, "group": "", "origin": 3}
+    with lzma.open(tmp_path / NAME, "wt", encoding="utf-8") as file:
+        file.write(json.dumps({"task": "swap", **item}) + "\n")
+    assert task_documents("heldout_swap", 1, 0, None, tmp_path) == [{"context": "", **item}]
+    with pytest.raises(ValueError, match="heldout_swap has 1 items; try"):
+        task_documents("heldout_swap", 2, 0, None, tmp_path)
 
 
-def test_another_seed_gives_other_items(items):
-    kind, made = items
-    assert checksum(make_items(kind, 100, seed=1)) != checksum(made[:100])
-
-
-def test_the_right_choice_has_no_preferred_place(items):
-    _, made = items
-    places = len(made[0].choices)
-    for place in range(places):
-        share = sum(item.gold == place for item in made) / len(made)
-        assert share == pytest.approx(1 / places, abs=0.03)
-
-
-def test_the_first_hundred_items_are_of_a_hundred_different_sentences(items):
-    _, made = items
-    assert len({item.origin for item in made[:100]}) == 100
-
-
-@pytest.mark.parametrize("kind", ["replace", "cloze"])
-def test_wrong_choices_replace_one_content_word_by_one_of_like_frequency(kind):
-    place = shipped_ranking().place
-    for item in make_items(kind, 2000, seed=0):
-        good, wrong = good_and_bad(item)
-        assert len(wrong) == {"replace": 1, "cloze": 3}[kind]
-        for bad in wrong:
-            [(word, other)] = differing_words(good, bad)
-            assert not {word, other} & FUNCTION_WORDS
-            low, high = sorted((place[word] + 1, place[other] + 1))
-            assert high <= 1.25 * low + 2.5
-            assert re.sub(rf"\b{word}\b", other, good) == bad
-
-
-def test_a_replacement_is_never_an_alternative_that_would_fit():
-    sentences = own_sentences(Random(0))
-    words = {}
-    for sentence in (next(sentences) for _ in range(400)):
-        words[sentence.origin] = sentence.avoid
-    for item in make_items("replace", 1000, seed=0):
-        good, [bad] = good_and_bad(item)
-        [(_, other)] = differing_words(good, bad)
-        assert other not in words[item.origin]
-
-
-def test_a_swap_exchanges_two_neighbours_and_nothing_else():
-    for item in make_items("swap", 2000, seed=0):
-        good, [bad] = good_and_bad(item)
-        before, after = good.split(" "), bad.split(" ")
-        places = [i for i, pair in enumerate(zip(before, after, strict=True)) if len({*pair}) == 2]
-        first, second = places
-        assert second == first + 1
-        assert (before[first], before[second]) == (after[second], after[first])
-
-
-def test_our_sentences_are_whole_and_have_no_markup_left():
-    sentences = own_sentences(Random(0))
-    for sentence in (next(sentences) for _ in range(1000)):
-        assert re.fullmatch(r"[A-Z][A-Za-z,' ]+\.", sentence.text)
-
-
-def test_a_text_that_is_too_short_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no held-out text at .*novels"):
-        make_items("replace", 10, seed=0, folder=tmp_path)
-
-
-def test_ranking_counts_content_words_and_leaves_names_out():
-    text = "The dog saw the dog and the cat. " * 5 + "Rose met a rose. Rose left. " * 5
-    assert rank_words([text]).words == ["dog", "cat", "left", "met"]
-
-
-@pytest.mark.parametrize("phenomenon", PHENOMENA)
-def test_minimal_pairs_differ_in_one_word(phenomenon):
-    rng = Random(0)
-    pairs = {minimal_pair(phenomenon, rng) for _ in range(6000)}
-    assert len(pairs) > 1000
-    for good, bad in pairs:
-        assert len(differing_words(good, bad)) == 1
-        assert re.fullmatch(r"[A-Z][A-Za-z ]+\.", good)
-
-
-def test_grammar_covers_its_phenomena_in_turn():
-    groups = [item.group for item in make_items("grammar", 100, seed=0)]
-    assert len(set(groups)) == len(PHENOMENA) >= 8
-    assert max(map(groups.count, groups)) - min(map(groups.count, groups)) <= 2
-
-
-@pytest.mark.parametrize(
-    ("phenomenon", "one", "other"),
-    [
-        ("agreement", r"<(was|is|has)", r"<(were|are|have)"),
-        ("article", r"<a\|", r"<an\|"),
-        ("gap", r"<what", r"<that"),
-        ("comparison", r"<\w+er\|", r" as <"),
-    ],
-)
-def test_both_directions_of_a_cue_are_drawn_equally_often(phenomenon, one, other):
-    rng = Random(0)
-    drawn = [PHENOMENA[phenomenon](rng.choice) for _ in range(2000)]
-    counts = [sum(bool(re.search(pattern, text)) for text in drawn) for pattern in (one, other)]
-    assert counts[0] + counts[1] >= 2000
-    assert abs(counts[0] - counts[1]) < 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", SENTENCE_KINDS)
-def test_held_out_text_gives_five_thousand_items(shared, kind):
-    items = make_items(kind, 5000, seed=0, folder=shared / "text")
-    assert len({item.origin for item in items}) == 5000
-    assert make_items(kind, 50, seed=0, folder=shared / "text") == items[:50]
+def test_a_seed_draws_no_other_items():
+    documents = [task_documents("moex_cloze", 5, seed, None, None) for seed in (0, 1)]
+    assert documents[0] == documents[1]

@@ -8,13 +8,14 @@ import lzma
 import pytest
 import torch
 
+from moex.evals.items import read_items
 from moex.evals.lm import evaluate
-from moex.evals.loss import TOKENS, held_out_texts, nats_per_token, own_texts
+from moex.evals.loss import TOKENS, held_out_texts, nats_per_token
 from moex.evals.paired import differences
 
 
 def test_nats_are_those_of_every_text_alone(model, tokenizer):
-    texts = own_texts(12, seed=0)
+    texts = read_items("loss", 12)
     items: dict = {}
     [row] = evaluate(model, tokenizer, ["moex_loss"], limit=12, items=items)
     nats = tokens = 0
@@ -35,17 +36,9 @@ def test_nats_are_those_of_every_text_alone(model, tokenizer):
 def test_losses_stand_beside_tasks_and_batches_change_nothing(model, tokenizer):
     rows = evaluate(model, tokenizer, ["moex_swap", "moex_loss"], limit=4)
     assert {row["task"] for row in rows} == {"moex_swap", "moex_loss"}
-    texts = own_texts(10, seed=1)
+    texts = read_items("loss", 10)
     one, many = (nats_per_token(model, tokenizer, texts, size) for size in (1, 8))
     assert [nats for _, nats in one] == pytest.approx([nats for _, nats in many], rel=1e-5)
-
-
-def test_variants_of_our_own_sentences_differ_and_know_their_sentence():
-    texts = own_texts(500, seed=0)
-    assert len({text["text"] for text in texts}) == 500
-    assert len({text["origin"] for text in texts}) < 300
-    assert own_texts(20, seed=0) == texts[:20]
-    assert own_texts(20, seed=1) != texts[:20]
 
 
 def test_held_out_documents_are_cut_and_their_kinds_take_turns(model, tokenizer, tmp_path):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_killed_multirun_resumes_to_the_same_rows():
-    script = "experiments/08_interrupted_sweep/kill.py"
+    script = "experiments/benchmarks/interrupted_sweep/kill.py"
     done = subprocess.run(
         [sys.executable, script, "--cells", "6", "--kills", "2"],
         cwd=ROOT,

@@ -1,0 +1,1 @@
+"""Questions, commands, results: the scripts of the four rooms, and what they share."""
