@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
-from moex.decisions.rows import whole_from
+from moex.decisions.rows import known_break_even
 from moex.paths import trace_path
 from moex.sim.replay import decode_lower_bound_s, replay
 from moex.trace.format import Trace, write_trace
@@ -96,19 +96,28 @@ def load(
         sparsity: selects the neurons that count for a token; default all.
         rows: with `sparsity`, the share of an expert's neurons that a slot holds.
         break_even: with `sparsity`, the share of rows from which whole experts are moved; default:
-            the hardware profile's value for the store, else 1.
+            the hardware profile's value for the store, else what is measured here once.
         link: what moves experts: "auto", a file of `moex/link`, or the dotted name of a class.
     """
     from moex.runner.assemble import Setup, load_model, offload
+    from moex.store.base import store_class
 
     memory = Memory(
         slots, budget, pool, staging, store, reader_threads, rows, break_even, None, link
     )
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
-    bundles = selector is not None
-    wholes = whole_from(memory, hardware, "disk") < 1
+    known = known_break_even(memory, hardware, store_class(store).name)
+    fraction = selector.share if selector is not None and rows == 1 else 0.0
     loaded = load_model(
-        name, dtype, device, store, cache_dir, quant=quant, bundles=bundles, wholes=wholes
+        name,
+        dtype,
+        device,
+        store,
+        cache_dir,
+        quant=quant,
+        bundles=selector is not None,
+        break_even=known,
+        fraction=fraction,
     )
     with ExitStack() as stack:
         stack.callback(loaded.store.close)
@@ -142,7 +151,8 @@ def simulate(
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
-    decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, sparsity)
+    neurons = 0.0 if sparsity else None
+    decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, neurons)
     report = replay(decisions, trace, hardware, cold, on_plan)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
     return report

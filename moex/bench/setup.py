@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
 from moex.hardware.process_memory import trim
 from moex.runner.assemble import Setup, offload
 from moex.runner.routing_replay import read_routing
@@ -89,10 +88,14 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         replayed_routing=offloaded.routing is not None,
         planned_device_bytes=offloaded.planned_bytes,
     )
-    if setup.selector is not None and isinstance(cache, RowCache):
+    if setup.selector is not None:
         report.lossy.append("sparsity")
-        masks = setup.selector.prefill
-        report.fill(rows=cache.share, break_even=cache.break_even, prefill_masks=masks)
+        report.fill(
+            rows=setup.memory.rows,
+            break_even=offloaded.break_even,
+            rows_moved=cache.by_rows,
+            prefill_masks=setup.selector.prefill,
+        )
     loaded.describe(report)
     if setup.skips:
         report.lossy.append("miss")

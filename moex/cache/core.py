@@ -50,6 +50,9 @@ class ExpertCache:
         ValueError: a capacity that cannot serve one visit, or a policy without what it needs.
     """
 
+    selects: bool = False
+    """Whether only selected neurons are computed, whatever is moved."""
+
     by_rows: bool = False
     """Whether experts are held and moved by rows (`RowCache`)."""
 
@@ -245,7 +248,7 @@ class ExpertCache:
                 continue
             slot = self._free.popleft()
             self._in_flight[expert] = slot
-            loads.append(Load(expert, slot, rows, speculative=True))
+            loads.append(Load(expert, slot, rows if self.by_rows else None, speculative=True))
             room -= 1
         return Plan(clock, loads=tuple(loads))
 

@@ -35,7 +35,7 @@ class RowCache(ExpertCache):
         ValueError: a share outside (0, 1].
     """
 
-    by_rows = True
+    selects = by_rows = True
 
     def __init__(
         self,

@@ -18,12 +18,12 @@ import torch
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.calibrate import row_break_even
 from moex.calibrate.cost_fit import offloaded_costs
 from moex.hardware.profile import HardwareProfile
 from moex.models import experts_interface
 from moex.runner.assemble import Setup, offload
 from moex.runner.meter import synchronize
+from moex.store import row_break_even
 from moex.store.layout import Planes
 from moex.store.slots import Slots
 from moex.types import DECODE, Expert

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
-from moex.decisions.rows import row_settings
+from moex.decisions.rows import moves_rows, row_settings
 
 if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
@@ -32,7 +32,8 @@ class Decisions:
         prefetcher: default none.
         miss: handler of absent experts, not bound to a profile; default: fetch them.
         seed: for everything that is random.
-        neurons: whether only the rows that the recorded run selected are moved.
+        neurons: the share of an expert's rows that a token selects, 0 if it varies; None: all rows
+            are computed.
         store: where the master copies are ("ram" or "disk"), for the break-even of rows.
     """
 
@@ -41,8 +42,12 @@ class Decisions:
     prefetcher: Prefetcher | None = None
     miss: MissHandler | None = None
     seed: int = 0
-    neurons: bool = False
+    neurons: float | None = None
     store: str = "ram"
+
+    def moves_rows(self, hardware: HardwareProfile | None = None) -> bool:
+        """Whether rows of experts are moved, not whole ones."""
+        return moves_rows(self.memory, hardware, self.store, self.neurons)
 
     def build(
         self,
@@ -51,7 +56,7 @@ class Decisions:
         future: Future | None = None,
         needs: Needs | None = None,
     ) -> ExpertCache:
-        """Return a fresh cache, with misses handled for this hardware: by rows, with `neurons`.
+        """Return a fresh cache, with misses handled for this hardware.
 
         Args:
             geometry: of the model or trace.
@@ -73,8 +78,10 @@ class Decisions:
             future,
             self.miss.bound(geometry, hardware).split if self.miss else None,
         )
-        if self.neurons:
+        if self.moves_rows(hardware):
             return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
         cache = ExpertCache(*given)
-        memory.refuse_rows()
+        cache.selects = self.neurons is not None
+        if not cache.selects:
+            memory.refuse_rows()
         return cache

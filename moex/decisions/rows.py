@@ -20,6 +20,35 @@ def whole_from(memory: Memory, hardware: HardwareProfile | None, store: str) -> 
     return share if memory.rows == 1 else 1.0
 
 
+def known_break_even(memory: Memory, hardware: HardwareProfile | None, store: str) -> float | None:
+    """Return the break-even that settings give for a store; None: it is to be measured.
+
+    An emulated link has that of its profile, or moves rows always: measured would be this one's.
+    """
+    given = hardware is not None and (hardware.timed or hardware.break_even)
+    if given or memory.break_even is not None or memory.rows < 1:
+        return whole_from(memory, hardware, store)
+    return None
+
+
+def moves_rows(
+    memory: Memory, hardware: HardwareProfile | None, store: str, neurons: float | None
+) -> bool:
+    """Whether rows are moved; else whole experts, of which only selected neurons are computed.
+
+    Rows are if an expert's slot holds only some, or if fewer than the break-even are selected.
+
+    Args:
+        memory: rows in a slot, and the break-even if it is set.
+        hardware: the profile whose break-even counts otherwise.
+        store: name of the store.
+        neurons: as in `Decisions`.
+    """
+    if neurons is None:
+        return False
+    return memory.rows < 1 or neurons < whole_from(memory, hardware, store)
+
+
 def row_settings(
     memory: Memory, geometry: Geometry, hardware: HardwareProfile | None, store: str
 ) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from moex.models.random_weights import bytes_as_tokens, fill_randomly
 from moex.models.shards import Folder, Streamed
 from moex.paths import cache_folder, model_folder
 from moex.quant.packing import ExpertPacking, linear_settings, quantize_linears
+from moex.store import row_break_even
 from moex.store.base import store_class
 from moex.store.bundles import Bundles, NeuronPacking
 from moex.store.disk import DiskStore
@@ -46,7 +47,8 @@ class LoadedModel:
 
     `quantized` describes the quantization settings (None: not quantized); `packing` binds an
     expert's packed record for computing; `process_bytes` is what interpreter and libraries held on
-    a CPU when everything was loaded, so that a budget gives every run the same number of slots.
+    a CPU when everything was loaded, so that a budget gives every run the same number of slots;
+    `break_even` is the share of rows from which on whole experts are moved, if neurons may be.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class LoadedModel:
     packing: ExpertPacking | None = None
     quantized: dict[str, Any] | None = None
     process_bytes: int = 0
+    break_even: float | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,7 +103,8 @@ def load_model(
     architecture: Mapping[str, Any] | None = None,
     quant: Scheme | None = None,
     bundles: bool = False,
-    wholes: bool = False,
+    break_even: float | None = 1.0,
+    fraction: float = 0.0,
 ) -> LoadedModel:
     """Load a model's skeleton to the device and its experts to a store.
 
@@ -118,8 +122,10 @@ def load_model(
         architecture: settings of a model with random weights to build instead; `name` is a label.
         quant: the quantization scheme; default none: weights as in the checkpoint.
         bundles: store experts neuron by neuron, for a neuron selector.
-        wholes: also store them on disk in the layout of full-size slots: twice the disk space, for
-            runs that move many rows by moving whole experts.
+        break_even: with `bundles`, the share of rows from which on whole experts are moved; None:
+            measured here once (`store.row_break_even`). Below 1 whole experts are on disk, too.
+        fraction: with `bundles`, the share of rows that is selected: from `break_even` on, only
+            whole experts are stored and moved.
 
     Raises:
         ValueError: an unknown store, device or dtype, or a model that is not supported.
@@ -151,16 +157,23 @@ def load_model(
         settings = chosen if any(chosen.values()) else None
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
-    layout: Any = Bundles(tensors) if bundles else Planes(tensors)
+    layout: Any
     if packing:
-        layout = packing.layout if bundles else Planes(tensors, packing.bind)
+        layout, break_even = packing.layout if bundles else Planes(tensors, packing.bind), 1.0
+    elif bundles:
+        if break_even is None:
+            break_even = row_break_even.kept(tensors, kind.name, cache.expanduser(), device)
+        rows = Bundles(tensors)
+        layout = rows if fraction < break_even else rows.planes(rows.neurons)
+    else:
+        layout = Planes(tensors)
     geometry = experts_interface.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if kind.from_files or (packing and not made):
         drawn = {"drawn": "codes"} if packing and made else {}
         source = {"quant": packing.settings if packing else "none", **identity, **drawn}
         layouts = [layout]
-        if wholes and kind.from_files and bundles and packing is None:
+        if layout.neurons and break_even is not None and break_even < 1 and kind.from_files:
             layouts.append(layout.planes(layout.neurons))
         folders = [packed_folder(cache, name, each, geometry, source) for each in layouts]
         with ExitStack() as stack:
@@ -204,6 +217,7 @@ def load_model(
         packing=packing,
         quantized=settings,
         process_bytes=process_bytes(device, held=held),
+        break_even=break_even if layout.by_neuron else None,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from moex.decisions.rows import whole_from
+from moex.decisions.rows import known_break_even
 from moex.runs.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ def load(run: Run, store: str = "ram", whole: bool = False) -> LoadedModel:
     Neuron by neuron if a selector is named, unless only whole experts are asked for.
     """
     from moex.runner.assemble import load_model
+    from moex.store.base import store_class
 
     model, quant = run.model, run.quant
     where = (store, run.cache_dir, model.keep_shards, model.random())
     bundles = run.selects and not whole
-    wholes = whole_from(run.memory, run.hardware, "disk") < 1
-    return load_model(model.name, model.dtype, model.device, *where, quant, bundles, wholes)
+    share = run.selector.share if run.selector and run.memory.rows == 1 and not whole else 0.0
+    known = known_break_even(run.memory, run.hardware, store_class(store).name)
+    return load_model(model.name, model.dtype, model.device, *where, quant, bundles, known, share)
 
 
 def shrunk(run: Run) -> Workload:

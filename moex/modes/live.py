@@ -131,6 +131,7 @@ def _write_run(result: Result, run: Run, workload: Workload, folder: Path) -> No
             "quant": run.settings["quant"],
             "predictor_bytes": result.report.predictor_bytes,
             "store": result.report.store,
+            "break_even": result.report.break_even,
             **provenance(),
         }
         write_trace(trace, folder / "trace.parquet")

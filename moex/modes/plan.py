@@ -31,7 +31,7 @@ def run(run: Run, folder: Path) -> Report:
     plain, _ = memory_needs.sizes(skeleton)
     whole = 8 * skeleton.dtype.itemsize
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
-    decisions = Decisions(LRU(), memory, neurons=run.selects)
+    decisions = Decisions(LRU(), memory, neurons=run.selector.share if run.selector else None)
     lines, report = [], Report(source="plan", mode="plan", model=run.model.name)
     for width in [bits, *(w for w in run.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))

@@ -40,13 +40,15 @@ def run(run: Run, folder: Path) -> Report:
         _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
     hardware = run.hardware
+    if memory.break_even is None and not hardware.timed:  # a modelled link has its profile's
+        memory = replace(memory, break_even=trace.provenance.get("break_even"))
     decisions = Decisions(
         run.cache,
         memory,
         run.prefetch,
         run.miss,
         run.seed,
-        run.selects,
+        run.selector.share if run.selector else None,
         recorded if memory.store == "auto" else memory.store,
     )
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))

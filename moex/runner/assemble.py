@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -12,6 +12,7 @@ import torch
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
 from moex.decisions.decisions import Decisions
+from moex.decisions.rows import whole_from
 from moex.link.base import open_link
 from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
@@ -73,7 +74,7 @@ class Setup:
 
     def decisions(self, store: str) -> Decisions:
         """The decision-making objects for experts in the store of this name."""
-        neurons = self.selector is not None
+        neurons = self.selector.share if self.selector is not None else None
         return Decisions(
             self.policy, self.memory, self.prefetcher, self.miss, self.seed, neurons, store
         )
@@ -104,7 +105,9 @@ def offload(
     Raises:
         ValueError: choices that cannot be combined.
     """
+    setup = replace(setup, memory=_measured(setup.memory, setup.hardware, loaded))
     memory, hardware, selector = setup.memory, setup.hardware, setup.selector
+    decisions = setup.decisions(loaded.store.name)
     miss = (setup.miss or Fetch()).bound(loaded.geometry, hardware)
     bind_selector(loaded, selector)
     if selector is not None and (miss.on_host or miss.lossy):
@@ -118,16 +121,17 @@ def offload(
                 f"prefetch: {type(setup.prefetcher).__name__} needs {', '.join(sorted(missing))}, "
                 f"which no run provides; expected of {', '.join(sorted(GIVEN))}"
             )
-        setup.prefetcher.bind(loaded.geometry, loaded.folder, selector)
+        rows = selector if decisions.moves_rows(hardware) else None
+        setup.prefetcher.bind(loaded.geometry, loaded.folder, rows)
     # Only the first counts buffers, only the second always counts packed linear layers.
     skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
     process = 0 if hardware is not None and hardware.timed else loaded.process_bytes
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
-    cache = setup.decisions(loaded.store.name).build(loaded.geometry, hardware, future, wanted)
-    capacity = cache.capacity if isinstance(cache, RowCache) else 0
+    cache = decisions.build(loaded.geometry, hardware, future, wanted)
+    capacity = cache.capacity if isinstance(cache, RowCache) else loaded.geometry.intermediate
     slots = loaded.layout.slots(cache.total_slots, capacity, loaded.device)
-    neurons = Neurons(selector, slots) if selector is not None and cache.by_rows else None
+    neurons = Neurons(selector, slots) if selector is not None else None
     link = open_link(loaded.store, slots, memory, hardware)
     with ExitStack() as stack:
         stack.callback(link.close)
@@ -145,7 +149,20 @@ def offload(
         )
         stack.pop_all()
     offloaded.planned_bytes = wanted.total + slots.bytes
+    if selector is not None:
+        offloaded.break_even = whole_from(memory, hardware, loaded.store.name)
     return offloaded
+
+
+def _measured(memory: Memory, hardware: HardwareProfile | None, loaded: LoadedModel) -> Memory:
+    """The memory, with the break-even of rows that was measured for the store, if it counts.
+
+    It is this machine's: another one's link, which a profile emulates, has its own or none.
+    """
+    known = hardware is not None and (hardware.timed or hardware.break_even)
+    if known or loaded.break_even is None or memory.break_even is not None or memory.rows < 1:
+        return memory
+    return replace(memory, break_even=loaded.break_even)
 
 
 def _host_executor(loaded: LoadedModel, hardware: HardwareProfile | None) -> HostExecutor:
@@ -173,9 +190,9 @@ def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
         ValueError: the model was loaded for a selector and there is none, or the reverse.
     """
     layout, store, device = loaded.layout, ref(loaded.store), loaded.device
-    if (selector is not None) != bool(layout.neurons):
+    if (selector is not None) != layout.by_neuron:
         raise ValueError(
-            f"model: loaded with bundles={bool(layout.neurons)} and used "
+            f"model: loaded with bundles={layout.by_neuron} and used "
             f"{'with' if selector else 'without'} a neuron selector; expected bundles=True for a "
             "selector (whose mode is not exact) and bundles=False without"
         )
@@ -185,7 +202,8 @@ def bind_selector(loaded: LoadedModel, selector: NeuronSelector | None) -> None:
     def weights(expert: Expert) -> dict[str, Tensor]:
         alive = store()  # a weak reference: the user's selector may outlive the model
         assert alive is not None
-        return layout.weights(alive.gather(expert, None).to(device))
+        found: dict[str, Tensor] = layout.gate_up_down(alive, expert)
+        return {name: each.to(device) for name, each in found.items()}
 
     needed = weights if "weights" in selector.needs else None
     selector.bind(loaded.geometry, loaded.folder, needed)

@@ -119,7 +119,7 @@ class LayerVisit:
             self.wait(slot)
         output: Output = partial(experts_interface.expert_output, weights=weights)
         if run.neurons:
-            output = run.neurons.output(expert, slot, rows[expert])
+            output = run.neurons.output(expert, slot, rows.get(expert))
         self.work.compute(expert, output)
         run.link.used(slot)
         return self.stalled

@@ -1,4 +1,4 @@
-"""Runs experts by rows: selects the neurons of a visit, and computes with those only."""
+"""Selects the neurons of a visit, and computes with those only: of rows, or of whole experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moex.models import experts_interface
-from moex.store.row_slots import bitmaps_of
+from moex.store.row_slots import RowSlots, bitmaps_of
 from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from moex.sparsity.base import NeuronSelector
-    from moex.store.row_slots import RowSlots
+    from moex.store.slots import Slots
     from moex.types import Access, Plan
 
     TokensOf = Callable[[Expert], Tensor | None]
@@ -27,16 +27,14 @@ class Neurons:
 
     Args:
         selector: chooses the neurons that count; bound to the model.
-        slots: hold the rows.
+        slots: hold whole experts, or rows of them.
     """
 
-    def __init__(self, selector: NeuronSelector, slots: RowSlots) -> None:
+    def __init__(self, selector: NeuronSelector, slots: Slots) -> None:
         self.selector, self.slots = selector, slots
         self._before: Tensor | None = None
-        self._masks: dict[Expert, Tensor | None] = {}
-        """For a visit of several tokens: each expert's mask [tokens, intermediate]."""
-        self._single: dict[Expert, int | None] = {}
-        """For a visit of one token: the bitmap of rows that each expert needs."""
+        self._masks: dict[Expert, Tensor] = {}
+        """The neurons that each expert of the visit leaves out [tokens, intermediate]."""
         self._sums: dict[Expert, Tensor] = {}
 
     def select(self, access: Access, hidden: Tensor, tokens_of: TokensOf) -> list[int | None]:
@@ -50,7 +48,7 @@ class Neurons:
         state = self._before if self.selector.ahead(access.layer) else hidden
         self._before, self._sums = hidden, {}
         demanded = [Expert(access.layer, index) for index in access.experts]
-        self._masks, self._single = {}, {}
+        self._masks = {}
         everything: list[int | None] = [None] * len(demanded)
         if access.phase != DECODE and self.selector.prefill != "masked":
             return everything
@@ -66,9 +64,8 @@ class Neurons:
         chosen = self.selector.select(state, access.layer, access.experts)
         if chosen is None:
             return [None] * len(demanded)
-        needs: list[int | None] = [*bitmaps_of(chosen[:, 0])]
-        self._single = dict(zip(demanded, needs, strict=True))
-        return needs
+        self._masks = dict(zip(demanded, (~chosen).unbind(), strict=True))
+        return [*bitmaps_of(chosen[:, 0])]
 
     def _select(
         self, state: Tensor, access: Access, demanded: list[Expert], tokens_of: TokensOf
@@ -78,19 +75,27 @@ class Neurons:
         for number, expert in enumerate(demanded):
             chosen = self.selector.select(state[tokens_of(expert)], expert.layer, [expert.index])
             if chosen is not None:
-                self._masks[expert] = chosen[0]
+                self._masks[expert] = ~chosen[0]
                 if access.phase == DECODE:
                     needs[number] = bitmaps_of(chosen[0].any(0)[None])[0]
         return needs
 
     def place(self, plan: Plan) -> None:
         """Assign positions in their slots to the rows that the plan loads."""
-        if self.slots.thin:
+        if isinstance(self.slots, RowSlots) and self.slots.thin:
             for load, held in zip(plan.transfers, plan.held, strict=True):
                 self.slots.hold(load, held)
 
-    def output(self, expert: Expert, slot: int, rows: int) -> Callable[[Any, Tensor], Tensor]:
-        """Return a function that computes `rows` of the expert, and adds its earlier parts."""
+    def output(
+        self, expert: Expert, slot: int, rows: int | None
+    ) -> Callable[[Any, Tensor], Tensor]:
+        """Return a function that computes `rows` of the expert, and adds its earlier parts.
+
+        Args:
+            expert: an expert of the visit.
+            slot: that holds it.
+            rows: bitmap of the rows of this part, where experts are moved by rows.
+        """
 
         def compute(experts: Any, tokens: Tensor) -> Tensor:
             absent = self._absent(expert, slot, rows)
@@ -103,14 +108,13 @@ class Neurons:
 
         return compute
 
-    def _absent(self, expert: Expert, slot: int, rows: int) -> Tensor | None:
+    def _absent(self, expert: Expert, slot: int, rows: int | None) -> Tensor | None:
         """The positions of the slot to leave out: bool [tokens or 1, capacity]; None: none."""
-        slots, mask, single = self.slots, self._masks.get(expert), self._single.get(expert)
-        if not slots.thin and single is None:
-            return None if mask is None else ~mask
-        absent = slots.without(slot, rows if single is None else rows & single)[None]
-        found = torch.from_numpy(absent).to(slots.records.device)
-        if mask is None:
-            return found
+        slots, left_out = self.slots, self._masks.get(expert)
+        if rows is None or not isinstance(slots, RowSlots) or not slots.thin:
+            return left_out
+        absent = torch.from_numpy(slots.without(slot, rows)[None]).to(slots.records.device)
+        if left_out is None:
+            return absent
         table = torch.from_numpy(slots.tables[slot]).clamp(min=0)
-        return found | ~mask[:, table.to(mask.device)]
+        return absent | left_out[:, table.to(left_out.device)]

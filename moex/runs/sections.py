@@ -41,6 +41,7 @@ class Identity:
     predictor_bytes: int | None = None
     rows: float | None = None
     break_even: float | None = None
+    rows_moved: bool | None = None
     prefill_masks: str | None = None
     skeleton_bytes: int | None = None
     expert_bytes: int | None = None

@@ -44,7 +44,7 @@ def check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
             "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
         )
-    if cache.by_rows and trace.rows is None:
+    if cache.selects and trace.rows is None:
         raise ValueError(
             "trace: holds no selected rows; record it with: mode=live sparsity=oracle "
             "(or another selector), or to replay whole experts try sparsity=none"

@@ -25,7 +25,7 @@ class Clock:
         assert profile.link_bytes_per_s is not None
         self.profile, self.size = profile, geometry.size
         self.expert_s = profile.expert_s * cache.slot_share
-        self.select_s = profile.select_s if cache.by_rows else 0.0
+        self.select_s = profile.select_s if cache.selects else 0.0
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )

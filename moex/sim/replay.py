@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.row_cache import RowCache
+from moex.decisions.rows import whole_from
 from moex.sim.simulator import simulate
 from moex.sim.time_bound import decode_lower_bound
 
@@ -41,9 +41,14 @@ def replay(
     report = simulate(trace, cache, decisions.prefetcher, clock or hardware, cold, on_plan)
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
-    if isinstance(cache, RowCache):
+    if cache.selects:
         report.lossy.append("sparsity")
-        report.rows, report.break_even = cache.share, cache.break_even
+        memory = decisions.memory
+        report.fill(
+            rows=memory.rows,
+            break_even=whole_from(memory, hardware, decisions.store),
+            rows_moved=cache.by_rows,
+        )
     return report
 
 
@@ -55,8 +60,9 @@ def decode_lower_bound_s(
     None if it is unknown: without a timed profile, where rows are moved, and with a miss
     handler that computes on the host or skips.
     """
+    rows = decisions.moves_rows(hardware)
     fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)
-    if hardware is None or not hardware.timed or decisions.neurons or not fetches:
+    if hardware is None or not hardware.timed or rows or not fetches:
         return None
     memory = decisions.memory
     slots = memory.resolve(trace.geometry)

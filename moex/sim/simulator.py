@@ -118,7 +118,7 @@ class _Replay:
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
         cache_stats = self.layer_stats[access.layer]
         needs: Sequence[int | None] = ()
-        if self.cache.by_rows:
+        if self.cache.selects:
             needs = self.trace.needs(access.clock)
             cache_stats.selected(phase, needs)
         if clock:

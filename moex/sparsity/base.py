@@ -72,6 +72,11 @@ class NeuronSelector(ABC):
             FileNotFoundError: there is no checkpoint.
         """
 
+    @property
+    def share(self) -> float:
+        """The share of an expert's rows that it selects for a token; 0 if that varies."""
+        return 0.0 if self.rule == "energy" else self.fraction
+
     def ahead(self, layer: int) -> int:
         """How many MoE layers before `layer` its selecting state is taken: 0 or 1."""
         return int(self.mode == "predicted" and layer > 0)

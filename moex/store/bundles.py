@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from moex.quant.base import Scheme, Spec
     from moex.quant.packing import Sink
+    from moex.store.base import ExpertStore
+    from moex.types import Expert
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
@@ -41,6 +43,7 @@ class Bundles:
     """
 
     name = "bundles"
+    by_neuron = True
     kind: type[RowSlots] = RowSlots
 
     def __init__(self, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
@@ -65,6 +68,10 @@ class Bundles:
         """Return `gate`, `up` and `down` [rows, hidden] of neurons."""
         return dict(zip(("gate", "up", "down"), neurons.unbind(1), strict=True))
 
+    def gate_up_down(self, store: ExpertStore, expert: Expert) -> dict[str, torch.Tensor]:
+        """Return an expert's `gate`, `up` and `down` [neurons, hidden]."""
+        return self.weights(store.gather(expert, None))
+
     def lines(self, rows: torch.Tensor) -> np.ndarray:
         """Rows of gate, up or down, contiguous and on the CPU, each as one run of bytes [rows]."""
         return rows.view(-1).view(torch.uint8).numpy().view(f"V{self.row_bytes // 3}")
@@ -87,7 +94,18 @@ class Bundles:
 
 
 class NeuronPlanes(Planes):
-    """The layout of slots that neurons are computed from: down is transposed."""
+    """The layout of whole experts that neurons are computed from: down is transposed."""
+
+    name = "neurons"
+    by_neuron = True
+
+    def gate_up_down(self, store: ExpertStore, expert: Expert) -> dict[str, torch.Tensor]:
+        """Return an expert's `gate`, `up` and `down` [neurons, hidden]."""
+        record = torch.empty(self.bytes, dtype=torch.uint8)
+        store.read(expert, record)
+        found = self.weights(record)
+        gate, up = found["gate_up"].chunk(2)
+        return {"gate": gate, "up": up, "down": found["down"]}
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         """Fill a record with all neurons of an expert."""

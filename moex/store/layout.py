@@ -44,6 +44,8 @@ class Planes:
     name = "planes"
     neurons = row_bytes = 0
     """Only for layouts that are read row by row; this one is read whole."""
+    by_neuron = False
+    """Whether single neurons can be computed: `down` lies transposed, as their rows."""
 
     def __init__(
         self,

@@ -94,12 +94,6 @@ class RowSlots(Slots):
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
         return bits.view(bool).reshape(len(rows), -1)
 
-    def computed(
-        self, slot: int, absent: torch.Tensor | None
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """Return the tensors of a slot, and the mask of neurons to leave out (None: none)."""
-        return self.tensors[slot], absent
-
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """Return a function that moves the load's bytes; their positions are fixed now."""
         if self.thin:

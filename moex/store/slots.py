@@ -37,6 +37,9 @@ class Slots:
     by_row: ClassVar[bool] = False
     """Whether a load may be of some rows of an expert."""
 
+    thin: bool = False
+    """Whether a slot has no room for all rows of an expert."""
+
     def __init__(self, layout: Planes, slots: int, device: torch.device | str = "cpu") -> None:
         self.bytes = slots * layout.bytes
         try:
@@ -59,6 +62,12 @@ class Slots:
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """Return a function that moves the load's bytes into its slot."""
         return partial(store.read, load.expert, self.records[load.slot])
+
+    def computed(
+        self, slot: int, absent: torch.Tensor | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """Return the tensors of a slot, and the mask of neurons to leave out (None: none)."""
+        return self.tensors[slot], absent
 
     def whole(self, store: ExpertStore) -> ExpertStore | None:
         """The store whose records equal a slot byte for byte; None: there is none."""

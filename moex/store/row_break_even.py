@@ -1,10 +1,13 @@
 """From which share of an expert's rows on is it faster to move all of it? Measured, by store.
 
-Rows are random: the worst case, for neighbours are read together.
+Rows are random: the worst case, for neighbours are read together. A store's share is measured once
+on a machine for experts of one shape, when they are packed, and kept in the folder of packed ones.
 """
 
 from __future__ import annotations
 
+import json
+import platform
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from moex.runner.meter import synchronize
+from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
 from moex.store.layout import Planes
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from moex.store.base import ExpertStore
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+KEPT = "break_even.json"
 MOST_BYTES = 3 << 29
 """Of experts in each of the two layouts, so that large ones are few."""
 
@@ -75,6 +79,7 @@ class Pair:
 
 
 def _seconds(call: Callable[[], None]) -> float:
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else bool
     synchronize()
     started = perf_counter()
     call()
@@ -82,13 +87,44 @@ def _seconds(call: Callable[[], None]) -> float:
     return perf_counter() - started
 
 
+def kept(
+    tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    store: str,
+    folder: Path,
+    device: str = "cpu",
+) -> float:
+    """Return the break-even of experts of these tensors, measured if `folder` has none of them.
+
+    Args:
+        tensors: name, shape and dtype of an expert's tensors.
+        store: "ram" or "disk"; 1 is returned for any other.
+        folder: of packed experts.
+        device: where experts are moved to.
+
+    Raises:
+        ValueError: experts that cannot be kept neuron by neuron.
+    """
+    layout = Bundles(tensors)
+    name = f"{layout.neurons} x {layout.hidden} {layout.dtype} {store} {device} {platform.node()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / KEPT
+    with exclusive_lock(folder, lambda: None):
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if name not in known:
+            found = pairs(tensors, folder, device, only=store)
+            known[name] = min((break_even(measure(p), p.width) for p in found), default=1.0)
+            write_atomically(path, json.dumps(known, indent=1) + "\n")
+        return float(known[name])
+
+
 def pairs(
     tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
     folder: str | Path | None = None,
     device: str = "cpu",
     experts: int = 8,
+    only: str | None = None,
 ) -> Iterator[Pair]:
-    """Yield the stores of random experts of these tensors, in memory and in files.
+    """Yield the stores of random experts of these tensors, in memory and in files, or one of them.
 
     Raises:
         ValueError: experts that cannot be kept neuron by neuron.
@@ -104,6 +140,8 @@ def pairs(
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moex-", dir=folder)))
         for kind in ("ram", "disk"):
+            if only not in (None, kind):
+                continue
             opened: list[ExpertStore] = []
             for layout in layouts:
                 geometry = Geometry(1, experts, 1, hidden, width, layout.bytes)
