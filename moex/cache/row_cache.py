@@ -166,7 +166,7 @@ class RowCache(ExpertCache):
             before = held.rows
             missing = part & ~before
             whole = missing.bit_count() >= self.threshold
-            held.recent = [self.full if whole else before | part]
+            held.rows = self.full if whole else before | part
         if not missing:
             return None
         rows = None if whole else missing.to_bytes(self.bytes, "little")
