@@ -146,8 +146,8 @@ class Plan(NamedTuple):
     of its own, the next part of an expert that is larger than its slot), `partial` are the hits
     that lack rows, whichever wave loads them, and `unused` are prefetched rows that were not
     selected at the visit that they were predicted for. `computed` has the rows of every expert that
-    are computed in this wave, and `held`, for each of the `transfers`, the rows that are in its
-    slot once it has arrived: bitmaps, as integers (bit j is neuron j).
+    are computed in this wave, and `held`, for each of the `transfers` to thin slots, the rows that
+    are in the slot once it has arrived: bitmaps, as integers (bit j is neuron j).
     """
 
     clock: int

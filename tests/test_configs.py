@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
+from moex.cli.build import typed_run
 from moex.cli.errors import register_resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -34,7 +34,7 @@ def test_an_option_composes_and_builds(group, option):
         override.append(f"{lacking[option]}=somewhere")
     config = compose("config", overrides=override)
     if group not in ("ablation", "experiment") and "_target_" in config[group]:
-        instantiate(config[group], _convert_="object")
+        assert typed_run(config).make(group) is not None
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)

@@ -25,18 +25,12 @@ def lowest(rows: int, count: int) -> int:
 class ResidentRows:
     """The rows of one expert that are in its slot, in the order of their last use."""
 
-    __slots__ = ("recent",)
+    __slots__ = ("recent", "rows")
 
     def __init__(self) -> None:
         self.recent: list[int] = []
-
-    @property
-    def rows(self) -> int:
+        self.rows = 0
         """All resident rows, as a bitmap."""
-        rows = 0
-        for generation in self.recent:
-            rows |= generation
-        return rows
 
     def take(self, wanted: int, capacity: int, hot: int) -> int:
         """Use the wanted rows, evicting the oldest; return those that must be loaded.
@@ -46,7 +40,8 @@ class ResidentRows:
         present = self.rows
         kept = [generation & ~wanted for generation in self.recent]
         self.recent = [wanted, *(generation for generation in kept if generation)]
-        over = (present | wanted).bit_count() - capacity
+        self.rows = present | wanted
+        over = self.rows.bit_count() - capacity
         if over > 0:
             for spared in (hot, 0) if hot else (0,):
                 over = self._evict(over, spared)
@@ -60,5 +55,6 @@ class ResidentRows:
                 break
             gone = lowest(self.recent[number] & ~spared, over)
             self.recent[number] &= ~gone
+            self.rows &= ~gone
             over -= gone.bit_count()
         return over

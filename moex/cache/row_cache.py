@@ -88,10 +88,12 @@ class RowCache(ExpertCache):
         }
         first = True
         for plan in super().request(access):
-            dropped = [self._dropped(eviction) for eviction in plan.dropped]
+            dropped = tuple([self._dropped(eviction) for eviction in plan.dropped])
             unused = self._unused(access.layer, wanted) if first else ()
             first = False
-            yield from self._waves(plan._replace(dropped=tuple(dropped), unused=unused), wanted)
+            if dropped or unused:
+                plan = plan._replace(dropped=dropped, unused=unused)
+            yield from self._waves(plan, wanted)
             self._forget_bypassed()
 
     def _waves(self, plan: Plan, wanted: dict[Expert, int]) -> Iterator[Plan]:
@@ -117,22 +119,23 @@ class RowCache(ExpertCache):
             plan = Plan(plan.clock, last=plan.last) if number else plan
             running = [(e, each[number]) for e, each in parts.items() if number < len(each)]
             moved = [self._take(expert, slots[expert], part) for expert, part in running]
-            loads = tuple(load for load in moved if load and load.expert in absent)
-            fills = tuple(load for load in moved if load and load.expert not in absent)
+            loads = tuple([load for load in moved if load and load.expert in absent])
+            fills = tuple([load for load in moved if load and load.expert not in absent])
             absent = set()  # what a later wave moves fills up
             self._running, lacking = tuple(running), {fill.expert for fill in fills}
             self.deciding = False
             yield plan._replace(
                 loads=loads,
                 fills=fills,
-                partial=tuple(e for e in plan.hits if e in lacking or len(parts[e]) > 1),
+                partial=tuple([e for e in plan.hits if e in lacking or len(parts[e]) > 1]),
                 last=plan.last and number == waves - 1,
                 computed=self._running,
                 held=self._held_by(loads + fills),
             )
 
     def _held_by(self, transfers: tuple[Load, ...]) -> tuple[int, ...]:
-        return tuple([self.held(load.expert) for load in transfers])
+        """Return what thin slots hold; in a larger one, every row has a position of its own."""
+        return tuple([self.held(load.expert) for load in transfers]) if self.thin else ()
 
     def _forget_bypassed(self) -> None:
         """Forget the rows of the last wave's experts that were not kept."""
@@ -163,7 +166,7 @@ class RowCache(ExpertCache):
             before = held.rows
             missing = part & ~before
             whole = missing.bit_count() >= self.threshold
-            held.recent = [self.full if whole else before | part]
+            held.rows = self.full if whole else before | part
         if not missing:
             return None
         rows = None if whole else missing.to_bytes(self.bytes, "little")

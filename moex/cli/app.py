@@ -1,6 +1,6 @@
 """The composition root: builds what a configuration names, runs a mode, keeps results.
 
-The only file that knows Hydra and OmegaConf besides run.py.
+Only this package, the sweeps and run.py know Hydra and OmegaConf.
 """
 
 from __future__ import annotations

@@ -45,18 +45,11 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
     if report.tokens_per_second_iqr is not None:
         speed += f" (IQR {report.tokens_per_second_iqr:.1f})"
     ttft = "-" if report.ttft_s is None else f"{1000 * report.ttft_s:.1f} ms"
-    rows = (
-        []
-        if report.mode in ("eval", "plan", "train", "verify")
-        else [
-            (
-                "tokens per second",
-                speed,
-                "decoding only" + (", emulated" if report.emulated else ""),
-            ),
-            ("time to first token", ttft, "prefill"),
-        ]
-    )
+    rows = []
+    if report.mode not in ("eval", "plan", "train", "verify"):
+        emulated = ", emulated" if report.emulated else ""
+        rows.append(("tokens per second", speed, f"decoding only{emulated}"))
+        rows.append(("time to first token", ttft, "prefill"))
     if report.requests is not None:
         moved = (report.bytes_moved or 0) / 1e6
         rows += [

@@ -34,6 +34,7 @@ def run(run: Run, folder: Path) -> Report:
             f"prefetch={kind}: has nothing to train; expected a prefetcher with a trainer; "
             "try mode=train prefetch=mlp"
         )
+    made = plug_in("prefetch.trainer", part.trainer, "train", "Trainer")
     recipe, origin = run.train, provenance()
     if run.smoke:
         recipe = replace(recipe, tokens=2, batch=1, valid_tokens=1)
@@ -47,7 +48,6 @@ def run(run: Run, folder: Path) -> Report:
         most = max(4 * recipe.tokens, 10 * LEAST_TOKENS)
         text = corpus(recipe.text, loaded.tokenizer(), folder, context, most, run.seed)
         started = time.process_time()
-        made = plug_in("prefetch.trainer", part.trainer, "train", "Trainer")
         trainer = made.of(loaded, recipe, run.seed)
         rows, tasks = train(kind, trainer, loaded, text, recipe, folder)
         state = trainer.modules.state_dict()

@@ -18,6 +18,7 @@ from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
 from moex.models.loader import load_model as load_model
 from moex.models.memory_needs import needs, skeleton_bytes
+from moex.paths import plug_in
 from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
@@ -60,6 +61,10 @@ class Setup:
     seed: int = 0
     miss: MissHandler | None = None
     selector: NeuronSelector | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory.link != "auto":  # refused now, not after a model was loaded
+            plug_in("memory.link", self.memory.link, "link", "Link")
 
     @property
     def foresight(self) -> bool:
