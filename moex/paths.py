@@ -11,6 +11,8 @@ from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("tiny",)
+CONF = Path(__file__).parents[1] / "conf"
+"""The options of the command line, where moex runs from its repository."""
 
 
 def model_folder(name: str) -> Path | None:

@@ -149,7 +149,7 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     seen = [seconds for done in rounds for seconds in done.reference_s]
     quarters = quantiles(speeds, n=4, method="inclusive") if len(speeds) > 1 else None
     report.fill(
-        *measured(middle.layer_stats, middle.phases),
+        *measured(middle.layer_stats, middle.phases, bool(report.rows_moved)),
         seed=seed,
         repeats=len(rounds),
         drift=max(seen) / min(seen) - 1,

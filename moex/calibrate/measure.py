@@ -64,7 +64,7 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
     plain = HardwareProfile("measured", source=f"{loaded.folder.name} on this machine, {threads}")
     if loaded.store.io is None and torch.device(loaded.device).type == "cpu":
         plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(loaded))
-        layer_s = _layer_seconds(loaded, prompts[0])
+        layer_s = layer_seconds(loaded)
         link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)
     costs, predict_s, crossed = offloaded_costs(loaded, Memory(slots), link, prompts, tokens)
     if link is None:
@@ -92,8 +92,9 @@ def break_evens(loaded: LoadedModel, folder: Path | None) -> dict[str, float] | 
         return None
 
 
-def _layer_seconds(loaded: LoadedModel, prompt: torch.Tensor) -> float:
-    """A layer visit of decoding with all experts resident, median over passes."""
+def layer_seconds(loaded: LoadedModel) -> float:
+    """Return the seconds of a decoding layer visit, all experts resident: median over passes."""
+    prompt = torch.arange(16, 48, device=loaded.device)[None] % loaded.model.config.vocab_size
     run = offload(loaded, Setup(LRU(), Memory(loaded.geometry.experts)))
     with run as model:
         generate(model, [prompt], 48, run.meter)

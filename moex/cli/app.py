@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from moex.cli import console, objective
 from moex.cli.build import GROUPS, check_all, imported, typed_run
-from moex.cli.errors import CONF, one_line
+from moex.cli.errors import one_line
 from moex.cli.overrides import notice_ignored
 from moex.modes.common import PARTIAL
 from moex.modes.live import analyze
+from moex.paths import CONF
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.runs.notes import note
 from moex.runs.provenance import provenance

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from moex.cli.explain import explain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,6 +33,8 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     if table.rows:
         console.print(table)
     console.print(sentence(report), highlight=False)
+    for line in explain(report, folder):
+        console.print(line, highlight=False)
     if report.bottleneck:
         console.print(report.bottleneck, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
@@ -93,15 +97,18 @@ def sentence(report: Report) -> str:
         return _equality(report)
     speed = report.tokens_per_second
     kind = "simulated" if report.source == "sim" else "emulated" if report.emulated else "measured"
+    if report.hardware.startswith("scale model"):
+        kind += f", {report.hardware}"
     pace = f"{speed:.1f} tokens/s ({kind})" if speed is not None else "no clock"
     if report.requests is None or report.hit_rate is None:
         return f"{report.model} with runner={report.runner}: {pace}."
     prefetched = ""
-    if report.prefetcher != "none":
+    if report.prefetcher != "none" and report.rows_moved is not True:
         there = 100 * (report.effective_hit_rate or 0.0)
-        prefetched = (
-            f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
-        )
+        prefetched = f", with those that prefetch={report.prefetcher} brought in time {there:.1f} %"
+    elif report.prefetcher != "none" and report.row_hit_rate is not None:
+        there = 100 * report.row_hit_rate
+        prefetched = f", with prefetch={report.prefetcher} {there:.1f} % of the rows in time"
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "

@@ -8,12 +8,11 @@ import os
 import re
 import sys
 import traceback
-from pathlib import Path
 from typing import NoReturn
 
 from moex.cli.renamed import KEYS, MODULES
+from moex.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 PLAIN = (
     "ValueError",
     "FileNotFoundError",

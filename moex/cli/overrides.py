@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from moex.cli.errors import CONF, keys_of, unknown_option
+from moex.cli.errors import keys_of, unknown_option
+from moex.paths import CONF
 from moex.runs.notes import note
 
 if TYPE_CHECKING:

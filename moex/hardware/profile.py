@@ -113,6 +113,11 @@ class HardwareProfile:
         return replace(self, **costs)
 
     @property
+    def measured_here(self) -> bool:
+        """Whether its link is set only by a live run, which measures this machine before."""
+        return False
+
+    @property
     def timed(self) -> bool:
         """Whether the profile has a link bandwidth, so that times can be modelled."""
         return self.link_bytes_per_s is not None

@@ -77,7 +77,11 @@ class EmulatedLink(Link):
         return cls(store, slots, hardware)
 
     def __init__(self, store: ExpertStore, slots: Slots, profile: HardwareProfile) -> None:
-        assert profile.link_bytes_per_s is not None
+        if profile.link_bytes_per_s is None:
+            raise ValueError(
+                f"hardware={profile.name}: its link is not known yet; expected a profile with "
+                "link_bytes_per_s: try calibrate.scale_model.resolve(profile, MODEL, cache=FOLDER)"
+            )
         self.store, self.slots = store, slots
         self._at_once = SMALL if store.io is None else 0
         self._new_timeline = partial(

@@ -158,15 +158,13 @@ def load_model(
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
     layout: Any
-    if packing:
-        layout, break_even = packing.layout if bundles else Planes(tensors, packing.bind), 1.0
-    elif bundles:
+    if packing or not bundles:
+        layout = packing.layout if bundles else Planes(tensors, packing.bind if packing else None)
+        break_even = 1.0
+    else:
         if break_even is None:
             break_even = row_break_even.kept(tensors, kind.name, cache.expanduser(), device)
-        rows = Bundles(tensors)
-        layout = rows if fraction < break_even else rows.planes(rows.neurons)
-    else:
-        layout = Planes(tensors)
+        layout = Bundles(tensors).moved(fraction < break_even)
     geometry = experts_interface.geometry(model, layers, layout.bytes)
     experts: ExpertStore
     if kind.from_files or (packing and not made):

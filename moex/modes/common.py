@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from moex.decisions.rows import known_break_even
+from moex.paths import cache_folder
 from moex.runs.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
 
     from moex.bench.workload import Workload
     from moex.cache.memory import Needs
+    from moex.hardware.scale_model import ScaleModel
     from moex.modes.run import Run
     from moex.runner.assemble import LoadedModel, Setup
     from moex.trace.format import Trace
@@ -48,6 +49,27 @@ def shrunk(run: Run) -> Workload:
     if not run.smoke:
         return run.workload
     return replace(run.workload, limit=1, batch_size=1, new_tokens=4, warmup=0, repeats=1)
+
+
+def measure_hardware(run: Run) -> None:
+    """Time a layer here where the profile's link depends on it; once, and kept.
+
+    Raises:
+        ValueError: a mode without a live run.
+    """
+    if not run.hardware.measured_here:
+        return
+    if run.mode.name not in ("live", "verify"):
+        raise ValueError(
+            f"hardware={run.hardware.name}: is measured here in a live run; expected mode=live with "
+            f"it; for mode={run.mode.name} try hardware=toy"
+        )
+    from moex.calibrate.scale_model import resolve
+
+    set_threads(run, 1)  # one core is the link's
+    cache = Path(run.cache_dir or cache_folder()).expanduser()
+    profile = cast("ScaleModel", run.hardware)
+    run.hardware = resolve(profile, run.model.name, run.model.dtype, run.model.device, cache=cache)
 
 
 def make_setup(run: Run, workload: Workload) -> Setup:

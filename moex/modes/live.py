@@ -8,7 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moex.modes.accuracy import accuracy, check_tasks
-from moex.modes.common import PARTIAL, load, make_setup, set_threads, shrunk, write_counts
+from moex.modes.common import (
+    PARTIAL,
+    load,
+    make_setup,
+    measure_hardware,
+    set_threads,
+    shrunk,
+    write_counts,
+)
 from moex.modes.verify import grade
 from moex.runs.atomic import write_lines
 from moex.runs.notes import note
@@ -43,6 +51,7 @@ def run(run: Run, folder: Path) -> Report:
         result = _baseline(run, workload, on_stop)
         _write_run(result, run, workload, folder)
         return result.report
+    measure_hardware(run)
     setup = make_setup(run, workload)
     loaded = load(run, setup.memory.store)
     with closing(loaded.store):

@@ -8,7 +8,7 @@ from moex.cache.lru import LRU
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.roofline import roofline
-from moex.modes.common import sized
+from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def run(run: Run, folder: Path) -> Report:
     """Read the configuration, no weights, and do the sums."""
     from moex.models import memory_needs
 
+    measure_hardware(run)
     memory, hardware = run.memory, run.hardware
     if not run.selects:
         memory.refuse_rows()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.modes.common import write_counts
+from moex.modes.common import measure_hardware, write_counts
 from moex.paths import trace_path
 from moex.quant.base import quantizes
 
@@ -27,6 +27,7 @@ def run(run: Run, folder: Path) -> Report:
     from moex.decisions.decisions import Decisions
     from moex.sim.replay import decode_lower_bound_s, replay
 
+    measure_hardware(run)
     if not run.trace:
         raise ValueError(
             "trace=null: mode=simulate replays a recorded trace; try trace=tiny, or "

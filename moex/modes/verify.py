@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moex.modes.common import load, make_setup, set_threads, shrunk
+from moex.modes.common import load, make_setup, measure_hardware, set_threads, shrunk
 from moex.runs.atomic import write_atomically
 from moex.runs.provenance import provenance
 from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
@@ -37,6 +37,7 @@ def run(run: Run, folder: Path) -> Report:
             f"runner={run.runner.name}: mode=verify compares moex with stock; expected runner=moex"
         )
     workload = shrunk(run)
+    measure_hardware(run)
     setup, choose = make_setup(run, workload), workload.sampler(run.seed)
     # The order of sums in a matrix product may follow the number of threads: the same for both.
     set_threads(run, setup.memory.reader_threads)

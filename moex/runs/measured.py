@@ -28,13 +28,16 @@ class Clocked:
 
 
 def measured(
-    layer_stats: Sequence[CacheStats], clocked: Mapping[str, Clocked] | None
+    layer_stats: Sequence[CacheStats],
+    clocked: Mapping[str, Clocked] | None,
+    by_rows: bool = False,
 ) -> Iterator[object]:
     """Yield the sections of what was counted and clocked.
 
     Args:
         layer_stats: the statistics of each layer; empty if nothing was counted.
         clocked: measurements by phase; None without a clock.
+        by_rows: whether rows of experts were moved, not whole ones.
     """
     total = CacheStats.total(layer_stats) if layer_stats else None
     if total:
@@ -42,7 +45,7 @@ def measured(
         moved = counts.bytes_demand + counts.bytes_prefetch
         if clocked:
             moved = clocked[DECODE].bytes_moved
-        yield accesses(counts, moved, total.geometry.expert_bytes, layer_stats)
+        yield accesses(counts, moved, total.geometry.expert_bytes, layer_stats, by_rows)
         yield prefetches(counts)
         yield issued(counts, moved)
     if clocked:
@@ -65,13 +68,17 @@ def speed(prefill: Clocked, decode: Clocked) -> Speed:
 
 
 def accesses(
-    counts: Counts, moved: int, expert_bytes: int, layer_stats: Sequence[CacheStats]
+    counts: Counts,
+    moved: int,
+    expert_bytes: int,
+    layer_stats: Sequence[CacheStats],
+    by_rows: bool = False,
 ) -> Accesses:
     """Return the accesses of decoding; `moved` are the bytes that crossed the link."""
     decoding = [each.phases[DECODE] for each in layer_stats]
     hits = counts.prefetched_hits - counts.late_hits
     share = ratio(moved, counts.requests * expert_bytes)
-    rows = ratio(counts.bytes_demand, counts.bytes_selected)
+    rows = ratio(counts.bytes_demand, counts.bytes_selected) if by_rows else None
     return Accesses(
         **_as_counted(Accesses, counts),
         prefetch_hits=hits,

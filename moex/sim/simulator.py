@@ -185,7 +185,7 @@ class _Replay:
             oracle="future" in cache.prototype.needs | self.prefetcher.needs,
         )
         report.fill(
-            *measured(self.layer_stats, self.clock.phases if self.clock else None),
+            *measured(self.layer_stats, self.clock.phases if self.clock else None, cache.by_rows),
             tokens_decode=trace.tokens_of(prefill=False),
             tokens_prefill=trace.tokens_of(prefill=True),
         )

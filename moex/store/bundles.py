@@ -87,6 +87,10 @@ class Bundles:
         """Make slots that hold `rows` neurons of an expert each."""
         return self.kind(self, rows, count, device)
 
+    def moved(self, by_rows: bool) -> Bundles | Planes:
+        """The layout for experts that are moved by rows, or whole."""
+        return self if by_rows else self.planes(self.neurons)
+
     def planes(self, rows: int) -> Planes:
         """The layout of a slot that holds `rows` neurons."""
         shapes = {"gate_up": (2 * rows, self.hidden), "down": (rows, self.hidden)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from moex.calibrate.row_break_even import break_even
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.calibrate import cost_fit
 from moex.calibrate.measure import break_evens, calibrate, costs_of
-from moex.calibrate.row_break_even import break_even
 from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Setup, load_model, offload
