@@ -61,8 +61,8 @@ def measure_hardware(run: Run) -> None:
         return
     if run.mode.name not in ("live", "verify"):
         raise ValueError(
-            f"hardware={run.hardware.name}: is measured here in a live run; expected mode=live with "
-            f"it; for mode={run.mode.name} try hardware=toy"
+            f"hardware={run.hardware.name}: is measured here in a live run; expected mode=live; "
+            f"for mode={run.mode.name} try hardware=toy"
         )
     from moex.calibrate.scale_model import resolve
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Observation
     from moex.prefetch.scored import ScoredPrefetcher
     from moex.types import Geometry, Prediction
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,8 +50,6 @@ class Corm(Prefetcher):
         """Prepare for the model and the selector of this run."""
         self.coarse.bind(geometry, model, selector)
         self.selector, self.device_bytes = selector, self.coarse.device_bytes
-        if selector is None:
-            log.warning("moex: prefetch=corm sparsity=none is exact and saves no byte of an expert")
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Discard all state."""

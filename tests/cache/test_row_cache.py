@@ -168,7 +168,7 @@ def test_the_break_even_is_the_setting_s_else_the_profile_s_for_the_store():
     measured = HardwareProfile(break_even={"disk": 0.4})
 
     def found(store: str, **memory: float) -> float:
-        decisions = Decisions(LRU(), Memory(3, **memory), neurons=True, store=store)
+        decisions = Decisions(LRU(), Memory(3, **memory), neurons=0.0, store=store)
         return decisions.build(GEOMETRY, measured).break_even
 
     assert found("disk") == 0.4

@@ -172,11 +172,14 @@ def test_rows_are_what_the_selector_expects(loaded, selector):
     assert all(prediction.rows is None for prediction in whole)
 
 
-def test_without_a_selector_it_says_that_it_saves_nothing(loaded, caplog):
+def test_without_a_selector_whole_experts_are_predicted(loaded):
     prefetcher = Corm(Gate())
-    with caplog.at_level("WARNING"):
-        prefetcher.bind(loaded.geometry, loaded.folder, None)
-    assert "saves no byte" in caplog.text
+    prefetcher.bind(loaded.geometry, loaded.folder, None)
+    prefetcher.reset(loaded.geometry, 0)
+    seen = Observation(
+        Access(0, 4, 2, DECODE, (1, 5)), ((0.4, 0.3) + (0.0,) * 6,), torch.ones(1, 256)
+    )
+    assert [p.rows for p in prefetcher.predict(seen)] == [None, None]
 
 
 def test_neurons_are_guessed_one_layer_ahead_only():

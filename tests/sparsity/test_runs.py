@@ -207,7 +207,7 @@ def test_neurons_are_read_from_files(exact, references, memory, threads):
 
 def test_from_a_share_on_whole_experts_are_read_into_their_places(exact, references, monkeypatch):
     expected, _ = references["predicted", 1]
-    loaded = load_model(str(exact), bundles=True, store="disk", wholes=True)
+    loaded = load_model(str(exact), bundles=True, store="disk", break_even=0.01)
     read, laid_out = [], []
     part, rows = DiskStore.read_part, DiskStore.rows
     monkeypatch.setattr(DiskStore, "read_part", lambda s, *a: read.append(s) or part(s, *a))
@@ -240,7 +240,7 @@ def test_a_replay_takes_the_same_decisions(loaded, tmp_path, memory, pool):
                 decode(model, row[None])
         offloaded.finish()
         path = write_trace(offloaded.recorder.trace({}), tmp_path / "trace.parquet")
-        cache = Decisions(LRU(), setting, neurons=True).build(loaded.geometry)
+        cache = Decisions(LRU(), setting, neurons=0.0).build(loaded.geometry)
         report = simulate(read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append)
         assert replayed == live
         row = type(report)()

@@ -70,7 +70,7 @@ def disk(args: Namespace) -> Iterator[dict[str, Any]]:
     """Decode from files: neurons with the measured break-even against whole experts, in turns."""
     torch.set_num_threads(args.threads)
     whole = load_model("tiny", store="disk")
-    neurons = load_model("tiny", store="disk", bundles=True, wholes=True)
+    neurons = load_model("tiny", store="disk", bundles=True, break_even=0.5)
     prompts, repeats = prompts_of(whole)[: args.prompts], args.repeats or TURNS
     if args.tiny:
         prompts, args.tokens, repeats = prompts[:2], 4, 1
