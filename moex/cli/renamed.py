@@ -28,7 +28,7 @@ MODULES = {
     "moex.runner.calibrate": "moex.calibrate.measure",
     "moex.runner.checkpoint": "moex.models.checkpoint",
     "moex.runner.decode": "moex.models.stored_formats",
-    "moex.runner.density": "moex.calibrate.row_break_even",
+    "moex.runner.density": "moex.store.row_break_even",
     "moex.runner.equality": "moex.bench.equality",
     "moex.runner.fitting": "moex.calibrate.cost_fit",
     "moex.runner.fusing": "moex.models.conversion",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from moex.calibrate.row_break_even import break_even
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
@@ -14,6 +13,7 @@ from moex.calibrate.measure import break_evens, calibrate, costs_of
 from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Setup, load_model, offload
+from moex.store.row_break_even import break_even
 from moex.types import Plan
 
 PROMPT = [torch.arange(8)[None]]

@@ -14,7 +14,7 @@ from moex.hardware.profile import HardwareProfile
 from moex.sim.simulator import simulate
 
 FOLDER = Path(__file__).parents[2] / "conf" / "hardware"
-PROFILES = sorted(FOLDER.glob("*.yaml"))
+PROFILES = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "scale_model")
 
 
 def load(path):

@@ -129,7 +129,7 @@ class Case:
         else:
             twin = ExpertCache(*given, split=cache.split)
         report, live = simulate(trace, twin, Gate()), Report()
-        live.fill(*measured(run.layer_stats, None))
+        live.fill(*measured(run.layer_stats, None, cache.by_rows))
         assert {n: getattr(live, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         run.restart()
         self.plans.clear()

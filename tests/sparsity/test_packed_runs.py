@@ -92,7 +92,7 @@ def test_cache_link_and_store_change_no_logit_and_a_replay_bills_the_same_bytes(
         offloaded.finish()
         if isinstance(prefetcher, NoPrefetch):
             row, cache = Report(), RowCache(policy, loaded.geometry, 2, future=future, rows=0.4)
-            row.fill(*measured(offloaded.layer_stats, None))
+            row.fill(*measured(offloaded.layer_stats, None, offloaded.cache.by_rows))
             replayed = simulate(offloaded.recorder.trace({}), cache)
             assert replayed.bytes_demand == row.bytes_demand > 0
             assert replayed.capacity_bytes <= offloaded.slots.bytes

@@ -112,8 +112,8 @@ class Told(Prefetcher):
 
     def predict(self, observation):
         said = self.gate.predict(observation)
-        if not said or observation.access.phase == PREFILL:
-            return said
+        if not said or self.selector is None or observation.access.phase == PREFILL:
+            return said  # without a selector whole experts are moved
         experts = [p.expert.index for p in said]
         chosen = self.selector.select(observation.hidden, said[0].expert.layer, experts)
         rows = [np.packbits(c.any(0), bitorder="little").tobytes() for c in chosen]
@@ -244,7 +244,7 @@ def test_a_replay_takes_the_same_decisions(loaded, tmp_path, memory, pool):
         report = simulate(read_trace(path), cache, replayed_by, LINK, on_plan=replayed.append)
         assert replayed == live
         row = type(report)()
-        row.fill(*measured(offloaded.layer_stats, None))
+        row.fill(*measured(offloaded.layer_stats, None, offloaded.cache.by_rows))
         assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
         assert row.bytes_demand < loaded.geometry.expert_bytes * row.requests
 

@@ -24,10 +24,10 @@ from surface import LOADS, SLOTS, TURNS, surface
 
 from experiments.harness import arguments, emit
 from moex.cache.memory import Memory
-from moex.calibrate import row_break_even as measured
 from moex.calibrate.measure import break_evens
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import bind_selector, load_model
+from moex.store import row_break_even as measured
 
 if TYPE_CHECKING:
     from argparse import Namespace
