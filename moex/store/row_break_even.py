@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from moex.cache.core import ExpertCache
+from moex.cache.lru import LRU
+from moex.cache.row_cache import RowCache
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore
@@ -26,7 +29,7 @@ from moex.store.packing import Packer
 from moex.store.ram import RamStore
 from moex.store.row_slots import RowSlots
 from moex.store.slots import HUGE, Slots
-from moex.types import Expert, Geometry, Load
+from moex.types import DECODE, Access, Expert, Geometry, Load, Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KEPT = "break_even.json"
+MISSED, NEW_ROWS = 0.4, 0.5
+"""With half of the experts resident: the share of demanded experts that LRU must load whole, and of
+selected rows that the expert's last token did not leave there (bundled model, rounded)."""
 MOST_BYTES = 3 << 29
 """Of experts in each of the two layouts, so that large ones are few."""
 
@@ -95,6 +101,9 @@ def kept(
 ) -> float:
     """Return the break-even of experts of these tensors, measured if `folder` has none of them.
 
+    It compares visits, not loads: of whole experts most are resident, rows are loaded for nearly
+    every demanded expert.
+
     Args:
         tensors: name, shape and dtype of an expert's tensors.
         store: "ram" or "disk"; 1 is returned for any other.
@@ -112,9 +121,40 @@ def kept(
         known = json.loads(path.read_text()) if path.is_file() else {}
         if name not in known:
             found = pairs(tensors, folder, device, only=store)
-            known[name] = min((break_even(measure(p), p.width) for p in found), default=1.0)
+            known[name] = min((_of_visits(measure(p), p.width) for p in found), default=1.0)
             write_atomically(path, json.dumps(known, indent=1) + "\n")
         return float(known[name])
+
+
+def _of_visits(seconds: dict[float, float], width: int) -> float:
+    """The break-even of visits for measured loads: share / NEW_ROWS of the rows are selected."""
+    more_s = _deciding_s(width)
+    visits = {
+        share / NEW_ROWS: took + more_s for share, took in seconds.items() if share <= NEW_ROWS
+    }
+    return break_even(visits | {0.0: MISSED * seconds[0.0]}, width)
+
+
+def _deciding_s(width: int, visits: int = 400) -> float:
+    """Seconds that planning by rows takes more than planning whole experts, a demanded expert."""
+    geometry, draw = Geometry(1, 8, 2, 1, width, width), np.random.default_rng(0)
+    chosen = [tuple(map(int, draw.permutation(8)[:2])) for _ in range(visits + 1)]
+    masks = np.packbits(draw.random((visits + 1, 2, width)) < 0.3, axis=-1, bitorder="little")
+    rows = [[mask.tobytes() for mask in pair] for pair in masks]
+    needs = [[int.from_bytes(each, "little") for each in pair] for pair in rows]
+    took = []
+    for cache in (ExpertCache(LRU(), geometry, 4), RowCache(LRU(), geometry, 4)):
+        rounds = []
+        for _ in range(5):
+            cache.reset()
+            started = perf_counter()
+            for clock in range(visits):
+                for _ in cache.request(Access(clock, 0, 0, DECODE, chosen[clock]), needs[clock]):
+                    named = zip(chosen[clock + 1], rows[clock + 1], strict=True)
+                    cache.prefetch([Prediction(Expert(0, e), 1.0, r) for e, r in named], clock)
+            rounds.append(perf_counter() - started)
+        took.append(min(rounds) / (2 * visits))
+    return max(0.0, took[1] - took[0])
 
 
 def pairs(

@@ -96,12 +96,13 @@ def test_a_model_is_loaded_by_rows_only_where_they_are_moved(tmp_path):
 def test_the_break_even_is_measured_once_and_kept(tmp_path, monkeypatch):
     tensors = load_model("tiny", store="ram").layers[0].tensors
     calls = []
-    monkeypatch.setattr(
-        row_break_even, "measure", lambda pair: calls.append(pair) or {0.0: 2.0, 0.1: 1.0, 1.0: 9.0}
-    )
+    took = {0.0: 5.0, 0.1: 1.0, 0.3: 3.0, 1.0: 9.0}
+    monkeypatch.setattr(row_break_even, "measure", lambda pair: calls.append(pair) or took)
+    monkeypatch.setattr(row_break_even, "_deciding_s", lambda width: 0.0)
     shares = [row_break_even.kept(tensors, "ram", tmp_path) for _ in range(2)]
     assert shares[0] == shares[1]
-    assert 0.1 <= shares[0] < 1
+    # Loads of .4 x 5 s take as long as rows of which .4 are selected, half of them new.
+    assert shares[0] == pytest.approx(0.4)
     assert len(calls) == 1
     assert list(json.loads((tmp_path / row_break_even.KEPT).read_text()).values()) == shares[:1]
     row_break_even.kept(tensors, "disk", tmp_path)
