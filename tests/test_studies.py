@@ -187,6 +187,7 @@ TINY = {
     "paper/seed1_table2/table2.py": ("",),
     "bundled_model/training/make_trace.py": ("--out trace.parquet",),
     "studies/host_compute/bench.py": ("simulate",),
+    "studies/neurons/as_typed.py": ("stores", "scale_model"),
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),
     "studies/policy_zoo/sequential.py": ("",),
