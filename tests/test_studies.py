@@ -187,6 +187,8 @@ TINY = {
     "paper/seed1_table2/table2.py": ("",),
     "bundled_model/training/make_trace.py": ("--out trace.parquet",),
     "studies/host_compute/bench.py": ("simulate",),
+    "benchmarks/planted_bugs.py": ("",),
+    "benchmarks/revisions.py": ("",),
     "studies/neurons/as_typed.py": ("stores", "scale_model"),
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),

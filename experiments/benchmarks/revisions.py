@@ -9,7 +9,6 @@ Measures until the 95 % half-width is `--half-width`, and prints before's second
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from analysis.paired import Ratio, paired_ratio
-
-ROOT = Path(__file__).parents[2]
+from experiments.harness import ROOT, arguments
 
 DECODE = """
 import time, torch, moex
@@ -80,7 +78,7 @@ def compare(before: Path, after: Path, program: str, half_width: float, most: in
         pairs = len(times[before])
         for folder in (before, after) if pairs % 2 else (after, before):
             times[folder].append(seconds(folder, program))
-        if pairs + 1 < 7:
+        if pairs + 1 < min(7, most):
             continue
         ratio = paired_ratio(times[before], times[after])
         if (ratio.high - ratio.low) / 2 <= half_width or ratio.pairs >= most:
@@ -89,14 +87,16 @@ def compare(before: Path, after: Path, program: str, half_width: float, most: in
 
 def main() -> None:
     """Check both revisions out, and print a line for each program."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--before", required=True, help="a git revision")
-    parser.add_argument("--after", default="HEAD", help="a git revision")
-    parser.add_argument("--what", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--half-width", type=float, default=0.015)
-    parser.add_argument("--most", type=int, default=60, help="pairs at most")
-    parser.add_argument("--best-of", type=int, default=4, help="of a process, the fastest counts")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        tiny={"what": ["replay"], "most": 2, "best_of": 1},
+        before=("HEAD", "a git revision"),
+        after=("HEAD", "a git revision"),
+        what=(list(PROGRAMS), "", PROGRAMS),
+        half_width=0.015,
+        most=(60, "pairs at most"),
+        best_of=(4, "of a process, the fastest counts"),
+    )
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folders = [temporary / "before", temporary / "after"]
