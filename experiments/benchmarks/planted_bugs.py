@@ -104,7 +104,7 @@ BUGS = (
         "an expert that is loading is not waited for",
         "moex/link/disk.py",
         "    def wait(self, slot: int) -> bool:",
-        "    def wait(self, slot: int) -> bool:\n        return False\n\n    def _wait(self, slot):",
+        "    def wait(self, slot: int) -> bool:\n        return False\n\n    def old(self, slot):",
         "tests/link " + RUN,
     ),
     Bug(
