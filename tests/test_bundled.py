@@ -38,7 +38,7 @@ def test_files_are_standard_and_small():
     assert loaded.geometry.expert_bytes >= 500_000
 
 
-def test_stock_transformers_and_moex_generate_the_same_text_from_the_same_logits(stock, tokenizer):
+def test_stock_and_moex_generate_the_same_text_from_the_same_logits(stock, tokenizer):
     prompt = tokenizer("The old house stood at the end of the lane, and", return_tensors="pt")
     expected = stock.generate(**prompt, max_new_tokens=24, do_sample=False)
     with (

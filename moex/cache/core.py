@@ -15,12 +15,11 @@ After a policy raised an error during a visit, the next visit starts with an emp
 from __future__ import annotations
 
 from collections import deque
-from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from moex.cache.limits import check_capacity
-from moex.cache.pool import Pool, overrides
-from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan, Scope
+from moex.cache.pool import Pool, overrides, pools
+from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,22 +90,9 @@ class ExpertCache:
 
     def reset(self) -> None:
         """Discard all state: empty slots, no prefetches, fresh policies."""
-        layers, width = self.geometry.layers, 1 if self.pool == "layer" else self.geometry.layers
-        spans = [range(layer, layer + width) for layer in range(0, layers, width)]
-        self._pools: list[Pool] = []
-        for number, span in enumerate(spans):
-            pool = Pool(deepcopy(self.prototype), self.slots * len(span), span)
-            pool.policy.reset(
-                Scope(
-                    capacity=pool.capacity,
-                    layers=span,
-                    experts=self.geometry.experts,
-                    top_k=self.geometry.top_k,
-                    seed=self.seed * 1_000_003 + number,
-                    future=self.future,
-                )
-            )
-            self._pools.extend([pool] * len(span))
+        self._pools = pools(
+            self.prototype, self.slots, self.pool, self.geometry, self.seed, self.future
+        )
         # The slot freed longest ago is reused first: its reads and writes have ended.
         self._free = deque(range(self.total_slots))
         # Slots that the running wave still reads: free when the next wave or visit is requested.

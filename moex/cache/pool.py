@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from moex.cache.base import CachePolicy
-from moex.types import Eviction
+from moex.types import Eviction, Scope
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from moex.types import Expert, Now
+    from moex.types import Expert, Future, Geometry, Now
 
 
 class Pool:
@@ -88,6 +89,36 @@ class Pool:
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
         return getattr(self.policy, name) if overrides(self.policy, name) else None
+
+
+def pools(
+    prototype: CachePolicy,
+    slots: int,
+    kind: str,
+    geometry: Geometry,
+    seed: int,
+    future: Future | None,
+) -> list[Pool]:
+    """Return the pool of every layer, empty, each with a fresh copy of the policy.
+
+    Args:
+        prototype: the policy.
+        slots: residents per layer.
+        kind: "layer", or "global" for one pool of `slots * layers`.
+        geometry: of the model or trace.
+        seed: for policies that use random numbers.
+        future: the recorded visits, for policies that need them.
+    """
+    layers, width = geometry.layers, 1 if kind == "layer" else geometry.layers
+    found: list[Pool] = []
+    for number, first in enumerate(range(0, layers, width)):
+        span = range(first, first + width)
+        pool = Pool(deepcopy(prototype), slots * width, span)
+        capacity, experts, top_k = pool.capacity, geometry.experts, geometry.top_k
+        own_seed = seed * 1_000_003 + number
+        pool.policy.reset(Scope(capacity, span, experts, top_k, own_seed, future))
+        found.extend([pool] * width)
+    return found
 
 
 def overrides(policy: CachePolicy, name: str) -> bool:

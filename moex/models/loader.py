@@ -47,8 +47,8 @@ class LoadedModel:
 
     `quantized` describes the quantization settings (None: not quantized); `packing` binds an
     expert's packed record for computing; `process_bytes` is what interpreter and libraries held on
-    a CPU when everything was loaded, so that a budget gives every run the same number of slots;
-    `break_even` is the share of rows from which on whole experts are moved, if neurons may be.
+    a CPU when everything was loaded; `break_even` is the share of rows from which on whole experts
+    are moved.
     """
 
     folder: Path
@@ -122,10 +122,10 @@ def load_model(
         architecture: settings of a model with random weights to build instead; `name` is a label.
         quant: the quantization scheme; default none: weights as in the checkpoint.
         bundles: store experts neuron by neuron, for a neuron selector.
-        break_even: with `bundles`, the share of rows from which on whole experts are moved; None:
-            measured here once (`store.row_break_even`). Below 1 whole experts are on disk, too.
-        fraction: with `bundles`, the share of rows that is selected: from `break_even` on, only
-            whole experts are stored and moved.
+        break_even: with `bundles`, the share of rows from which on whole experts are moved (they
+            are on disk, too, if below 1); None: measured once (`store.row_break_even`).
+        fraction: the share of rows that is selected: from `break_even` on, only whole experts are
+            stored.
 
     Raises:
         ValueError: an unknown store, device or dtype, or a model that is not supported.

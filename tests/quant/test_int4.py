@@ -73,7 +73,7 @@ def test_auto_takes_the_reference_where_int4_cannot():
 
 
 @HERE
-def test_a_kernel_that_is_slow_with_the_activations_is_passed_over_unless_it_is_asked_for():
+def test_a_kernel_slow_with_the_activations_is_used_only_if_named():
     names = {}
     for dtype in (torch.bfloat16, torch.float32, torch.float16):
         for kernel in ("auto", "int4"):

@@ -75,7 +75,7 @@ def test_a_live_row_is_judged_by_a_machine_like_its_own():
     assert fitted.endswith(f"measured: {lived.tokens_per_second:.3g} tokens/s)")
 
 
-def test_a_prefetcher_that_asks_for_more_than_a_trace_holds_is_judged_by_what_it_said():
+def test_a_prefetcher_needing_more_than_a_trace_holds_is_replayed_as_recorded():
     trace = random_trace(3, layers=4, experts=8, tokens=60, sequences=1)
     trace.predictions = [[] for _ in range(len(trace))]
     lived = replay(Decisions(LRU(), Memory(4)), trace)

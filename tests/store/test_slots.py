@@ -38,7 +38,7 @@ def test_memory_begins_at_a_page_and_can_be_written(size):
     not MAPS.is_file() or not Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
     reason="no huge pages here",
 )
-def test_all_of_a_larger_memory_may_lie_in_huge_pages_also_after_the_heap_was_used():
+def test_a_large_memory_may_lie_in_huge_pages_after_the_heap_was_used():
     used = torch.ones(6 * HUGE, dtype=torch.uint8)
     del used
     memory = paged(2 * HUGE + PAGE)
