@@ -88,6 +88,7 @@ class OffloadedModel(NeverCopied):
         # Also when nobody closes it: a thread of the link would hold all memory for ever.
         finalize(self, link.close).atexit = False
         self.planned_bytes: int | None = None
+        self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
         self._calling = RLock()
         self.journal = Journal(cache.geometry)
