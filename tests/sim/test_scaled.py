@@ -9,6 +9,7 @@ from experiments.harness import machine
 from moex.api import read_trace, simulate
 from moex.hardware.profile import HardwareProfile
 from moex.sim.bottleneck import fitted
+from moex.sim.scaled import costs_line
 from moex.trace.synthetic import generate
 from moex.types import Geometry
 
@@ -33,9 +34,13 @@ def test_recorded_bytes_are_taken_before_estimates():
     assert "estimated" not in report.costs
 
 
-def test_the_bundled_model_on_its_machine_is_not_scaled():
-    trace = read_trace("tiny").select(slice(60))
-    assert simulate(trace, hardware=machine("toy")).costs is None
+PRESETS = {"tiny": ["toy"], "synthetic_mixtral": ["a100", "rtx3060", "rtx3080m", "t4"]}
+
+
+@pytest.mark.parametrize("trace", PRESETS)
+def test_bundled_traces_on_their_machines_are_not_scaled(trace):
+    for name in PRESETS[trace]:
+        assert costs_line(machine(name), read_trace(trace)) is None
 
 
 def test_costs_of_no_model_are_refused_in_one_line():

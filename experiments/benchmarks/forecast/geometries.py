@@ -72,6 +72,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 48, "head_dim": 4}
 STORES, SLOTS, PREFETCHERS = ("ram", "disk"), (0.25, 0.5, 0.75), (NoPrefetch(), Gate())
 BAR = 0.15
+HEAD = ("store", "slots", "prefetch", "live", "forecast", "error")
 Cell = tuple[float, Prefetcher]
 
 
@@ -136,19 +137,15 @@ def main() -> None:
             print(f"{store}: visit {visit_s:.2e} expert {expert_s:.2e} pass {pass_s:.2e} s")
         for cell in itertools.product(SLOTS, PREFETCHERS):
             runs = [live(loaded, cell, link, args.tokens) for _ in range(args.turns)]
-            measured, expected = (
-                median(speed for speed, _ in runs),
-                forecast(runs[0][1], cell, here),
-            )
-            name = type(cell[1]).__name__
-            rows.append((store, cell[0], name, measured, expected, expected / measured - 1))
+            measured = median(speed for speed, _ in runs)
+            expected = forecast(runs[0][1], cell, here)
+            named = (store, cell[0], type(cell[1]).__name__)
+            rows.append((*named, measured, expected, expected / measured - 1))
+            if args.out:
+                cells = dict(zip(HEAD, rows[-1], strict=True))
+                emit({"fit": args.fit, "target": args.target, **cells}, args.out)
         del loaded
-    head = ("store", "slots", "prefetch", "live", "forecast", "error")
-    table(head, rows)
-    for row in rows if args.out else ():
-        emit(
-            {"fit": args.fit, "target": args.target, **dict(zip(head, row, strict=True))}, args.out
-        )
+    table(HEAD, rows)
     error = mean(abs(row[-1]) for row in rows)
     print(
         f"\n{args.fit} to {args.target}: mean absolute error {error:.1%} over {len(rows)} cells; "
