@@ -11,6 +11,7 @@ from moex.decisions.decisions import Decisions
 from moex.decisions.rows import known_break_even
 from moex.paths import trace_path
 from moex.sim.replay import decode_lower_bound_s, replay
+from moex.sim.scaled import costs_line, scaled
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
 
@@ -147,12 +148,15 @@ def simulate(
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
     The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
-    moves only the rows that the recorded run selected. Does not load torch.
+    moves only the rows that the recorded run selected; `hardware`'s costs are scaled to the trace's
+    model. Does not load torch.
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     neurons = 0.0 if sparsity else None
     decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, neurons)
-    report = replay(decisions, trace, hardware, cold, on_plan)
-    report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
+    here = None if hardware is None else scaled(hardware, trace)
+    report = replay(decisions, trace, here, cold, on_plan)
+    report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)
+    report.costs = None if hardware is None else costs_line(hardware, trace)
     return report

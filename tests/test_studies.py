@@ -178,6 +178,8 @@ TINY = {
     "benchmarks/disk_link/bench.py": ("reads", "decode"),
     "benchmarks/disk_link/kill.py": ("",),
     "benchmarks/forecast/forecast.py": ("--stores disk",),
+    "benchmarks/forecast/geometries.py": ("--target mixtral",),
+    "benchmarks/forecast/plan_against_simulate.py": ("",),
     "benchmarks/gpu_machine/published.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),

@@ -135,7 +135,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.finish()
                 done.layer_stats, done.events = offloaded.layer_stats, list(offloaded.events or ())
-                done.trace = offloaded.recorder.trace({})
+                done.trace = offloaded.recorder.trace(offloaded.provenance)
             done.reference_s = (reference, reference := reference_s())
             if number >= 0:
                 rounds.append(done)

@@ -9,11 +9,13 @@ emulated one.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import linear
 
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
@@ -21,8 +23,10 @@ from moex.cache.memory import Memory
 from moex.calibrate.cost_fit import offloaded_costs
 from moex.hardware.profile import HardwareProfile
 from moex.models import experts_interface
+from moex.models.memory_needs import bytes_read, skeleton_bytes
 from moex.runner.assemble import Setup, offload
 from moex.runner.meter import synchronize
+from moex.runs.provenance import provenance
 from moex.store import row_break_even
 from moex.store.layout import Planes
 from moex.store.slots import Slots
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from moex.runner.assemble import LoadedModel
 
 ROUNDS = 7
+STREAMED, MATRICES = 1 << 29, 8
+"""Bytes and number of the matrices whose reading is timed."""
 
 
 def calibrate(
@@ -52,7 +58,8 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
 
     The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
     GPU cross their own link, whose bandwidth is the run's; others an emulated one on which a load
-    takes as long as a layer with all experts resident, and the bandwidth is a plain copy's.
+    takes as long as a layer with all experts resident, and the bandwidth is a plain copy's. The
+    profile names the model, so that its costs can be scaled to others (`HardwareProfile.on`).
     """
     geometry = loaded.geometry
     prompts = [
@@ -60,8 +67,8 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
         for start in (16, 113, 210, 307)
     ]
     expert_s, link = _expert_seconds(loaded), None
-    threads = f"{torch.get_num_threads()} threads"
-    plain = HardwareProfile("measured", source=f"{loaded.folder.name} on this machine, {threads}")
+    machine = f"{provenance()['machine']}, {torch.get_num_threads()} threads"
+    plain = HardwareProfile("measured", source=f"{loaded.folder.name} on {machine}")
     if loaded.store.io is None and torch.device(loaded.device).type == "cpu":
         plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(loaded))
         layer_s = layer_seconds(loaded)
@@ -72,7 +79,30 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
         plain = replace(plain, link_bytes_per_s=crossed.bytes_moved / crossed.busy_s)
     visit_s = costs.visit_s + geometry.top_k * (costs.expert_s - expert_s)
     profile = costs.profile(plain)
-    return replace(profile, visit_s=max(0.0, visit_s), expert_s=expert_s, predict_s=predict_s)
+    skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
+    return replace(
+        profile,
+        visit_s=max(0.0, visit_s),
+        expert_s=expert_s,
+        predict_s=predict_s,
+        fitted_on=loaded.folder.name,
+        expert_bytes=geometry.expert_bytes,
+        **bytes_read(loaded.model, geometry.layers, skeleton),  # type: ignore[arg-type]
+        weights_bytes_per_s=weights_rate(loaded),
+    )
+
+
+def weights_rate(loaded: LoadedModel) -> float:
+    """Return the bytes/s at which products with one token read weights, in the model's dtype.
+
+    The weights are matrices that no cache holds, half a gigabyte in all.
+    """
+    width, size = loaded.geometry.hidden, loaded.dtype.itemsize
+    rows = STREAMED // (MATRICES * width * size)
+    make = partial(torch.rand, device=loaded.device, dtype=loaded.dtype)
+    token, weights = make(1, width), [make(rows, width) for _ in range(MATRICES)]
+    seconds = _median_of(lambda number: linear(token, weights[number % MATRICES]), 2 * MATRICES)
+    return rows * width * size / seconds
 
 
 def break_evens(loaded: LoadedModel, folder: Path | None) -> dict[str, float] | None:

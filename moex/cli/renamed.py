@@ -58,7 +58,7 @@ MODULES = {
     "moex.sim.hardware": "moex.hardware.profile",
     "moex.sim.kernels": "moex.sim.compiled_curves",
     "moex.sim.link": "moex.hardware.link_model",
-    "moex.sim.roofline": "moex.hardware.roofline",
+    "moex.sim.roofline": "moex.hardware.forecast",
     "moex.sim.rows": "moex.decisions.rows",
     "moex.sim.verdict": "moex.sim.bottleneck",
     "moex.sparsity.lean": "moex.predictors.quantized_lowrank",

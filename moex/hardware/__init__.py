@@ -1,1 +1,1 @@
-"""Models of a machine: profile, link model, compute costs, roofline."""
+"""Models of a machine: profile, link model, compute costs, forecast."""

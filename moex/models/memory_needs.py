@@ -94,6 +94,22 @@ def skeleton_bytes(model: PreTrainedModel) -> int:
     return sum(size for key, size in held.items() if key not in experts)
 
 
+def bytes_read(model: PreTrainedModel, layers: int, skeleton: int) -> dict[str, int]:
+    """Bytes besides experts that every token reads: `layer_bytes` and `pass_bytes` of a profile.
+
+    An embedding that is not the head is looked up and not read; what is outside of the `layers` MoE
+    layers but the head counts as theirs.
+    """
+    head, embedding = (
+        getattr(module, "weight", None)
+        for module in (model.get_output_embeddings(), model.get_input_embeddings())
+    )
+    pass_bytes = 0 if head is None else head.nbytes
+    looked_up = 0 if embedding is None or embedding is head else embedding.nbytes
+    layer_bytes = max(0, skeleton - pass_bytes - looked_up) // layers
+    return {"layer_bytes": layer_bytes, "pass_bytes": pass_bytes}
+
+
 def kv_bytes_per_token(config: Any, itemsize: int) -> int:
     """Bytes that one token adds to the KV cache.
 

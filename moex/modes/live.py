@@ -132,6 +132,7 @@ def _write_run(result: Result, run: Run, workload: Workload, folder: Path) -> No
         from moex.trace.format import write_trace
 
         trace.provenance = {
+            **trace.provenance,  # the bytes beside experts
             "model": run.model.name,
             "workload": workload.name,
             "cold": workload.cold,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moex.cache.lru import LRU
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
-from moex.hardware.roofline import roofline
+from moex.hardware.forecast import forecast
 from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
 
@@ -34,6 +34,7 @@ def run(run: Run, folder: Path) -> Report:
     bits = round(whole * stored.expert_bytes / plain.expert_bytes, 2)
     decisions = Decisions(LRU(), memory, neurons=run.selector.share if run.selector else None)
     lines, report = [], Report(source="plan", mode="plan", model=run.model.name)
+    read = memory_needs.bytes_read(skeleton, stored.layers, wanted.skeleton)
     for width in [bits, *(w for w in run.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
@@ -45,7 +46,7 @@ def run(run: Run, folder: Path) -> Report:
             report.expert_bits = width
             _fill(report, geometry, slots, memory, wanted)
         lines.append(_line(width, geometry, slots))
-        lines += _roofs(geometry, wanted.skeleton, hardware, run.mode.hit_rates)
+        lines.append(_speeds(geometry, hardware, run.mode.hit_rates, **read))
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])
     # Neurons, and beside them whole experts for when most of one are wanted.
@@ -89,14 +90,20 @@ def _line(width: float, geometry: Geometry, slots: int) -> str:
     )
 
 
-def _roofs(
-    geometry: Geometry, skeleton_bytes: int, hardware: HardwareProfile, hit_rates: list[float]
-) -> list[str]:
+def _speeds(
+    geometry: Geometry, hardware: HardwareProfile, hit_rates: list[float], **read: int
+) -> str:
+    """Tokens/s by hit rate, with the costs that mode=simulate charges."""
     if not hardware.timed:
-        return ["  no ceiling: this profile names no link; try hardware=rtx3060"]
-    roofs = [roofline(geometry, skeleton_bytes, hardware, rate) for rate in hit_rates]
-    each = ", ".join(f"{r.hit_rate:.0%}: {r.serial:.3g} to {r.overlapped:.3g}" for r in roofs)
-    return [f"  ceiling on {hardware.name}, tokens/s by hit rate, no load hidden to all: {each}"]
+        return "  no speeds: this profile names no link; try hardware=rtx3060"
+    here = hardware.on(geometry, **read)
+    each = (forecast(geometry, here, rate) for rate in hit_rates)
+    speeds = ", ".join(f"{x.hit_rate:.0%}: {x.plain:.3g} to {x.hidden:.3g}" for x in each)
+    costs = f"; costs scaled from {hardware.fitted_on}" if here is not hardware else ""
+    return (
+        f"  on {hardware.name}, tokens/s by hit rate, without prefetching to all loads hidden: "
+        f"{speeds}{costs}"
+    )
 
 
 def gigabytes(size: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moex.cache.memory import Memory, Needs
 from moex.modes.common import measure_hardware, write_counts
 from moex.paths import trace_path
 from moex.quant.base import quantizes
@@ -26,6 +27,7 @@ def run(run: Run, folder: Path) -> Report:
     from moex.api import read_trace
     from moex.decisions.decisions import Decisions
     from moex.sim.replay import decode_lower_bound_s, replay
+    from moex.sim.scaled import costs_line, scaled
 
     measure_hardware(run)
     if not run.trace:
@@ -33,14 +35,14 @@ def run(run: Run, folder: Path) -> Report:
             "trace=null: mode=simulate replays a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace, memory = read_trace(trace_path(run.trace)), run.memory
+    trace = read_trace(trace_path(run.trace))
     if run.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
     trace = _packed(trace, run)
     if run.selects:
         _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
-    hardware = run.hardware
+    hardware, memory = scaled(run.hardware, trace), _slots(trace, run)
     if memory.break_even is None and not hardware.timed:  # a modelled link has its profile's
         memory = replace(memory, break_even=trace.provenance.get("break_even"))
     decisions = Decisions(
@@ -55,6 +57,7 @@ def run(run: Run, folder: Path) -> Report:
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     report = replay(decisions, trace, hardware, cold)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, hardware, cold)
+    report.costs = costs_line(run.hardware, trace)
     write_counts(trace, folder)
     if run.bottleneck:
         from moex.sim.bottleneck import analyze
@@ -76,6 +79,33 @@ def run(run: Run, folder: Path) -> Report:
     return report
 
 
+def _slots(trace: Trace, run: Run) -> Memory:
+    """The memory with the slots that a live run has within its budget.
+
+    A live run records the bytes beside experts. A timed profile stands for a device of its own,
+    where interpreter and libraries take none, as in a live run that names it.
+
+    Raises:
+        ValueError: a budget, and a trace that does not record these bytes, or has other bits.
+    """
+    memory, needs = run.memory, trace.provenance.get("needs")
+    if memory.budget is None:
+        return memory
+    changed = trace.provenance.get("quant", run.settings["quant"]) != run.settings["quant"]
+    if needs is None or changed:
+        lacks = "was recorded with another quant" if needs else "does not record them"
+        shape = trace.geometry
+        raise ValueError(
+            f"memory.budget={memory.budget}: a budget also holds the bytes beside experts, and "
+            f"this trace {lacks}; expected memory.slots; try memory.budget=null "
+            f"memory.slots={min(shape.experts, 2 * shape.top_k)}"
+        )
+    wanted = Needs(**needs)
+    if run.hardware.timed:
+        wanted = replace(wanted, process=0)
+    return replace(memory, slots=memory.resolve(trace.geometry, wanted), budget=None)
+
+
 def _same_selection(trace: Trace, asked: dict[str, Any]) -> None:
     """Rows are what the recorded run selected: with another setting they would be others."""
     recorded = trace.provenance.get("sparsity")
@@ -88,8 +118,6 @@ def _same_selection(trace: Trace, asked: dict[str, Any]) -> None:
 
 def _packed(trace: Trace, run: Run) -> Trace:
     """The trace with experts of as many bytes as the configured quantization packs them into.
-
-    What computing costs is the profile's business: it is as calibrated, whatever the bits.
 
     Raises:
         ValueError: recorded with another quantization, or experts whose shapes are not known.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -17,7 +17,7 @@ from moex.link.base import open_link
 from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
 from moex.models.loader import load_model as load_model
-from moex.models.memory_needs import needs, skeleton_bytes
+from moex.models.memory_needs import bytes_read, needs, skeleton_bytes
 from moex.paths import plug_in
 from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
@@ -156,6 +156,8 @@ def offload(
     offloaded.planned_bytes = wanted.total + slots.bytes
     if selector is not None:
         offloaded.break_even = whole_from(memory, hardware, loaded.store.name)
+    read = bytes_read(loaded.model, loaded.geometry.layers, wanted.skeleton)
+    offloaded.provenance = {"needs": asdict(wanted), **read}
     return offloaded
 
 

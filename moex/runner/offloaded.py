@@ -89,6 +89,7 @@ class OffloadedModel(NeverCopied):
         finalize(self, link.close).atexit = False
         self.planned_bytes: int | None = None
         self.break_even: float | None = None
+        self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
         self._calling = RLock()
         self.journal = Journal(cache.geometry)

@@ -174,6 +174,7 @@ class Findings:
     """What limited the run; accuracy, by `modes.accuracy`."""
 
     bottleneck: str | None = None
+    costs: str | None = None
     accuracy_key: str | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
 

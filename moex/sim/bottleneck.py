@@ -14,6 +14,7 @@ from moex.hardware.profile import COSTS, HardwareProfile
 from moex.prefetch.recorded import Recorded
 from moex.sim.check import RECORDED
 from moex.sim.replay import replay
+from moex.sim.scaled import recorded_bytes
 
 if TYPE_CHECKING:
     from moex.decisions.decisions import Decisions
@@ -84,7 +85,8 @@ def analyze(
     Args:
         trace: the recorded routing.
         decisions: the run's.
-        hardware: the profile that the run's decisions are made for; None: none.
+        hardware: the profile that the run's decisions are made for, with costs of the trace's model
+            (`scaled`); None: none.
         cold: whether every sequence starts with an empty cache.
         clock: the profile that times are computed with; default `hardware`. If neither is timed,
             loads are compared instead of times.
@@ -169,4 +171,6 @@ def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Ha
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
     # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
-    return replace(machine, link_bytes_per_s=link, **costs)  # type: ignore[arg-type]
+    host_s = machine.host_expert_s and machine.host_seconds(trace.geometry.expert_bytes)
+    own = {"expert_bytes": trace.geometry.expert_bytes, **recorded_bytes(trace)}
+    return replace(machine, link_bytes_per_s=link, host_expert_s=host_s, **costs, **own)  # type: ignore[arg-type]

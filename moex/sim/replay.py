@@ -31,7 +31,8 @@ def replay(
     Args:
         decisions: policy, memory, prefetcher and miss handler.
         trace: the recorded routing.
-        hardware: the profile that decisions are made for.
+        hardware: the profile that decisions are made for, with costs of the trace's model
+            (`scaled`).
         cold: whether every sequence starts with an empty cache.
         on_plan: called with every plan.
         clock: the profile that times are computed with; default `hardware`.

@@ -41,7 +41,8 @@ def simulate(
         cache: a fresh or reusable cache; it is reset first. A `RowCache` moves only the rows that
             the run selected.
         prefetcher: default none.
-        hardware: a timed profile for seconds; None or an untimed one for counts only.
+        hardware: a timed profile for seconds, with costs of the trace's model (`scaled`); None or
+            an untimed one for counts only.
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
 

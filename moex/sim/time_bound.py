@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moex.hardware.forecast import transfer_s
 from moex.trace.trace import following
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def decode_lower_bound(
 
     Args:
         trace: the recorded routing.
-        hardware: a timed profile.
+        hardware: a timed profile, with costs of the trace's model (`scaled`).
         slots: residents per layer.
         pool: "layer" or "global".
         staging: slots shared by all layers, beside the residents'; default `2 * top_k`.
@@ -54,14 +55,14 @@ def decode_lower_bound(
     Raises:
         ValueError: the profile gives no link bandwidth.
     """
-    if hardware.link_bytes_per_s is None:
+    if not hardware.timed:
         raise ValueError(
             f"hardware={hardware.name}: has no link bandwidth, so no transfer takes time; "
             "expected a timed profile; try hardware=rtx3090"
         )
     geometry = trace.geometry
     held = slots * geometry.layers + (2 * geometry.top_k if staging is None else staging)
-    transfer_s = hardware.link_latency_s + geometry.expert_bytes / hardware.link_bytes_per_s
+    moved_s = transfer_s(geometry, hardware)
     loading_s = hardware.handover_s + hardware.load_s  # of the device's compute, for every load
     computing = np.append(0.0, np.cumsum(_computing(trace, hardware)))
     loads = np.append(0, np.cumsum(belady_loads(trace, slots, pool, cold)))
@@ -75,7 +76,7 @@ def decode_lower_bound(
             resident = 0 if empty and i == 0 else held
             least = np.maximum(0, loads[later] - loads[cut] - resident)
             computed = computing[later] - computing[cut] + least * loading_s
-            window = best[i] + np.maximum(computed, least * transfer_s)
+            window = best[i] + np.maximum(computed, least * moved_s)
             best[i + 1 :] = np.maximum(best[i + 1 :], window)
         total += float(best[-1])
     return total * (1 - ROUNDING)

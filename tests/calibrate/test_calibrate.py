@@ -56,6 +56,13 @@ def test_a_calibration_knows_its_machine(loaded):
     token_s = profile.resident_token_s(loaded.geometry.layers, loaded.geometry.top_k)
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source
+    assert profile.fitted_on == loaded.folder.name
+    assert profile.expert_bytes == loaded.geometry.expert_bytes
+    assert 1e8 < profile.weights_bytes_per_s < 1e13
+    skeleton = profile.layer_bytes * loaded.geometry.layers + profile.pass_bytes
+    assert 0 < profile.pass_bytes < skeleton <= loaded.skeleton_bytes
+    larger = loaded.geometry._replace(expert_bytes=10**9)
+    assert profile.on(larger, profile.layer_bytes, profile.pass_bytes).expert_s > 1e-3
 
 
 def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_path, monkeypatch):

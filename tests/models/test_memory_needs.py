@@ -42,6 +42,17 @@ def test_skeleton_and_kv_cache_are_what_they_are_planned_to_be(family, tmp_path)
     assert real == 11 * memory_needs.kv_bytes_per_token(planned.config.get_text_config(), 4)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_token_reads_layers_and_head_and_looks_its_embedding_up(tied):
+    config = yaml.safe_load((CONF / "model" / "olmoe.yaml").read_text())
+    shape = config["architecture"] | {"tie_word_embeddings": tied}
+    model = checkpoint.build_from(hub.configuration(config["name"], shape))
+    read = memory_needs.bytes_read(model, 16, memory_needs.skeleton_bytes(model))
+    assert read["pass_bytes"] == 50304 * 2048 * 2
+    attention, router = 4 * 2048 * 2048 * 2, 64 * 2048 * 2
+    assert read["layer_bytes"] == pytest.approx(attention + router, rel=0.002)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_models_have_the_sizes_that_others_name(name):

@@ -32,6 +32,7 @@ MACHINE = HardwareProfile(
     expert_s=1.25e-4,
     submit_s=2e-5,
     host_expert_s=2e-3,
+    expert_bytes=589_824,
 )
 UNITS = ("policy", "capacity", "bandwidth", "compute")
 

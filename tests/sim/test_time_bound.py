@@ -131,7 +131,12 @@ def test_no_run_is_faster_than_the_bound(
 ):
     trace = random_trace(seed, experts=6, tokens=12, sequences=3, prompt=prompt)
     hardware = HardwareProfile(
-        "test", trace.geometry.expert_bytes / load_s, latency_s, chunk, *computing
+        "test",
+        trace.geometry.expert_bytes / load_s,
+        latency_s,
+        chunk,
+        *computing,
+        expert_bytes=trace.geometry.expert_bytes,
     )
     given = {"pool": pool, "staging": staging, "hardware": hardware, "cold": cold}
     report = simulate(trace, policy, slots, prefetcher, **given)
@@ -166,6 +171,7 @@ def test_it_holds_for_prefetches_several_visits_ahead(
         handover_s=handover_s,
         load_s=later_s,
         predict_s=predict_s,
+        expert_bytes=trace.geometry.expert_bytes,
     )
     prefetcher = Wanderer(seed, horizon, width, far_first)
     where = {"pool": pool, "staging": staging, "hardware": hardware}
@@ -180,7 +186,9 @@ def test_it_holds_for_every_policy_on_a_recorded_trace(name):
     trace = read_trace("tiny").select(slice(900))
     size = trace.geometry.expert_bytes
     for load_s in (1e-4, 1e-3, 1e-2):
-        hardware = HardwareProfile("test", size / load_s, visit_s=7e-4, expert_s=1e-4)
+        hardware = HardwareProfile(
+            "test", size / load_s, visit_s=7e-4, expert_s=1e-4, expert_bytes=size
+        )
         for prefetcher in (NoPrefetch(), Gate(), Oracle(), Oracle(horizon=4)):
             report = simulate(trace, policy(name), 3, prefetcher, hardware=hardware)
             assert report.decode_lower_bound_s <= report.decode_s
@@ -190,7 +198,8 @@ def test_it_holds_for_every_policy_on_a_recorded_trace(name):
 @pytest.mark.parametrize("sequence", [(0, 1, 2, 0), (0, 1, 0, 2), (1, 2, 1, 1)])
 def test_it_is_below_the_best_of_all_choices_and_met_on_the_link(sequence, computing_s):
     trace = literal([(0, (index,)) for index in sequence], experts=3, top_k=1)
-    hardware = HardwareProfile("test", trace.geometry.expert_bytes, visit_s=computing_s)
+    size = trace.geometry.expert_bytes
+    hardware = HardwareProfile("test", size, visit_s=computing_s, expert_bytes=size)
     evictions = list(product(range(2), repeat=3))
     predictions = [(*told, None) for told in product((None, 0, 1, 2), repeat=3)]
     found = [
@@ -239,7 +248,8 @@ def test_whole_number_costs_are_seconds_like_all_others():
 
 def test_it_is_given_only_where_it_is_valid():
     trace = read_trace("tiny").select(slice(60))
-    timed = HardwareProfile("test", 1e9, visit_s=1e-3, host_expert_s=1e-3)
+    size = trace.geometry.expert_bytes
+    timed = HardwareProfile("test", 1e9, visit_s=1e-3, host_expert_s=1e-3, expert_bytes=size)
     assert simulate(trace, hardware=timed).decode_lower_bound_s > 0
     assert simulate(trace).decode_lower_bound_s is None
     assert simulate(trace, hardware=HardwareProfile()).decode_lower_bound_s is None

@@ -95,6 +95,8 @@ def configuration(number: int) -> tuple[str, list[str]]:
         words["hardware"] = "rtx3060"
     if any("hardware" in word for word in words):
         words |= {f"++hardware.{name}_s": f"1.{at}7e-5" for at, name in enumerate(COSTS)}
+        words |= {"++hardware.expert_bytes": "100000", "++hardware.layer_bytes": "100000"}
+        words |= {"++hardware.weights_bytes_per_s": "1e10"}
     return model, [f"{key}={value}" for key, value in words.items()]
 
 

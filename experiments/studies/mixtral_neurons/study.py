@@ -22,7 +22,7 @@ from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.row_cache import RowCache
-from moex.hardware.roofline import READ_SHARE
+from moex.hardware.profile import READ_SHARE
 from moex.predictors.nets import Lean, nets
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate

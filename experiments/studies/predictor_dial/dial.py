@@ -51,8 +51,8 @@ def traces(visits: int) -> dict[str, Trace]:
 
 def speed(trace: Trace, prefetcher: Prefetcher | None, load: float) -> float:
     """Simulated tokens/s; computing a layer takes 1 ms."""
-    link = trace.geometry.expert_bytes / (load * 1e-3)
-    machine = HardwareProfile("dial", link, visit_s=1e-3)
+    size = trace.geometry.expert_bytes
+    machine = HardwareProfile("dial", size / (load * 1e-3), visit_s=1e-3, expert_bytes=size)
     report = simulate(trace, LRU(), 0.5, prefetcher, hardware=machine)
     assert report.tokens_per_second is not None
     return report.tokens_per_second
