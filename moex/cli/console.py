@@ -102,6 +102,9 @@ def sentence(report: Report) -> str:
         prefetched = (
             f", prefetch={report.prefetcher} raised what was there in time to {there:.1f} %"
         )
+    if report.prefetch_paused:
+        why = "too few prefetches were used" if report.prefetch_issued else "they hide nothing here"
+        prefetched += f" (paused in {100 * report.prefetch_paused:.1f} % of visits: {why})"
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "

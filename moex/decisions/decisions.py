@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
+from moex.decisions.governor import LEAST, NEVER, OFF, Governor
 from moex.decisions.rows import row_settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Decisions:
         seed: for everything that is random.
         neurons: whether only the rows that the recorded run selected are moved.
         store: where the master copies are ("ram" or "disk"), for the break-even of rows.
+        governor: whether prefetching is paused while too few prefetches are used.
+        overlaps: whether the link copies while the device computes (`Link.overlaps`); that of a
+            timed profile does.
     """
 
     policy: CachePolicy
@@ -43,6 +47,8 @@ class Decisions:
     seed: int = 0
     neurons: bool = False
     store: str = "ram"
+    governor: bool = False
+    overlaps: bool = True
 
     def build(
         self,
@@ -78,3 +84,13 @@ class Decisions:
         cache = ExpertCache(*given)
         memory.refuse_rows()
         return cache
+
+    def make_governor(self, hardware: HardwareProfile | None = None) -> Governor:
+        """Return a fresh governor of the prefetcher, for the link of this hardware.
+
+        What `prefetch=recorded` repeats was governed when it was recorded.
+        """
+        if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
+            return Governor(OFF)
+        timed = hardware is not None and hardware.timed
+        return Governor(LEAST if self.overlaps or timed else NEVER)

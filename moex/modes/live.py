@@ -76,8 +76,9 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
 
     try:
         memory = replace(setup.memory, slots=report.slots, budget=None)
-        decisions = replace(setup, memory=memory).decisions(report.store)
         trace = read_trace(folder / "trace.parquet")
+        overlaps = bool(trace.provenance.get("overlaps", True))
+        decisions = replace(setup, memory=memory).decisions(report.store, overlaps)
         return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)
     except Exception as error:
         note(f"no bottleneck line: the trace of this run could not be replayed ({error})")
@@ -123,6 +124,7 @@ def _write_run(result: Result, run: Run, workload: Workload, folder: Path) -> No
         from moex.trace.format import write_trace
 
         trace.provenance = {
+            **trace.provenance,
             "model": run.model.name,
             "workload": workload.name,
             "cold": workload.cold,

@@ -39,6 +39,10 @@ def run(run: Run, folder: Path) -> Report:
     if run.selects:
         _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
+    store = recorded if memory.store == "auto" else memory.store
+    overlaps = store != "ram" or run.settings["model"]["device"] != "cpu"
+    if store == recorded:
+        overlaps = bool(trace.provenance.get("overlaps", True))
     hardware = run.hardware
     decisions = Decisions(
         run.cache,
@@ -47,7 +51,9 @@ def run(run: Run, folder: Path) -> Report:
         run.miss,
         run.seed,
         run.selects,
-        recorded if memory.store == "auto" else memory.store,
+        store,
+        run.governor,
+        overlaps,
     )
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     report = replay(decisions, trace, hardware, cold)

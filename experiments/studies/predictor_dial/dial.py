@@ -53,7 +53,7 @@ def speed(trace: Trace, prefetcher: Prefetcher | None, load: float) -> float:
     """Simulated tokens/s; computing a layer takes 1 ms."""
     link = trace.geometry.expert_bytes / (load * 1e-3)
     machine = HardwareProfile("dial", link, visit_s=1e-3)
-    report = simulate(trace, LRU(), 0.5, prefetcher, hardware=machine)
+    report = simulate(trace, LRU(), 0.5, prefetcher, hardware=machine, governor=False)
     assert report.tokens_per_second is not None
     return report.tokens_per_second
 
