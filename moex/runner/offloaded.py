@@ -92,8 +92,7 @@ class OffloadedModel(NeverCopied):
         finalize(self, link.close).atexit = False
         self.planned_bytes: int | None = None
         self.events: deque[tuple[Any, ...]] | None = None
-        self._calling = RLock()
-        self.journal = Journal(cache.geometry, link.overlaps)
+        self._calling, self.journal = RLock(), Journal(cache.geometry, link.overlaps)
         self.restart()
 
     def log_events(self, limit: int) -> None:
@@ -192,8 +191,7 @@ class OffloadedModel(NeverCopied):
     def _open(self, layer: int) -> None:
         """Begin what changes this layer's statistics; after an interrupted call, start cold.
 
-        What that call left behind (slots half filled, experts that count as resident and never
-        came, threads that died) is given up, whatever it was.
+        What that call left behind (slots half filled, threads that died) is given up.
         """
         if self.journal.interrupted:
             self.link.restart()
