@@ -146,7 +146,7 @@ def simulate(
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
-    overlaps = bool(trace.provenance.get("overlaps", True))
+    overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, sparsity
     decisions = Decisions(*chosen, governor=governor, overlaps=overlaps)
     report = replay(decisions, trace, hardware, cold, on_plan)

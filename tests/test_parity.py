@@ -12,7 +12,7 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
-from moex.decisions import decisions, governor
+from moex.decisions import governor
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.prefetch.markov import Markov
@@ -113,7 +113,7 @@ def hasty(monkeypatch):
     """A governor that pauses within the few visits of a test."""
     for name, value in {"WINDOW": 6, "PROBE": 2, "FIRST": 2, "LONGEST": 8}.items():
         monkeypatch.setattr(governor, name, value)
-    monkeypatch.setattr(decisions, "LEAST", 0.6)
+    monkeypatch.setattr(governor, "LEAST", 0.9)
 
 
 @pytest.mark.parametrize("prefetcher", GUESSES, ids=repr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
-from moex.decisions.governor import LEAST, NEVER, OFF, Governor
+from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rows import row_settings
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ class Decisions:
         memory.refuse_rows()
         return cache
 
-    def make_governor(self, hardware: HardwareProfile | None = None) -> Governor:
+    def make_governor(
+        self, geometry: Geometry, hardware: HardwareProfile | None = None
+    ) -> Governor:
         """Return a fresh governor of the prefetcher, for the link of this hardware.
 
         What `prefetch=recorded` repeats was governed when it was recorded.
         """
         if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
-            return Governor(OFF)
-        timed = hardware is not None and hardware.timed
-        return Governor(LEAST if self.overlaps or timed else NEVER)
+            return Governor()
+        return Governor(least_precision(geometry, hardware, self.overlaps))

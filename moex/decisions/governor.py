@@ -12,17 +12,42 @@ from typing import TYPE_CHECKING
 from moex.types import DECODE
 
 if TYPE_CHECKING:
-    from moex.types import Access, Plan
+    from moex.hardware.profile import HardwareProfile
+    from moex.types import Access, Geometry, Plan
 
-OFF, LEAST, NEVER = 0.0, 0.2, 1.0
-"""The least precision of a free link, of one that copies while the device computes, and of one that
-copies in the computing thread: there a prefetch hides nothing, so none is made."""
+LEAST, NEVER = 0.3, 1.0
+"""The least precision on a link of unknown speed (where a load takes four layers and goes in nine
+chunks, prefetches pay from there on), and on one that copies in the computing thread: there they
+hide nothing."""
 
 WINDOW, PROBE = 64, 16
 """Ended prefetches that precision is taken of: usually, and after a pause."""
 
 FIRST, LONGEST = 64, 4096
 """Visits of a pause: the first one, and at most; each is twice as long as the one before."""
+
+
+def least_precision(geometry: Geometry, hardware: HardwareProfile | None, overlaps: bool) -> float:
+    """Return the share of prefetches that must be used for prefetching to pay.
+
+    On a timed profile, the break-even: a used prefetch hides the layer that is computed before it
+    is demanded, or itself if that is shorter; an unused one is handed over, and if it takes longer
+    than that layer, demand waits for its chunk in flight.
+
+    Args:
+        geometry: of the model or trace.
+        hardware: a timed profile overlaps; None or untimed: the link's speed is unknown.
+        overlaps: whether the link copies while the device computes (`Link.overlaps`).
+    """
+    if hardware is None or hardware.link_bytes_per_s is None:
+        return LEAST if overlaps else NEVER
+    speed, size = hardware.link_bytes_per_s, geometry.expert_bytes
+    layer_s = hardware.visit_s + geometry.top_k * hardware.expert_s
+    load_s = hardware.link_latency_s + size / speed
+    chunk_s = load_s - max(0, size - hardware.chunk_bytes) / speed
+    lost_s = hardware.handover_s + max(0.0, min(chunk_s, load_s - layer_s))
+    hidden_s = min(load_s, layer_s)
+    return lost_s / (lost_s + hidden_s) if hidden_s else LEAST
 
 
 class Governor:
@@ -35,11 +60,11 @@ class Governor:
     most experts of a layer, and prefetching one of them is seldom wrong.
 
     Args:
-        least: the share of prefetches that must be used; `OFF` never pauses, `NEVER` always does,
-            in prompts, too.
+        least: the share of prefetches that must be used; None never pauses, `NEVER` always does, in
+            prompts, too.
     """
 
-    def __init__(self, least: float = OFF) -> None:
+    def __init__(self, least: float | None = None) -> None:
         self.least = least
         self.reset()
 
@@ -54,11 +79,11 @@ class Governor:
     @property
     def state(self) -> str:
         """Whether it may pause: "on" or "off", as in the result row."""
-        return "on" if self.least else "off"
+        return "off" if self.least is None else "on"
 
     def count(self, access: Access, plan: Plan) -> None:
         """Count the prefetches that a plan of this visit ends; called before `allows`."""
-        if self.left or access.phase != DECODE or not (plan.prefetched or plan.dropped):
+        if not self.least or self.left or access.phase != DECODE:
             return
         self.used += len(plan.prefetched)
         self.ended += len(plan.prefetched) + len(plan.dropped)
@@ -74,7 +99,7 @@ class Governor:
 
     def allows(self, access: Access) -> bool:
         """Whether the prefetcher is asked in this visit; called once a visit."""
-        if self.least >= NEVER:
+        if self.least == NEVER:
             return False
         if access.phase != DECODE or not self.left:
             return True

@@ -77,7 +77,7 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
     try:
         memory = replace(setup.memory, slots=report.slots, budget=None)
         trace = read_trace(folder / "trace.parquet")
-        overlaps = bool(trace.provenance.get("overlaps", True))
+        overlaps = trace.provenance.get("overlaps") is not False
         decisions = replace(setup, memory=memory).decisions(report.store, overlaps)
         return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)
     except Exception as error:

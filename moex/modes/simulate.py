@@ -42,7 +42,7 @@ def run(run: Run, folder: Path) -> Report:
     store = recorded if memory.store == "auto" else memory.store
     overlaps = store != "ram" or run.settings["model"]["device"] != "cpu"
     if store == recorded:
-        overlaps = bool(trace.provenance.get("overlaps", True))
+        overlaps = trace.provenance.get("overlaps") is not False
     hardware = run.hardware
     decisions = Decisions(
         run.cache,

@@ -137,7 +137,8 @@ def offload(
     slots = loaded.layout.slots(cache.total_slots, capacity, loaded.device)
     neurons = Neurons(selector, slots) if selector is not None and cache.by_rows else None
     link = open_link(loaded.store, slots, memory, hardware)
-    governor = setup.decisions(loaded.store.name, link.overlaps).make_governor(hardware)
+    decisions = setup.decisions(loaded.store.name, link.overlaps)
+    governor = decisions.make_governor(loaded.geometry, hardware)
     with ExitStack() as stack:
         stack.callback(link.close)
         host = _host_executor(loaded, hardware) if miss.on_host else None
@@ -154,7 +155,7 @@ def offload(
             governor,
         )
         stack.pop_all()
-    if offloaded.predicts and governor.least >= NEVER:
+    if offloaded.predicts and governor.least == NEVER:
         note(
             f"link={link.name}: copies in the computing thread, so prefetching hides nothing and "
             "is paused; prefetch.governor=off (in Python: governor=False) prefetches all the same"

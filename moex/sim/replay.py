@@ -38,7 +38,7 @@ def replay(
     """
     future = trace.future() if "future" in decisions.policy.needs else None
     cache = decisions.build(trace.geometry, hardware, future)
-    governor = decisions.make_governor(hardware)
+    governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware
     report = simulate(trace, cache, decisions.prefetcher, times, cold, on_plan, governor)
     if decisions.miss is not None and decisions.miss.lossy:

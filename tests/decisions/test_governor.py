@@ -11,7 +11,16 @@ import moex
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.decisions.decisions import Decisions
-from moex.decisions.governor import FIRST, LEAST, LONGEST, NEVER, OFF, PROBE, WINDOW, Governor
+from moex.decisions.governor import (
+    FIRST,
+    LEAST,
+    LONGEST,
+    NEVER,
+    PROBE,
+    WINDOW,
+    Governor,
+    least_precision,
+)
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
@@ -24,7 +33,8 @@ from moex.types import PREFILL, Eviction, Expert, Plan
 NOW = visit(0, 0, 1)
 USED = Plan(0, prefetched=(Expert(0, 0),))
 DROPPED = Plan(0, dropped=(Eviction(Expert(0, 1), 0),))
-LINK = HardwareProfile("link", link_bytes_per_s=1e6, visit_s=1e-4)
+LINK = HardwareProfile("link", link_bytes_per_s=1e6, chunk_bytes=25, visit_s=3e-5)
+TRACE = random_trace(1, layers=2, experts=32, tokens=2000, sequences=1)
 
 
 def ends(governor, *plans, times=1, now=NOW):
@@ -68,10 +78,9 @@ def test_a_good_trial_and_a_good_window_make_the_next_pause_short():
     assert pause_of(governor) == FIRST
 
 
-def test_what_is_used_just_often_enough_is_never_paused():
-    few = round(1 / LEAST)
-    governor = Governor(LEAST)
-    assert all(ends(governor, USED, *[DROPPED] * (few - 1)) for _ in range(10 * WINDOW))
+def test_what_is_used_often_enough_is_never_paused():
+    governor = Governor(0.5)
+    assert all(ends(governor, DROPPED, USED) for _ in range(10 * WINDOW))
 
 
 def test_prompts_are_neither_counted_nor_paused():
@@ -100,8 +109,8 @@ def test_a_reset_begins_anew():
 
 
 def test_off_never_pauses_and_never_is_always_paused():
-    assert ends(Governor(OFF), DROPPED, times=10 * WINDOW)
-    assert (Governor(OFF).state, Governor(LEAST).state) == ("off", "on")
+    assert ends(Governor(), DROPPED, times=10 * WINDOW)
+    assert (Governor().state, Governor(0.0).state) == ("off", "on")
     governor = Governor(NEVER)
     assert not ends(governor, USED, times=10 * WINDOW)
     assert not governor.allows(NOW._replace(phase=PREFILL))
@@ -109,15 +118,33 @@ def test_off_never_pauses_and_never_is_always_paused():
 
 def test_the_link_decides_how_often_prefetches_must_be_used():
     settings = Decisions(LRU(), prefetcher=Random(), governor=True)
-    copying = replace(settings, overlaps=False)
-    assert settings.make_governor().least == LEAST
-    assert copying.make_governor().least == copying.make_governor(HardwareProfile()).least == NEVER
-    assert copying.make_governor(LINK).least == LEAST, "a timed link overlaps"
-    assert replace(settings, governor=False).make_governor().least == OFF
-    assert replace(settings, prefetcher=Recorded()).make_governor().least == OFF
+
+    def least(hardware=None, **other):
+        return replace(settings, **other).make_governor(TRACE.geometry, hardware).least
+
+    assert least() == LEAST
+    assert least(overlaps=False) == least(HardwareProfile(), overlaps=False) == NEVER
+    assert least(LINK, overlaps=False) == least(LINK) < 1, "a timed link overlaps"
+    assert least(governor=False) is least(prefetcher=Recorded()) is None
 
 
-TRACE = random_trace(1, layers=2, experts=32, tokens=2000, sequences=1)
+@pytest.mark.parametrize(
+    ("seconds", "chunks", "costs", "least"),
+    [
+        (1, 1, {}, 0),  # over before the demand
+        (4, 1, {}, 3 / 4),  # a load in one piece is waited for
+        (4, 10, {}, 0.4 / 1.4),
+        (2, 10, {"handover_s": 0.1}, 0.3 / 1.3),
+        (0.5, 1, {"handover_s": 0.5}, 0.5),
+        (4, 1, {"visit_s": 0.0}, LEAST),  # what computing takes is unknown
+    ],
+)
+def test_the_least_precision_is_the_break_even_of_the_profile(seconds, chunks, costs, least):
+    size = TRACE.geometry.expert_bytes
+    costs = {"visit_s": 0.8, "expert_s": 0.1} | costs
+    costs["expert_s"] = costs["visit_s"] / 8
+    link = HardwareProfile("link", size / seconds, chunk_bytes=size // chunks, **costs)
+    assert least_precision(TRACE.geometry, link, overlaps=True) == pytest.approx(least)
 
 
 def replayed(prefetcher, governor=None, trace=TRACE, cold=False):

@@ -9,7 +9,7 @@ from experiments.harness import machine, table
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.decisions.governor import LEAST, OFF, Governor
+from moex.decisions.governor import Governor, least_precision
 from moex.prefetch.gate import Gate
 from moex.prefetch.markov import Markov
 from moex.prefetch.oracle import Oracle
@@ -73,16 +73,18 @@ def governed(args: Namespace) -> Iterator[Row]:
         for count in (3,) if args.tiny else (2, 4, 6):
             cache = ExpertCache(LRU(), trace.geometry, count)
             plain = simulate(trace, cache, None, link)
+            least = least_precision(trace.geometry, link, overlaps=True)
             for word, prefetch in PREDICTORS.items():
                 off, on = (
-                    simulate(trace, cache, prefetch, link, governor=Governor(least))
-                    for least in (OFF, LEAST)
+                    simulate(trace, cache, prefetch, link, governor=Governor(each))
+                    for each in (None, least)
                 )
                 yield {
                     "machine": name,
                     "load_over_layer": load,
                     "slots": count,
                     "predictor": word,
+                    "least": least,
                     "precision": off.prefetch_precision,
                     "paused": on.prefetch_paused,
                     "off_against_none": faster(off, plain),
