@@ -20,7 +20,7 @@ LEAST, NEVER = 0.3, 1.0
 chunks, prefetches pay from there on), and on one that copies in the computing thread: there they
 hide nothing."""
 
-WINDOW, PROBE = 64, 16
+WINDOW, PROBE = 64, 32
 """Ended prefetches that precision is taken of: usually, and after a pause."""
 
 FIRST, LONGEST = 64, 4096

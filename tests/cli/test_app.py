@@ -112,7 +112,8 @@ def test_an_oracle_records_its_future_first(results, model):
 
 
 def test_experts_are_read_from_disk_unless_told_otherwise(results, model, live):
-    disk = row(start(results, *model, "workload.repeats=1", "memory.slots=3"))
+    words = ("workload.repeats=1", "memory.slots=3", "prefetch.governor=off")
+    disk = row(start(results, *model, *words))
     assert (disk["link"], disk["store"]) == ("disk", "disk")
     assert disk["io"] == "aio"
     assert disk["files_warm"] is False

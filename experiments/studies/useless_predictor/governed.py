@@ -80,7 +80,7 @@ def governed(args: Namespace) -> Iterator[Row]:
                     for each in (None, least)
                 )
                 yield {
-                    "machine": name,
+                    "link": name,
                     "load_over_layer": load,
                     "slots": count,
                     "predictor": word,
@@ -97,7 +97,7 @@ def summary(rows: list[Row]) -> None:
     """Print a line a predictor and machine: the worst cells."""
     cells: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        cells.setdefault((row["predictor"], row["machine"]), []).append(row)
+        cells.setdefault((row["predictor"], row["link"]), []).append(row)
     lines = []
     for (word, name), mine in cells.items():
         ends = [[row[key] or 0.0 for row in mine] for key in ("precision", "paused")]
@@ -107,5 +107,5 @@ def summary(rows: list[Row]) -> None:
         ]
         spans = [f"{min(each):.2f} to {max(each):.2f}" for each in ends]
         lines.append((word, name, *spans, *least))
-    head = "predictor, machine, precision, paused, off / none, on / none, on / off"
+    head = "predictor, link, precision, paused, off / none, on / none, on / off"
     table(head.split(", "), lines)
