@@ -61,6 +61,7 @@ def load(
     rows: float = 1.0,
     break_even: float | None = None,
     link: str = "auto",
+    governor: bool = True,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -99,6 +100,8 @@ def load(
         break_even: with `sparsity`, the share of rows from which whole experts are moved; default:
             the hardware profile's value for the store, else what is measured here once.
         link: what moves experts: "auto", a file of `moex/link`, or the dotted name of a class.
+        governor: whether prefetching is paused while too few prefetches are used, and never begun
+            where the link copies nothing while the device computes.
     """
     from moex.runner.assemble import Setup, load_model, offload
     from moex.store.base import store_class
@@ -122,7 +125,7 @@ def load(
     )
     with ExitStack() as stack:
         stack.callback(loaded.store.close)
-        setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector)
+        setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector, governor)
         offloaded = offload(loaded, setup, future, on_plan=on_plan)
         offloaded.closing = stack.pop_all()
     return offloaded
@@ -144,6 +147,7 @@ def simulate(
     sparsity: bool = False,
     rows: float = 1.0,
     break_even: float | None = None,
+    governor: bool = True,
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
@@ -153,8 +157,9 @@ def simulate(
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
-    neurons = 0.0 if sparsity else None
-    decisions = Decisions(cache or LRU(), memory, prefetch, miss, seed, neurons)
+    overlaps = trace.provenance.get("overlaps") is not False
+    chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
+    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps)
     here = None if hardware is None else scaled(hardware, trace)
     report = replay(decisions, trace, here, cold, on_plan)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from test_exactness import PREFETCHERS, run
 
@@ -10,10 +12,16 @@ from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.random import Random
+from moex.decisions import governor
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
+from moex.prefetch.markov import Markov
+from moex.prefetch.previous import Previous
+from moex.prefetch.random import Random as RandomExperts
+from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runs.measured import measured
+from moex.sim.replay import replay
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
 from moex.types import DECODE
@@ -36,7 +44,9 @@ LOGICAL = (
     "partial_hits",
     "bytes_selected",
     "row_hit_rate",
+    "prefetch_paused",
 )
+GUESSES = [Gate(depth=2), Previous(), Markov(), RandomExperts()]
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +106,77 @@ def test_decoding_books_add_up(loaded):
     total = [offloaded.cache_stats.phases[phase] for phase in ("prefill", "decode")]
     issued = sum(c.prefetch_issued for c in total)
     assert issued == sum(c.prefetched_hits + c.prefetch_wasted for c in total)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A governor that pauses within the few visits of a test."""
+    for name, value in {"WINDOW": 6, "PROBE": 2, "FIRST": 2, "LONGEST": 8}.items():
+        monkeypatch.setattr(governor, name, value)
+    monkeypatch.setattr(governor, "LEAST", 0.9)
+
+
+@pytest.mark.parametrize("prefetcher", GUESSES, ids=repr)
+@pytest.mark.parametrize("pool", ["layer", "global"])
+@pytest.mark.parametrize(("store", "hardware"), [("disk", None), ("ram", LINK), ("ram", None)])
+def test_a_replay_pauses_prefetching_as_the_run_did(
+    checkpoints, hasty, prefetcher, pool, store, hardware
+):
+    parts, live, replayed = load_model(str(checkpoints["olmoe"]), store=store), [], []
+    setup = Setup(LRU(), Memory(5, pool=pool), prefetcher, hardware, 5, governor=True)
+    offloaded = offload(parts, setup, on_plan=live.append)
+    with offloaded as model:
+        for seed in (1, 2):
+            run(model, seed)
+    offloaded.finish()
+    trace = offloaded.recorder.trace({})
+    parts.store.close()
+    settings = setup.decisions(store, trace.provenance["overlaps"])
+    report = replay(settings, trace, hardware, on_plan=replayed.append)
+    assert replayed == live
+    row = type(report)()
+    row.fill(*measured(offloaded.layer_stats, None))
+    assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
+    copied = (store, hardware) == ("ram", None)
+    assert row.prefetch_paused == 1 if copied else 0 < row.prefetch_paused < 1
+    assert any(load.speculative for plan in live for load in plan.loads) != copied
+    repeated = []
+    replay(replace(settings, prefetcher=Recorded()), trace, hardware, on_plan=repeated.append)
+    assert [plan for plan in repeated if plan.loads] == [plan for plan in live if plan.loads]
+
+
+def test_an_interrupted_run_is_paused_in_its_replay_as_it_was(checkpoints, hasty):
+    parts, left = load_model(str(checkpoints["olmoe"]), store="disk"), [150]
+
+    def on_plan(plan):
+        left[0] -= 1
+        if not left[0]:
+            raise RuntimeError("interrupted")
+
+    def several(model):
+        for seed in range(2, 9):
+            run(model, seed)
+
+    setup = Setup(LRU(), Memory(5), RandomExperts(), governor=True)
+    offloaded = offload(parts, setup, on_plan=on_plan)
+    with offloaded as model:
+        run(model, seed=1)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            several(model)
+        run(model, seed=9)
+    offloaded.finish()
+    trace = offloaded.recorder.trace({})
+    parts.store.close()
+    assert trace.resets
+    report = replay(setup.decisions("disk"), trace)
+    row = type(report)()
+    row.fill(*measured(offloaded.layer_stats, None))
+    assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
+    assert 0 < row.prefetch_paused < 1
+
+
+def test_a_link_that_hides_nothing_is_said_once_to_prefetch_nothing(checkpoints, capsys):
+    parts = load_model(str(checkpoints["olmoe"]), store="ram")
+    for word, prefetcher, lines in ((True, Gate(), 1), (False, Gate(), 0), (True, None, 0)):
+        offload(parts, Setup(LRU(), Memory(5), prefetcher, governor=word)).close()
+        assert capsys.readouterr().err.count("link=copy: copies in the computing thread") == lines

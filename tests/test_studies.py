@@ -119,6 +119,8 @@ def test_a_useless_predictor_is_compared_simulated_and_live(traces, tmp_path, mo
     run(monkeypatch, path, "live", "--out", tmp_path / "rows.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["emulated"] for row in rows] == [True]
+    run(monkeypatch, path, "governor")
+    assert "| random | 1 chunk |" in capsys.readouterr().out
 
 
 def test_speed_and_accuracy_are_joined_where_the_setting_is_one():

@@ -72,6 +72,7 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         mode="live",
         policy=type(cache.prototype).__name__,
         prefetcher=type(offloaded.prefetcher).__name__,
+        governor=offloaded.governor.state if offloaded.predicts else None,
         link=link.name,
         store=store.name,
         io=link.io or store.io,

@@ -34,6 +34,7 @@ class Counts:
     host_computed: int = 0
     skipped: int = 0
     waited_visits: int = 0
+    paused_visits: int = 0
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
     bytes_selected: int = 0
@@ -107,6 +108,10 @@ class CacheStats:
         counts.prefetch_wasted += len(plan.dropped)
         counts.prefetch_issued += len(plan.dropped)
         counts.bytes_wasted += self._size(plan.dropped) + self._size(plan.unused)
+
+    def paused(self, phase: str) -> None:
+        """Count a visit in which the prefetcher was not asked."""
+        self.phases[phase].paused_visits += 1
 
     def waited(self, phase: str, late: int, any_wait: bool) -> None:
         """Count a visit's late hits (still being loaded), and whether it waited."""

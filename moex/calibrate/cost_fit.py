@@ -65,6 +65,7 @@ class TimedLink(Link):
         self.inner, self.seconds = inner, defaultdict[int, float](float)
         self.name, self.emulated, self.io = inner.name, inner.emulated, inner.io
         self.in_parts, self._clock = inner.in_parts, 0
+        self.overlaps = inner.overlaps
 
     @property
     def pinned(self) -> bool | None:

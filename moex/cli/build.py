@@ -41,7 +41,10 @@ def typed_run(config: DictConfig) -> Run:
     def make(group: str) -> Any:
         if group in GROUPS:
             return _construct(GROUPS[group], settings[group], group)
-        return build(settings[group], group) if "_target_" in (settings[group] or ()) else None
+        node = settings[group]
+        if group == "prefetch":  # of every prefetcher, and no field of its class
+            node = {name: value for name, value in (node or {}).items() if name != "governor"}
+        return build(node, group) if "_target_" in (node or ()) else None
 
     return Run(settings, make)
 

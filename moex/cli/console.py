@@ -109,6 +109,9 @@ def sentence(report: Report) -> str:
     elif report.prefetcher != "none" and report.row_hit_rate is not None:
         there = 100 * report.row_hit_rate
         prefetched = f", with prefetch={report.prefetcher} {there:.1f} % of the rows in time"
+    if report.prefetch_paused:
+        why = "too few prefetches were used" if report.prefetch_issued else "they hide nothing here"
+        prefetched += f" (paused in {100 * report.prefetch_paused:.1f} % of visits: {why})"
     return (
         f"{report.model} with {report.slots} expert slots per "
         f"{'layer' if report.pool == 'layer' else 'layer, shared'}: cache={report.policy} had "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
+from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rows import moves_rows, row_settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Decisions:
         neurons: the share of an expert's rows that a token selects, 0 if it varies; None: all rows
             are computed.
         store: where the master copies are ("ram" or "disk"), for the break-even of rows.
+        governor: whether prefetching is paused while too few prefetches are used.
+        overlaps: whether the link copies while the device computes (`Link.overlaps`); that of a
+            timed profile does.
     """
 
     policy: CachePolicy
@@ -44,6 +48,8 @@ class Decisions:
     seed: int = 0
     neurons: float | None = None
     store: str = "ram"
+    governor: bool = False
+    overlaps: bool = True
 
     def moves_rows(self, hardware: HardwareProfile | None = None) -> bool:
         """Whether rows of experts are moved, not whole ones."""
@@ -85,3 +91,14 @@ class Decisions:
         if not cache.selects:
             memory.refuse_rows()
         return cache
+
+    def make_governor(
+        self, geometry: Geometry, hardware: HardwareProfile | None = None
+    ) -> Governor:
+        """Return a fresh governor of the prefetcher, for the link of this hardware.
+
+        What `prefetch=recorded` repeats was governed when it was recorded.
+        """
+        if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
+            return Governor()
+        return Governor(least_precision(geometry, hardware, self.overlaps))

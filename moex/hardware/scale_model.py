@@ -9,6 +9,7 @@ import yaml
 
 from moex.hardware.profile import HardwareProfile
 from moex.paths import CONF
+from moex.types import Geometry
 
 LEAST_CHUNK = 1 << 14
 """Bytes of a chunk, at least: moving smaller ones costs more than they take."""
@@ -57,7 +58,13 @@ class ScaleModel(HardwareProfile):
         """How many times as long as computing a layer the load of one expert takes there."""
         there, shape = self._profile(), self._architecture()
         assert there.link_bytes_per_s is not None
-        layer_s = there.visit_s + shape["num_experts_per_tok"] * there.expert_s
+        top_k, hidden, wide = (
+            shape[name] for name in ("num_experts_per_tok", "hidden_size", "intermediate_size")
+        )
+        layers, experts = shape["num_hidden_layers"], shape["num_local_experts"]
+        model = Geometry(layers, experts, top_k, hidden, wide, int(self._expert_bytes()))
+        costs = there.on(model, there.layer_bytes)
+        layer_s = costs.visit_s + top_k * costs.expert_s
         return (there.link_latency_s + self._expert_bytes() / there.link_bytes_per_s) / layer_s
 
     def here(self, expert_bytes: int, layer_s: float) -> ScaleModel:

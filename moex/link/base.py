@@ -38,6 +38,9 @@ class Link(ABC):
 
     name: str = ""
 
+    overlaps: bool = True
+    """Whether it copies while the device computes; if not, a prefetch hides nothing."""
+
     emulated: bool = False
     """Whether it delays arrivals to those of a timed hardware profile; used for these only."""
 

@@ -23,6 +23,7 @@ class CopyLink(Link):
 
     name = "copy"
     rank = 1
+    overlaps = False
 
     def __init__(self, store: ExpertStore, slots: Slots) -> None:
         self.store, self.slots = store, slots

@@ -76,9 +76,8 @@ def make_setup(run: Run, workload: Workload) -> Setup:
     """How experts are offloaded."""
     from moex.runner.assemble import Setup
 
-    setup = Setup(
-        run.cache, run.memory, run.prefetch, run.hardware, run.seed, run.miss, run.selector
-    )
+    chosen = run.cache, run.memory, run.prefetch, run.hardware, run.seed, run.miss, run.selector
+    setup = Setup(*chosen, run.governor)
     if run.memory.budget is not None:  # refused before a byte of the weights is read or fetched
         _, geometry, needs = sized(run, workload)
         run.memory.resolve(geometry, needs)

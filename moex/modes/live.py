@@ -85,8 +85,9 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
 
     try:
         memory = replace(setup.memory, slots=report.slots, budget=None)
-        decisions = replace(setup, memory=memory).decisions(report.store)
         trace = read_trace(folder / "trace.parquet")
+        overlaps = trace.provenance.get("overlaps") is not False
+        decisions = replace(setup, memory=memory).decisions(report.store, overlaps)
         return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)
     except Exception as error:
         note(f"no bottleneck line: the trace of this run could not be replayed ({error})")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moex.train.recipe import Recipe
 
 CORES = os.cpu_count() or 1
+SWITCH = {"on": True, "off": False, "true": True, "false": False}
 WIDEST = 32
 """Bits of a weight in a checkpoint."""
 
@@ -130,6 +131,20 @@ class Run(Top):
                 raise AttributeError(name)
             part = vars(self)[name] = self.make(name)
             return part
+
+    @property
+    def governor(self) -> bool:
+        """Whether prefetching is paused while too few prefetches are used: `prefetch.governor`.
+
+        Raises:
+            ValueError: neither on nor off.
+        """
+        given = str(self.settings["prefetch"].get("governor", "on")).lower()
+        if given not in SWITCH:
+            raise ValueError(
+                f"prefetch.governor={given}: expected on or off; try prefetch.governor=on"
+            )
+        return SWITCH[given]
 
     @property
     def selects(self) -> bool:

@@ -42,6 +42,10 @@ def run(run: Run, folder: Path) -> Report:
     if run.selects:
         _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
+    store = recorded if run.memory.store == "auto" else run.memory.store
+    overlaps = store != "ram" or run.settings["model"]["device"] != "cpu"
+    if store == recorded:
+        overlaps = trace.provenance.get("overlaps") is not False
     hardware, memory = scaled(run.hardware, trace), _slots(trace, run)
     if memory.break_even is None and not hardware.timed:  # a modelled link has its profile's
         memory = replace(memory, break_even=trace.provenance.get("break_even"))
@@ -52,7 +56,9 @@ def run(run: Run, folder: Path) -> Report:
         run.miss,
         run.seed,
         run.selector.share if run.selector else None,
-        recorded if memory.store == "auto" else memory.store,
+        store,
+        run.governor,
+        overlaps,
     )
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     report = replay(decisions, trace, hardware, cold)

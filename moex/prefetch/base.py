@@ -71,7 +71,10 @@ class Prefetcher(ABC):
         """Discard all state."""
 
     def observe(self, observation: Observation) -> None:
-        """Observe a visit; called for every visit, also if nothing is predicted after it."""
+        """Observe a visit; called for every visit, also where prefetching is paused.
+
+        There `predict` is not called after it, and `lookahead_norm` is empty.
+        """
 
     @abstractmethod
     def predict(self, observation: Observation) -> Sequence[Prediction]:

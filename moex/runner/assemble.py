@@ -12,6 +12,7 @@ import torch
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
 from moex.decisions.decisions import Decisions
+from moex.decisions.governor import NEVER
 from moex.decisions.rows import whole_from
 from moex.link.base import open_link
 from moex.miss.fetch import Fetch
@@ -22,6 +23,7 @@ from moex.paths import plug_in
 from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
+from moex.runs.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,7 @@ class Setup:
         seed: seed of everything random.
         miss: how absent experts are handled; default: they are fetched.
         selector: which neurons count for a token; default all.
+        governor: whether prefetching is paused while too few prefetches are used.
     """
 
     policy: CachePolicy
@@ -61,6 +64,7 @@ class Setup:
     seed: int = 0
     miss: MissHandler | None = None
     selector: NeuronSelector | None = None
+    governor: bool = False
 
     def __post_init__(self) -> None:
         if self.memory.link != "auto":  # refused now, not after a model was loaded
@@ -77,12 +81,11 @@ class Setup:
         """Whether misses may change logits."""
         return self.miss is not None and self.miss.lossy
 
-    def decisions(self, store: str) -> Decisions:
-        """The decision-making objects for experts in the store of this name."""
+    def decisions(self, store: str, overlaps: bool = True) -> Decisions:
+        """The decision-making objects for experts in the store of this name, and for its link."""
+        chosen = self.policy, self.memory, self.prefetcher, self.miss, self.seed
         neurons = self.selector.share if self.selector is not None else None
-        return Decisions(
-            self.policy, self.memory, self.prefetcher, self.miss, self.seed, neurons, store
-        )
+        return Decisions(*chosen, neurons, store, self.governor, overlaps)
 
     @property
     def predictor_bytes(self) -> int:
@@ -138,6 +141,7 @@ def offload(
     slots = loaded.layout.slots(cache.total_slots, capacity, loaded.device)
     neurons = Neurons(selector, slots) if selector is not None else None
     link = open_link(loaded.store, slots, memory, hardware)
+    governor = replace(decisions, overlaps=link.overlaps).make_governor(loaded.geometry, hardware)
     with ExitStack() as stack:
         stack.callback(link.close)
         host = _host_executor(loaded, hardware) if miss.on_host else None
@@ -151,8 +155,14 @@ def offload(
             neurons,
             on_plan,
             host,
+            governor,
         )
         stack.pop_all()
+    if offloaded.predicts and governor.least == NEVER:
+        note(
+            f"link={link.name}: copies in the computing thread, so prefetching hides nothing and "
+            "is paused; prefetch.governor=off (in Python: governor=False) prefetches all the same"
+        )
     offloaded.planned_bytes = wanted.total + slots.bytes
     if selector is not None:
         offloaded.break_even = whole_from(memory, hardware, loaded.store.name)

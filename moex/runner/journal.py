@@ -21,10 +21,12 @@ class Journal:
 
     Args:
         geometry: the model's geometry.
+        overlaps: whether the link copies while the device computes; the trace says so, because a
+            replay must pause prefetching as the run did.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.recorder = TraceRecorder(geometry)
+    def __init__(self, geometry: Geometry, overlaps: bool = True) -> None:
+        self.recorder = TraceRecorder(geometry, {"overlaps": overlaps})
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
         self._before: tuple[int, list[dict[str, int]], int] | None = None
 

@@ -75,6 +75,7 @@ class LayerVisit:
             self.run.execute(plan)
             given = self.begin_host(plan)
             self.work.skip(plan.skipped)
+            self.run.governor.count(self.access, plan)
             if plan.last:
                 self.predict()
             self.compute(plan)
@@ -83,13 +84,17 @@ class LayerVisit:
         return self.combine()
 
     def predict(self) -> None:
-        """Ask the prefetcher, and submit what the cache admits."""
+        """Ask the prefetcher, unless it is paused, and submit what the cache admits."""
         run = self.run
         scores, *lookahead = self.rows or run.lookahead.rows(self.number, self.hidden)
         self.access, self.lookahead = self.access._replace(scores=scores), tuple(lookahead)
         if not run.predicts:
             return
         seen = Observation(self.access, self.lookahead, self.hidden, chosen=self.index)
+        if not run.governor.allows(self.access):
+            run.prefetcher.observe(seen)
+            self.stats.paused(self.access.phase)
+            return
         if run.normed_lookahead:
             scored = run.normed_lookahead.scores(self.number, self.hidden)
             seen = seen._replace(lookahead_norm=scored)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from moex.cache.stats import CacheStats
+from moex.decisions.governor import Governor
 from moex.models import experts_interface
 from moex.models.guards import NeverCopied
 from moex.models.normed_lookahead import NormedLookahead
@@ -57,6 +58,7 @@ class OffloadedModel(NeverCopied):
         neurons: which of them count; default all.
         on_plan: called with every plan that is executed.
         host: computes the experts that plans give to the host.
+        governor: pauses the prefetcher; default never.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class OffloadedModel(NeverCopied):
         neurons: Neurons | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         host: HostExecutor | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
-        self.prefetcher = prefetcher or NoPrefetch()
+        self.prefetcher, self.governor = prefetcher or NoPrefetch(), governor or Governor()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
         self.meter = Meter(partial(_totals, link, host))
         lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
@@ -91,8 +94,7 @@ class OffloadedModel(NeverCopied):
         self.break_even: float | None = None
         self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
-        self._calling = RLock()
-        self.journal = Journal(cache.geometry)
+        self._calling, self.journal = RLock(), Journal(cache.geometry, link.overlaps)
         self.restart()
 
     def log_events(self, limit: int) -> None:
@@ -132,7 +134,7 @@ class OffloadedModel(NeverCopied):
             if self.events is not None:
                 self.log_events(self.events.maxlen or 0)
             self.phase, self.position, self.sequence = PREFILL, 0, -1
-            self.journal = Journal(self.cache.geometry)
+            self.journal = Journal(self.cache.geometry, self.link.overlaps)
 
     def empty(self) -> None:
         """Start a sequence cold: an empty cache, a fresh policy; statistics and trace go on."""
@@ -145,6 +147,7 @@ class OffloadedModel(NeverCopied):
         self._finish()
         self.cache.reset()
         self.prefetcher.reset(self.cache.geometry, self.cache.seed)
+        self.governor.reset()
 
     @property
     def recorder(self) -> TraceRecorder:
@@ -190,8 +193,7 @@ class OffloadedModel(NeverCopied):
     def _open(self, layer: int) -> None:
         """Begin what changes this layer's statistics; after an interrupted call, start cold.
 
-        What that call left behind (slots half filled, experts that count as resident and never
-        came, threads that died) is given up, whatever it was.
+        What that call left behind (slots half filled, threads that died) is given up.
         """
         if self.journal.interrupted:
             self.link.restart()
@@ -201,6 +203,7 @@ class OffloadedModel(NeverCopied):
                 self.routing.reset()
             self.cache.reset()
             self.prefetcher.reset(self.cache.geometry, self.cache.seed)
+            self.governor.reset()
             self.meter.start()
             self.journal.take_back()
         self.journal.begin(layer)

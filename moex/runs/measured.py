@@ -98,6 +98,7 @@ def prefetches(counts: Counts) -> Prefetches:
         **_as_counted(Prefetches, counts),
         prefetch_precision=ratio(counts.prefetch_used, counts.prefetch_issued),
         prefetch_coverage=ratio(hits, hits + counts.partial_hits + counts.demand_misses),
+        prefetch_paused=ratio(counts.paused_visits, counts.visits),
     )
 
 

@@ -24,6 +24,7 @@ class Identity:
     runner: str = ""
     policy: str = ""
     prefetcher: str = ""
+    governor: str | None = None
     quant: str = "none"
     bits_per_weight: float | None = None
     kernel: str | None = None
@@ -103,6 +104,7 @@ class Prefetches:
     prefetch_wasted: int | None = None
     prefetch_precision: float | None = None
     prefetch_coverage: float | None = None
+    prefetch_paused: float | None = None
 
 
 @dataclass

@@ -39,7 +39,9 @@ def replay(
     """
     future = trace.future() if "future" in decisions.policy.needs else None
     cache = decisions.build(trace.geometry, hardware, future)
-    report = simulate(trace, cache, decisions.prefetcher, clock or hardware, cold, on_plan)
+    governor = decisions.make_governor(trace.geometry, hardware)
+    times = clock or hardware
+    report = simulate(trace, cache, decisions.prefetcher, times, cold, on_plan, governor)
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
     if cache.selects:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.cache.stats import CacheStats
+from moex.decisions.governor import Governor
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured
@@ -33,6 +34,7 @@ def simulate(
     hardware: HardwareProfile | None = None,
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    governor: Governor | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -45,13 +47,14 @@ def simulate(
             an untimed one for counts only.
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
+        governor: pauses the prefetcher; default never.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
     prefetcher = prefetcher or NoPrefetch()
     check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan)
+    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor or Governor())
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
     resets = frozenset(trace.resets)
@@ -77,17 +80,19 @@ class _Replay:
         prefetcher: Prefetcher,
         hardware: HardwareProfile | None,
         on_plan: Callable[[Plan], None] | None,
+        governor: Governor,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
         self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
-        self.predicts = not isinstance(prefetcher, NoPrefetch)
+        self.predicts, self.governor = not isinstance(prefetcher, NoPrefetch), governor
         self.access: Access | None = None
         self.cache.reset()
         if prefetcher.needs & {"future", "recorded"}:
             prefetcher.set_future(trace)
         prefetcher.reset(trace.geometry, cache.seed)
+        governor.reset()
 
     def restart(self) -> None:
         """Begin a sequence with an empty cache."""
@@ -103,6 +108,7 @@ class _Replay:
     def _empty(self) -> None:
         self.cache.reset()
         self.prefetcher.reset(self.trace.geometry, self.cache.seed)
+        self.governor.reset()
 
     def _finish(self) -> None:
         if self.access is not None:
@@ -131,8 +137,10 @@ class _Replay:
             cache_stats.demand(phase, plan)
             if clock:
                 clock.submit(plan)
-            if plan.last and self.predicts:
-                self._prefetch(access)
+            if self.predicts:
+                self.governor.count(access, plan)
+                if plan.last:
+                    self._prefetch(access)
             if clock:
                 late += self._compute(plan, clock)
             else:
@@ -162,6 +170,9 @@ class _Replay:
     def _prefetch(self, access: Access) -> None:
         observation = Observation(access, self.trace.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
+        if not self.governor.allows(access):
+            self.layer_stats[access.layer].paused(access.phase)
+            return
         plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
         self.layer_stats[access.layer].prefetch(access.phase, plan)
         if self.clock:
@@ -179,6 +190,7 @@ class _Replay:
             mode="simulate",
             policy=type(cache.prototype).__name__,
             prefetcher=type(self.prefetcher).__name__,
+            governor=self.governor.state if self.predicts else None,
             link="modelled" if self.clock else "none",
             slots=cache.slots,
             pool=cache.pool,

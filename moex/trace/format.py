@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from moex.types import Prediction
 
 SCHEMA = 1
-KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "predictor_bytes": int}
+KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "overlaps": bool}
+KINDS |= {"predictor_bytes": int}
 """Keys of the provenance that a replay reads, and their types."""
 
 

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 class TraceRecorder:
-    """Appends visits to lists (cheap during a run); `trace()` converts them to columns."""
+    """Appends visits to lists (cheap during a run); `trace()` converts them to columns.
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
+    Args:
+        geometry: the model's.
+        about: provenance of every trace that is made.
+    """
+
+    def __init__(self, geometry: Geometry, about: dict[str, Any] | None = None) -> None:
+        self.geometry, self.about = geometry, about or {}
         self.accesses: list[Access] = []
         self.sequences: list[int] = []
         self.tokens: list[int | None] = []
@@ -95,7 +100,7 @@ class TraceRecorder:
             lookahead=lookahead if any(self.lookahead) else None,
             predictions=[list(row) for row in self.predictions],
             rows=rows if any(self.needs) else None,
-            provenance=provenance,
+            provenance=self.about | provenance,
             tokens=None if None in self.tokens else np.asarray(self.tokens, np.int32),
             resets=tuple(sorted(each for each in self.resets if each < len(accesses))),
         )

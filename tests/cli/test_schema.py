@@ -75,6 +75,10 @@ def hydra_here():
         ("cache=gdsf cache.weights=abc", "cache.weights=abc: expected a list of numbers"),
         ("cache=static cache.counts=pyproject.toml", "cache.counts=pyproject.toml: not JSON"),
         ("prefetch.depth=abc", "prefetch.depth=abc: expected a whole number; try prefetch.depth=1"),
+        (
+            "prefetch.governor=5",
+            "prefetch.governor=5: expected on or off; try prefetch.governor=",
+        ),
         ("hardware=toy hardware.link_bytes_per_s=fast", "link_bytes_per_s=fast: expected a number"),
         ("hardware=toy hardware.link_bytes_per_s=-5", "link_bytes_per_s=-5: expected a positive"),
         ("hardware=toy hardware.visit_s=-1", "hardware.visit_s=-1: expected seconds, 0 or more"),

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from traces import literal, random_trace
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
+from moex.cli.build import typed_run
 from moex.prefetch.base import Observation
 from moex.prefetch.markov import Markov
 from moex.prefetch.oracle import Oracle
@@ -49,7 +49,7 @@ def test_every_yaml_builds_a_prefetcher_that_keeps_the_contract(path):
         config = compose("config", overrides=[f"prefetch={path.stem}", "sparsity=none"])
 
     def make():
-        return instantiate(config.prefetch, _convert_="object")
+        return typed_run(config).prefetch
 
     check_prefetcher(make, TINY, CONF.parents[1] / "moex" / "assets" / "tiny")
     trace = random_trace(4, layers=3, tokens=20)

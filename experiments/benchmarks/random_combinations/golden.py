@@ -48,6 +48,7 @@ PLAN: tuple[int | None, ...] = tuple(range(13))
 """Fields of a plan as recorded: their positions now; None: taken away, was always empty."""
 
 FIXED = ["eval=none", "runner.threads=1", "bottleneck=false", "trace=trace.parquet"]
+FIXED += ["prefetch.governor=off"]  # recorded without one
 FIXED += [f"workload.prompts={json.dumps(PROMPTS)}"]
 SHAPES = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},

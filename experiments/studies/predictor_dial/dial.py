@@ -53,7 +53,7 @@ def speed(trace: Trace, prefetcher: Prefetcher | None, load: float) -> float:
     """Simulated tokens/s; computing a layer takes 1 ms."""
     size = trace.geometry.expert_bytes
     machine = HardwareProfile("dial", size / (load * 1e-3), visit_s=1e-3, expert_bytes=size)
-    report = simulate(trace, LRU(), 0.5, prefetcher, hardware=machine)
+    report = simulate(trace, LRU(), 0.5, prefetcher, hardware=machine, governor=False)
     assert report.tokens_per_second is not None
     return report.tokens_per_second
 

@@ -2,19 +2,21 @@
 
     python experiments/studies/useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
     python experiments/studies/useless_predictor/study.py live --out results/useless.jsonl [--tiny]
+    python experiments/studies/useless_predictor/study.py governor [--tiny]
 
 `simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
 until an expert takes `r` times as long as a layer; with `--traces` (of
 `experiments/studies/two_level/record.py`) also rows: random experts, their rows by the selector. It
 draws useless.png beside this file. `live` decodes with the bundled model behind an emulated link,
 both sides open at once and in turns; it means something on an idle machine only. The bar is .95.
+`governor` replays whole experts with every predictor that a replay can ask, without and with the
+governor that pauses seldom used prefetching.
 """
 
 from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,7 +27,8 @@ import yaml
 
 from analysis.paired import in_turns, paired_ratio
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
-from experiments.harness import ROOT, arguments, emit, machine
+from experiments.harness import ROOT, arguments, emit
+from experiments.studies.useless_predictor.governed import LOADS, governed, slowed, summary
 from moex.api import read_trace
 from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
@@ -48,17 +51,9 @@ if TYPE_CHECKING:
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
 
-LOADS, SLOTS, WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0), (2, 3, 4), (1, 2, 4)
+SLOTS, WIDTHS = (2, 3, 4), (1, 2, 4)
 BAR = 0.95
 Row = dict[str, Any]
-
-
-def slowed(load: float, expert_bytes: int, chunks: int) -> HardwareProfile:
-    """The toy machine; an expert takes `load` layers on its link, and goes in so many chunks."""
-    toy = machine("toy")
-    layer_s = toy.visit_s + 2 * toy.expert_s
-    speed, chunk = expert_bytes / (load * layer_s), expert_bytes // chunks
-    return replace(toy, link_bytes_per_s=speed, chunk_bytes=chunk)
 
 
 def speed(
@@ -198,16 +193,20 @@ def main() -> None:
         __doc__,
         "simulated",
         "live",
+        "governor",
         traces=(None, "the folder of studies/two_level/record.py", Path),
         out=None,
         repeats=7,
     )
     rows = []
-    for row in {"simulated": simulated, "live": live}[args.part](args):
+    parts = {"simulated": simulated, "live": live, "governor": governed}
+    for row in parts[args.part](args):
         rows.append(row)
         emit(row, args.out)
     if args.part == "simulated" and not args.tiny:
         draw(rows, Path(__file__).with_name("useless.png"))
+    if args.part == "governor":
+        summary(rows)
     worst = min(rows, key=lambda row: row["against_none"])
     print(f"worst of all, against prefetch=none (bar {BAR}): {json.dumps(worst)}")
 
