@@ -134,7 +134,9 @@ def main() -> None:
             link = HardwareProfile("emulated", args.link, chunk_bytes=1 << 20)
         for profile in (fitted, here):
             visit_s, expert_s, pass_s = profile.visit_s, profile.expert_s, profile.pass_s
-            print(f"{store}: visit {visit_s:.2e} expert {expert_s:.2e} pass {pass_s:.2e} s")
+            costs = f"visit {visit_s:.2e} s, expert {expert_s:.2e} s, pass {pass_s:.2e} s"
+            link_speed = profile.link_bytes_per_s or 0.0
+            print(f"{store}: {costs}, link {link_speed:.2e} bytes/s", flush=True)
         for cell in itertools.product(SLOTS, PREFETCHERS):
             runs = [live(loaded, cell, link, args.tokens) for _ in range(args.turns)]
             measured = median(speed for speed, _ in runs)
