@@ -33,7 +33,7 @@ from moex.types import PREFILL, Eviction, Expert, Plan
 NOW = visit(0, 0, 1)
 USED = Plan(0, prefetched=(Expert(0, 0),))
 DROPPED = Plan(0, dropped=(Eviction(Expert(0, 1), 0),))
-LINK = HardwareProfile("link", link_bytes_per_s=1e6, chunk_bytes=25, visit_s=3e-5)
+LINK = HardwareProfile("link", 1e6, chunk_bytes=25, visit_s=3e-5, expert_bytes=100)
 TRACE = random_trace(1, layers=2, experts=32, tokens=2000, sequences=1)
 
 

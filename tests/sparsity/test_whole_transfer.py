@@ -33,6 +33,7 @@ def logits(model) -> torch.Tensor:
 
 def opened(store: str, break_even: float | None, **other):
     settings = {"slots": 4, "prefetch": Prefetch(Gate()), "sparsity": Random(fraction=0.3)}
+    settings |= {"governor": False}  # a copying link would pause the prefetcher
     return moex.load("tiny", LRU(), store=store, break_even=break_even, **settings | other)
 
 

@@ -47,8 +47,10 @@ def stores(args: Namespace) -> Iterator[dict[str, Any]]:
         prompts = prompts_of(whole)[: args.prompts]
         with ExitStack() as stack:
             sides = [
-                Side(stack, "whole", whole, Memory(SLOTS), Gate(), None),
-                Side(stack, "neurons", neurons, Memory(SLOTS), Fetch(MLP()), selector),
+                Side(stack, "whole", whole, Memory(SLOTS), Gate(), None, governor=True),
+                Side(
+                    stack, "neurons", neurons, Memory(SLOTS), Fetch(MLP()), selector, governor=True
+                ),
             ]
             turn(sides, prompts[:1], args.tokens)  # warmth
             pairs: list[list[float]] = []
@@ -81,14 +83,15 @@ def scale_model(args: Namespace) -> Iterator[dict[str, Any]]:
     for mode, memory in (("late", None), ("predicted", "equal bytes")):
         selector, prefetcher = Corm(mode=mode), Fetch(MLP())
         with ExitStack() as stack:
-            gate = Side(stack, "whole", whole, Memory(SLOTS), Gate(), None, link)
+            gate = Side(stack, "whole", whole, Memory(SLOTS), Gate(), None, link, governor=True)
             setting = Memory(SLOTS)
             if memory:
                 selector.bind(whole.geometry, neurons.folder)
                 prefetcher.bind(whole.geometry, neurons.folder, selector)
                 spent = selector.device_bytes + prefetcher.device_bytes
                 setting = equal_bytes(neurons, SLOTS, args.rows, spent)
-            corm = Side(stack, "neurons", neurons, setting, prefetcher, selector, link)
+            parts = setting, prefetcher, selector, link
+            corm = Side(stack, "neurons", neurons, *parts, governor=True)
             turn([gate, corm], prompts[:1], args.tokens)  # warmth
             turns = []
             for number in range(args.repeats):

@@ -46,9 +46,11 @@ class Side:
         selector: NeuronSelector | None,
         link: HardwareProfile | None = None,
         routing: RoutingReplay | None = None,
+        governor: bool = False,
     ) -> None:
         self.name, self.selector = name, selector
-        self.run = offload(loaded, Setup(LRU(), memory, prefetcher, link, selector=selector))
+        setup = Setup(LRU(), memory, prefetcher, link, selector=selector, governor=governor)
+        self.run = offload(loaded, setup)
         if routing is not None:
             self.run.replay(routing)
         self.model = stack.enter_context(self.run)
