@@ -56,3 +56,19 @@ def test_yaml_and_constructor_name_the_same_fields(group, option):
     module, _, name = target.rpartition(".")
     fields = {f.name for f in dataclasses.fields(getattr(importlib.import_module(module), name))}
     assert set(node) - {"_target_"} <= fields
+
+
+@pytest.mark.parametrize(
+    ("given", "on"), [("on", True), ("off", False), ("true", True), ("false", False), (None, True)]
+)
+@pytest.mark.parametrize("prefetch", ["gate", "none", "corm"])
+def test_every_prefetcher_has_a_governor_that_is_on_or_off(prefetch, given, on):
+    words = [f"prefetch={prefetch}"] + [f"prefetch.governor={given}"] * (given is not None)
+    run = typed_run(compose("config", overrides=words))
+    assert run.governor is on
+    assert not hasattr(run.prefetch, "governor")
+
+
+def test_presets_of_prefetch_studies_switch_the_governor_off():
+    config = compose("config", overrides=["experiment=prefetch_value"])
+    assert typed_run(config).governor is False

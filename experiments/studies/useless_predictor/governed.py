@@ -74,6 +74,7 @@ def governed(args: Namespace) -> Iterator[Row]:
             cache = ExpertCache(LRU(), trace.geometry, count)
             plain = simulate(trace, cache, None, link)
             least = least_precision(trace.geometry, link, overlaps=True)
+            least = args.least or least
             for word, prefetch in PREDICTORS.items():
                 off, on = (
                     simulate(trace, cache, prefetch, link, governor=Governor(each))

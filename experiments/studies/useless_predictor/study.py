@@ -2,7 +2,7 @@
 
     python experiments/studies/useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
     python experiments/studies/useless_predictor/study.py live --out results/useless.jsonl [--tiny]
-    python experiments/studies/useless_predictor/study.py governor [--tiny]
+    python experiments/studies/useless_predictor/study.py governor [--least .3] [--tiny]
 
 `simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
 until an expert takes `r` times as long as a layer; with `--traces` (of
@@ -195,6 +195,7 @@ def main() -> None:
         "live",
         "governor",
         traces=(None, "the folder of studies/two_level/record.py", Path),
+        least=(None, "of `governor`: this precision on every link", float),
         out=None,
         repeats=7,
     )
