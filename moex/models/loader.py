@@ -124,8 +124,7 @@ def load_model(
         bundles: store experts neuron by neuron, for a neuron selector.
         break_even: with `bundles`, the share of rows from which on whole experts are moved (they
             are on disk, too, if below 1); None: measured once (`store.row_break_even`).
-        fraction: the share of rows that is selected: from `break_even` on, only whole experts are
-            stored.
+        fraction: the share of rows that is selected; from `break_even` on only wholes are stored.
 
     Raises:
         ValueError: an unknown store, device or dtype, or a model that is not supported.
@@ -198,8 +197,8 @@ def load_model(
         buffer.data = buffer.data.to(device)
     refuse_absent(layer.experts for layer in layers)
     trim()
-    skeleton = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
-    size = linears + sum(skeleton.values())
+    held_once = {p.data_ptr(): p.nbytes for p in model.parameters() if not p.is_meta}
+    size = linears + sum(held_once.values())
     # Only the first counts buffers, only the second always counts packed linear layers.
     held = max(skeleton_bytes(model), size) + (geometry.all_bytes if experts.in_memory else 0)
     return LoadedModel(
@@ -221,9 +220,8 @@ def load_model(
 
 def _put(packers: Sequence[Packer], expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
     """Pass an expert to the packers that have not packed its layer yet."""
-    for packer in packers:
-        if expert.layer not in packer.done:
-            packer.put(expert, tensors)
+    for packer in [each for each in packers if expert.layer not in each.done]:
+        packer.put(expert, tensors)
 
 
 def _fill(

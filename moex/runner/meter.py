@@ -16,6 +16,9 @@ from moex.types import DECODE, PREFILL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from moex.link.base import Link
+    from moex.runner.host_executor import HostExecutor
+
 
 class Meter:
     """Times every forward pass, and adds one entry per pass to the series.
@@ -105,3 +108,9 @@ def begin_peak() -> None:
 def peak_device_bytes() -> int | None:
     """Peak bytes that torch allocated on the device since `begin_peak`; None without a device."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def totals(link: Link, host: HostExecutor | None) -> LinkStats:
+    """Return what the link has moved, and all stall: for the link and for the host."""
+    stats = link.stats()
+    return stats if host is None else stats._replace(stall_s=stats.stall_s + host.stall_s)

@@ -23,7 +23,7 @@ from moex.models.router_scores import Lookahead
 from moex.prefetch.none import NoPrefetch
 from moex.runner.journal import Journal
 from moex.runner.layer_visit import LayerVisit
-from moex.runner.meter import Meter
+from moex.runner.meter import Meter, totals
 from moex.trace.format import DEPTHS
 from moex.types import PREFILL
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from moex.cache.core import ExpertCache
-    from moex.link.base import Link, LinkStats
+    from moex.link.base import Link
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
     from moex.runner.host_executor import HostExecutor
@@ -61,6 +61,9 @@ class OffloadedModel(NeverCopied):
         governor: pauses the prefetcher; default never.
     """
 
+    planned_bytes: int | None = None
+    break_even: float | None = None
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -78,20 +81,18 @@ class OffloadedModel(NeverCopied):
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
         self.prefetcher, self.governor = prefetcher or NoPrefetch(), governor or Governor()
         self.predicts = not isinstance(self.prefetcher, NoPrefetch)
-        self.meter = Meter(partial(_totals, link, host))
-        lookahead = Lookahead([layer.router for layer in layers], cache.geometry.hidden, DEPTHS)
+        self.meter = Meter(partial(totals, link, host))
+        hidden, routers = cache.geometry.hidden, [layer.router for layer in layers]
+        lookahead = Lookahead(routers, hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
         self.lookahead: Lookahead | RoutingReplay = lookahead
         self.routing: RoutingReplay | None = None
-        self.normed_lookahead: NormedLookahead | None = None
-        if "lookahead_norm" in self.prefetcher.needs:
-            self.normed_lookahead = NormedLookahead(model, layers, cache.geometry.hidden)
+        normed = "lookahead_norm" in self.prefetcher.needs
+        self.normed_lookahead = NormedLookahead(model, layers, hidden) if normed else None
         self._stack, self.closing = ExitStack(), ExitStack()
         # Also when nobody closes it: a thread of the link would hold all memory for ever.
         finalize(self, link.close).atexit = False
-        self.planned_bytes: int | None = None
-        self.break_even: float | None = None
         self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
         self._calling, self.journal = RLock(), Journal(cache.geometry, link.overlaps)
@@ -244,9 +245,3 @@ class OffloadedModel(NeverCopied):
         if self.on_plan:
             self.on_plan(plan)
         self.link.submit(plan)
-
-
-def _totals(link: Link, host: HostExecutor | None) -> LinkStats:
-    """What the link has moved, and all stall: for the link and for the host."""
-    stats = link.stats()
-    return stats if host is None else stats._replace(stall_s=stats.stall_s + host.stall_s)
