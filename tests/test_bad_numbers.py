@@ -11,8 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from typed import suggested
 
-from moex.cli.build import build, check_all
-from moex.cli.errors import CONF, register_resolvers
+from moex.cli.build import check_all, typed_run
+from moex.cli.errors import register_resolvers
+from moex.paths import CONF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def make(config: Any, group: str, *words: str) -> None:
     for override in OverridesParser.create().parse_overrides([*words]):
         OmegaConf.update(changed, override.key_or_group, override.value(), merge=False)
     if group in BUILT:
-        build(OmegaConf.to_container(changed, resolve=True)[group], group)
+        typed_run(changed).make(group)
     else:
         check_all(OmegaConf.to_container(changed), list(changed))
 

@@ -29,7 +29,7 @@ class Decisions:
 
     Args:
         policy: which expert is evicted.
-        memory: how many experts the device holds; a budget counts experts only.
+        memory: how many experts the device holds.
         prefetcher: default none.
         miss: handler of absent experts, not bound to a profile; default: fetch them.
         seed: for everything that is random.

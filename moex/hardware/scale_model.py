@@ -38,6 +38,11 @@ class ScaleModel(HardwareProfile):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.bits <= 32:
+            raise ValueError(
+                f"hardware.bits={self.bits}: expected bits per weight, above 0 and at most 32; "
+                "try hardware.bits=4.5"
+            )
         if self.link_bytes_per_s is None:
             named = f"scale model of {self.of} on {self.like}"
             object.__setattr__(self, "name", named)

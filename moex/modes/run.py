@@ -139,7 +139,7 @@ class Run(Top):
         Raises:
             ValueError: neither on nor off.
         """
-        given = str(self.settings["prefetch"].get("governor", "on")).lower()
+        given = str((self.settings.get("prefetch") or {}).get("governor", "on")).lower()
         if given not in SWITCH:
             raise ValueError(
                 f"prefetch.governor={given}: expected on or off; try prefetch.governor=on"

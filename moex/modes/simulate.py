@@ -43,9 +43,9 @@ def run(run: Run, folder: Path) -> Report:
         _same_selection(trace, run.settings["sparsity"])
     recorded = str(trace.provenance.get("store", "ram"))
     store = recorded if run.memory.store == "auto" else run.memory.store
-    overlaps = store != "ram" or run.settings["model"]["device"] != "cpu"
-    if store == recorded:
-        overlaps = trace.provenance.get("overlaps") is not False
+    overlaps = trace.provenance.get("overlaps") is not False
+    if store != recorded:
+        overlaps = store != "ram" or run.model.device != "cpu"
     hardware, memory = scaled(run.hardware, trace), _slots(trace, run)
     if memory.break_even is None and not hardware.timed:  # a modelled link has its profile's
         memory = replace(memory, break_even=trace.provenance.get("break_even"))
