@@ -82,6 +82,7 @@ class ExpertCache:
         self.reads_scores = split is not None or overrides(policy, "on_visit")
         """Whether decisions may depend on the visit's router row."""
         self.total_slots = slots * geometry.layers + self.staging
+        self.capacity = geometry.intermediate  # rows of an expert in a slot
         self._names = [
             [Expert(layer, index) for index in range(geometry.experts)]
             for layer in range(geometry.layers)

@@ -10,7 +10,6 @@ from weakref import ref
 import torch
 
 from moex.cache.memory import Memory
-from moex.cache.row_cache import RowCache
 from moex.decisions.decisions import Decisions
 from moex.decisions.governor import NEVER
 from moex.decisions.rows import whole_from
@@ -137,8 +136,7 @@ def offload(
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
     cache = decisions.build(loaded.geometry, hardware, future, wanted)
-    capacity = cache.capacity if isinstance(cache, RowCache) else loaded.geometry.intermediate
-    slots = loaded.layout.slots(cache.total_slots, capacity, loaded.device)
+    slots = loaded.layout.slots(cache.total_slots, cache.capacity, loaded.device)
     neurons = Neurons(selector, slots) if selector is not None else None
     link = open_link(loaded.store, slots, memory, hardware)
     governor = replace(decisions, overlaps=link.overlaps).make_governor(loaded.geometry, hardware)
