@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.study
+
 SCRIPT = Path(__file__).parents[1] / "experiments/benchmarks/gpu_machine/run.py"
 ABSENT = """
 from importlib.machinery import PathFinder
