@@ -193,9 +193,11 @@ class Memory:
             least = fixed + staged + geometry.top_k * layer_slot
             parts = asdict(needs) if needs is not None else {}
             each = "".join(f"{name} {size}, " for name, size in parts.items())
+            # Libraries take a few MB more or less in another process.
+            enough = least + (needs.process // 20 if needs is not None else 0)
             raise ValueError(
                 f"memory.budget={self.budget} ({budget} bytes): expected at least {least} bytes "
                 f"({each}staging {staged}, {geometry.top_k} slots a layer "
-                f"{geometry.top_k * layer_slot}); try memory.budget={-(-least // 10**6)}MB"
+                f"{geometry.top_k * layer_slot}); try memory.budget={-(-enough // 10**6)}MB"
             )
         return min(int(slots), geometry.experts)
