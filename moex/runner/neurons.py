@@ -80,7 +80,7 @@ class Neurons:
                     needs[number] = bitmaps_of(chosen[0].any(0)[None])[0]
         return needs
 
-    def place(self, plan: Plan) -> None:
+    def assign(self, plan: Plan) -> None:
         """Assign positions in their slots to the rows that the plan loads."""
         if isinstance(self.slots, RowSlots) and self.slots.thin:
             for load, held in zip(plan.transfers, plan.held, strict=True):

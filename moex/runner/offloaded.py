@@ -241,7 +241,7 @@ class OffloadedModel(NeverCopied):
     def execute(self, plan: Plan) -> None:
         """Tell who listens, and let the link begin."""
         if self.neurons:
-            self.neurons.place(plan)
+            self.neurons.assign(plan)
         if self.on_plan:
             self.on_plan(plan)
         self.link.submit(plan)

@@ -64,7 +64,7 @@ class ExpertStore(ABC):
 
     def write(self, expert: Expert, record: torch.Tensor) -> None:
         """Keep an expert's record (uint8, `layout.bytes` long), which is reused afterwards."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is opened on files, and keeps no records")
 
     def put(self, expert: Expert, tensors: Mapping[str, torch.Tensor]) -> None:
         """Store one expert's tensors."""
