@@ -125,7 +125,7 @@ BUGS = (
         "the cache survives an interrupted visit",
         "moex/runner/offloaded.py",
         "            self.cache.reset()\n            self.prefetcher.reset(self.cache.geometry, "
-        "self.cache.seed)\n            self.meter.start()",
+        "self.cache.seed)\n            self.governor.reset()\n            self.meter.start()",
         "            self.meter.start()",
         "tests/runner -m 'slow or not slow'",
     ),

@@ -50,6 +50,9 @@ class Prefetcher(ABC):
     trainer: ClassVar[str] = ""
     """Dotted name of the `moex.train.fit.Trainer` that `mode=train` fits it with; "": none."""
 
+    predicts: ClassVar[bool] = True
+    """Whether it ever predicts anything."""
+
     device_bytes: int = 0
     """Bytes of device memory held after `bind`; they count towards the memory budget."""
 

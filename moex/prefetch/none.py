@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moex.prefetch.base import Prefetcher
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class NoPrefetch(Prefetcher):
     """Fetch on demand only."""
+
+    predicts: ClassVar[bool] = False
 
     def predict(self, observation: Observation) -> list[Prediction]:
         """Predict nothing."""

@@ -67,10 +67,6 @@ class LayerForward:
         """The tokens of the visit that chose the expert, in the order in which it is computed."""
         return self.rows[expert[1]] // self.weights.shape[1]
 
-    def compute(self, expert: Expert, output: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        """Compute the expert for all tokens of the visit that chose it, in one call."""
-        self.put(expert, output(self.experts, self.tokens(expert)))
-
     def tokens(self, expert: Expert) -> Tensor:
         """The tokens [n, hidden] that chose the expert."""
         if len(self.chosen) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,7 @@ from moex.types import DECODE, Expert
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from moex.sparsity.base import NeuronSelector
     from moex.store.slots import Slots
@@ -86,27 +86,23 @@ class Neurons:
             for load, held in zip(plan.transfers, plan.held, strict=True):
                 self.slots.hold(load, held)
 
-    def output(
-        self, expert: Expert, slot: int, rows: int | None
-    ) -> Callable[[Any, Tensor], Tensor]:
-        """Return a function that computes `rows` of the expert, and adds its earlier parts.
+    def compute(
+        self, experts: nn.Module, tokens: Tensor, expert: Expert, slot: int, rows: int | None
+    ) -> Tensor:
+        """Compute `rows` of an expert for its tokens [n, hidden], and add its earlier parts.
 
         Args:
+            experts: the layer's module.
+            tokens: those of the visit that chose the expert.
             expert: an expert of the visit.
             slot: that holds it.
             rows: bitmap of the rows of this part, where experts are moved by rows.
         """
-
-        def compute(experts: Any, tokens: Tensor) -> Tensor:
-            absent = self._absent(expert, slot, rows)
-            part = experts_interface.neurons_output(
-                experts, tokens, *self.slots.computed(slot, absent)
-            )
-            before = self._sums.get(expert)
-            self._sums[expert] = part if before is None else before + part
-            return self._sums[expert]
-
-        return compute
+        absent = self._absent(expert, slot, rows)
+        part = experts_interface.neurons_output(experts, tokens, *self.slots.computed(slot, absent))
+        before = self._sums.get(expert)
+        self._sums[expert] = part if before is None else before + part
+        return self._sums[expert]
 
     def _absent(self, expert: Expert, slot: int, rows: int | None) -> Tensor | None:
         """The positions of the slot to leave out: bool [tokens or 1, capacity]; None: none."""

@@ -80,7 +80,7 @@ class OffloadedModel(NeverCopied):
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
         self.prefetcher, self.governor = prefetcher or NoPrefetch(), governor or Governor()
-        self.predicts = not isinstance(self.prefetcher, NoPrefetch)
+        self.predicts = self.prefetcher.predicts
         self.meter = Meter(partial(totals, link, host))
         hidden, routers = cache.geometry.hidden, [layer.router for layer in layers]
         lookahead = Lookahead(routers, hidden, DEPTHS)

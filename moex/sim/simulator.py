@@ -86,7 +86,7 @@ class _Replay:
         self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
         timed = hardware is not None and hardware.timed
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
-        self.predicts, self.governor = not isinstance(prefetcher, NoPrefetch), governor
+        self.predicts, self.governor = prefetcher.predicts, governor
         self.access: Access | None = None
         self.cache.reset()
         if prefetcher.needs & {"future", "recorded"}:

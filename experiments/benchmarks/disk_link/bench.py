@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from compare import against_accelerate
-from raw import raw_seconds, synthetic
+from raw import RECORDS, raw_seconds, synthetic
 
 from experiments.harness import arguments, emit
 from moex.bench.prompts import Prompts
@@ -123,7 +123,7 @@ def reads(folder: Path, pairs: int, sizes: list[str]) -> Iterator[dict]:
             store = synthetic(Path(scratch) / "packed", size, layers, experts)
             store.verify()  # checksums are compared once, and that is not what is measured here
             order = [Expert(layer, index) for layer in range(layers) for index in range(experts)]
-            slots = Slots(store.layout, 4)
+            slots = Slots(store.layout, RECORDS)
             slots.records.fill_(1)
             for threads in (1, 2):
                 for together in (1, 2, 4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack
+from itertools import cycle
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ def synthetic(folder: Path, size: int, layers: int, experts: int) -> DiskStore:
     return DiskStore(folder, layout, geometry)
 
 
+RECORDS = 4
+"""Records that are read into, in turns, on both sides: one alone would stay in the CPU's cache."""
+
+
 def raw_seconds(store: DiskStore, order: list[Expert], threads: int) -> float:
     """Seconds of plain direct reads of these records by so many threads, nothing else done."""
     with ExitStack() as stack:
@@ -41,15 +46,16 @@ def raw_seconds(store: DiskStore, order: list[Expert], threads: int) -> float:
             files.append(os.open(layer_file(store.folder, layer), os.O_RDONLY | DIRECT))
             stack.callback(os.close, files[-1])
         size, todo = store.layout.bytes, iter(order)
-        memory = paged(max(threads * size, 2 * HUGE)).fill_(1)  # in huge pages, as slots are
-        buffers = [record.numpy().data for record in memory[: threads * size].split(size)]
+        memory = paged(max(RECORDS * size, 2 * HUGE)).fill_(1)  # in huge pages, as slots are
+        buffers = [record.numpy().data for record in memory[: RECORDS * size].split(size)]
 
-        def read(buffer: memoryview) -> None:
-            for expert in todo:
+        def read(own: list[memoryview]) -> None:
+            for expert, buffer in zip(todo, cycle(own)):
                 done = os.preadv(files[expert.layer], [buffer], expert.index * size)
                 assert done == size
 
-        readers = [threading.Thread(target=read, args=[buffer]) for buffer in buffers]
+        shares = [buffers[number::threads] for number in range(threads)]
+        readers = [threading.Thread(target=read, args=[share]) for share in shares]
         started = perf_counter()
         for reader in readers:
             reader.start()

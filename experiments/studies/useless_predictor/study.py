@@ -3,6 +3,7 @@
     python experiments/studies/useless_predictor/study.py simulated [--traces FOLDER] [--tiny]
     python experiments/studies/useless_predictor/study.py live --out results/useless.jsonl [--tiny]
     python experiments/studies/useless_predictor/study.py governor [--least .3] [--tiny]
+    python experiments/studies/useless_predictor/study.py decoding --out results/governor.jsonl
 
 `simulated` replays the bundled trace on the made-up machine `hardware=toy`, whose link is slowed
 until an expert takes `r` times as long as a layer; with `--traces` (of
@@ -10,7 +11,8 @@ until an expert takes `r` times as long as a layer; with `--traces` (of
 draws useless.png beside this file. `live` decodes with the bundled model behind an emulated link,
 both sides open at once and in turns; it means something on an idle machine only. The bar is .95.
 `governor` replays whole experts with every predictor that a replay can ask, without and with the
-governor that pauses seldom used prefetching.
+governor that pauses seldom used prefetching; `decoding` decodes so, from disk, from memory and
+behind an emulated link, in turns until the 95 % half-width is 1.5 %.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ import yaml
 from analysis.paired import in_turns, paired_ratio
 from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from experiments.harness import ROOT, arguments, emit
+from experiments.studies.useless_predictor import governed_live
 from experiments.studies.useless_predictor.governed import LOADS, governed, slowed, summary
+from experiments.studies.useless_predictor.governed_live import decoding
 from moex.api import read_trace
 from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
@@ -194,13 +198,23 @@ def main() -> None:
         "simulated",
         "live",
         "governor",
+        "decoding",
+        tiny={"tokens": 4, "most": 2},
         traces=(None, "the folder of studies/two_level/record.py", Path),
         least=(None, "of `governor`: this precision on every link", float),
         out=None,
         repeats=7,
+        tokens=48,
+        slots=(governed_live.SLOTS, "of `decoding`: slots a layer"),
+        most=(40, "of `decoding`: turns at most"),
     )
     rows = []
-    parts = {"simulated": simulated, "live": live, "governor": governed}
+    parts = {
+        "simulated": simulated,
+        "live": live,
+        "governor": governed,
+        "decoding": decoding,
+    }
     for row in parts[args.part](args):
         rows.append(row)
         emit(row, args.out)
@@ -208,6 +222,8 @@ def main() -> None:
         draw(rows, Path(__file__).with_name("useless.png"))
     if args.part == "governor":
         summary(rows)
+    if args.part == "decoding":
+        governed_live.summary(rows)
     worst = min(rows, key=lambda row: row["against_none"])
     print(f"worst of all, against prefetch=none (bar {BAR}): {json.dumps(worst)}")
 
