@@ -1,4 +1,4 @@
-"""The books of rows over those of experts."""
+"""Which rows are held beside which experts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(*members: int) -> bytes:
 
 
 def plans(residency, request) -> list[Plan]:
-    """Every plan of a trace; `request` asks the books for a visit."""
+    """Every plan of a trace; `request` asks the cache for a visit."""
     found = []
     for access in TRACE:
         for plan in request(access):
@@ -51,6 +51,16 @@ def test_whole_places_and_all_rows_are_the_plain_cache_plan_for_plan(pool, name,
     found = plans(residency, lambda a: residency.request(a, [None] * len(a.experts)))
     assert [plan._replace(computed=()) for plan in found] == expected
     assert {rows for plan in found for _, rows in plan.computed} == {FULL}
+
+
+def test_an_evicted_expert_holds_no_rows_that_a_prefetch_could_fill_up():
+    cache = RowCache(LRU(), GEOMETRY, GEOMETRY.top_k, staging=GEOMETRY.top_k)
+    first, *others = range(1 + GEOMETRY.top_k)
+    for clock, experts in enumerate([(first,), tuple(others)]):
+        list(cache.request(Access(clock, clock, 0, DECODE, experts), [FULL] * len(experts)))
+    assert not cache.holds(Expert(0, first))
+    assert cache.held(Expert(0, first)) == 0
+    assert cache.prefetch([Prediction(Expert(0, first), 1.0, rows(1))], 1) == Plan(1)
 
 
 @settings(max_examples=30)
