@@ -73,11 +73,11 @@ class CacheStats:
         """Count one wave of a visit."""
         # Unpacked at once and not by name: a replay counts millions of plans.
         _, hits, _, loads, _, prefetched, dropped, host, skipped, last = plan[:10]
-        partial = plan.partial
+        partial, transfers = plan.partial, plan.transfers
         counts = self.phases[phase]
         counts.visits += last
         counts.requests += len(hits) + len(loads) + len(host) + len(skipped)
-        partly_prefetched = sum(expert in prefetched for expert in partial)
+        partly_prefetched = sum([expert in prefetched for expert in partial])
         counts.partial_hits += len(partial)
         counts.prefetch_used += len(prefetched)
         counts.prefetch_issued += len(prefetched)
@@ -86,7 +86,8 @@ class CacheStats:
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
-        counts.bytes_demand += self._size(plan.transfers)
+        if transfers:
+            counts.bytes_demand += self._size(transfers)
         if dropped or plan.unused:
             self.dropped(phase, plan)
 
