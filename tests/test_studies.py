@@ -196,6 +196,7 @@ TINY = {
     "studies/neurons/as_typed.py": ("stores", "scale_model"),
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),
+    "studies/past_routing/study.py": ("",),
     "studies/policy_zoo/sequential.py": ("",),
     "studies/predictor_dial/dial.py": ("",),
     "studies/quantization/bench.py": ("resident", "packing"),
