@@ -22,7 +22,6 @@ from moex.cache.lru import LRU
 from moex.cache.memory import Memory
 from moex.calibrate import link_fit
 from moex.calibrate.cost_fit import offloaded_costs
-from moex.hardware.forecast import transfer_s
 from moex.hardware.profile import HardwareProfile
 from moex.models import experts_interface
 from moex.models.memory_needs import bytes_read, skeleton_bytes
@@ -63,8 +62,8 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
     The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
     GPU cross their own link, others an emulated one on which a load takes as long as a layer with
     all experts resident. Latency and bandwidth are fitted to loads of several sizes (`link_fit`),
-    of experts in memory to plain copies; those of a link that the run used are scaled to add up to
-    the run's own seconds. The profile names the model, so that its costs can be scaled to others
+    of experts in memory to plain copies; on a link that the run used, a load takes as long as the
+    run's did. The profile names the model, so that its costs can be scaled to others
     (`HardwareProfile.on`).
     """
     geometry, top_k = loaded.geometry, loaded.geometry.top_k
@@ -82,8 +81,7 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
         link = replace(plain, link_bytes_per_s=speed, link_latency_s=0.0, chunk_bytes=1 << 16)
     costs, predict_s, decoding = offloaded_costs(loaded, Memory(slots), link, prompts, tokens)
     if link is None and decoding.bytes_moved:
-        slower = _slower(plain, geometry, decoding)
-        plain = replace(plain, link_latency_s=slower * latency_s, link_bytes_per_s=speed / slower)
+        plain = _beside_computing(plain, geometry, decoding)
     visit_s = costs.visit_s + top_k * (costs.expert_s - expert_s)
     profile = costs.profile(plain)
     skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
@@ -174,7 +172,17 @@ def _expert_seconds(loaded: LoadedModel) -> float:
     )
 
 
-def _slower(link: HardwareProfile, geometry: Geometry, decoding: Clocked) -> float:
-    """How many times as long as alone a load takes beside computing."""
+def _beside_computing(
+    link: HardwareProfile, geometry: Geometry, decoding: Clocked
+) -> HardwareProfile:
+    """The link with loads as long as decoding's: what they take longer than alone is latency.
+
+    Threads that wake and share the cores delay a load whatever its size; the bandwidth is the
+    medium's. Only a link that was faster than alone has another bandwidth.
+    """
     load_s = decoding.link_busy_s * geometry.expert_bytes / decoding.bytes_moved
-    return load_s / transfer_s(geometry, link)
+    assert link.link_bytes_per_s is not None
+    latency_s = load_s - geometry.expert_bytes / link.link_bytes_per_s
+    if latency_s < 0:
+        return replace(link, link_latency_s=0.0, link_bytes_per_s=geometry.expert_bytes / load_s)
+    return replace(link, link_latency_s=latency_s)
