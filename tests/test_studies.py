@@ -15,6 +15,8 @@ import torch
 import yaml
 from studies import EXPERIMENTS, ROOT, run, script
 
+from moex.api import read_trace
+
 pytestmark = pytest.mark.study
 
 
@@ -174,6 +176,13 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     assert "| horizon | gate predicts | MB/token | gate | linear | linear - gate (95 %) |" in told
     assert "| layers ahead | predicted | gate | gate_resid | linear | mlp |" in told
     assert picture.is_file()
+
+
+def test_the_bundled_model_s_routing_of_a_text_is_a_trace(text, tmp_path, monkeypatch):
+    out = tmp_path / "routing.parquet"
+    run(monkeypatch, "bundled_model/predictors/routing.py", "--text", text, "--out", out)
+    trace = read_trace(out)
+    assert (len(trace), trace.geometry.experts) == (6 * 1024, 8)
 
 
 TINY = {

@@ -146,7 +146,7 @@ def test_what_the_checkpoint_claims_meets_the_bars(loaded, selector):
     rows = trained.read("linear", loaded.geometry, loaded.folder).about["metrics"]
     assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
     files = list((TINY / "predictors").iterdir())
-    assert len(files) == 4
+    assert len(files) == 5
     assert sum(path.stat().st_size for path in files) <= 8_000_000
 
 

@@ -1,8 +1,9 @@
 """Which experts does the next layer demand, predicted from past routing alone?
 
-A trace is cut in two by sequences. `history` is trained on the first half; the others, which learn
-while they run, observe it. Then all predict the next layer's top-k at every decoding visit of the
-second half. Recall and its standard error are over sequences.
+A trace is cut in two by sequences (one sequence: in the middle). `history` is trained on the first
+half, unless `--checkpoint` names one; the others, which learn while they run, observe it. Then all
+predict the next layer's top-k at every decoding visit of the second half. Recall and its standard
+error are over sequences; `without loops` leaves out those that the recording calls repetitive.
 
     python experiments/studies/past_routing/study.py FOLDER_OR_FILE [--sequences 80] [--tiny]
 
@@ -12,6 +13,7 @@ A folder holds arrays (`moex.trace.importers.arrays`); a file is a trace; `tiny`
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +29,7 @@ from moex.predictors import trained
 from moex.prefetch.base import Observation
 from moex.prefetch.eam import EAM
 from moex.prefetch.expert_map import ExpertMap
+from moex.prefetch.gate import Gate
 from moex.prefetch.history import History
 from moex.prefetch.markov import Markov
 from moex.prefetch.popularity import Popularity
@@ -39,13 +42,22 @@ from moex.train.recipe import Recipe
 from moex.types import DECODE
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from moex.prefetch.base import Prefetcher
     from moex.trace.format import Trace
 
-HEAD = ("prefetch", "recall", "standard error", "us a visit")
+HEAD = ("prefetch", "recall", "standard error", "without loops", "us a visit")
 
 
-def recall(prefetcher: Prefetcher, first: Trace, second: Trace) -> tuple[list[float], float]:
+def loops(folder: Path) -> set[int]:
+    """The sequences whose text repeats itself, where the recording says so (sequences.jsonl)."""
+    path = folder / "sequences.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {number for number, line in enumerate(lines) if json.loads(line).get("repetition")}
+
+
+def recall(prefetcher: Prefetcher, first: Trace, second: Trace) -> tuple[dict[int, float], float]:
     """Recall of every sequence of the second half, and microseconds of a visit there."""
     prefetcher.reset(first.geometry, 0)
     for access in first.accesses():
@@ -58,12 +70,23 @@ def recall(prefetcher: Prefetcher, first: Trace, second: Trace) -> tuple[list[fl
             right[sequence] += sum((access.layer, index) in named for index in access.experts)
             demanded[sequence] += len(access.experts)
         started = perf_counter()
-        seen = Observation(access)
+        seen = Observation(access, second.lookahead_rows(access.clock))
         prefetcher.observe(seen)
         predictions = prefetcher.predict(seen)
         spent += perf_counter() - started
         named = {prediction.expert for prediction in predictions}
-    return [right[each] / demanded[each] for each in demanded], 1e6 * spent / len(second)
+    return {each: right[each] / demanded[each] for each in demanded}, 1e6 * spent / len(second)
+
+
+def fitted(trace: Trace, name: str, folder: Path, args: Namespace) -> Path:
+    """Train `history` on a trace; the path of its checkpoint."""
+    recipe = Recipe(tokens=args.passes, context=args.context, batch=32, horizon=1)
+    passes, path = Passes(trace, recipe.context, name), folder / "history.safetensors"
+    trainer = HistoryTrainer(trace.geometry, recipe, 0)
+    train("history", trainer, passes, passes.see, recipe, folder)
+    halves = {n: each.half() for n, each in trainer.modules.state_dict().items()}
+    trained.write(path, "history", halves, trace.geometry, None, trainer.about)
+    return path
 
 
 def main() -> None:
@@ -76,6 +99,7 @@ def main() -> None:
         scores=(False, "the routers' weights, too"),
         passes=(1_000_000, "that history is trained on, again and again"),
         context=(128, "passes in a window of training"),
+        checkpoint=(None, "of history, instead of training it", Path),
         out=(None, "append the rows to this file", Path),
     )
     torch.set_num_threads(1)
@@ -84,18 +108,14 @@ def main() -> None:
             trace = arrays.read(name, scores=args.scores, sequences=args.sequences or None)
         else:
             trace = read_trace(name)
-        sequences = trace.sequence
+        sequences, looped = trace.sequence, loops(Path(name))
         middle = int((sequences < (sequences[0] + sequences[-1] + 1) / 2).sum())
+        if middle == len(trace):
+            middle = len(trace) // 2 // trace.geometry.layers * trace.geometry.layers
         first, second = trace.select(slice(middle)), trace.select(slice(middle, None))
-        recipe = Recipe(tokens=args.passes, context=args.context, batch=32, horizon=1)
-        passes = Passes(first, recipe.context, name)
-        trainer = HistoryTrainer(trace.geometry, recipe, 0)
         rows = []
         with tempfile.TemporaryDirectory() as folder:
-            train("history", trainer, passes, passes.see, recipe, Path(folder))
-            path = Path(folder) / "history.safetensors"
-            halves = {n: each.half() for n, each in trainer.modules.state_dict().items()}
-            trained.write(path, "history", halves, trace.geometry, None, trainer.about)
+            path = args.checkpoint or fitted(first, name, Path(folder), args)
             known: dict[str, Prefetcher] = {
                 "random": Random(),
                 "previous": Previous(),
@@ -106,10 +126,14 @@ def main() -> None:
                 "expert_map, 20 nearest": ExpertMap(nearest=20),
                 "history": History(checkpoint=str(path)),
             }
+            if trace.lookahead is not None:
+                known["gate"] = Gate()
             for word, prefetcher in known.items():
                 found, us = recall(prefetcher, first, second)
-                error = stdev(found) / len(found) ** 0.5 if len(found) > 1 else float("nan")
-                rows.append((word, mean(found), error, us))
+                each = list(found.values())
+                error = stdev(each) / len(each) ** 0.5 if len(each) > 1 else None
+                plain = [value for sequence, value in found.items() if sequence not in looped]
+                rows.append((word, mean(each), error, mean(plain) if plain else None, us))
                 if args.out:
                     emit({"trace": name, **dict(zip(HEAD, rows[-1], strict=True))}, args.out)
         count = len(set(sequences[middle:].tolist()))
