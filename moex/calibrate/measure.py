@@ -75,7 +75,10 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
     here = machine()
     source = f"{loaded.folder.name} on {here}, {torch.get_num_threads()} threads"
     latency_s, speed = link_fit.fit(link_fit.load_seconds(loaded, max(1, top_k // 2)))
-    plain = HardwareProfile("measured", speed, latency_s, source=source, machine=here)
+    streams = loaded.store.io is not None  # if an expert has several chunks
+    plain = HardwareProfile(
+        "measured", speed, latency_s, source=source, machine=here, streams=streams
+    )
     if loaded.store.io is None and torch.device(loaded.device).type == "cpu":
         speed = geometry.expert_bytes / layer_seconds(loaded)
         link = replace(plain, link_bytes_per_s=speed, link_latency_s=0.0, chunk_bytes=1 << 16)

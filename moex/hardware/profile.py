@@ -72,8 +72,8 @@ class HardwareProfile:
         pass_bytes: bytes of the weights that `pass_s` computes with (the head).
         weights_bytes_per_s: the rate at which computing for one token reads weights; None: 85 % of
             `memory_bytes_per_s`.
-        machine: that `mode=calibrate` measured all of this on, as `machine` in a result row; ""
-            for figures of a device that a live run emulates.
+        machine: measured by `mode=calibrate`, as in a result row; "" for a device to be emulated.
+        streams: whether computing with an expert of several chunks begins while it arrives.
     """
 
     name: str = "auto"
@@ -99,6 +99,7 @@ class HardwareProfile:
     pass_bytes: int = 0
     weights_bytes_per_s: float | None = None
     machine: str = ""
+    streams: bool = False
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
