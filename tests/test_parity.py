@@ -14,6 +14,8 @@ from moex.cache.lru import LRU
 from moex.cache.random import Random
 from moex.decisions import governor
 from moex.hardware.profile import HardwareProfile
+from moex.prefetch.eam import EAM
+from moex.prefetch.expert_map import ExpertMap
 from moex.prefetch.gate import Gate
 from moex.prefetch.markov import Markov
 from moex.prefetch.previous import Previous
@@ -46,7 +48,7 @@ LOGICAL = (
     "row_hit_rate",
     "prefetch_paused",
 )
-GUESSES = [Gate(depth=2), Previous(), Markov(), RandomExperts()]
+GUESSES = [Gate(depth=2), Previous(), Markov(), RandomExperts(), ExpertMap(depth=2), EAM()]
 
 
 @pytest.fixture(scope="module")

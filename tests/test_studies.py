@@ -15,6 +15,8 @@ import torch
 import yaml
 from studies import EXPERIMENTS, ROOT, run, script
 
+from moex.api import read_trace
+
 pytestmark = pytest.mark.study
 
 
@@ -176,6 +178,13 @@ def test_predictors_are_measured_and_shown(text, tmp_path, monkeypatch, capsys):
     assert picture.is_file()
 
 
+def test_the_bundled_model_s_routing_of_a_text_is_a_trace(text, tmp_path, monkeypatch):
+    out = tmp_path / "routing.parquet"
+    run(monkeypatch, "bundled_model/predictors/routing.py", "--text", text, "--out", out)
+    trace = read_trace(out)
+    assert (len(trace), trace.geometry.experts) == (6 * 1024, 8)
+
+
 TINY = {
     "benchmarks/disk_link/bench.py": ("reads", "decode"),
     "benchmarks/disk_link/kill.py": ("",),
@@ -196,6 +205,7 @@ TINY = {
     "studies/neurons/as_typed.py": ("stores", "scale_model"),
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),
+    "studies/past_routing/study.py": ("",),
     "studies/policy_zoo/sequential.py": ("",),
     "studies/predictor_dial/dial.py": ("",),
     "studies/quantization/bench.py": ("resident", "packing"),

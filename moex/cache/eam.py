@@ -7,9 +7,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moex.cache.base import ScoredPolicy
+from moex.types import Expert
 
 if TYPE_CHECKING:
-    from moex.types import Access, Expert, Now, Scope
+    from moex.types import Access, Now, Scope
+
+
+class Activations:
+    """How often the running request used each expert; earlier requests count with weight `past`."""
+
+    def __init__(self, past: float) -> None:
+        self.past = past
+        self.uses: dict[Expert, float] = defaultdict(float)
+        self.totals: dict[int, float] = defaultdict(float)
+        self.before = (-1, -1)
+
+    def count(self, access: Access) -> bool:
+        """Count a visit; return whether a request begins with it: where positions fall back."""
+        here = (access.position, access.layer)
+        begins = here <= self.before
+        if begins:
+            for expert in self.uses:
+                self.uses[expert] *= self.past
+            for layer in self.totals:
+                self.totals[layer] *= self.past
+        self.before = here
+        self.totals[access.layer] += len(access.experts)
+        for index in access.experts:
+            self.uses[Expert(access.layer, index)] += 1
+        return begins
+
+    def share(self, expert: Expert) -> float:
+        """Return the expert's share of its layer's activations."""
+        total = self.totals[expert.layer]
+        return self.uses[expert] / total if total else 0.0
 
 
 @dataclass
@@ -21,7 +52,7 @@ class EAM(ScoredPolicy):
     passed. The paper weights layers by their number alone (1 - layer / layers); here distance is
     counted ahead from the running layer, around to the next pass. With one pool per layer nearness
     is the same for all, and the policy is LFU within a request. A request begins where positions
-    fall back. The paper's store of past requests also guides prefetching and is not part of this
+    fall back. The paper's store of past requests guides `prefetch=eam` and is not part of this
     policy; instead, earlier requests count with weight `past`.
 
     Raises:
@@ -40,28 +71,14 @@ class EAM(ScoredPolicy):
     def reset(self, scope: Scope) -> None:
         """Forget all requests."""
         self.layers = max(scope.layers) + 1 - min(scope.layers)
-        self.activations: dict[Expert, float] = defaultdict(float)
-        self.totals: dict[int, float] = defaultdict(float)
-        self.before = (-1, -1)
+        self.activations = Activations(self.past)
 
     def on_visit(self, access: Access) -> None:
-        """Count the visit; where a request begins, scale all older counts by `past`."""
-        here = (access.position, access.layer)
-        if here <= self.before:
-            for expert in self.activations:
-                self.activations[expert] *= self.past
-            for layer in self.totals:
-                self.totals[layer] *= self.past
-        self.before = here
-        self.totals[access.layer] += len(access.experts)
-
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Count the activation."""
-        self.activations[expert] += 1
+        """Count the visit."""
+        self.activations.count(access)
 
     def score(self, expert: Expert, now: Now) -> float:
         """Return the share of the request's activations, times nearness."""
-        total = self.totals[expert.layer]
-        share = self.activations[expert] / total if total else 0.0
+        share = self.activations.share(expert)
         ahead = (expert.layer - now.layer - 1) % self.layers
         return (share + self.floor) * (1 - ahead / self.layers)

@@ -20,13 +20,14 @@ from torch.nn.functional import linear
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
+from moex.calibrate import link_fit
 from moex.calibrate.cost_fit import offloaded_costs
 from moex.hardware.profile import HardwareProfile
 from moex.models import experts_interface
 from moex.models.memory_needs import bytes_read, skeleton_bytes
 from moex.runner.assemble import Setup, offload
 from moex.runner.meter import synchronize
-from moex.runs.provenance import provenance
+from moex.runs.provenance import machine
 from moex.store import row_break_even
 from moex.store.layout import Planes
 from moex.store.slots import Slots
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.runner.assemble import LoadedModel
+    from moex.runs.measured import Clocked
+    from moex.types import Geometry
 
 ROUNDS = 7
 STREAMED, MATRICES = 1 << 29, 8
@@ -57,27 +60,32 @@ def costs_of(loaded: LoadedModel, tokens: int = 64, slots: float = 0.5) -> Hardw
     """Fit the costs of computing to one offloaded run; time one expert, the head and the link.
 
     The run decodes with LRU, `slots` of the experts and gate lookahead. Experts on disk or beside a
-    GPU cross their own link, whose bandwidth is the run's; others an emulated one on which a load
-    takes as long as a layer with all experts resident, and the bandwidth is a plain copy's. The
-    profile names the model, so that its costs can be scaled to others (`HardwareProfile.on`).
+    GPU cross their own link, others an emulated one on which a load takes as long as a layer with
+    all experts resident. Latency and bandwidth are fitted to loads of several sizes (`link_fit`),
+    of experts in memory to plain copies; on a link that the run used, a load takes as long as the
+    run's did. The profile names the model, so that its costs can be scaled to others
+    (`HardwareProfile.on`).
     """
-    geometry = loaded.geometry
+    geometry, top_k = loaded.geometry, loaded.geometry.top_k
     prompts = [
         torch.arange(start, start + 32, device=loaded.device)[None] % loaded.model.config.vocab_size
         for start in (16, 113, 210, 307)
     ]
     expert_s, link = _expert_seconds(loaded), None
-    machine = f"{provenance()['machine']}, {torch.get_num_threads()} threads"
-    plain = HardwareProfile("measured", source=f"{loaded.folder.name} on {machine}")
+    here = machine()
+    source = f"{loaded.folder.name} on {here}, {torch.get_num_threads()} threads"
+    latency_s, speed = link_fit.fit(link_fit.load_seconds(loaded, max(1, top_k // 2)))
+    streams = loaded.store.io is not None  # if an expert has several chunks
+    plain = HardwareProfile(
+        "measured", speed, latency_s, source=source, machine=here, streams=streams
+    )
     if loaded.store.io is None and torch.device(loaded.device).type == "cpu":
-        plain = replace(plain, link_bytes_per_s=geometry.expert_bytes / _copy_seconds(loaded))
-        layer_s = layer_seconds(loaded)
-        link = replace(plain, link_bytes_per_s=geometry.expert_bytes / layer_s, chunk_bytes=1 << 16)
-    costs, predict_s, crossed = offloaded_costs(loaded, Memory(slots), link, prompts, tokens)
-    if link is None:
-        assert crossed.busy_s
-        plain = replace(plain, link_bytes_per_s=crossed.bytes_moved / crossed.busy_s)
-    visit_s = costs.visit_s + geometry.top_k * (costs.expert_s - expert_s)
+        speed = geometry.expert_bytes / layer_seconds(loaded)
+        link = replace(plain, link_bytes_per_s=speed, link_latency_s=0.0, chunk_bytes=1 << 16)
+    costs, predict_s, decoding = offloaded_costs(loaded, Memory(slots), link, prompts, tokens)
+    if link is None and decoding.bytes_moved:
+        plain = _beside_computing(plain, geometry, decoding)
+    visit_s = costs.visit_s + top_k * (costs.expert_s - expert_s)
     profile = costs.profile(plain)
     skeleton = max(skeleton_bytes(loaded.model), loaded.skeleton_bytes)
     return replace(
@@ -108,6 +116,7 @@ def weights_rate(loaded: LoadedModel) -> float:
 def break_evens(loaded: LoadedModel, folder: Path | None) -> dict[str, float] | None:
     """From which share of its rows on an expert of this model is moved whole, by store.
 
+    It compares visits, as the one measured when experts are packed does (`row_break_even.of_pair`).
     None for experts that cannot be kept neuron by neuron, and for quantized ones. Files are written
     to `folder`, which should be on the disk that experts are packed to.
     """
@@ -115,7 +124,7 @@ def break_evens(loaded: LoadedModel, folder: Path | None) -> dict[str, float] | 
         return None
     try:
         return {
-            pair.name: row_break_even.break_even(row_break_even.measure(pair), pair.width)
+            pair.name: row_break_even.of_pair(pair)
             for pair in row_break_even.pairs(loaded.layers[0].tensors, folder, loaded.device)
         }
     except ValueError:
@@ -166,12 +175,17 @@ def _expert_seconds(loaded: LoadedModel) -> float:
     )
 
 
-def _copy_seconds(loaded: LoadedModel) -> float:
-    out = torch.empty(loaded.layout.bytes, dtype=torch.uint8, device=loaded.device)
-    geometry = loaded.geometry
-    return _median_of(
-        lambda number: loaded.store.read(
-            Expert(number % geometry.layers, number % geometry.experts), out
-        ),
-        48,
-    )
+def _beside_computing(
+    link: HardwareProfile, geometry: Geometry, decoding: Clocked
+) -> HardwareProfile:
+    """The link with loads as long as decoding's: what they take longer than alone is latency.
+
+    Threads that wake and share the cores delay a load whatever its size; the bandwidth is the
+    medium's. Only a link that was faster than alone has another bandwidth.
+    """
+    load_s = decoding.link_busy_s * geometry.expert_bytes / decoding.bytes_moved
+    assert link.link_bytes_per_s is not None
+    latency_s = load_s - geometry.expert_bytes / link.link_bytes_per_s
+    if latency_s < 0:
+        return replace(link, link_latency_s=0.0, link_bytes_per_s=geometry.expert_bytes / load_s)
+    return replace(link, link_latency_s=latency_s)

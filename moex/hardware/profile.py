@@ -64,14 +64,16 @@ class HardwareProfile:
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
         select_s: selecting neurons, once a visit.
-        break_even: by store ("ram", "disk"), the share of an expert's rows from which on moving the
-            whole expert is faster, for the calibrated model; 1 for a store not named.
+        break_even: by store ("ram", "disk"), the share of rows selected from which on visits with
+            whole experts are faster, for the calibrated model; 1 for a store not named.
         fitted_on: name of the model that the costs belong to.
         expert_bytes: bytes of one of its experts, which `expert_s` computes with.
         layer_bytes: bytes of a layer's other weights, which `visit_s` computes with.
         pass_bytes: bytes of the weights that `pass_s` computes with (the head).
         weights_bytes_per_s: the rate at which computing for one token reads weights; None: 85 % of
             `memory_bytes_per_s`.
+        machine: measured by `mode=calibrate`, as in a result row; "" for a device to be emulated.
+        streams: whether computing with an expert of several chunks begins while it arrives.
     """
 
     name: str = "auto"
@@ -96,6 +98,8 @@ class HardwareProfile:
     layer_bytes: int | None = None
     pass_bytes: int = 0
     weights_bytes_per_s: float | None = None
+    machine: str = ""
+    streams: bool = False
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
@@ -126,6 +130,22 @@ class HardwareProfile:
                     f"hardware.break_even.{store}={share}: expected a share in (0, 1]; "
                     f"try hardware.break_even.{store}=1"
                 )
+
+    def refuse_other_machine(self, here: str) -> None:
+        """Refuse to run live, on the machine `here`, with what was measured on another one.
+
+        Its costs and break-evens would decide about this machine's computing. A forecast for the
+        other machine (`mode=simulate`, `mode=plan`) computes nothing, and may use them.
+
+        Raises:
+            ValueError: the profile was measured on another machine.
+        """
+        if self.machine not in ("", here):
+            raise ValueError(
+                f"hardware={self.name}: hardware.machine={self.machine!r}; expected a profile of "
+                f"this machine, {here!r}, in a live run; try python run.py mode=calibrate for one, "
+                "or mode=simulate for a forecast of that machine"
+            )
 
     def host_seconds(self, expert_bytes: int) -> float | None:
         """Return seconds of one expert on the host for one token; by default bytes / bandwidth."""

@@ -132,7 +132,7 @@ def load_model(
     """
     kind = store_class(store)
     checkpoint.check_device(device)
-    cache, made = Path(cache_dir) if cache_dir else cache_folder(), architecture is not None
+    cache, made = Path(cache_dir or cache_folder()).expanduser(), architecture is not None
     fill: Callable[..., None]
     if architecture is None:
         files = _source(name, keep_shards, cache, store == "auto" or kind.from_files)
@@ -144,6 +144,7 @@ def load_model(
         identity, fill = {"random_weights": dict(architecture)}, partial(fill_randomly, model)
     layers = experts_interface.moe_layers(model)
     tensors, settings = layers[0].tensors, None
+    routers = [layer.router for layer in layers]
     packing: Any = None
     if quant is not None:
         quant.bind(device, next(iter(tensors.values()))[1])
@@ -152,7 +153,7 @@ def load_model(
             if bundles
             else ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         )
-        chosen = {"experts": packing.settings, "linears": linear_settings(model, quant)}
+        chosen = {"experts": packing.settings, "linears": linear_settings(model, quant, routers)}
         settings = chosen if any(chosen.values()) else None
         tensors = packing.tensors
     packing = packing if packing and packing.quantizers else None
@@ -162,7 +163,7 @@ def load_model(
         break_even = 1.0
     else:
         if break_even is None:
-            break_even = row_break_even.kept(tensors, kind.name, cache.expanduser(), device)
+            break_even = row_break_even.kept(tensors, kind.name, cache, device)
         layout = Bundles(tensors).moved(fraction < break_even)
     geometry = experts_interface.geometry(model, layers, layout.bytes)
     experts: ExpertStore
@@ -192,7 +193,7 @@ def load_model(
         fill(experts.put, device, packing=packing)
     linears = 0
     if quant is not None:
-        linears = quantize_linears(model, quant, cache.expanduser() / "linears", identity)
+        linears = quantize_linears(model, quant, routers, cache / "linears", identity)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     refuse_absent(layer.experts for layer in layers)
@@ -233,9 +234,7 @@ def _fill(
     packing: ExpertPacking | None = None,
 ) -> None:
     """Read a checkpoint's weights; with `packing`, the sink gets packed experts."""
-    if packing is not None:
-        sink = packing.sink(sink)
-    checkpoint.fill(model, files, sink, device, skip)
+    checkpoint.fill(model, files, packing.sink(sink) if packing else sink, device, skip)
 
 
 def _source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
@@ -247,4 +246,4 @@ def _source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
             "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
             "expected experts packed into files; try memory.store=disk"
         )
-    return Streamed(name, hub.find(name, weights=False), cache.expanduser() / "hub")
+    return Streamed(name, hub.find(name, weights=False), cache / "hub")

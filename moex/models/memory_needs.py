@@ -34,7 +34,7 @@ def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
     if quant is not None:
         tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
-        skeleton -= saved_bytes(model, quant)
+        skeleton -= saved_bytes(model, quant, [layer.router for layer in layers])
     return experts_interface.geometry(model, layers, Planes(tensors).bytes), skeleton
 
 

@@ -57,15 +57,15 @@ def write(
     kind: str,
     tensors: dict[str, Tensor],
     geometry: Geometry,
-    model: Path,
+    model: Path | None,
     about: dict[str, Any],
 ) -> Checkpoint:
-    """Write a checkpoint atomically, and return it."""
+    """Write a checkpoint atomically, and return it; without a model, it is of a recorded trace."""
     header = {
         **about,
         "schema": SCHEMA,
         "kind": kind,
-        "model": model_digest(model),
+        "model": "" if model is None else model_digest(model),
         "geometry": {name: getattr(geometry, name) for name in CHECKED},
     }
     tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
@@ -77,35 +77,43 @@ def write(
 
 
 def read(
-    kind: str, geometry: Geometry, model: Path, given: str | None = None, group: str = "prefetch"
+    kind: str,
+    geometry: Geometry,
+    model: Path | None,
+    given: str | None = None,
+    group: str = "prefetch",
+    reads: str = "text",
 ) -> Checkpoint:
-    """Read the checkpoint for this model.
+    """Read the checkpoint for this model; one trained on a trace suits any model of its geometry.
 
     Args:
         kind: the kind of predictor, the name of its prefetcher or selector.
         geometry: the geometry of the running model.
-        model: the model's folder.
+        model: the model's folder; None: not known, in a replay.
         given: a file given by the user; None: search the default locations.
         group: the configuration group, for messages.
+        reads: what its trainer reads, for messages: "text" or a "trace".
 
     Raises:
         FileNotFoundError: there is none; the message says how to train one.
         ValueError: it is corrupted, or belongs to another kind, model or geometry.
     """
-    path = _find(kind, model, given, group)
+    how = command(kind, model, reads)
+    path = _find(kind, model, given, group, how)
     named = f"{group}.checkpoint={path}"
-    again = f"train one for this model with: {command(kind, model)}"
+    again = f"train one for this model with: {how}"
     header, tensors = _open(path, named, kind, again)
     theirs, ours = header["geometry"], geometry._asdict()
     if header["kind"] != kind:
         raise ValueError(f"{named}: is a predictor of kind {header['kind']}; expected {kind}")
     for name in CHECKED:
-        if theirs[name] != ours[name]:
+        known = header["model"] or (theirs[name] and ours[name])  # traces may not know widths
+        if known and theirs[name] != ours[name]:
             raise ValueError(
                 f"{named}: belongs to a model with {name}={theirs[name]}; this one "
                 f"has {name}={ours[name]}; {again}"
             )
-    if header["model"] != model_digest(model):
+    if header["model"] and model is not None and header["model"] != model_digest(model):
         raise ValueError(
             f"{named}: was trained on other weights ({header['model']}) than "
             f"those in {model} ({model_digest(model)}); {again}"
@@ -113,23 +121,32 @@ def read(
     return Checkpoint(path, tensors, header, header["identity"])
 
 
-def command(kind: str, model: Path) -> str:
+def command(kind: str, model: Path | None, reads: str = "text") -> str:
     """The command that trains a predictor of this kind."""
+    if reads == "trace":
+        return f"python run.py mode=train prefetch={kind} trace=FILE"
     return (
         f"python run.py mode=train prefetch={kind} model=hf model.name={model} "
         "train.text=FILE_OR_FOLDER"
     )
 
 
-def _find(kind: str, model: Path, given: str | None, group: str) -> Path:
-    candidates = (Path(given).expanduser(),) if given else checkpoint_paths(kind, model)
+def _find(kind: str, model: Path | None, given: str | None, group: str, how: str) -> Path:
+    if given is None and model is None:
+        raise FileNotFoundError(
+            f"{group}={kind}: a replay knows no model to find its predictor by; expected "
+            f"{group}.checkpoint=FILE; train one with: {how}"
+        )
+    candidates: tuple[Path, ...] = (Path(given).expanduser(),) if given else ()
+    if model is not None and not given:
+        candidates = checkpoint_paths(kind, model)
     for path in candidates:
         if path.is_file():
             return path
     named = f"{group}.checkpoint={given}" if given else f"{group}={kind}"
     raise FileNotFoundError(
         f"{named}: no trained predictor at {' or '.join(map(str, candidates))}; "
-        f"train one with: {command(kind, model)}"
+        f"train one with: {how}"
     )
 
 

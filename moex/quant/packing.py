@@ -16,7 +16,7 @@ from moex.quant.linear import QuantLinear
 from moex.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moex.types import Expert
 
     Sink = Callable[[Expert, Mapping[str, Tensor]], None]
+    Routers = Iterable[nn.Module | None]
 
 
 class ExpertPacking:
@@ -102,17 +103,22 @@ class ExpertPacking:
 
 
 def quantize_linears(
-    model: nn.Module, scheme: Scheme, folder: Path, source: Mapping[str, Any]
+    model: nn.Module,
+    scheme: Scheme,
+    routers: Routers,
+    folder: Path,
+    source: Mapping[str, Any],
 ) -> int:
     """Replace the linear layers that the scheme names by packed ones; return their bytes.
 
     Each is packed once and stored in its own file in `folder`, named by settings and source.
+    Routers are never packed: a changed choice of experts is not what bits are chosen for.
 
     Raises:
         ValueError: the settings do not support a layer, or the head to be packed is tied.
         RuntimeError: the folder cannot be written.
     """
-    nbytes, chosen = 0, _chosen(model, scheme).items()
+    nbytes, chosen = 0, _chosen(model, scheme, routers).items()
     for name, (quantizer, module) in tqdm(chosen, desc="packed linear layers", disable=None):
         path = _file(folder, name, quantizer, module, source)
         tensors = _read(path)
@@ -125,28 +131,30 @@ def quantize_linears(
     return nbytes
 
 
-def saved_bytes(model: nn.Module, scheme: Scheme) -> int:
+def saved_bytes(model: nn.Module, scheme: Scheme, routers: Routers) -> int:
     """Bytes saved by packing the linear layers that the scheme names; also for meta weights."""
     return sum(
         module.weight.nbytes - quantizer.nbytes(_shape(module))
-        for quantizer, module in _chosen(model, scheme).values()
+        for quantizer, module in _chosen(model, scheme, routers).values()
     )
 
 
-def linear_settings(model: nn.Module, scheme: Scheme) -> list[Any]:
+def linear_settings(model: nn.Module, scheme: Scheme, routers: Routers) -> list[Any]:
     """The distinct settings of the linear layers that the scheme names, as JSON strings."""
     found = {
         json.dumps(q.settings(_shape(m)), sort_keys=True)
-        for q, m in _chosen(model, scheme).values()
+        for q, m in _chosen(model, scheme, routers).values()
     }
     return sorted(found)
 
 
-def _chosen(model: nn.Module, scheme: Scheme) -> dict[str, tuple[Quantizer, nn.Linear]]:
-    """The linear layers to be packed, without routers (`gate`)."""
-    chosen = {}
+def _chosen(
+    model: nn.Module, scheme: Scheme, routers: Routers
+) -> dict[str, tuple[Quantizer, nn.Linear]]:
+    """The linear layers to be packed, without routers and gates of shared experts (`gate`)."""
+    chosen, kept = {}, {part for router in routers if router for part in router.modules()}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or name.endswith("gate"):
+        if not isinstance(module, nn.Linear) or module in kept or name.endswith("gate"):
             continue
         quantizer = scheme.of(name)
         if quantizer is None:

@@ -23,6 +23,7 @@ from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
 from moex.runs.notes import note
+from moex.runs.provenance import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,8 @@ class Setup:
     def __post_init__(self) -> None:
         if self.memory.link != "auto":  # refused now, not after a model was loaded
             plug_in("memory.link", self.memory.link, "link", "Link")
+        if self.hardware is not None and self.hardware.machine:
+            self.hardware.refuse_other_machine(machine())
 
     @property
     def foresight(self) -> bool:

@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
         "git": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), **_versions()},
-        "machine": _machine(),
+        "machine": machine(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -46,7 +46,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _machine() -> str:
+@cache
+def machine() -> str:
     """Return processor, core count, and memory in whole gigabytes."""
     import os
 

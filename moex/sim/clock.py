@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.hardware.forecast import early_s
 from moex.hardware.link_model import LinkTimeline
 from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
@@ -26,6 +27,7 @@ class Clock:
         self.profile, self.size = profile, geometry.size
         self.expert_s = profile.expert_s * cache.slot_share
         self.select_s = profile.select_s if cache.selects else 0.0
+        self.early_s = 0.0 if cache.selects else early_s(geometry, profile)
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -65,11 +67,15 @@ class Clock:
         self.waiting.clear()
 
     def wait(self, slot: int) -> bool:
-        """Let the device wait for the loads of a slot; return whether they were late."""
+        """Let the device wait for the loads of a slot; return whether they were late.
+
+        Its computing with the expert, which follows, may begin before the whole of it is there.
+        """
         loads = self.waiting.pop(slot, None)
         if loads is None:
             return False
-        return self._stall_until(max(self.link.arrival(self.now, each) for each in loads))
+        arrived = max(self.link.arrival(self.now, each) for each in loads)
+        return self._stall_until(arrived - self.early_s)
 
     def _stall_until(self, when: float) -> bool:
         stall = max(0.0, when - self.now)

@@ -121,13 +121,14 @@ def kept(
         known = json.loads(path.read_text()) if path.is_file() else {}
         if name not in known:
             found = pairs(tensors, folder, device, only=store)
-            known[name] = min((_of_visits(measure(p), p.width) for p in found), default=1.0)
+            known[name] = min(map(of_pair, found), default=1.0)
             write_atomically(path, json.dumps(known, indent=1) + "\n")
         return float(known[name])
 
 
-def _of_visits(seconds: dict[float, float], width: int) -> float:
-    """The break-even of visits for measured loads: share / NEW_ROWS of the rows are selected."""
+def of_pair(pair: Pair) -> float:
+    """Measure the break-even of visits: share / NEW_ROWS of the rows are selected."""
+    seconds, width = measure(pair), pair.width
     more_s = _deciding_s(width)
     visits = {
         share / NEW_ROWS: took + more_s for share, took in seconds.items() if share <= NEW_ROWS

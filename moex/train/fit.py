@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from tqdm.auto import tqdm
@@ -25,13 +25,12 @@ from moex.train.activations import read
 from moex.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from moex.runner.assemble import LoadedModel
-    from moex.train.data import Corpus
 
     Row = dict[str, Any]
     Tasks = dict[tuple[str, str], list[float]]
@@ -52,13 +51,15 @@ class Trainer(ABC):
 
     modules: Any
     """A `ModuleList`, one for each layer; its state, floats in 16 bits, is the checkpoint."""
+    reads: ClassVar[str] = "text"
+    """What it learns from: `text`, which a loaded model reads, or a recorded `trace`."""
     about: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
     """What the reader of the checkpoint has to know besides the tensors."""
 
     @classmethod
     @abstractmethod
-    def of(cls, loaded: LoadedModel, recipe: Recipe, seed: int) -> Self:
-        """Make the trainer for a loaded model."""
+    def of(cls, loaded: Any, recipe: Recipe, seed: int) -> Self:
+        """Make the trainer for a loaded model, or for a trace."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
@@ -108,12 +109,12 @@ class Trainer(ABC):
         return float(loss.detach())
 
 
-def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, run: str) -> None:
+def fit(trainer: Trainer, corpus: Any, see: See, recipe: Recipe, kept: Path, run: str) -> None:
     """Train until `recipe.tokens` were read.
 
     Args:
         trainer: is changed.
-        corpus: to read.
+        corpus: a `Corpus` or `Passes` to read.
         see: lets the model read windows.
         recipe: the settings.
         kept: the file of the state, between runs.
@@ -150,29 +151,27 @@ def fit(trainer: Trainer, corpus: Corpus, see: See, recipe: Recipe, kept: Path, 
 def train(
     kind: str,
     trainer: Trainer,
-    loaded: LoadedModel,
-    text: Corpus,
+    corpus: Any,
+    see: See,
     recipe: Recipe,
     folder: Path,
 ) -> tuple[list[Row], Tasks]:
-    """Train on text that the model reads, all experts resident if memory allows.
+    """Train on a `Corpus` of text or on `Passes` of a trace, and return the trainer's `quality`."""
+    given = {"text": corpus.count, "seed": trainer.seed, "code": code_version()}
+    named = key_of({**asdict(recipe), **given})
+    valid = max(1, -(-recipe.valid_tokens // (recipe.batch * corpus.context)))
 
-    Returns the trainer's `quality` on held-out text.
-    """
+    def batch(number: int, held_out: bool = False) -> Sequence[Any]:
+        return see(torch.from_numpy(corpus.batch(number, recipe.batch, held_out)))
+
+    fit(trainer, corpus, see, recipe, folder / "training.pt", named)
+    return trainer.quality(kind, [batch(number, held_out=True) for number in range(valid)], batch)
+
+
+@contextmanager
+def reading(loaded: LoadedModel) -> Iterator[See]:
+    """Let the model read windows of text, all experts resident if memory allows."""
     resident = fits(loaded.geometry.all_bytes, loaded.device)
     memory = Memory(loaded.geometry.experts) if resident else Memory()
-    named = key_of(
-        {**asdict(recipe), "text": text.count, "seed": trainer.seed, "code": code_version()}
-    )
-    valid = max(1, -(-recipe.valid_tokens // (recipe.batch * text.context)))
     with offload(loaded, Setup(LRU(), memory)) as model:
-
-        def see(windows: Tensor) -> Sequence[Any]:
-            return read(model, loaded.layers, windows)
-
-        def batch(number: int, held_out: bool = False) -> Sequence[Any]:
-            return see(torch.from_numpy(text.batch(number, recipe.batch, held_out)))
-
-        fit(trainer, text, see, recipe, folder / "training.pt", named)
-        held_out = [batch(number, held_out=True) for number in range(valid)]
-        return trainer.quality(kind, held_out, batch)
+        yield lambda windows: read(model, loaded.layers, windows)

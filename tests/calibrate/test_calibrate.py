@@ -8,11 +8,14 @@ import torch
 from moex.bench.workload import generate
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.calibrate import cost_fit
+from moex.calibrate import cost_fit, link_fit
 from moex.calibrate.measure import break_evens, calibrate, costs_of
+from moex.hardware.forecast import transfer_s
 from moex.link.base import Link, LinkStats
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Setup, load_model, offload
+from moex.runs.provenance import provenance
+from moex.store import row_break_even
 from moex.store.row_break_even import break_even
 from moex.types import Plan
 
@@ -57,6 +60,7 @@ def test_a_calibration_knows_its_machine(loaded):
     assert token_s == pytest.approx(4 * (profile.visit_s + 2 * profile.expert_s) + profile.pass_s)
     assert "fitted to a live run" in profile.source
     assert profile.fitted_on == loaded.folder.name
+    assert profile.machine == provenance()["machine"]
     assert profile.expert_bytes == loaded.geometry.expert_bytes
     assert 1e8 < profile.weights_bytes_per_s < 1e13
     skeleton = profile.layer_bytes * loaded.geometry.layers + profile.pass_bytes
@@ -78,9 +82,29 @@ def test_experts_on_disk_are_calibrated_on_that_store_s_own_link(mixtral, tmp_pa
     (run,) = made
     assert not run.link.emulated
     assert profile.submit_s + profile.handover_s > 0
-    crossed = run.link.stats()  # later than the profile's: the last guess may have come since
-    speed = crossed.bytes_moved / crossed.busy_s
-    assert profile.link_bytes_per_s == pytest.approx(speed, rel=0.2)
+    decoding = run.meter.phases["decode"]
+    load_s = decoding.link_busy_s * loaded.geometry.expert_bytes / decoding.bytes_moved
+    assert transfer_s(loaded.geometry, profile) == pytest.approx(load_s)
+    assert profile.link_latency_s >= 0
+
+
+def test_latency_and_bandwidth_are_fitted_to_loads_of_several_sizes():
+    exact = {size: 2e-4 + size / 1e9 for size in (4096, 1 << 16, 1 << 20, 1 << 24)}
+    assert link_fit.fit(exact) == pytest.approx((2e-4, 1e9))
+    latency_s, speed = link_fit.fit({1 << 20: 1e-3, 1 << 22: 5e-3})  # slower when larger
+    assert (latency_s, speed) == (0.0, pytest.approx(9e8, rel=0.1))
+    assert link_fit.fit({1000: 1e-3}) == pytest.approx((0.0, 1e6))
+
+
+@pytest.mark.parametrize("store", ["ram", "disk"])
+def test_loads_of_several_sizes_cross_the_link_of_their_store(mixtral, tmp_path, store):
+    loaded = load_model(str(mixtral), store=store, cache_dir=tmp_path)
+    seconds = link_fit.load_seconds(loaded, together=2)
+    size = loaded.geometry.expert_bytes
+    assert [*seconds] == [4096, size // 4 // 4096 * 4096, size, 4 * size]
+    assert all(0 < took < 1 for took in seconds.values())
+    loaded.store.close()
+    assert not list(tmp_path.glob("moex-*"))
 
 
 class Ticking(Link):
@@ -155,3 +179,11 @@ def test_break_evens_are_measured_for_both_stores(loaded, tmp_path):
     assert set(found) == {"ram", "disk"}
     assert all(0 < share <= 1 for share in found.values())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_calibrated_break_even_is_the_one_measured_when_packing(loaded, tmp_path, monkeypatch):
+    took = {0.0: 5.0, 0.1: 1.0, 0.3: 3.0, 1.0: 9.0}
+    monkeypatch.setattr(row_break_even, "measure", lambda pair: took)
+    monkeypatch.setattr(row_break_even, "_deciding_s", lambda width: 0.0)
+    kept = row_break_even.kept(loaded.layers[0].tensors, "disk", tmp_path)
+    assert break_evens(loaded, tmp_path)["disk"] == kept == pytest.approx(0.4)

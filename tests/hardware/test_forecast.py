@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from traces import literal
 
 from experiments.harness import machine
 from moex.api import simulate
 from moex.cache.lru import LRU
-from moex.hardware.forecast import forecast
+from moex.hardware.forecast import early_s, forecast
 from moex.hardware.profile import READ_SHARE, HardwareProfile
 from moex.trace.synthetic import generate
 from moex.types import Geometry
@@ -51,3 +54,16 @@ def test_ceilings_of_mixtral_at_four_bits(link, memory, hit_rate, serial, overla
     expected = forecast(MIXTRAL, HardwareProfile("", link, **costs), hit_rate)
     assert expected.hidden == pytest.approx(overlapped, abs=0.06)
     assert serial - 0.06 < expected.plain < overlapped
+
+
+def test_a_streaming_link_hides_gate_and_up_behind_an_expert_s_last_third():
+    link = HardwareProfile("x", 1e9, visit_s=1e-3, expert_s=6e-3, chunk_bytes=1 << 20, streams=True)
+    assert early_s(MIXTRAL, link) == pytest.approx(4e-3)  # two thirds of computing
+    assert early_s(MIXTRAL, replace(link, expert_s=1.0)) == pytest.approx(99_090_432 / 3e9)
+    assert early_s(MIXTRAL, replace(link, streams=False)) == 0
+    assert early_s(MIXTRAL, replace(link, chunk_bytes=1 << 30)) == 0  # moved in one piece
+    trace = literal([(0, (0,))], top_k=1, expert_bytes=30_000_000)
+    report = simulate(trace, LRU(), 1, hardware=replace(link, expert_bytes=30_000_000))
+    assert report.decode_s == pytest.approx(1e-3 + 30e-3 + 2e-3)  # the down projection is left
+    expected = forecast(trace.geometry, link, 0.0)
+    assert expected.plain == pytest.approx(1 / report.decode_s)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from traces import random_trace
 
+import moex
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.hardware.profile import HardwareProfile
+from moex.runner.assemble import Setup
+from moex.runs.provenance import machine
 from moex.sim.simulator import simulate
 
 FOLDER = Path(__file__).parents[2] / "conf" / "hardware"
@@ -47,6 +51,27 @@ def test_a_profile_is_named_like_its_file_and_sourced(path):
         assert report.tokens_per_second > 0
     else:
         assert path.stem == "auto"
+
+
+OTHER = HardwareProfile(
+    "measured", 1e9, visit_s=1e-3, expert_s=1e-4, expert_bytes=1, layer_bytes=0, machine="a phone"
+)
+
+
+def test_a_profile_measured_on_another_machine_is_refused_live():
+    with pytest.raises(
+        ValueError, match=r"hardware\.machine='a phone'; .*mode=calibrate"
+    ) as caught:
+        Setup(LRU(), hardware=OTHER)
+    assert "\n" not in str(caught.value)
+    assert Setup(LRU(), hardware=replace(OTHER, machine=machine())).hardware
+    assert Setup(LRU(), hardware=replace(OTHER, machine="")).hardware
+
+
+def test_a_profile_measured_on_another_machine_may_be_forecast():
+    trace = random_trace(0, tokens=5)
+    here = replace(OTHER, expert_bytes=trace.geometry.expert_bytes)
+    assert moex.simulate(trace, hardware=here).tokens_per_second > 0
 
 
 def test_seed_1_costs_add_up_to_its_fixed_time():

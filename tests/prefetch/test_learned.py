@@ -18,6 +18,7 @@ from moex.prefetch.corm import Corm
 from moex.prefetch.gate import Gate
 from moex.prefetch.gate_norm import GateNorm
 from moex.prefetch.gate_resid import GateResid
+from moex.prefetch.history import History
 from moex.prefetch.linear import Linear
 from moex.prefetch.mlp import MLP
 from moex.prefetch.recorded import Recorded
@@ -86,6 +87,19 @@ def test_a_trained_prefetcher_changes_no_logit_and_replays(loaded, plain, prefet
     assert report.prefetch_used == run.cache_stats.phases[DECODE].prefetched_hits > 0
 
 
+def test_a_predictor_of_past_routing_predicts_alike_in_a_replay(loaded, plain):
+    logits, run = decode(loaded, History(depth=2))
+    assert torch.equal(logits, plain)
+    trace, plans = run.recorder.trace({}), []
+    given = str(TINY / "predictors" / "history.safetensors")
+    cache = ExpertCache(LRU(), loaded.geometry, 3)
+    simulate(trace, cache, History(depth=2, checkpoint=given), on_plan=plans.append)
+    again = []
+    simulate(trace, cache, Recorded(), on_plan=again.append)
+    assert plans == again
+    assert sum(len(plan.prefetched) for plan in plans) > 20
+
+
 def test_the_bundled_networks_beat_the_gate(loaded):
     coverage = []
     for prefetcher in (Gate(), Linear(), MLP()):
@@ -146,7 +160,7 @@ def test_what_the_checkpoint_claims_meets_the_bars(loaded, selector):
     rows = trained.read("linear", loaded.geometry, loaded.folder).about["metrics"]
     assert all(row["recall"] > row["gate_recall"] for row in rows if row["named"] == 2)
     files = list((TINY / "predictors").iterdir())
-    assert len(files) == 4
+    assert len(files) == 5
     assert sum(path.stat().st_size for path in files) <= 8_000_000
 
 

@@ -59,7 +59,10 @@ def test_every_yaml_builds_a_prefetcher_that_keeps_the_contract(path):
     trace.lookahead[trace.layer == 1, 8:] = np.nan
     trace.lookahead[trace.layer == 0, 16:] = np.nan
     cache = ExpertCache(LRU(), trace.geometry, 3)
-    if make().needs & {"hidden", "lookahead_norm"}:
+    if path.stem == "history":  # no checkpoint of a model with three layers
+        with pytest.raises(FileNotFoundError, match="mode=train prefetch=history"):
+            simulate(trace, cache, make())
+    elif make().needs & {"hidden", "lookahead_norm"}:
         with pytest.raises(ValueError, match="prefetch=recorded"):
             simulate(trace, cache, make())
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from small_models import ARCHITECTURES
+from small_models import ARCHITECTURES, random_family
 from transformers import AutoModelForCausalLM
 
 from moex import api
@@ -121,6 +121,16 @@ def test_attention_shrinks_and_the_row_says_so(mixtral):
     report = Report()
     plain.describe(report)
     assert (report.lossy, report.kernel, report.bits_per_weight) == ([], None, 32.0)
+
+
+@pytest.mark.parametrize("family", ["hunyuan_v1_moe", "phimoe"])
+def test_a_router_keeps_its_bits_whatever_its_name(family):
+    architecture = random_family(family).config.to_dict()
+    loaded = load_model(family, quant=Mixed(attention=RTN(4, 32)), architecture=architecture)
+    packed = {name for name, m in loaded.model.named_modules() if isinstance(m, QuantLinear)}
+    assert any("q_proj" in name for name in packed)
+    parts = [part for layer in loaded.layers for part in layer.router.modules()]
+    assert not any(isinstance(part, QuantLinear) for part in parts)
 
 
 def test_a_scheme_that_quantizes_nothing_is_not_lossy(mixtral):

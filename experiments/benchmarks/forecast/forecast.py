@@ -49,7 +49,7 @@ COSTS = ("visit_s", "expert_s", "pass_s", "submit_s", "handover_s", "load_s", "p
 
 def between(before: HardwareProfile, after: HardwareProfile) -> HardwareProfile:
     """The mean of two calibrations."""
-    names = (*COSTS, "link_bytes_per_s")
+    names = (*COSTS, "link_bytes_per_s", "link_latency_s")
     means = {name: mean((getattr(before, name), getattr(after, name))) for name in names}
     return replace(before, **means)
 
@@ -92,7 +92,7 @@ def turns(
                 slow = cells[number][-1]
                 if slow != "disk":
                     links[number] = {"link_bytes_per_s": size / (slow * layer_s)}
-                    links[number]["chunk_bytes"] = 1 << 16
+                    links[number] |= {"link_latency_s": 0.0, "chunk_bytes": 1 << 16}
                 profile = replace(here, **links[number]) if number in links else None
                 measured[number].append(live(loaded, cells[number], profile, args.tokens))
             after = costs_of(loaded, args.tokens)

@@ -130,13 +130,15 @@ def main() -> None:
         here = fitted.on(loaded.geometry, **read)
         link = None
         if store == "ram":
-            here = replace(here, link_bytes_per_s=args.link, chunk_bytes=1 << 20)
             link = HardwareProfile("emulated", args.link, chunk_bytes=1 << 20)
+            here = replace(
+                here, link_bytes_per_s=args.link, link_latency_s=0.0, chunk_bytes=1 << 20
+            )
         for profile in (fitted, here):
             visit_s, expert_s, pass_s = profile.visit_s, profile.expert_s, profile.pass_s
             costs = f"visit {visit_s:.2e} s, expert {expert_s:.2e} s, pass {pass_s:.2e} s"
-            link_speed = profile.link_bytes_per_s or 0.0
-            print(f"{store}: {costs}, link {link_speed:.2e} bytes/s", flush=True)
+            latency_s, speed = profile.link_latency_s, profile.link_bytes_per_s or 0.0
+            print(f"{store}: {costs}, link {latency_s:.2e} s + bytes / {speed:.2e} bytes/s")
         for cell in itertools.product(SLOTS, PREFETCHERS):
             runs = [live(loaded, cell, link, args.tokens) for _ in range(args.turns)]
             measured = median(speed for speed, _ in runs)

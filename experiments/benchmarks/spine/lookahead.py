@@ -62,6 +62,7 @@ def main() -> None:
             here,
             name="emulated",
             link_bytes_per_s=geometry.expert_bytes / (load * layer_s),
+            link_latency_s=0.0,
             chunk_bytes=1 << 16,
         )
         for slots in args.slots:
