@@ -20,6 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import moex
+
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "mode=simulate", "bottleneck=false", "smoke=true", "prefetch=none")
 CELLS = ("cache=lru,lfu", "memory.slots=2,4")
@@ -191,6 +193,68 @@ def test_submitit_s_local_executor_gives_the_same_rows(serial, tmp_path):
     assert rows(tmp_path) == serial
 
 
+@needs("submitit")
+def test_slurm_s_launcher_gives_the_same_rows_on_this_machine(serial, tmp_path):
+    words = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
+    done = sweep(tmp_path, *CELLS, *words)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == serial
+
+
+@needs("submitit")
+@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is installed")
+def test_without_slurm_the_launcher_says_so_in_a_line(tmp_path):
+    done = sweep(tmp_path, "memory.slots=2,4", "hydra/launcher=slurm")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "hydra/launcher=slurm: " in done.stderr
+    assert "hydra.launcher.cluster=local" in done.stderr
+
+
+@needs("joblib")
+def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
+    """As many jobs as shards, then one a cell; a repeated sweep runs none of them."""
+    words = ("mode=simulate", "bottleneck=false", "prefetch=gate", "prefetch.governor=off")
+    cells = ("-m", *words, "cache=lru,lfu", "trace=four", "workload.cold=true")
+    trace = moex.read_trace("tiny")
+    trace.provenance.pop("cold")
+    moex.write_trace(trace, tmp_path / "four.parquet")
+    given = [word.replace("four", str(tmp_path / "four.parquet")) for word in cells]
+
+    def run(folder, *more):
+        command = [sys.executable, "run.py", *given, f"hydra.sweep.dir={tmp_path / folder}", *more]
+        found = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stderr
+
+    run("whole")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    told = run("shards", "shards=3", *joblib)
+    assert told.count("of 3 is replayed") == 6
+    whole, shards = rows(tmp_path / "whole"), rows(tmp_path / "shards")
+    assert {row.pop("shards") for row in shards.values()} == {3}
+    assert {row.pop("shards") for row in whole.values()} == {1}
+    assert shards == whole
+    assert not list((tmp_path / "shards").glob("*/shards")), "they are in the rows now"
+
+
+@needs("joblib")
+def test_a_warm_cache_is_not_sharded(tmp_path):
+    words = ("cache=lru,lfu", "smoke=false", "shards=2", "workload.cold=false")
+    trace = moex.read_trace("tiny")
+    trace.provenance.pop("cold")
+    path = moex.write_trace(trace, tmp_path / "warm.parquet")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = sweep(tmp_path / "out", *words, f"trace={path}", *joblib)
+    assert done.returncode == 1
+    failed = [line for line in done.stderr.splitlines() if line.startswith("moex: failed: ")]
+    assert len(failed) == 2, "a line a cell"
+    assert all("shards=2: this cache stays warm" in line for line in failed)
+    assert "2 of 2 cells of the sweep failed" in done.stderr
+
+
 @needs("optuna")
 def test_optuna_finds_the_best_of_two(tmp_path):
     words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
@@ -219,10 +283,11 @@ def test_a_real_slurm_cluster_gives_the_same_rows_and_says_why_a_cell_failed(
 ):
     with slurm.cluster(tmp_path_factory.mktemp("slurm")) as configuration:
         monkeypatch.setenv("SLURM_CONF", str(configuration))
-        done = sweep(tmp_path, *CELLS, "hydra/launcher=submitit_slurm")
-        assert done.returncode == 0, done.stderr
-        assert rows(tmp_path) == serial
-        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=submitit_slurm")
+        for launcher in ("slurm", "submitit_slurm"):
+            done = sweep(tmp_path / launcher, *CELLS, f"hydra/launcher={launcher}")
+            assert done.returncode == 0, done.stderr
+            assert rows(tmp_path / launcher) == serial
+        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=slurm")
     assert done.returncode == 1
     assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
