@@ -185,6 +185,7 @@ TINY = {
     "benchmarks/gpu_machine/published.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
+    "benchmarks/streamed_replay/bench.py": ("make", "replay", "equal"),
     "benchmarks/spine/lookahead.py": ("",),
     "benchmarks/spine/overhead.py": ("",),
     "benchmarks/true_geometry/bench.py": ("decode",),
