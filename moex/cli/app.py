@@ -93,9 +93,15 @@ def _run(config: DictConfig, folder: Path) -> float | None:
 def _replay_shard(job: Run, folder: Path, name: str) -> None:
     """Replay one shard of a run, in a folder within the run's; the run itself adds them up."""
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder, lambda: note("another process replays this shard: waiting")):
-        if job.force or _finished(folder, name)[0] is None:
-            _execute(job, folder, name)
+    try:
+        with exclusive_lock(folder, lambda: note("another process replays this shard: waiting")):
+            if job.force or _finished(folder, name)[0] is None:
+                _execute(job, folder, name)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # empty: it was refused
+            folder.parent.rmdir()
+        raise
     note(f"{name}: shard {job.shard} of {job.shards} is replayed")
 
 

@@ -46,7 +46,7 @@ def replay_shard(
     if run.shard is None or run.shard >= len(shards):
         raise ValueError(
             f"shard={run.shard}: expected 0 to {len(shards) - 1}, because shards={run.shards}; "
-            "try shard=null: all of them"
+            "try shard=null"
         )
     counted = replay.replay_shard(decisions, trace, hardware, shards[run.shard])
     write_atomically(folder / TOTALS, json.dumps(counted.plain()))

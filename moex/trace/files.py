@@ -22,7 +22,7 @@ FILLED = frozenset({"lookahead", "rows", "predictions.rows"})
 
 
 def open_trace(
-    given: str | Path | Sequence[str | Path], field: str = "trace", in_memory: int = IN_MEMORY
+    given: str | Path | Sequence[str | Path], field: str = "trace", in_memory: int | None = None
 ) -> Trace | TraceStream:
     """Open one file, or several as one trace: in memory if it is small enough, else as a stream.
 
@@ -31,7 +31,7 @@ def open_trace(
     Args:
         given: a file, the name of a bundled trace, a pattern (`run-*.parquet`), or a list of them.
         field: the setting that names the files, for messages.
-        in_memory: most bytes of a trace that is read whole.
+        in_memory: most bytes of a trace that is read whole; default `IN_MEMORY`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -41,7 +41,7 @@ def open_trace(
     for path in paths:
         missing(path, field)
     stream, size = open_stream(paths, field)
-    if size > in_memory:
+    if size > (IN_MEMORY if in_memory is None else in_memory):
         return stream
     return read_trace(paths[0], field) if len(paths) == 1 else joined(stream.chunks())
 
@@ -146,12 +146,12 @@ def _same(first: TraceStream, other: TraceStream) -> None:
         )
         raise ValueError(
             f"{named}: recorded on {theirs}, but {first.files[0].path} on {ours}; expected files "
-            f"of one geometry; try each by itself: {named}"
+            f"of one geometry; try {named} alone"
         )
     for name in KINDS:
         before, after = first.provenance.get(name), other.provenance.get(name)
         if before != after:
             raise ValueError(
                 f"{named}: recorded with {name}={after}, but {first.files[0].path} with "
-                f"{before}; expected the same in all files of a trace; try each by itself: {named}"
+                f"{before}; expected the same in all files of a trace; try {named} alone"
             )
