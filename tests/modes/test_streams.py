@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +15,7 @@ from moex.cli import app
 from moex.cli.errors import CONF, register_resolvers
 from moex.modes import shards
 from moex.modes import simulate as simulate_mode
-from moex.trace import files
+from moex.trace import files, record
 
 ELSEWHERE = ("started", "run_id", "bottleneck")
 
@@ -39,8 +41,9 @@ def cold(tmp_path):
 def row(folder, *words):
     """The row of a run in a folder; empty if it leaves none."""
     folder.mkdir(exist_ok=True)
-    given = ("mode=simulate", "tracker=none", "bottleneck=false", *words)
-    config = compose("config", overrides=[*given], return_hydra_config=True)
+    given = ["mode=simulate", "tracker=none", "bottleneck=false"]
+    given = [w for w in given if w.partition("=")[0] not in " ".join(words)] + [*words]
+    config = compose("config", overrides=given, return_hydra_config=True)
     config.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(config)
     del config._content["hydra"]
@@ -104,3 +107,18 @@ def test_a_shard_of_another_geometry_is_refused(tmp_path, cold):
     totals.write_text(json.dumps(counted))
     with pytest.raises(ValueError, match="shards: one is of the geometry"):
         row(tmp_path / "jobs", *words)
+
+
+def test_a_live_run_that_is_recorded_in_parts_leaves_the_same_trace(tmp_path, monkeypatch):
+    words = ("mode=live", "smoke=true", "prefetch=gate", "eval.tasks=[]")
+    row(tmp_path / "whole", *words)
+    monkeypatch.setattr(record, "PART", 7)
+    row(tmp_path / "parts", *words, "force=true")
+    whole, parts = (moex.read_trace(tmp_path / x / "trace.parquet") for x in ("whole", "parts"))
+    assert len(parts) == len(whole) > 14
+    for name in ("experts", "offsets", "sequence", "position", "layer", "prefill", "tokens"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+    assert np.array_equal(parts.lookahead, whole.lookahead, equal_nan=True)
+    assert parts.predictions == whole.predictions
+    gc.collect()
+    assert not list((tmp_path / "parts").glob(".*")), "temporary files are gone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -134,3 +135,14 @@ def test_counts_of_another_geometry_are_not_added():
     plain = json.loads(json.dumps(theirs.plain()))
     with pytest.raises(ValueError, match="shards: one is of the geometry"):
         ours.add(plain)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_replay_shows_how_far_it_is_on_a_terminal_only(terminal, monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setattr("moex.sim.simulator.LONG", 10)
+    moex.simulate(random_trace(0), LRU(), 3)
+    assert ("/120" in shown.getvalue()) == terminal
+    assert bool(shown.getvalue()) == terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -224,3 +225,30 @@ def test_a_synthetic_trace_is_written_block_by_block(tmp_path):
 def test_sequence_starts_are_the_clocks_of_new_sequences():
     trace = literal([(0, (1, 2)), (0, (1, 3), DECODE, 1), (0, (1, 3), DECODE, 1)])
     assert trace.sequence_starts().tolist() == [1]
+
+
+def test_a_trace_that_is_not_written_to_its_end_is_not_there(tmp_path):
+    trace = random_trace(0)
+
+    def stopped():
+        yield from trace.chunks(0, 50)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_chunks(
+            stopped(), tmp_path / "trace.parquet", trace.geometry, {"provenance": {}}
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_has_one_chunk_in_memory(tmp_path):
+    geometry = Geometry(4, 128, 8, 4, 4, 100)
+    path = write_synthetic(tmp_path / "trace.parquet", geometry, 200, 20, block=5)
+    stream = open_trace(path, in_memory=0)
+    tracemalloc.start()
+    seen = sum(len(chunk.experts) for chunk in stream.chunks(visits=500))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen == 200 * 20 * 4 * 8
+    whole = joined(stream.chunks())
+    assert peak < whole.experts.nbytes + whole.offsets.nbytes, "smaller than its smallest columns"

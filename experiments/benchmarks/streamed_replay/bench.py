@@ -2,6 +2,7 @@
 
 python experiments/benchmarks/streamed_replay/bench.py make --trace FILE --accesses 1000000000
 python experiments/benchmarks/streamed_replay/bench.py replay --trace FILE     # lru, as a stream
+python experiments/benchmarks/streamed_replay/bench.py read --trace FILE       # its chunks alone
 python experiments/benchmarks/streamed_replay/bench.py equal                  # of rows
 
 The trace is synthetic: 48 layers, top-8 of 128 experts, sequences of 500 decoded tokens.
@@ -60,6 +61,15 @@ def replay(path: Path, slots: int, cold: bool, visits: int | None) -> dict[str, 
     }
 
 
+def read(path: Path) -> dict[str, float]:
+    """Read and check all chunks of a trace."""
+    started, accesses = perf_counter(), 0
+    for chunk in open_trace(path, in_memory=0).chunks():
+        accesses += len(chunk.experts)
+    seconds = perf_counter() - started
+    return {"seconds": seconds, "accesses": accesses, "accesses_per_s": accesses / seconds}
+
+
 def equal(path: Path, slots: int) -> dict[str, float]:
     """Count the fields in which rows of the stream, of shards and of the whole differ."""
     whole, stream = moex.read_trace(path), open_trace(path, in_memory=0)
@@ -80,11 +90,12 @@ def equal(path: Path, slots: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run one of the three."""
+    """Run one of the four."""
     given = arguments(
         __doc__,
         "make",
         "replay",
+        "read",
         "equal",
         tiny={"accesses": 40_000, "tokens": 20},
         trace=(None, "file of the trace; default: a temporary one", Path),
@@ -102,6 +113,8 @@ def main() -> None:
             row |= make(path, given.accesses, given.tokens)
         if given.part == "replay":
             row |= replay(path, given.slots, given.cold, given.visits)
+        elif given.part == "read":
+            row |= read(path)
         elif given.part == "equal":
             row |= equal(path, given.slots)
         emit(row | {"peak_bytes": peak_bytes()}, given.out)
