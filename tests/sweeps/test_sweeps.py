@@ -211,33 +211,31 @@ def test_without_slurm_the_launcher_says_so_in_a_line(tmp_path):
     assert "hydra.launcher.cluster=local" in done.stderr
 
 
-@needs("joblib")
-def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
-    """As many jobs as shards, then one a cell; a repeated sweep runs none of them."""
-    words = ("mode=simulate", "bottleneck=false", "prefetch=gate", "prefetch.governor=off")
-    cells = ("-m", *words, "cache=lru,lfu", "trace=four", "workload.cold=true")
+def sharded(folder: Path, *launcher: str) -> None:
+    """Run cells whole and in shards by a launcher; the rows must be the same."""
+    folder.mkdir(exist_ok=True)
     trace = moex.read_trace("tiny")
     trace.provenance.pop("cold")
-    moex.write_trace(trace, tmp_path / "four.parquet")
-    given = [word.replace("four", str(tmp_path / "four.parquet")) for word in cells]
+    path = moex.write_trace(trace, folder / "trace.parquet")
+    words = ("smoke=false", "workload.cold=true", f"trace={path}", "cache=lru,lfu")
+    words += ("prefetch=gate", "prefetch.governor=off")
+    whole, shards = (
+        sweep(folder / "whole", *words),
+        sweep(folder / "shards", *words, "shards=3", *launcher),
+    )
+    assert whole.returncode == shards.returncode == 0, whole.stderr + shards.stderr
+    assert shards.stderr.count("of 3 is replayed") >= 6 * ("ray" not in "".join(launcher))
+    expected, found = rows(folder / "whole"), rows(folder / "shards")
+    assert {row.pop("shards") for row in found.values()} == {3}
+    assert {row.pop("shards") for row in expected.values()} == {1}
+    assert found == expected
+    assert len(found) == 2
+    assert not list((folder / "shards").glob("*/shards")), "they are in the rows now"
 
-    def run(folder, *more):
-        command = [sys.executable, "run.py", *given, f"hydra.sweep.dir={tmp_path / folder}", *more]
-        found = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-        )
-        assert found.returncode == 0, found.stderr
-        return found.stderr
 
-    run("whole")
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    told = run("shards", "shards=3", *joblib)
-    assert told.count("of 3 is replayed") == 6
-    whole, shards = rows(tmp_path / "whole"), rows(tmp_path / "shards")
-    assert {row.pop("shards") for row in shards.values()} == {3}
-    assert {row.pop("shards") for row in whole.values()} == {1}
-    assert shards == whole
-    assert not list((tmp_path / "shards").glob("*/shards")), "they are in the rows now"
+@needs("joblib")
+def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
+    sharded(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
 @needs("joblib")
@@ -287,6 +285,7 @@ def test_a_real_slurm_cluster_gives_the_same_rows_and_says_why_a_cell_failed(
             done = sweep(tmp_path / launcher, *CELLS, f"hydra/launcher={launcher}")
             assert done.returncode == 0, done.stderr
             assert rows(tmp_path / launcher) == serial
+        sharded(tmp_path / "cold", "hydra/launcher=slurm")
         done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=slurm")
     assert done.returncode == 1
     assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
@@ -314,6 +313,7 @@ def test_a_real_ray_cluster_gives_the_same_rows(serial, tmp_path):
             time.sleep(1)
         assert done.returncode == 0, done.stderr
         assert rows(tmp_path) == serial
+        sharded(tmp_path / "cold", *words)
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
         cluster.wait(timeout=60)

@@ -136,6 +136,7 @@ def on_ray(cells: int, pairs: int, accesses: int) -> None:
                     cwd=ROOT,
                     check=True,
                     stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
                 (shared if words else alone).append(perf_counter() - started)
                 rows.append(_rows(out))
