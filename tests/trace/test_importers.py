@@ -207,3 +207,12 @@ def test_a_pack_of_speed_of_light_has_prompts_and_decoded_tokens(tmp_path):
     np.savez_compressed(tmp_path / "c.npz", **known, prompt_lens=np.array([4]))
     with pytest.raises(ValueError, match="prompts of 4"):
         speed_of_light.read(tmp_path / "c.npz")
+
+
+def test_a_run_of_speed_of_light_is_decoded_tokens_of_labelled_sequences(tmp_path):
+    np.savez(tmp_path / "route.npz", act=IDS, seq=np.array(["b", "b", "a"]), n_expert=8)
+    trace = speed_of_light.read(tmp_path / "route.npz", expert_bytes=7)
+    assert trace.sequence.tolist() == [0, 0, 0, 0, 1, 1]
+    assert trace.position.tolist() == [0, 0, 1, 1, 0, 0]
+    assert [visit[2:] for visit in demands(trace)] == [visit[2:] for visit in DECODED]
+    assert trace.geometry == (2, 8, 2, 0, 0, 7)

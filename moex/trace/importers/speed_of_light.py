@@ -1,6 +1,7 @@
 """Importer of traces of moe-speed-of-light (harshithkantamneni/moe-speed-of-light, MIT licence).
 
-Two forms exist, written by its `mosl/collect.py` and `scripts/trace_corpus.py`:
+Three forms exist. The first two are written by its `mosl/collect.py` and `scripts/trace_corpus.py`;
+the third is known from the scripts that read it (`route_*.npz`, of runs of its engine):
 
 - a folder of `meta.json` (`repo`, and `layers`: `top_k` and `num_experts` by the number of each
   decoder layer with experts), `seq_lens.npy` (tokens of every sequence) and a `layerNNN.npy` for
@@ -9,9 +10,12 @@ Two forms exist, written by its `mosl/collect.py` and `scripts/trace_corpus.py`:
   `ids` and `prompt_len`).
 - a pack, one `.npz` file: `routes` [layers, tokens, k], `layers`, `num_experts`, `seq_lens`,
   `prompt_lens`, and `meta` (JSON text).
+- a run, one `.npz` file: `act` [tokens, layers, k], `seq` [tokens] (a label of the sequence) and
+  `n_expert`. Every token counts as decoded, as in its own replays.
 
-The ids of a token are sorted by number, so that the router's order is lost: policies that read the
-top-k order see the numbers' instead. MoE layers are renumbered from 0. A prompt is one pass.
+In the first two the ids of a token are sorted by number, so that the router's order is lost:
+policies that read the top-k order see the numbers' instead. MoE layers are renumbered from 0. A
+prompt is one pass.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from moex.types import Geometry
 
 _PACKED = ("routes", "num_experts", "seq_lens", "prompt_lens")
+_RUN = ("act", "seq", "n_expert")
 
 
 class _Recorded(NamedTuple):
@@ -79,7 +84,6 @@ def read(
             "imported": "moe-speed-of-light",
             "name": path.name,
             "model": found.model,
-            "top_k_order": "sorted by number",
         },
     )
 
@@ -118,10 +122,18 @@ def _pack(path: Path) -> _Recorded:
     if not path.is_file():
         raise FileNotFoundError(f"trace={path}: no such file; expected a folder or a pack (.npz)")
     with np.load(path, allow_pickle=False) as pack:
+        if {*_RUN} <= {*pack.files}:
+            labels = pack["seq"]
+            starts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
+            lengths = np.diff(np.append(starts, len(labels)))
+            return _Recorded(
+                pack["act"], int(pack["n_expert"]), lengths, np.zeros_like(lengths), ""
+            )
         missing = [name for name in _PACKED if name not in pack.files]
         if missing:
             raise ValueError(
-                f"trace={path}: no {', '.join(missing)}; expected a pack with {', '.join(_PACKED)}"
+                f"trace={path}: no {', '.join(missing)}; expected a pack with "
+                f"{', '.join(_PACKED)}, or a run with {', '.join(_RUN)}"
             )
         meta = json.loads(str(pack["meta"])) if "meta" in pack.files else {}
         lengths, prompts = (pack[name].astype(np.int64) for name in ("seq_lens", "prompt_lens"))
