@@ -113,6 +113,9 @@ def test_a_live_run_that_is_recorded_in_parts_leaves_the_same_trace(tmp_path, mo
     words = ("mode=live", "smoke=true", "prefetch=gate", "eval.tasks=[]")
     row(tmp_path / "whole", *words)
     monkeypatch.setattr(record, "PART", 7)
+    left_over = tmp_path / "parts" / ".trace.killed.part"
+    left_over.mkdir(parents=True)
+    (left_over / "0.parquet").write_text("of a run that was killed")
     row(tmp_path / "parts", *words, "force=true")
     whole, parts = (moex.read_trace(tmp_path / x / "trace.parquet") for x in ("whole", "parts"))
     assert len(parts) == len(whole) > 14
