@@ -9,6 +9,7 @@ from moex.paths import trace_files
 from moex.trace.format import KINDS, missing, read_header, read_trace, refused, torn
 from moex.trace.stream import HELD, READING, File, TraceStream
 from moex.trace.trace import Trace, joined
+from moex.trace.validity import check_resets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ def _open(path: Path, field: str) -> tuple[TraceStream, tuple[int, int], int]:
         if header.get("visits", known.num_rows) != known.num_rows:
             told = f"holds {known.num_rows} visits; expected {header['visits']}, as it says"
             raise ValueError(told)
+        check_resets(header.get("resets", ()), 0, known.num_rows)
     except ValueError as error:
         raise refused(named, field, error) from error
     given = header["geometry"], header["provenance"], tuple(header.get("resets", ()))

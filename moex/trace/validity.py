@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from moex.trace.trace import Trace
@@ -30,12 +32,7 @@ def check(trace: Trace) -> None:
     geometry = trace.geometry
     _within("layer", trace.layer, 0, geometry.layers - 1)
     _within("position", trace.position, 0)
-    least, end = max(1, trace.first), trace.first + len(trace)
-    if not all(type(at) is int and least <= at < end for at in trace.resets):
-        raise ValueError(
-            f"trace: resets={list(trace.resets)}; expected visits {least} to {end - 1}, before "
-            "which the cache was emptied"
-        )
+    check_resets(trace.resets, trace.first, len(trace))
     if trace.tokens is not None:
         _within("tokens", trace.tokens, 1)
         counts = np.diff(trace.offsets)
@@ -50,6 +47,20 @@ def check(trace: Trace) -> None:
         _predictions(trace)
     if trace.rows is not None:
         _rows(trace)
+
+
+def check_resets(resets: Sequence[int], first: int, visits: int) -> None:
+    """Check that the cache was emptied before visits of the trace, or chunk, that are not its 0th.
+
+    Raises:
+        ValueError: it was not.
+    """
+    least, end = max(1, first), first + visits
+    if not all(type(at) is int and least <= at < end for at in resets):
+        raise ValueError(
+            f"trace: resets={list(resets)}; expected visits {least} to {end - 1}, before "
+            "which the cache was emptied"
+        )
 
 
 def wrong(column: str, visit: int, given: object, expected: str) -> ValueError:

@@ -130,6 +130,14 @@ def test_what_no_trace_holds_is_refused_in_the_chunk_that_holds_it(tmp_path, sma
         list(open_trace(path, in_memory=0).chunks())
 
 
+def test_resets_that_no_visit_has_are_refused_before_a_stream_is_read(tmp_path):
+    trace = random_trace(0)
+    trace.resets = (1000,)
+    path = write_trace(trace, tmp_path / "trace.parquet")
+    with pytest.raises(ValueError, match=r"resets=\[1000\]; expected visits 1 to 119"):
+        open_trace(path, in_memory=0)
+
+
 def test_a_file_with_large_lists_and_without_statistics_is_read(tmp_path):
     trace = random_trace(0)
     path = write_trace(trace, tmp_path / "trace.parquet")
