@@ -10,13 +10,15 @@ from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import known_break_even
 from moex.paths import trace_path
-from moex.sim.replay import decode_lower_bound_s, replay
+from moex.sim.replay import decode_lower_bound_s, replay, replay_in_shards
 from moex.sim.scaled import costs_line, scaled
+from moex.trace.files import open_trace
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
+from moex.trace.stream import TraceStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from moex.cache.base import CachePolicy
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
-__all__ = ["load", "read_trace", "simulate", "write_trace"]
+__all__ = ["load", "open_trace", "read_trace", "simulate", "write_trace"]
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -132,7 +134,7 @@ def load(
 
 
 def simulate(
-    trace: Trace | str | Path,
+    trace: Trace | TraceStream | str | Path | Sequence[str | Path],
     cache: CachePolicy | None = None,
     slots: int | float | None = 0.5,
     prefetch: Prefetcher | None = None,
@@ -148,20 +150,24 @@ def simulate(
     rows: float = 1.0,
     break_even: float | None = None,
     governor: bool = True,
+    shards: int = 1,
 ) -> Report:
-    """Replay a trace (or a trace file) through the same cache; oracles know its future.
+    """Replay a trace (or its files, see `open_trace`) through the same cache; oracles know it all.
 
     The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
     moves only the rows that the recorded run selected; `hardware`'s costs are scaled to the trace's
-    model. Does not load torch.
+    model; `shards` replays a cold trace in so many shards of sequences. Does not load torch.
     """
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = trace if isinstance(trace, Trace | TraceStream) else open_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
     decisions = Decisions(*chosen, governor=governor, overlaps=overlaps)
     here = None if hardware is None else scaled(hardware, trace)
-    report = replay(decisions, trace, here, cold, on_plan)
+    if shards > 1:
+        report = replay_in_shards(decisions, trace, shards, here, cold)
+    else:
+        report = replay(decisions, trace, here, cold, on_plan)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)
     report.costs = None if hardware is None else costs_line(hardware, trace)
     return report

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from glob import glob, has_magic
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("tiny",)
@@ -43,6 +47,15 @@ def trace_path(name: str) -> Path:
     """Return the file of a trace, given the name of a bundled trace or a path."""
     bundled = ASSETS / "traces" / f"{name}.parquet"
     return bundled if bundled.is_file() else Path(name)
+
+
+def trace_files(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files of a trace: of names and paths, with patterns (`run-*.parquet`) expanded."""
+    found: list[Path] = []
+    for name in map(str, [given] if isinstance(given, str | Path) else given):
+        matches = sorted(map(Path, glob(name, recursive=True))) if has_magic(name) else []
+        found += [trace_path(name)] if Path(name).is_file() or not matches else matches
+    return found
 
 
 def cache_folder() -> Path:

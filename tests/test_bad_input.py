@@ -57,6 +57,14 @@ SIMULATED = [
     ("prefetch=gate_norm", "trace: holds no lookahead_norm, which GateNorm needs"),
     ("trace=nowhere.parquet", "trace=nowhere.parquet: no such file; expected a recorded trace"),
     ("trace=run.py", "trace=run.py: not a whole parquet file"),
+    ("trace=[tiny,run.py]", "trace=run.py: not a whole parquet file"),
+    (
+        "prefetch=none trace=[tiny,synthetic_mixtral]",
+        "recorded on 32 layers x 8 experts, top-2, of ",
+    ),
+    ("shards=2", "shards=2: this cache stays warm from one sequence to the next"),
+    ("shards=0", "shards=0: expected a whole number, at least 1; try shards=1"),
+    ("shard=3", "shard=3: expected 0 to 0, because shards=1; try shard=null"),
     ("trace=null", "trace=null: mode=simulate replays a recorded trace"),
     ("objective=speed", "objective=speed: the row has no such number"),
 ]

@@ -19,6 +19,7 @@ from moex.types import DECODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import torch
     from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from moex.runner.offloaded import OffloadedModel
     from moex.runs.measured import Clocked
     from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
 
     OnStop = Callable[[list["Round"]], None]
 
@@ -43,7 +45,7 @@ class Round:
     spans: list[tuple[float, float]] = field(default_factory=list)
     layer_stats: list[CacheStats] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
-    trace: Trace | None = None
+    trace: Trace | TraceStream | None = None
     reference_s: tuple[float, ...] = ()
     """The fixed reference work of the meter, before and after."""
 
@@ -70,15 +72,18 @@ def run_offloaded(
     setup: Setup,
     timeline: bool = False,
     on_stop: OnStop | None = None,
+    folder: Path | None = None,
 ) -> Result:
     """Run the workload with offloaded experts.
 
     A policy or prefetcher that needs the future gets it from a recording pass made first: a model
     routes the same under every cache, also one whose neurons are selected. With `timeline`, rounds
     keep what happened when, so many events in all as `runner/timeline.py` allows; `on_stop` is
-    called with the measured rounds, the last one cut short, when the run is interrupted or fails.
+    called with the measured rounds, the last one cut short, when the run is interrupted or fails. A
+    long run's visits are kept in temporary files in `folder`.
     """
     offloaded = prepare(loaded, batches, workload, setup)
+    offloaded.trace_folder = folder
     if timeline:
         offloaded.log_events(EVENTS // workload.repeats)
     try:
@@ -135,7 +140,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.finish()
                 done.layer_stats, done.events = offloaded.layer_stats, list(offloaded.events or ())
-                done.trace = offloaded.recorder.trace(offloaded.provenance)
+                done.trace = offloaded.recorder.recording(offloaded.provenance)
             done.reference_s = (reference, reference := reference_s())
             if number >= 0:
                 rounds.append(done)

@@ -10,12 +10,10 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -23,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from moex.cli import console, objective
 from moex.cli.build import GROUPS, check_all, imported, typed_run
 from moex.cli.errors import one_line
-from moex.cli.overrides import notice_ignored
+from moex.cli.overrides import count_cells, is_grid, notice_ignored
 from moex.modes.common import PARTIAL
 from moex.modes.live import analyze
+from moex.modes.shards import shard_folder
 from moex.paths import CONF
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.runs.notes import note
@@ -61,9 +60,12 @@ def _run(config: DictConfig, folder: Path) -> float | None:
         )
     _refuse_mistyped(job)
     tracker = job.make("tracker")
+    name = run_id(job.settings)
+    if job.shard is not None:
+        _replay_shard(job, shard_folder(folder, job.shard, job.shards), name)
+        return None
     if not in_sweep():
         notice_ignored(config, HydraConfig.get().overrides.task)
-    name = run_id(job.settings)
     with exclusive_lock(
         folder, lambda: note("another process is running this configuration: waiting for it")
     ):
@@ -83,24 +85,44 @@ def _run(config: DictConfig, folder: Path) -> float | None:
         tracker.publish(folder, _group(), fresh)
     except Exception as error:
         note(f"not tracked ({one_line(error)}); the run itself is complete")
-    if in_sweep() and not _is_grid(HydraConfig.get().sweeper):
+    if in_sweep() and not is_grid(HydraConfig.get().sweeper):
         return objective.found(report, job.objective)
     return getattr(report, job.objective, None)
+
+
+def _replay_shard(job: Run, folder: Path, name: str) -> None:
+    """Replay one shard of a run, in a folder within the run's; the run itself adds them up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with exclusive_lock(folder, lambda: note("another process replays this shard: waiting")):
+            if job.force or _finished(folder, name)[0] is None:
+                _execute(job, folder, name)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # empty: it was refused
+            folder.parent.rmdir()
+        raise
+    note(f"{name}: shard {job.shard} of {job.shards} is replayed")
 
 
 def _execute(job: Run, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
     for left_over in folder.glob(".*.part"):
-        left_over.unlink()
+        if left_over.is_dir():
+            rmtree(left_over)
+        else:
+            left_over.unlink()
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
     report: Report = imported(job.mode.run, "mode.run")(job, folder)
     report.fill(run_id=name, **_names(report, job), code=code_version(), **provenance())
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.settings)))
-    _enter(folder)
+    if job.shard is None:
+        _enter(folder)
     report.write(folder)
     (folder / PARTIAL).unlink(missing_ok=True)
+    rmtree(folder / "shards", ignore_errors=True)  # they are in the row now
     return report
 
 
@@ -145,7 +167,7 @@ class Sweep(Callback):
             "conf": [path.read_text() for path in sorted(CONF.rglob("*.yaml"))],
         }
         os.environ["MOEX_SWEEP"] = key_of(settings)  # workers of a launcher see it, too
-        self.folder, self.total = Path(config.hydra.sweep.dir), _count(config)
+        self.folder, self.total = Path(config.hydra.sweep.dir), count_cells(config)
         self.before = 0 if config.force else self._done()
         if self.before:
             note(f"{self.before} of {self.total} cells were finished before")
@@ -183,24 +205,6 @@ def _enter(folder: Path) -> None:
         noted.parent.mkdir(exist_ok=True)
         with noted.open("a") as file:
             file.write(folder.name + "\n")
-
-
-def _count(config: DictConfig) -> int:
-    """How many cells a grid has; 0 where a search chooses cells, or an override is wrong."""
-    sweeper = config.hydra.sweeper
-    with suppress(Exception):  # the sweeper reports wrong overrides
-        if _is_grid(sweeper):
-            swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-            overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
-            return len(BasicSweeper.split_arguments(overrides, None)[0])
-    return 0
-
-
-def _is_grid(sweeper: DictConfig) -> bool:
-    """Whether a sweeper runs all combinations; others search, by each cell's objective."""
-    # By name: in a process of a launcher's the class may not be there to be imported.
-    return sweeper._target_.rpartition(".")[2] in ("Grid", "BasicSweeper")
 
 
 def _group() -> str | None:

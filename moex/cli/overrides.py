@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from moex.cli.errors import keys_of, unknown_option
 from moex.paths import CONF
@@ -14,6 +18,8 @@ from moex.runs.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from omegaconf import DictConfig
 
 
 def given_twice(overrides: list[str]) -> list[str]:
@@ -88,3 +94,21 @@ def notice_ignored(config: Any, overrides: Sequence[str]) -> None:
     """Say on the screen which overrides this mode and runner ignore."""
     for line in ignored_overrides(config, overrides):
         note(line)
+
+
+def count_cells(config: DictConfig) -> int:
+    """How many cells a grid has; 0 where a search chooses cells, or an override is wrong."""
+    sweeper = config.hydra.sweeper
+    with suppress(Exception):  # the sweeper reports wrong overrides
+        if is_grid(sweeper):
+            swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
+            return len(BasicSweeper.split_arguments(overrides, None)[0])
+    return 0
+
+
+def is_grid(sweeper: DictConfig) -> bool:
+    """Whether a sweeper runs all combinations; others search, by each cell's objective."""
+    # By name: in a process of a launcher's the class may not be there to be imported.
+    return sweeper._target_.rpartition(".")[2] in ("Grid", "BasicSweeper")

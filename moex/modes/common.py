@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moex.modes.run import Run
     from moex.runner.assemble import LoadedModel, Setup
     from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
     from moex.types import Geometry
 
 
@@ -115,7 +116,7 @@ def _cores() -> int:
     return torch.get_num_threads()
 
 
-def write_counts(trace: Trace, folder: Path) -> None:
+def write_counts(trace: Trace | TraceStream, folder: Path) -> None:
     """Keep how often every expert was used: `cache=static cache.counts=FOLDER/counts.json`.
 
     And every neuron, where neurons were selected: `neurons.npy`.
@@ -123,7 +124,7 @@ def write_counts(trace: Trace, folder: Path) -> None:
     from moex.trace.diagnostics import counts
 
     write_atomically(folder / "counts.json", json.dumps(counts(trace), allow_nan=False) + "\n")
-    if trace.rows is not None:
+    if trace.has("rows"):
         from moex.trace.neurons import neuron_counts, write_neurons
 
         write_neurons(neuron_counts(trace), folder / "neurons.npy")

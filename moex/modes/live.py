@@ -59,7 +59,8 @@ def run(run: Run, folder: Path) -> Report:
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(run, 1 if timed else readers)
         batches = workload.batches(loaded.tokenizer(), loaded.device)
-        result = run_offloaded(loaded, batches, workload, setup, run.runner.timeline, on_stop)
+        timeline = run.runner.timeline
+        result = run_offloaded(loaded, batches, workload, setup, timeline, on_stop, folder)
         if not loaded.random_weights:
             grade(result.report, run, loaded, workload, batches)
         _write_run(result, run, workload, folder)
@@ -80,12 +81,12 @@ def analyze(report: Report, run: Run, folder: Path) -> None:
 
 def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str | None:
     """What limited the run, from replays of its trace; a failed analysis never costs the run."""
-    from moex.api import read_trace
     from moex.sim.bottleneck import analyze_live, live_line
+    from moex.trace.files import open_trace
 
     try:
         memory = replace(setup.memory, slots=report.slots, budget=None)
-        trace = read_trace(folder / "trace.parquet")
+        trace = open_trace(folder / "trace.parquet")
         overlaps = trace.provenance.get("overlaps") is not False
         decisions = replace(setup, memory=memory).decisions(report.store, overlaps)
         return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)

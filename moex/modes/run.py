@@ -31,7 +31,9 @@ WIDEST = 32
 class Top:
     """Settings outside of groups."""
 
-    trace: str | None = "tiny"
+    trace: str | list[str] | None = "tiny"
+    shards: Annotated[int, Ge(1)] = 1
+    shard: Annotated[int, Ge(0)] | None = None
     bottleneck: bool = True
     cache_dir: str | None = None
     seed: Annotated[int, Ge(0)] = 0

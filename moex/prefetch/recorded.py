@@ -26,10 +26,11 @@ class Recorded(Prefetcher):
 
     def __post_init__(self) -> None:
         self.predictions: list[list[Prediction]] = []
+        self.first = 0
 
     def set_future(self, trace: Trace) -> None:
-        """Take the recorded predictions."""
-        self.predictions = trace.predictions or []
+        """Take the recorded predictions: of all visits, or of a chunk that comes next."""
+        self.predictions, self.first = trace.predictions or [], trace.first
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Check that there is a recording."""
@@ -42,10 +43,11 @@ class Recorded(Prefetcher):
         Raises:
             ValueError: the recorded run has fewer visits.
         """
-        clock = observation.access.clock
-        if clock >= len(self.predictions):
+        visit = observation.access.clock - self.first
+        if visit >= len(self.predictions):
             raise ValueError(
-                f"prefetch=recorded: visit {clock} of a run whose recording ends after "
-                f"{len(self.predictions)}; expected the recording of this same run"
+                f"prefetch=recorded: visit {self.first + visit} of a run whose recording ends "
+                f"after {self.first + len(self.predictions)}; expected the recording of this same "
+                "run"
             )
-        return self.predictions[clock]
+        return self.predictions[visit]

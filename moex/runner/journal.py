@@ -13,6 +13,8 @@ from moex.cache.stats import CacheStats
 from moex.trace.record import TraceRecorder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moex.types import Geometry
 
 
@@ -23,17 +25,21 @@ class Journal:
         geometry: the model's geometry.
         overlaps: whether the link copies while the device computes; the trace says so, because a
             replay must pause prefetching as the run did.
+        folder: where a long run's visits are kept in files until it ends; default the system's
+            temporary one.
     """
 
-    def __init__(self, geometry: Geometry, overlaps: bool = True) -> None:
-        self.recorder = TraceRecorder(geometry, {"overlaps": overlaps})
+    def __init__(
+        self, geometry: Geometry, overlaps: bool = True, folder: Path | None = None
+    ) -> None:
+        self.recorder = TraceRecorder(geometry, {"overlaps": overlaps}, folder)
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
         self._before: tuple[int, list[dict[str, int]], int] | None = None
 
     @property
     def clock(self) -> int:
         """Number of recorded visits: the clock of the next one."""
-        return len(self.recorder.accesses)
+        return len(self.recorder)
 
     @property
     def interrupted(self) -> bool:

@@ -29,6 +29,7 @@ from moex.types import PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -63,6 +64,8 @@ class OffloadedModel(NeverCopied):
 
     planned_bytes: int | None = None
     break_even: float | None = None
+    trace_folder: Path | None = None
+    """Where a long run's visits are kept until it ends; None: the system's temporary folder."""
 
     def __init__(
         self,
@@ -135,7 +138,8 @@ class OffloadedModel(NeverCopied):
             if self.events is not None:
                 self.log_events(self.events.maxlen or 0)
             self.phase, self.position, self.sequence = PREFILL, 0, -1
-            self.journal = Journal(self.cache.geometry, self.link.overlaps)
+            given = self.link.overlaps, self.trace_folder
+            self.journal = Journal(self.cache.geometry, *given)
 
     def empty(self) -> None:
         """Start a sequence cold: an empty cache, a fresh policy; statistics and trace go on."""

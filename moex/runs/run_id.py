@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.paths import cache_folder, downloaded_folder, model_folder, trace_path
+from moex.paths import cache_folder, downloaded_folder, model_folder, trace_files, trace_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +71,11 @@ def run_id(settings: dict[str, Any]) -> str:
         parts["memory"] = {k: value for k, value in memory.items() if k != "link"}
     parts |= {"sources": sources(parts), "contents": contents(parts)}
     if settings.get("trace"):
-        path = trace_path(str(settings["trace"]))
-        parts["trace"] = _file_digest(path) if path.is_file() else str(path)
+        digests = [
+            _file_digest(path) if path.is_file() else str(path)
+            for path in trace_files(settings["trace"])
+        ]
+        parts["trace"] = digests if len(digests) > 1 else digests[0]
     return key_of(parts)
 
 

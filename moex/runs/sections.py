@@ -38,6 +38,7 @@ class Identity:
     hardware: str = ""
     slots: int | None = None
     pool: str | None = None
+    shards: int | None = None
     capacity_bytes: int | None = None
     predictor_bytes: int | None = None
     rows: float | None = None

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from moex.decisions.decisions import Decisions
     from moex.runs.report import Report
     from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
 
 LONGEST = 10_000
-"""Most visits replayed for a live run's bottleneck line: a second or two in all."""
+"""Most visits replayed for the bottleneck line of a live run, or of a stream: a second or two in
+all."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Bottleneck:
 
 
 def analyze(
-    trace: Trace,
+    trace: Trace | TraceStream,
     decisions: Decisions,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
@@ -122,7 +124,7 @@ def _gain(report: Report, other: Report) -> float:
 
 
 def analyze_live(
-    trace: Trace,
+    trace: Trace | TraceStream,
     decisions: Decisions,
     hardware: HardwareProfile | None,
     report: Report,
@@ -158,7 +160,9 @@ def live_line(bottleneck: Bottleneck, report: Report) -> str:
     return f"{bottleneck} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
 
 
-def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> HardwareProfile:
+def fitted(
+    report: Report, trace: Trace | TraceStream, hardware: HardwareProfile | None
+) -> HardwareProfile:
     """Return a profile of a live run's own costs; an untimed one if its row has no times.
 
     The cost of its visits without waiting is taken from the run; its link is the emulated
@@ -167,7 +171,8 @@ def fitted(report: Report, trace: Trace, hardware: HardwareProfile | None) -> Ha
     machine = hardware or HardwareProfile()
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
         return replace(machine, link_bytes_per_s=None)
-    visit_s = (report.decode_s - report.stall_s) / int((~trace.prefill).sum())
+    decoding = sum(int((~chunk.prefill).sum()) for chunk in trace.chunks())
+    visit_s = (report.decode_s - report.stall_s) / decoding
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
     # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
     link = machine.link_bytes_per_s or report.link_bytes_per_s or inf

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.trace.trace import Trace
+
 if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.prefetch.base import Prefetcher
-    from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
 
 RECORDED = frozenset({"lookahead", "future", "recorded"})
 """The needs of a prefetcher that a trace can provide."""
 
 
-def check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
+def check(trace: Trace | TraceStream, cache: ExpertCache, prefetcher: Prefetcher) -> None:
     """Check that the trace can be replayed with this cache and prefetcher.
 
     Raises:
@@ -27,16 +29,21 @@ def check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
             f"trace: recorded on {theirs.layers} layers x {theirs.experts} experts, top-"
             f"{theirs.top_k}, but the cache is for {ours.layers} x {ours.experts}, top-{ours.top_k}"
         )
-    if "lookahead" in prefetcher.needs and trace.lookahead is None:
+    if "lookahead" in prefetcher.needs and not trace.has("lookahead"):
         raise ValueError(
             f"trace: holds no gate-lookahead scores, which {type(prefetcher).__name__} needs; "
             "record it with: python run.py mode=live (any prefetcher), or try prefetch=none"
         )
-    if "recorded" in prefetcher.needs and trace.predictions is None:
+    if "recorded" in prefetcher.needs and not trace.has("predictions"):
         raise ValueError(
             f"trace: holds no predictions, which {type(prefetcher).__name__} replays; "
             "record them with: python run.py mode=live prefetch=gate (or any other), or try "
             "prefetch=none"
+        )
+    if "future" in prefetcher.needs and not isinstance(trace, Trace):
+        raise ValueError(
+            f"trace: is too large for memory and read as a stream, but {type(prefetcher).__name__} "
+            "needs all of it; expected a shorter trace, or another prefetcher; try prefetch=none"
         )
     lacking = prefetcher.needs - RECORDED
     if lacking:
@@ -44,7 +51,7 @@ def check(trace: Trace, cache: ExpertCache, prefetcher: Prefetcher) -> None:
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
             "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
         )
-    if cache.selects and trace.rows is None:
+    if cache.selects and not trace.has("rows"):
         raise ValueError(
             "trace: holds no selected rows; record it with: mode=live sparsity=oracle "
             "(or another selector), or to replay whole experts try sparsity=none"

@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.decisions.rows import whole_from
-from moex.sim.simulator import simulate
+from moex.sim.shards import Totals, borders
+from moex.sim.simulator import count, row, simulate
 from moex.sim.time_bound import decode_lower_bound
+from moex.trace.trace import Trace
+from moex.types import Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from moex.cache.core import ExpertCache
     from moex.decisions.decisions import Decisions
     from moex.hardware.profile import HardwareProfile
     from moex.runs.report import Report
-    from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
     from moex.types import Plan
 
 
 def replay(
     decisions: Decisions,
-    trace: Trace,
+    trace: Trace | TraceStream,
     hardware: HardwareProfile | None = None,
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
@@ -37,11 +41,69 @@ def replay(
         on_plan: called with every plan.
         clock: the profile that times are computed with; default `hardware`.
     """
-    future = trace.future() if "future" in decisions.policy.needs else None
-    cache = decisions.build(trace.geometry, hardware, future)
+    cache = _cache(decisions, trace, hardware)
     governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware
     report = simulate(trace, cache, decisions.prefetcher, times, cold, on_plan, governor)
+    return _described(report, decisions, cache, hardware)
+
+
+def replay_shard(
+    decisions: Decisions,
+    trace: Trace | TraceStream,
+    hardware: HardwareProfile | None,
+    visits: tuple[int, int],
+) -> Totals:
+    """Replay one shard of a trace, given by `borders`; return what it counts."""
+    cache = _cache(decisions, trace, hardware)
+    governor = decisions.make_governor(trace.geometry, hardware)
+    return count(trace, cache, decisions.prefetcher, governor, visits)
+
+
+def totals_row(
+    decisions: Decisions,
+    trace: Trace | TraceStream,
+    hardware: HardwareProfile | None,
+    totals: Totals,
+) -> Report:
+    """Return the result row of the sum over shards: that of a replay of the whole trace."""
+    cache = decisions.build(trace.geometry, hardware, Future(()))  # it decides nothing here
+    governor = decisions.make_governor(trace.geometry, hardware)
+    report = row(trace, cache, decisions.prefetcher, governor, totals)
+    return _described(report, decisions, cache, hardware)
+
+
+def replay_in_shards(
+    decisions: Decisions,
+    trace: Trace | TraceStream,
+    shards: int,
+    hardware: HardwareProfile | None = None,
+    cold: bool = False,
+) -> Report:
+    """Replay a trace shard by shard, in this process; the row is that of the whole.
+
+    Raises:
+        ValueError: shards that depend on each other.
+    """
+    totals, timed = Totals(trace.geometry), hardware is not None and hardware.timed
+    for visits in borders(trace, shards, cold, timed):
+        totals.add(replay_shard(decisions, trace, hardware, visits).plain())
+    report = totals_row(decisions, trace, hardware, totals)
+    report.shards = shards
+    return report
+
+
+def _cache(
+    decisions: Decisions, trace: Trace | TraceStream, hardware: HardwareProfile | None
+) -> ExpertCache:
+    future = trace.future() if "future" in decisions.policy.needs else None
+    return decisions.build(trace.geometry, hardware, future)
+
+
+def _described(
+    report: Report, decisions: Decisions, cache: ExpertCache, hardware: HardwareProfile | None
+) -> Report:
+    """Add to a row what a replay's settings make lossy."""
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
     if cache.selects:
@@ -56,13 +118,18 @@ def replay(
 
 
 def decode_lower_bound_s(
-    decisions: Decisions, trace: Trace, hardware: HardwareProfile | None, cold: bool = False
+    decisions: Decisions,
+    trace: Trace | TraceStream,
+    hardware: HardwareProfile | None,
+    cold: bool = False,
 ) -> float | None:
     """Return a lower bound on the seconds of decoding the trace, for any policy and prefetcher.
 
-    None if it is unknown: without a timed profile, where rows are moved, and with a miss
-    handler that computes on the host or skips.
+    None if it is unknown: without a timed profile, where rows are moved, with a miss handler that
+    computes on the host or skips, and of a stream, because it takes all of a trace in memory.
     """
+    if not isinstance(trace, Trace):
+        return None
     rows = decisions.moves_rows(hardware)
     fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)
     if hardware is None or not hardware.timed or rows or not fetches:

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.stats import CacheStats
 from moex.decisions.governor import Governor
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
-from moex.runs.measured import measured
-from moex.runs.report import Report
 from moex.sim.check import check
 from moex.sim.clock import Clock
+from moex.sim.shards import Totals, row
+from moex.trace.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
-    from moex.trace.format import Trace
+    from moex.runs.report import Report
+    from moex.trace.stream import TraceStream
     from moex.types import Access, Plan
+
+LONG = 1 << 20
+"""Visits of a replay that shows on a terminal how far it is."""
 
 
 def simulate(
-    trace: Trace,
+    trace: Trace | TraceStream,
     cache: ExpertCache,
     prefetcher: Prefetcher | None = None,
     hardware: HardwareProfile | None = None,
@@ -39,7 +42,7 @@ def simulate(
     """Replay every visit of the trace.
 
     Args:
-        trace: the recorded routing.
+        trace: the recorded routing; of a stream, only a chunk at a time is in memory.
         cache: a fresh or reusable cache; it is reset first. A `RowCache` moves only the rows that
             the run selected.
         prefetcher: default none.
@@ -54,20 +57,32 @@ def simulate(
     """
     prefetcher = prefetcher or NoPrefetch()
     check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor or Governor())
-    sequences = trace.sequence.tolist()
-    before = sequences[0] if sequences else 0
-    resets = frozenset(trace.resets)
-    tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
-    for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
-        if access.clock in resets:
-            run.reset()
-        if sequence != before:
-            if cold:
-                run.restart()
-            before = sequence
-        run.visit(access, count)
-    return run.report()
+    governor = governor or Governor()
+    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
+    run.replay(0, len(trace), cold)
+    times = run.clock.phases if run.clock else None
+    return row(trace, cache, prefetcher, governor, run.totals, times)
+
+
+def count(
+    trace: Trace | TraceStream,
+    cache: ExpertCache,
+    prefetcher: Prefetcher | None,
+    governor: Governor,
+    visits: tuple[int, int],
+) -> Totals:
+    """Replay one shard, from the first visit to the last, cold and without times.
+
+    The sum over all shards gives the row of the whole trace.
+
+    Raises:
+        ValueError: as `simulate`.
+    """
+    prefetcher = prefetcher or NoPrefetch()
+    check(trace, cache, prefetcher)
+    run = _Replay(trace, cache, prefetcher, None, None, governor)
+    run.replay(*visits, cold=True)
+    return run.totals
 
 
 class _Replay:
@@ -75,7 +90,7 @@ class _Replay:
 
     def __init__(
         self,
-        trace: Trace,
+        trace: Trace | TraceStream,
         cache: ExpertCache,
         prefetcher: Prefetcher,
         hardware: HardwareProfile | None,
@@ -83,16 +98,43 @@ class _Replay:
         governor: Governor,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
-        self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
+        self.totals = Totals(trace.geometry)
+        self.layer_stats = self.totals.layer_stats
         timed = hardware is not None and hardware.timed
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
         self.predicts, self.governor = prefetcher.predicts, governor
         self.access: Access | None = None
         self.cache.reset()
-        if prefetcher.needs & {"future", "recorded"}:
+        if "future" in prefetcher.needs:
+            assert isinstance(trace, Trace)
             prefetcher.set_future(trace)
-        prefetcher.reset(trace.geometry, cache.seed)
         governor.reset()
+
+    def replay(self, start: int, stop: int, cold: bool) -> None:
+        """Replay the visits from `start` to `stop`."""
+        resets, before = frozenset(self.trace.resets), None
+        for chunk in _watched(self.trace, start, stop):
+            self._begin(chunk)
+            tokens = [1] * len(chunk) if chunk.tokens is None else chunk.tokens.tolist()
+            visits = zip(chunk.accesses(), chunk.sequence.tolist(), tokens, strict=True)
+            for access, sequence, count in visits:
+                if access.clock in resets:
+                    self.reset()
+                if sequence != before:
+                    if cold and before is not None:
+                        self.restart()
+                    before = sequence
+                self.visit(access, count)
+        self._finish()
+
+    def _begin(self, chunk: Trace) -> None:
+        """Go on with a chunk, to which all that is recorded of its visits belongs."""
+        self.totals.count_tokens(chunk)
+        if "recorded" in self.prefetcher.needs:
+            self.prefetcher.set_future(chunk)
+        if self.access is None:
+            self.prefetcher.reset(chunk.geometry, self.cache.seed)
+        self.chunk = chunk
 
     def restart(self) -> None:
         """Begin a sequence with an empty cache."""
@@ -126,7 +168,7 @@ class _Replay:
         cache_stats = self.layer_stats[access.layer]
         needs: Sequence[int | None] = ()
         if self.cache.selects:
-            needs = self.trace.needs(access.clock)
+            needs = self.chunk.needs(access.clock)
             cache_stats.selected(phase, needs)
         if clock:
             clock.begin_visit(access, tokens)
@@ -168,7 +210,7 @@ class _Replay:
         return late
 
     def _prefetch(self, access: Access) -> None:
-        observation = Observation(access, self.trace.lookahead_rows(access.clock))
+        observation = Observation(access, self.chunk.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
         if not self.governor.allows(access):
             self.layer_stats[access.layer].paused(access.phase)
@@ -181,25 +223,16 @@ class _Replay:
         if self.on_plan:
             self.on_plan(plan)
 
-    def report(self) -> Report:
-        """End the replay and return its result row."""
-        self._finish()
-        cache, trace = self.cache, self.trace
-        report = Report(
-            source="sim",
-            mode="simulate",
-            policy=type(cache.prototype).__name__,
-            prefetcher=type(self.prefetcher).__name__,
-            governor=self.governor.state if self.predicts else None,
-            link="modelled" if self.clock else "none",
-            slots=cache.slots,
-            pool=cache.pool,
-            capacity_bytes=int(cache.total_slots * trace.geometry.expert_bytes * cache.slot_share),
-            oracle="future" in cache.prototype.needs | self.prefetcher.needs,
-        )
-        report.fill(
-            *measured(self.layer_stats, self.clock.phases if self.clock else None, cache.by_rows),
-            tokens_decode=trace.tokens_of(prefill=False),
-            tokens_prefill=trace.tokens_of(prefill=True),
-        )
-        return report
+
+def _watched(trace: Trace | TraceStream, start: int, stop: int) -> Iterator[Trace]:
+    """Yield the chunks of a replay; on a terminal a long one shows how far it is."""
+    if stop - start < LONG:
+        yield from trace.chunks(start, stop)
+        return
+    from tqdm import tqdm
+
+    shown = {"unit": " visits", "unit_scale": True, "disable": None, "leave": False}
+    with tqdm(total=stop - start, **shown) as bar:
+        for chunk in trace.chunks(start, stop):
+            yield chunk
+            bar.update(len(chunk))

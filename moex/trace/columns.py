@@ -31,10 +31,12 @@ class Columns:
     def experts(self) -> dict[str, NDArray[Any]]:
         """Return the demanded experts of all visits, flat, and the offset of each visit."""
         expected = "a list of whole numbers (uint16) for every visit"
-        column = self._list("experts", expected)
-        offsets = column.offsets.to_numpy().astype(np.int64)
-        flat = _flat("experts", column.flatten(), np.uint16, expected)
-        return {"experts": flat, "offsets": offsets - offsets[0]}
+        flat, offsets = [np.zeros(0, np.uint16)], [np.zeros(1, np.int64)]
+        for part in self._lists("experts", expected):
+            flat.append(_flat("experts", part.flatten(), np.uint16, expected))
+            lengths = part.value_lengths().to_numpy().astype(np.int64)
+            offsets.append(offsets[-1][-1] + np.cumsum(lengths))
+        return {"experts": np.concatenate(flat), "offsets": np.concatenate(offsets)}
 
     def matrix(self, name: str, width: int) -> NDArray[np.float32] | None:
         """Return a row of numbers for every visit [visits, width]; None without the column."""
@@ -84,19 +86,29 @@ class Columns:
         return rows
 
     def _column(self, name: str) -> Any:
+        return self._chunked(name).combine_chunks()
+
+    def _chunked(self, name: str) -> Any:
         if name not in self.table.column_names:
             known = ", ".join(self.table.column_names)
             raise ValueError(f"has the columns {known}; expected {name}, too")
-        return self.table.column(name).combine_chunks()
+        return self.table.column(name)
 
     def _list(self, name: str, expected: str) -> Any:
+        """Return a column of lists in one piece."""
+        self._lists(name, expected)
+        return self._column(name)
+
+    def _lists(self, name: str, expected: str) -> list[Any]:
+        """Return a column of lists in pieces, whose offsets may not fit one with 32 bits."""
         import pyarrow as pa
 
-        column = self._column(name)
-        kinds = (pa.types.is_list, pa.types.is_fixed_size_list)
+        column = self._chunked(name)
+        kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         if not any(kind(column.type) for kind in kinds) or column.null_count:
             raise _refused(name, column, expected)
-        return column
+        pieces: list[Any] = column.chunks
+        return pieces
 
 
 def _flat(name: str, column: Any, kind: Any, expected: str) -> NDArray[Any]:

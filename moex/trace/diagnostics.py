@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
 
 WINDOW = 32
 """Window of the working set, in tokens."""
@@ -87,10 +88,12 @@ def usage(layers: Sequence[Decoded]) -> NDArray[np.float64]:
     return shares
 
 
-def counts(trace: Trace) -> list[list[int]]:
+def counts(trace: Trace | TraceStream) -> list[list[int]]:
     """Return uses of every expert, prompts included [layers][experts]: input of cache=static."""
     geometry = trace.geometry
-    uses = np.bincount(trace.names(), minlength=geometry.layers * geometry.experts)
+    uses = np.zeros(geometry.layers * geometry.experts, np.int64)
+    for chunk in trace.chunks():
+        uses += np.bincount(chunk.names(), minlength=len(uses))
     table: list[list[int]] = uses.reshape(geometry.layers, geometry.experts).tolist()
     return table
 

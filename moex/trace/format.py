@@ -25,80 +25,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from moex.runs.atomic import atomic_write
 from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
 from moex.trace.validity import DEPTHS as DEPTHS
+from moex.trace.writer import SCHEMA
+from moex.trace.writer import write_trace as write_trace
 from moex.types import Geometry
 
-if TYPE_CHECKING:
-    from moex.types import Prediction
-
-SCHEMA = 1
 KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "overlaps": bool}
 KINDS |= {"predictor_bytes": int}
 """Keys of the provenance that a replay reads, and their types."""
 
 
-def write_trace(trace: Trace, path: str | Path) -> Path:
-    """Write the trace atomically; return its path."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    columns: dict[str, Any] = {
-        "sequence": pa.array(trace.sequence),
-        "position": pa.array(trace.position),
-        "layer": pa.array(trace.layer),
-        "prefill": pa.array(trace.prefill),
-        "experts": pa.ListArray.from_arrays(
-            pa.array(trace.offsets, pa.int32()), pa.array(trace.experts)
-        ),
-    }
-    if trace.tokens is not None:
-        columns["tokens"] = pa.array(trace.tokens)
-    for name in ("scores", "lookahead"):
-        values = getattr(trace, name)
-        if values is not None:
-            flat = pa.array(values.reshape(-1), pa.float32())
-            columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    if trace.predictions is not None:
-        columns["predictions"] = _predictions(trace.predictions)
-    if trace.rows is not None:
-        columns["rows"] = pa.array(trace.rows, pa.list_(pa.binary()))
-    header = {
-        "schema": SCHEMA,
-        "geometry": trace.geometry._asdict(),
-        "visits": len(trace),
-        "provenance": trace.provenance,
-    }
-    if trace.resets:
-        header["resets"] = trace.resets
-    text = json.dumps(header, allow_nan=False)
-    table = pa.table(columns).replace_schema_metadata({b"moex": text.encode()})
-    with atomic_write(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
-    return path
-
-
-def _predictions(visits: list[list[Prediction]]) -> Any:
-    """Return the column of predictions; with rows only if there are any."""
-    import pyarrow as pa
-
-    fields = [("layer", pa.int16()), ("index", pa.uint16()), ("score", pa.float32())]
-    if any(p.rows is not None for visit in visits for p in visit):
-        fields.append(("rows", pa.binary()))
-    names = [name for name, _ in fields]
-    rows = [[dict(zip(names, (*p.expert, *p[1:]), strict=False)) for p in v] for v in visits]
-    return pa.array(rows, pa.list_(pa.struct(fields)))
-
-
 def read_trace(path: str | Path, field: str = "trace") -> Trace:
-    """Read a trace; `field` is the setting that names the file, for messages.
+    """Read a whole trace into memory; `field` is the setting that names the file, for messages.
 
     Raises:
         FileNotFoundError: no such file.
@@ -108,43 +52,54 @@ def read_trace(path: str | Path, field: str = "trace") -> Trace:
     import pyarrow.parquet as pq
 
     path, named = Path(path), f"{field}={path}"
-    other = (
+    missing(path, field)
+    try:
+        table = pq.read_table(path, memory_map=True, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise torn(named, field, error) from error
+    try:
+        trace = _from_table(table)
+    except ValueError as error:
+        raise refused(named, field, error) from error
+    return trace
+
+
+def advice(field: str) -> str:
+    """Return what to type instead of a file that is no trace."""
+    return (
         f"try {field}=tiny, or record one: python run.py mode=live (it writes "
         "results/<run_id>/trace.parquet)"
     )
+
+
+def missing(path: Path, field: str) -> None:
+    """Raise an error if there is no such file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{named}: no such file; expected a recorded trace; {other}")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        why = f"not a whole parquet file ({error})"
-        raise ValueError(f"{named}: {why}; expected a recorded trace; {other}") from error
-    try:
-        return _from_table(table)
-    except ValueError as error:
-        why = str(error).removeprefix("trace: ")
-        raise ValueError(f"{named}: {why}; {other}") from error
+        raise FileNotFoundError(
+            f"{field}={path}: no such file; expected a recorded trace; {advice(field)}"
+        )
+
+
+def torn(named: str, field: str, error: Exception) -> ValueError:
+    """Return the error of a file, or a part of one, that cannot be read."""
+    why = f"not a whole parquet file ({' '.join(str(error).split())})"
+    return ValueError(f"{named}: {why}; expected a recorded trace; {advice(field)}")
+
+
+def refused(named: str, field: str, error: ValueError) -> ValueError:
+    """Return the error of a file that is read, but holds no trace."""
+    return ValueError(f"{named}: {str(error).removeprefix('trace: ')}; {advice(field)}")
 
 
 def _from_table(table: Any) -> Trace:
-    header = _header(table)
-    columns = Columns(table)
-    geometry = _geometry(header.get("geometry"))
-    trace = Trace(
-        geometry=geometry,
-        sequence=columns.numbers("sequence", np.int32),
-        position=columns.numbers("position", np.int32),
-        layer=columns.numbers("layer", np.int16),
-        prefill=columns.numbers("prefill", np.bool_),
-        **columns.experts(),
-        scores=columns.matrix("scores", geometry.experts),
-        lookahead=columns.matrix("lookahead", DEPTHS * geometry.experts),
-        predictions=columns.predictions(),
-        rows=columns.rows(),
-        provenance=header["provenance"],
-        tokens=columns.numbers("tokens", np.int32) if "tokens" in table.column_names else None,
-        resets=tuple(header.get("resets", ())),
-    )
+    header = read_header(table.schema.metadata)
+    geometry = header["geometry"]
+    resets, provenance = tuple(header.get("resets", ())), header["provenance"]
+    trace = Trace(geometry, **columns_of(table, geometry), provenance=provenance, resets=resets)
     if not len(trace):
         raise ValueError("holds no visit; expected at least one")
     if header.get("visits", len(trace)) != len(trace):
@@ -152,9 +107,34 @@ def _from_table(table: Any) -> Trace:
     return trace
 
 
-def _header(table: Any) -> dict[str, Any]:
-    """Return the JSON object under `moex` in the schema's metadata."""
-    text = (table.schema.metadata or {}).get(b"moex")
+def columns_of(table: Any, geometry: Geometry) -> dict[str, Any]:
+    """Return the columns of a parquet table as those of a trace; None for those it lacks.
+
+    Raises:
+        ValueError: a column is missing, of another type, or has nulls.
+    """
+    columns = Columns(table)
+    return {
+        "sequence": columns.numbers("sequence", np.int32),
+        "position": columns.numbers("position", np.int32),
+        "layer": columns.numbers("layer", np.int16),
+        "prefill": columns.numbers("prefill", np.bool_),
+        **columns.experts(),
+        "scores": columns.matrix("scores", geometry.experts),
+        "lookahead": columns.matrix("lookahead", DEPTHS * geometry.experts),
+        "predictions": columns.predictions(),
+        "rows": columns.rows(),
+        "tokens": columns.numbers("tokens", np.int32) if "tokens" in table.column_names else None,
+    }
+
+
+def read_header(metadata: Any) -> dict[str, Any]:
+    """Return the JSON object under `moex` in a schema's metadata, with its geometry as such.
+
+    Raises:
+        ValueError: there is none, or it lacks what a replay needs.
+    """
+    text = (metadata or {}).get(b"moex")
     try:
         header = {} if text is None else json.loads(text, parse_constant=_no_number)
     except ValueError as error:
@@ -168,7 +148,7 @@ def _header(table: Any) -> dict[str, Any]:
     for name, kind in KINDS.items():
         if type(given := provenance.get(name)) not in (kind, type(None)):
             raise ValueError(f"its provenance has {name}={given}; expected {kind.__name__} or null")
-    return dict(header)
+    return {**header, "geometry": _geometry(header.get("geometry"))}
 
 
 def _no_number(text: str) -> None:

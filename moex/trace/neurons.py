@@ -14,25 +14,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from moex.trace.format import Trace
+    from moex.trace.stream import TraceStream
     from moex.types import Geometry
 
 
-def neuron_counts(trace: Trace) -> NDArray[np.uint32]:
+def neuron_counts(trace: Trace | TraceStream) -> NDArray[np.uint32]:
     """Return how many visits selected each neuron [layers, experts, intermediate].
 
     Visits that used all rows of an expert (usually prompts) are not counted.
     """
     geometry = trace.geometry
     counts = np.zeros((geometry.layers, geometry.experts, geometry.intermediate), np.uint32)
-    experts, offsets = trace.experts, trace.offsets
-    for clock, rows in enumerate(trace.rows or ()):
-        for index, bits in zip(experts[offsets[clock] : offsets[clock + 1]], rows, strict=True):
+    for chunk in trace.chunks():
+        _count(chunk, counts)
+    return counts
+
+
+def _count(chunk: Trace, counts: NDArray[np.uint32]) -> None:
+    """Add the visits of a chunk to the counts."""
+    experts, offsets = chunk.experts, chunk.offsets
+    for visit, rows in enumerate(chunk.rows or ()):
+        for index, bits in zip(experts[offsets[visit] : offsets[visit + 1]], rows, strict=True):
             if bits is not None:
                 unpacked = np.unpackbits(
-                    np.frombuffer(bits, np.uint8), count=geometry.intermediate, bitorder="little"
+                    np.frombuffer(bits, np.uint8),
+                    count=chunk.geometry.intermediate,
+                    bitorder="little",
                 )
-                counts[trace.layer[clock], index] += unpacked
-    return counts
+                counts[chunk.layer[visit], index] += unpacked
 
 
 def write_neurons(counts: NDArray[np.uint32], path: Path) -> None:

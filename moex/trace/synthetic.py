@@ -17,8 +17,12 @@ from moex.trace.diagnostics import (
     working_set,
 )
 from moex.trace.importers.build import build
+from moex.trace.writer import write_chunks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from moex.trace.format import Trace
@@ -75,42 +79,87 @@ def generate(
     geometry: Geometry, tokens: int, sequences: int = 1, dials: Dials | None = None, seed: int = 0
 ) -> Trace:
     """Return a trace of `sequences` sequences of `tokens` decoded tokens each."""
-    dials = dials or Dials()
-    draw = np.random.default_rng(seed)
-    layers, experts, top_k = geometry.layers, geometry.experts, geometry.top_k
-    phases = dials.phases or sequences
-    rank = np.log1p(draw.random((phases + 1, layers, experts)).argsort(axis=2))
-    log_weight = -dials.skew * (dials.drift * rank[1:] + (1 - dials.drift) * rank[0])
-    # An expert points to the one of the same rank, so that links do not flatten popularity.
-    order = rank[0].argsort(axis=1)
-    points_to = np.zeros((layers, experts), np.int64)
-    for layer in range(1, layers):
-        points_to[layer, order[layer]] = order[layer - 1]
-    copies = np.arange(sequences) < round(dials.contaminated * (sequences - 1))
-    copies = np.roll(copies, 1)  # the first sequence is the one that is copied
-    used = np.zeros((layers, sequences, experts), np.bool_)
-    ids = np.zeros((sequences, tokens, layers, top_k), np.uint16)
-    for token in range(tokens):
-        phase = (np.arange(sequences) * tokens + token) * phases // (sequences * tokens)
-        for layer in range(layers):
-            pointed = used[layer - 1][:, points_to[layer]] if layer else np.zeros_like(used[0])
-            key = log_weight[phase, layer] + draw.gumbel(size=(sequences, experts))
-            picked = _pick(draw, used[layer], pointed, key, top_k, dials, first=token == 0)
-            if token < dials.shared_tokens:
-                picked[copies] = picked[0]
-            used[layer] = picked
-            best_first = np.where(picked, key, -np.inf).argsort(axis=1)[:, ::-1]
-            ids[:, token, layer] = best_first[:, :top_k]
-            if token < dials.shared_tokens:
-                ids[copies, token, layer] = ids[0, token, layer]
-    return build(
-        ids.reshape(sequences * tokens, layers, top_k),
-        sequence=np.repeat(np.arange(sequences), tokens),
-        position=np.tile(np.arange(tokens), sequences),
-        prefill=np.zeros(sequences * tokens, np.bool_),
-        geometry=geometry,
-        provenance={"synthetic": asdict(dials), "seed": seed},
-    )
+    return _Router(geometry, tokens, sequences, dials or Dials(), seed).block(0, sequences)
+
+
+def write_synthetic(
+    path: str | Path,
+    geometry: Geometry,
+    tokens: int,
+    sequences: int,
+    dials: Dials | None = None,
+    seed: int = 0,
+    block: int = 64,
+) -> Path:
+    """Write a trace that need not fit in memory, `block` sequences at a time; return its path.
+
+    With several blocks the sequences are not those of `generate`, but of the same popularity: every
+    block continues the same random numbers.
+    """
+    router = _Router(geometry, tokens, sequences, dials or Dials(), seed)
+    header = {"visits": sequences * tokens * geometry.layers, "provenance": router.provenance}
+    return write_chunks(_blocks(router, sequences, block), path, geometry, header)
+
+
+def _blocks(router: _Router, sequences: int, block: int) -> Iterator[Trace]:
+    """Yield a trace in chunks."""
+    for begin in range(0, sequences, block):
+        yield from router.block(begin, min(sequences, begin + block)).chunks()
+
+
+class _Router:
+    """A synthetic router, which chooses the experts of one block of sequences after the other."""
+
+    def __init__(
+        self, geometry: Geometry, tokens: int, sequences: int, dials: Dials, seed: int
+    ) -> None:
+        self.geometry, self.tokens, self.sequences, self.dials = geometry, tokens, sequences, dials
+        self.draw = np.random.default_rng(seed)
+        self.provenance = {"synthetic": asdict(dials), "seed": seed}
+        layers, experts = geometry.layers, geometry.experts
+        self.phases = dials.phases or sequences
+        rank = np.log1p(self.draw.random((self.phases + 1, layers, experts)).argsort(axis=2))
+        self.log_weight = -dials.skew * (dials.drift * rank[1:] + (1 - dials.drift) * rank[0])
+        # An expert points to the one of the same rank, so that links do not flatten popularity.
+        order = rank[0].argsort(axis=1)
+        self.points_to = np.zeros((layers, experts), np.int64)
+        for layer in range(1, layers):
+            self.points_to[layer, order[layer]] = order[layer - 1]
+        copies = np.arange(sequences) < round(dials.contaminated * (sequences - 1))
+        self.copies = np.roll(copies, 1)  # the first sequence is the one that is copied
+        self.prefix = np.zeros((dials.shared_tokens, layers, geometry.top_k), np.uint16)
+
+    def block(self, begin: int, end: int) -> Trace:
+        """Return the sequences from `begin` to `end`, as a part of the whole trace."""
+        (layers, experts, top_k), dials, draw = self.geometry[:3], self.dials, self.draw
+        count, tokens, copies = end - begin, self.tokens, self.copies[begin:end]
+        used = np.zeros((layers, count, experts), np.bool_)
+        ids = np.zeros((count, tokens, layers, top_k), np.uint16)
+        for token in range(tokens):
+            now = np.arange(begin, end) * tokens + token
+            phase = now * self.phases // (self.sequences * tokens)
+            for layer in range(layers):
+                before = used[layer - 1] if layer else np.zeros_like(used[0])
+                pointed = before[:, self.points_to[layer]]
+                key = self.log_weight[phase, layer] + draw.gumbel(size=(count, experts))
+                picked = _pick(draw, used[layer], pointed, key, top_k, dials, first=token == 0)
+                best = _ordered(np.where(picked, key, -np.inf), top_k)
+                if token < dials.shared_tokens:
+                    if begin == 0:
+                        self.prefix[token, layer] = best[0]
+                    best[copies] = self.prefix[token, layer]
+                    picked[copies] = np.isin(np.arange(experts), self.prefix[token, layer])
+                used[layer], ids[:, token, layer] = picked, best
+        trace = build(
+            ids.reshape(count * tokens, layers, top_k),
+            sequence=np.repeat(np.arange(begin, end), tokens),
+            position=np.tile(np.arange(tokens), count),
+            prefill=np.zeros(count * tokens, np.bool_),
+            geometry=self.geometry,
+            provenance=self.provenance,
+        )
+        trace.first = begin * tokens * layers
+        return trace
 
 
 def _pick(
@@ -141,10 +190,19 @@ def _take(
 
 def _best(key: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return a mask of the `count` largest of each row."""
-    falling = -np.sort(-key, axis=1)
-    least = falling[np.arange(len(key)), np.maximum(count, 1) - 1]
+    most = max(1, int(np.max(count, initial=1)))
+    rising = np.sort(np.partition(-key, most - 1, axis=1)[:, :most], axis=1)
+    least = -rising[np.arange(len(key)), np.maximum(count, 1) - 1]
     best: NDArray[np.bool_] = (key >= least[:, None]) & (count > 0)[:, None]
     return best
+
+
+def _ordered(key: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the indices of the `count` largest of each row, the largest first."""
+    best = np.argpartition(-key, count - 1, axis=1)[:, :count]
+    falling = np.take_along_axis(-key, best, axis=1).argsort(axis=1)
+    order: NDArray[np.int64] = np.take_along_axis(best, falling, axis=1)
+    return order
 
 
 def fit(trace: Trace, rounds: int = 15, seed: int = 0) -> Dials:

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from moex.trace.trace import Trace
 
 DEPTHS = 3
 """Layers ahead that gate-lookahead scores are recorded for."""
+
+CELLS = 1 << 24
+"""Visits times experts that are looked through at once: it bounds the memory that checks take."""
 
 
 def check(trace: Trace) -> None:
@@ -27,11 +32,7 @@ def check(trace: Trace) -> None:
     geometry = trace.geometry
     _within("layer", trace.layer, 0, geometry.layers - 1)
     _within("position", trace.position, 0)
-    if not all(type(at) is int and 0 < at < len(trace) for at in trace.resets):
-        raise ValueError(
-            f"trace: resets={list(trace.resets)}; expected visits 1 to {len(trace) - 1}, before "
-            "which the cache was emptied"
-        )
+    check_resets(trace.resets, trace.first, len(trace))
     if trace.tokens is not None:
         _within("tokens", trace.tokens, 1)
         counts = np.diff(trace.offsets)
@@ -46,6 +47,20 @@ def check(trace: Trace) -> None:
         _predictions(trace)
     if trace.rows is not None:
         _rows(trace)
+
+
+def check_resets(resets: Sequence[int], first: int, visits: int) -> None:
+    """Check that the cache was emptied before visits of the trace, or chunk, that are not its 0th.
+
+    Raises:
+        ValueError: it was not.
+    """
+    least, end = max(1, first), first + visits
+    if not all(type(at) is int and least <= at < end for at in resets):
+        raise ValueError(
+            f"trace: resets={list(resets)}; expected visits {least} to {end - 1}, before "
+            "which the cache was emptied"
+        )
 
 
 def wrong(column: str, visit: int, given: object, expected: str) -> ValueError:
@@ -66,7 +81,7 @@ def _same_length(trace: Trace) -> None:
 
 
 def _is_column(name: str, value: object) -> bool:
-    others = ("geometry", "provenance", "resets", "experts", "offsets")
+    others = ("geometry", "provenance", "resets", "first", "experts", "offsets")
     return name not in others and value is not None
 
 
@@ -75,14 +90,22 @@ def _experts(trace: Trace) -> None:
     counts, experts = np.diff(trace.offsets), trace.experts
     if (empty := _first(counts < 1)) is not None:
         raise wrong("experts", empty, "[]", "at least one expert")
-    visits = np.repeat(np.arange(len(counts)), counts)
     limit = trace.geometry.experts
     if (bad := _first((experts < 0) | (experts >= limit))) is not None:
-        raise wrong("experts", int(visits[bad]), experts[bad], f"experts 0 to {limit - 1}")
-    names = np.sort(visits * limit + experts)
-    if (twice := _first(names[1:] == names[:-1])) is not None:
-        visit, expert = divmod(int(names[twice]), limit)
-        raise wrong("experts", visit, f"{expert}, {expert}", "each expert once")
+        visit = int(np.searchsorted(trace.offsets, bad, side="right")) - 1
+        raise wrong("experts", visit, experts[bad], f"experts 0 to {limit - 1}")
+    block = max(1, CELLS // limit)
+    for begin in range(0, len(counts), block):
+        offsets = trace.offsets[begin : begin + block + 1]
+        visits = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        demanded = experts[offsets[0] : offsets[-1]]
+        seen = np.zeros((len(offsets) - 1, limit), np.bool_)
+        seen[visits, demanded] = True
+        if np.count_nonzero(seen) == len(demanded):
+            continue
+        names = np.sort(visits * limit + demanded)
+        visit, expert = divmod(int(names[:-1][names[1:] == names[:-1]][0]), limit)
+        raise wrong("experts", begin + visit, f"{expert}, {expert}", "each expert once")
 
 
 def _first(bad: NDArray[np.bool_]) -> int | None:

@@ -49,7 +49,7 @@ def hydra_here():
         ("seed=abc", "seed=abc: expected a whole number, at least 0; try seed=0"),
         ("seed=-1", "seed=-1: expected a whole number, at least 0; try seed=0"),
         ("bottleneck=maybe", "bottleneck=maybe: expected true or false; try bottleneck=true"),
-        ("trace=5", "trace=5: expected text or null; try trace='\"5\"'"),
+        ("trace=5", "trace=5: expected text or a list of text or null; try trace='\"5\"'"),
         ("runner.threads=0", "runner.threads=0: expected a whole number, at least 1, at most"),
         ("runner.threads=abc", "runner.threads=abc: expected a whole number, at least 1, at m"),
         ("eval.limit=0", "eval.limit=0: expected a whole number, at least 1 or null; try"),

@@ -35,6 +35,7 @@ from moex.runs.measured import measured
 from moex.runs.report import Report
 from moex.sim.simulator import simulate
 from moex.sparsity.oracle import Oracle
+from moex.trace import record
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -155,18 +156,20 @@ WAYS = {
         "selector": Oracle(fraction=0.5),
         "memory": Memory(4, rows=0.4),
     },
+    "recorded in parts": {"store": "ram", "part": 3},
 }
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def case(request, mixtral):
-    way = WAYS[request.param]
+    way = dict(WAYS[request.param])
     with pytest.MonkeyPatch.context() as patch:
         if way.get("by_threads"):
             patch.setattr(AioLink, "suits", lambda *_: False)
+        patch.setattr(record, "PART", way.pop("part", record.PART))
         case = Case(mixtral, **way)
-    yield case
-    case.close()
+        yield case
+        case.close()
 
 
 def interrupted_anywhere(case, examples):

@@ -20,6 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import moex
+
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "mode=simulate", "bottleneck=false", "smoke=true", "prefetch=none")
 CELLS = ("cache=lru,lfu", "memory.slots=2,4")
@@ -191,6 +193,67 @@ def test_submitit_s_local_executor_gives_the_same_rows(serial, tmp_path):
     assert rows(tmp_path) == serial
 
 
+@needs("submitit")
+def test_slurm_s_launcher_gives_the_same_rows_on_this_machine(serial, tmp_path):
+    words = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
+    done = sweep(tmp_path, *CELLS, *words)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == serial
+
+
+@needs("submitit")
+@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is installed")
+def test_without_slurm_the_launcher_says_so_in_a_line(tmp_path):
+    done = sweep(tmp_path, "memory.slots=2,4", "hydra/launcher=slurm")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "hydra/launcher=slurm: " in done.stderr
+    assert "hydra.launcher.cluster=local" in done.stderr
+
+
+def sharded(folder: Path, *launcher: str) -> str:
+    """Run cells whole and in shards by a launcher; the rows must be the same. Return stderr."""
+    folder.mkdir(exist_ok=True)
+    trace = moex.read_trace("tiny")
+    trace.provenance.pop("cold")
+    path = moex.write_trace(trace, folder / "trace.parquet")
+    words = ("smoke=false", "workload.cold=true", f"trace={path}", "cache=lru,lfu")
+    words += ("prefetch=gate", "prefetch.governor=off")
+    whole, shards = (
+        sweep(folder / "whole", *words),
+        sweep(folder / "shards", *words, "shards=3", *launcher),
+    )
+    assert whole.returncode == shards.returncode == 0, whole.stderr + shards.stderr
+    expected, found = rows(folder / "whole"), rows(folder / "shards")
+    assert {row.pop("shards") for row in found.values()} == {3}
+    assert {row.pop("shards") for row in expected.values()} == {1}
+    assert found == expected
+    assert len(found) == 2
+    assert not list((folder / "shards").glob("*/shards")), "they are in the rows now"
+    return shards.stderr
+
+
+@needs("joblib")
+def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
+    told = sharded(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert told.count("of 3 is replayed") == 6
+
+
+@needs("joblib")
+def test_a_warm_cache_is_not_sharded(tmp_path):
+    words = ("cache=lru,lfu", "smoke=false", "shards=2", "workload.cold=false")
+    trace = moex.read_trace("tiny")
+    trace.provenance.pop("cold")
+    path = moex.write_trace(trace, tmp_path / "warm.parquet")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = sweep(tmp_path / "out", *words, f"trace={path}", *joblib)
+    assert done.returncode == 1
+    failed = [line for line in done.stderr.splitlines() if line.startswith("moex: failed: ")]
+    assert len(failed) == 2, "a line a cell"
+    assert all("shards=2: this cache stays warm" in line for line in failed)
+    assert "2 of 2 cells of the sweep failed" in done.stderr
+
+
 @needs("optuna")
 def test_optuna_finds_the_best_of_two(tmp_path):
     words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
@@ -219,10 +282,12 @@ def test_a_real_slurm_cluster_gives_the_same_rows_and_says_why_a_cell_failed(
 ):
     with slurm.cluster(tmp_path_factory.mktemp("slurm")) as configuration:
         monkeypatch.setenv("SLURM_CONF", str(configuration))
-        done = sweep(tmp_path, *CELLS, "hydra/launcher=submitit_slurm")
-        assert done.returncode == 0, done.stderr
-        assert rows(tmp_path) == serial
-        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=submitit_slurm")
+        for launcher in ("slurm", "submitit_slurm"):
+            done = sweep(tmp_path / launcher, *CELLS, f"hydra/launcher={launcher}")
+            assert done.returncode == 0, done.stderr
+            assert rows(tmp_path / launcher) == serial
+        sharded(tmp_path / "cold", "hydra/launcher=slurm")
+        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=slurm")
     assert done.returncode == 1
     assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
@@ -249,6 +314,7 @@ def test_a_real_ray_cluster_gives_the_same_rows(serial, tmp_path):
             time.sleep(1)
         assert done.returncode == 0, done.stderr
         assert rows(tmp_path) == serial
+        sharded(tmp_path / "cold", *words)
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
         cluster.wait(timeout=60)

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moex.trace.importers import arrays, llamacpp, policylang, selections, vllm
+from moex.trace.importers import (
+    arrays,
+    llamacpp,
+    policylang,
+    selections,
+    speed_of_light,
+    vllm,
+)
 from moex.types import DECODE, PREFILL
 
 IDS = np.array([[[0, 1], [2, 3]], [[1, 4], [3, 0]], [[4, 5], [2, 1]]])  # 3 tokens, 2 layers, top-2
@@ -153,3 +160,59 @@ def test_ids_out_of_range_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="expected 0 to 3"):
         vllm.read(path, experts=4)
+
+
+def speed_of_light_folder(folder, lengths=(2, 1)):
+    """As mosl/collect.py writes it: ids sorted by number, a file a decoder layer with experts."""
+    np.save(folder / "seq_lens.npy", np.array(lengths))
+    layers = {str(number): {"top_k": 2, "num_experts": 8} for number in (1, 2)}
+    (folder / "meta.json").write_text(json.dumps({"repo": "some/model", "layers": layers}))
+    for layer, number in enumerate((1, 2)):
+        np.save(folder / f"layer{number:03d}.npy", np.sort(IDS[:, layer], axis=1).astype(np.int16))
+
+
+def test_a_folder_of_speed_of_light_needs_its_corpus_to_know_prompts(tmp_path):
+    speed_of_light_folder(tmp_path)
+    trace = speed_of_light.read(tmp_path)
+    assert trace.geometry[:3] == (2, 8, 2)
+    assert trace.sequence.tolist() == [0, 0, 0, 0, 1, 1]
+    assert {visit[2] for visit in demands(trace)} == {DECODE}
+    corpus = tmp_path / "tok.jsonl"
+    rows = [{"domain": "a", "ids": [7, 7], "prompt_len": 1}, {"ids": [7], "prompt_len": 0}]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trace = speed_of_light.read(tmp_path, corpus)
+    assert demands(trace)[:2] == [(0, 0, PREFILL, (0, 1)), (1, 0, PREFILL, (2, 3))]
+    assert demands(trace)[3] == (1, 1, DECODE, (0, 3)), "the router's order is lost"
+    corpus.write_text(json.dumps({"ids": [7], "prompt_len": 0}))
+    with pytest.raises(ValueError, match="has other sequences"):
+        speed_of_light.read(tmp_path, corpus)
+
+
+def test_a_pack_of_speed_of_light_has_prompts_and_decoded_tokens(tmp_path):
+    routes = np.sort(IDS, axis=2).transpose(1, 0, 2).astype(np.uint8)
+    known = {"routes": routes, "layers": np.array([1, 2]), "num_experts": 8}
+    known |= {"seq_lens": np.array([3]), "meta": json.dumps({"hub_id": "some/model"})}
+    np.savez_compressed(tmp_path / "a.npz", **known, prompt_lens=np.array([2]))
+    trace = speed_of_light.read(tmp_path / "a.npz")
+    assert demands(trace) == [
+        (0, 0, PREFILL, (0, 1, 4)),
+        (1, 0, PREFILL, (2, 3, 0)),
+        (0, 2, DECODE, (4, 5)),
+        (1, 2, DECODE, (1, 2)),
+    ]
+    assert trace.provenance["model"] == "some/model"
+    np.savez_compressed(tmp_path / "b.npz", **known)
+    with pytest.raises(ValueError, match="no prompt_lens"):
+        speed_of_light.read(tmp_path / "b.npz")
+    np.savez_compressed(tmp_path / "c.npz", **known, prompt_lens=np.array([4]))
+    with pytest.raises(ValueError, match="prompts of 4"):
+        speed_of_light.read(tmp_path / "c.npz")
+
+
+def test_a_run_of_speed_of_light_is_decoded_tokens_of_labelled_sequences(tmp_path):
+    np.savez(tmp_path / "route.npz", act=IDS, seq=np.array(["b", "b", "a"]), n_expert=8)
+    trace = speed_of_light.read(tmp_path / "route.npz", expert_bytes=7)
+    assert trace.sequence.tolist() == [0, 0, 0, 0, 1, 1]
+    assert trace.position.tolist() == [0, 0, 1, 1, 0, 0]
+    assert [visit[2:] for visit in demands(trace)] == [visit[2:] for visit in DECODED]
+    assert trace.geometry == (2, 8, 2, 0, 0, 7)

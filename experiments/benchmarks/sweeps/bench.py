@@ -2,23 +2,33 @@
 
 python experiments/benchmarks/sweeps/bench.py [--tiny]   # serial and joblib take turns
 python experiments/benchmarks/sweeps/bench.py ceiling    # what two cores can give
+python experiments/benchmarks/sweeps/bench.py ray        # 64 cells: one process, local Ray cluster
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
-from time import perf_counter, thread_time
+from time import perf_counter, sleep, thread_time
+from typing import TYPE_CHECKING
 
 import moex
 from analysis.paired import paired_ratio
 from experiments.harness import ROOT, arguments
 from moex.cache.lru import LRU
+from moex.trace.synthetic import write_synthetic
+from moex.types import Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def sweep(seeds: int, *words: str, cpus: tuple[int, ...] = ()) -> float:
@@ -86,12 +96,77 @@ def ceiling(seeds: int, pairs: int) -> None:
     print(f"ceiling: {median(ratios):.2f}x, median of {pairs}; {len(cpus)} CPUs")
 
 
+@contextmanager
+def ray_cluster(workers: int) -> Iterator[str]:
+    """Run a Ray cluster of so many workers on this machine; give its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={port}", f"--num-cpus={workers}", "--include-dashboard=false"]
+    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    cluster = subprocess.Popen([*command, "--disable-usage-stats"], **quiet, start_new_session=True)
+    try:
+        sleep(15)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait(timeout=60)
+
+
+def on_ray(cells: int, pairs: int, accesses: int) -> None:
+    """The same cells in one process and on a Ray cluster of two workers: seconds, and rows."""
+    alone, shared = [], []
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(2) as address:
+        trace = Path(folder) / "trace.parquet"
+        tokens = max(2, accesses // (4 * 48 * 8))
+        write_synthetic(trace, Geometry(48, 128, 8, 2048, 768, 9_437_184), tokens, 4)
+        command = [sys.executable, "run.py", "-m", "mode=simulate", "bottleneck=false"]
+        command += ["prefetch=none", f"trace={trace}", "cache=lru,lfu", "memory.slots=16,32,64,96"]
+        command += [f"seed=range(0,{max(1, cells // 8)})"]
+        ray = ("hydra/launcher=ray", f"hydra.launcher.address={address}")
+        for pair in range(pairs):
+            rows = []
+            for number, words in enumerate(((), ray)):
+                out = Path(folder) / f"{pair}-{number}"
+                started = perf_counter()
+                subprocess.run(
+                    [*command, f"hydra.sweep.dir={out}", *words],
+                    cwd=ROOT,
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                (shared if words else alone).append(perf_counter() - started)
+                rows.append(_rows(out))
+            assert rows[0] == rows[1], "other rows"
+            print(f"{len(rows[0])} cells: one process {alone[-1]:.1f} s, Ray {shared[-1]:.1f} s")
+    if pairs > 1:
+        print(f"Ray, two workers: {paired_ratio(alone, shared)}; the same rows")
+
+
+def _rows(folder: Path) -> dict[str, dict[str, object]]:
+    """The rows of a sweep by run, without when and where."""
+    found = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")
+    }
+    return {name: row | {"started": "", "machine": ""} for name, row in found.items()}
+
+
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     given = arguments(
-        __doc__, tiny={"pairs": 2}, _part=("speed", "what", ["speed", "ceiling"]), pairs=7
+        __doc__,
+        tiny={"pairs": 2, "cells": 8, "accesses": 10_000},
+        _part=("speed", "what", ["speed", "ceiling", "ray"]),
+        pairs=7,
+        cells=(64, "of the sweep on Ray"),
+        accesses=(1_000_000, "of the trace replayed on Ray"),
     )
-    if given.part == "ceiling":
+    if given.part == "ray":
+        on_ray(given.cells, given.pairs, given.accesses)
+    elif given.part == "ceiling":
         ceiling(1 if given.tiny else 10, given.pairs)
     else:
         speed(1 if given.tiny else 20, given.pairs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
@@ -51,6 +52,35 @@ class Grid(BasicSweeper):
         key = override.partition("=")[0]
         return override if self.composer.is_group(key.lstrip("+~/").partition("@")[0]) else key
 
+    def _replay_shards(self, batch: Sequence[Sequence[str]], first: int) -> dict[Any, Any]:
+        """Run the shards of all cells that have some; return the failures, one a cell.
+
+        A cell adds up those that it finds. In one process it replays them itself.
+        """
+        jobs = [
+            (tuple(cell), [*cell, f"shard={shard}"])
+            for cell in batch
+            if not isinstance(self.launcher, BasicLauncher)
+            for shard in range(self._shards(cell))
+        ]
+        if not jobs:
+            return {}
+        assert self.launcher is not None
+        done = self.launcher.launch([job for _, job in jobs], initial_job_idx=first)
+        return {
+            cell: each
+            for (cell, _), each in zip(jobs, done, strict=True)
+            if each.status is not JobStatus.COMPLETED
+        }
+
+    def _shards(self, cell: Sequence[str]) -> int:
+        """How many jobs a cell's replay is divided into; 0 if it is not."""
+        given = dict(word.lstrip("+").partition("=")[::2] for word in cell)
+        assert self.config is not None
+        shards = str(given.get("shards", self.config.get("shards", 1)))
+        whole = not shards.isdecimal() or int(shards) < 2 or "shard" in given
+        return 0 if whole else int(shards)
+
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell.
 
@@ -63,7 +93,11 @@ class Grid(BasicSweeper):
         done: list[Any] = []
         for batch in self.split_arguments(parser.parse_overrides(overrides), self.max_batch_size):
             self.validate_batch_is_legal(batch)
-            done.extend(self.launcher.launch(batch, initial_job_idx=len(done)))
+            failed_shards = self._replay_shards(batch, len(done))
+            cells = [cell for cell in batch if tuple(cell) not in failed_shards]
+            done.extend(failed_shards.values())
+            if cells:
+                done.extend(self.launcher.launch(cells, initial_job_idx=len(done)))
         failed = [cell for cell in done if cell.status is not JobStatus.COMPLETED]
         for cell in failed:
             cell_name, why = " ".join(cell.overrides), one_line(cell._return_value)
