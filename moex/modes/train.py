@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.modes.common import set_threads
-from moex.paths import plug_in, trace_path
+from moex.paths import plug_in, trace_files
 from moex.predictors import trained
 from moex.runs.provenance import provenance
 from moex.runs.report import Report
@@ -88,12 +88,13 @@ def _from_trace(run: Run, folder: Path, kind: str, made: Any, recipe: Recipe) ->
             f"trace=null: prefetch={kind} is trained on a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace = read_trace(trace_path(run.trace))
-    passes = Passes(trace, recipe.context, str(run.trace), run.seed)
+    trace = read_trace(run.trace)
+    named = ", ".join(path.name for path in trace_files(run.trace))
+    passes = Passes(trace, recipe.context, named, run.seed)
     started = time.process_time()
     trainer = made.of(trace, recipe, run.seed)
     rows, tasks = train(kind, trainer, passes, passes.see, recipe, folder)
-    source = {"name": Path(run.trace).name, "passes": len(passes.starts)}
+    source = {"name": named, "passes": len(passes.starts)}
     about = _about(trainer, recipe, run.seed, started, rows) | {"trace": source}
     path = Path(recipe.out) if recipe.out else folder / f"{kind}.safetensors"
     return trained.write(path, kind, _halves(trainer), trace.geometry, None, about), rows, tasks
