@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from moex.prefetch.base import Prefetcher, missing_recording
 
@@ -25,15 +27,15 @@ class Recorded(Prefetcher):
     needs: ClassVar[frozenset[str]] = frozenset({"recorded"})
 
     def __post_init__(self) -> None:
-        self.predictions: list[list[Prediction]] = []
+        self.recorded: list[list[Prediction]] = []
 
     def set_future(self, trace: Trace) -> None:
         """Take the recorded predictions."""
-        self.predictions = trace.predictions or []
+        self.recorded = trace.predictions or []
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Check that there is a recording."""
-        if not self.predictions:
+        if not self.recorded:
             raise missing_recording(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
@@ -43,9 +45,26 @@ class Recorded(Prefetcher):
             ValueError: the recorded run has fewer visits.
         """
         clock = observation.access.clock
-        if clock >= len(self.predictions):
-            raise ValueError(
-                f"prefetch=recorded: visit {clock} of a run whose recording ends after "
-                f"{len(self.predictions)}; expected the recording of this same run"
-            )
-        return self.predictions[clock]
+        if clock >= len(self.recorded):
+            raise self._ends(clock)
+        return self.recorded[clock]
+
+    def _ends(self, clock: int) -> ValueError:
+        return ValueError(
+            f"prefetch=recorded: visit {clock} of a run whose recording ends after "
+            f"{len(self.recorded)}; expected the recording of this same run"
+        )
+
+    @property
+    def repeatable(self) -> bool:
+        """Predictions depend on the recording alone."""
+        return True
+
+    def predictions(self, trace: Trace) -> tuple[Any, Any]:
+        """Return all recorded predictions."""
+        recorded, experts = self.recorded[: len(trace)], trace.geometry.experts
+        if len(recorded) < len(trace):
+            raise self._ends(len(recorded))
+        offsets = np.append(0, np.cumsum([len(visit) for visit in recorded]))
+        named = [p.expert.layer * experts + p.expert.index for visit in recorded for p in visit]
+        return offsets, np.array(named, np.int64)

@@ -14,6 +14,8 @@ from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured
 from moex.runs.report import Report
+from moex.sim.arrays.compile import NotCompiled
+from moex.sim.arrays.run import refusal, replay_compiled, start
 from moex.sim.check import check
 from moex.sim.clock import Clock
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
+    from moex.runs.measured import Clocked
     from moex.trace.format import Trace
     from moex.types import Access, Plan
 
@@ -35,6 +38,7 @@ def simulate(
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     governor: Governor | None = None,
+    compiled: bool | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -48,13 +52,24 @@ def simulate(
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
         governor: pauses the prefetcher; default never.
+        compiled: False interprets; True compiles whatever has a compiled form; default: only where
+            the trace is long. The row says which; all else in it is the same.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
-    prefetcher = prefetcher or NoPrefetch()
+    prefetcher, governor = prefetcher or NoPrefetch(), governor or Governor()
     check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor or Governor())
+    why = "asked for" if compiled is False else refusal(trace, cache, prefetcher, on_plan, compiled)
+    if why is None:
+        try:
+            found = replay_compiled(trace, cache, prefetcher, hardware, cold, governor)
+            report = _report(trace, cache, prefetcher, governor, *found)
+            report.replay = "compiled"
+            return report
+        except NotCompiled as error:
+            why = str(error)
+    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
     resets = frozenset(trace.resets)
@@ -67,7 +82,39 @@ def simulate(
                 run.restart()
             before = sequence
         run.visit(access, count)
-    return run.report()
+    report = run.report()
+    report.replay, report.interpreted_because = "interpreted", why
+    return report
+
+
+def _report(
+    trace: Trace,
+    cache: ExpertCache,
+    prefetcher: Prefetcher,
+    governor: Governor,
+    layer_stats: list[CacheStats],
+    phases: dict[str, Clocked] | None,
+) -> Report:
+    """Return the result row of a replay, from its statistics and, if it was timed, its clock's."""
+    predicts = not isinstance(prefetcher, NoPrefetch)
+    report = Report(
+        source="sim",
+        mode="simulate",
+        policy=type(cache.prototype).__name__,
+        prefetcher=type(prefetcher).__name__,
+        governor=governor.state if predicts else None,
+        link="modelled" if phases else "none",
+        slots=cache.slots,
+        pool=cache.pool,
+        capacity_bytes=int(cache.total_slots * trace.geometry.expert_bytes * cache.slot_share),
+        oracle="future" in cache.prototype.needs | prefetcher.needs,
+    )
+    report.fill(
+        *measured(layer_stats, phases, cache.by_rows),
+        tokens_decode=trace.tokens_of(prefill=False),
+        tokens_prefill=trace.tokens_of(prefill=True),
+    )
+    return report
 
 
 class _Replay:
@@ -89,9 +136,7 @@ class _Replay:
         self.predicts, self.governor = not isinstance(prefetcher, NoPrefetch), governor
         self.access: Access | None = None
         self.cache.reset()
-        if prefetcher.needs & {"future", "recorded"}:
-            prefetcher.set_future(trace)
-        prefetcher.reset(trace.geometry, cache.seed)
+        start(prefetcher, trace, cache.seed)
         governor.reset()
 
     def restart(self) -> None:
@@ -184,22 +229,6 @@ class _Replay:
     def report(self) -> Report:
         """End the replay and return its result row."""
         self._finish()
-        cache, trace = self.cache, self.trace
-        report = Report(
-            source="sim",
-            mode="simulate",
-            policy=type(cache.prototype).__name__,
-            prefetcher=type(self.prefetcher).__name__,
-            governor=self.governor.state if self.predicts else None,
-            link="modelled" if self.clock else "none",
-            slots=cache.slots,
-            pool=cache.pool,
-            capacity_bytes=int(cache.total_slots * trace.geometry.expert_bytes * cache.slot_share),
-            oracle="future" in cache.prototype.needs | self.prefetcher.needs,
-        )
-        report.fill(
-            *measured(self.layer_stats, self.clock.phases if self.clock else None, cache.by_rows),
-            tokens_decode=trace.tokens_of(prefill=False),
-            tokens_prefill=trace.tokens_of(prefill=True),
-        )
-        return report
+        phases = self.clock.phases if self.clock else None
+        given = self.trace, self.cache, self.prefetcher, self.governor
+        return _report(*given, self.layer_stats, phases)

@@ -1,0 +1,57 @@
+"""A trace as a compiled replay reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moex.sim.arrays.replay import RESET, RESTART, Events
+from moex.trace.trace import following
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from moex.trace.format import Trace
+
+
+def events(
+    trace: Trace,
+    cold: bool = False,
+    future: bool = False,
+    predictions: tuple[NDArray[Any], NDArray[Any]] | None = None,
+) -> Events:
+    """Return a trace as a compiled replay reads it.
+
+    Args:
+        trace: the recorded routing.
+        cold: whether every sequence starts with an empty cache.
+        future: whether the policy is told when experts are used next.
+        predictions: offsets [visits + 1] and experts (`layer * experts + index`) of what is
+            predicted in every visit.
+    """
+    visits, names = len(trace), trace.names()
+    fresh = np.zeros(visits, np.int8)
+    fresh[list(trace.resets)] |= RESET
+    if cold:
+        fresh[1:] |= RESTART * (trace.sequence[1:] != trace.sequence[:-1]).astype(np.int8)
+    next_use = np.zeros(0)
+    if future:
+        clocks = np.repeat(np.arange(visits, dtype=np.float64), np.diff(trace.offsets))
+        next_use = np.append(clocks, np.inf)[following(names)]
+    ones = np.ones(visits, np.int32)
+    none = np.zeros(0, np.int64)
+    offsets, predicted = predictions or (none, none)
+    return Events(
+        0,
+        trace.layer.astype(np.int64),
+        trace.position.astype(np.int64),
+        trace.prefill.astype(np.bool_),
+        ones if trace.tokens is None else trace.tokens.astype(np.int32),
+        fresh,
+        np.ascontiguousarray(trace.offsets, np.int64),
+        names,
+        next_use,
+        np.ascontiguousarray(offsets, np.int64),
+        np.ascontiguousarray(predicted, np.int64),
+    )
