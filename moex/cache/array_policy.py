@@ -114,14 +114,18 @@ class ArrayPolicy(CachePolicy):
 
     def reset(self, scope: Scope) -> None:
         """Start with an empty pool."""
-        self.first, self.experts, self.future = min(scope.layers), scope.experts, scope.future
+        self.first, self.experts = min(scope.layers), scope.experts
+        self.future = scope.future if "future" in self.needs else None
         self.lists = SimpleNamespace(**self.arrays(scope))
+        self._now: Now | None = None
 
     def _number(self, expert: Expert) -> int:
         return (expert[0] - self.first) * self.experts + expert[1]
 
     def _at(self, now: Now) -> Moment:
-        return Moment(now[0], now[1], now[2] - self.first)
+        if now is not self._now:  # a visit has one
+            self._now, self._moment = now, Moment(now[0], now[1], now[2] - self.first)
+        return self._moment
 
     def on_visit(self, access: Access) -> None:
         """Follow the rule `visited`."""
@@ -130,11 +134,10 @@ class ArrayPolicy(CachePolicy):
 
     def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
         """Follow the rule `used`."""
-        if "future" in self.needs:
-            assert self.future is not None
-            next_use = self.future.next_use(expert, now.clock)
-            self.lists.next_use[self._number(expert)] = next_use
-        self.used(self.lists, self._number(expert), self._at(now), hit)
+        number = (expert[0] - self.first) * self.experts + expert[1]
+        if self.future is not None:
+            self.lists.next_use[number] = self.future.next_use(expert, now[0])
+        self.used(self.lists, number, self._at(now), hit)
 
     def on_insert(self, expert: Expert, now: Now) -> None:
         """Follow the rule `entered`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moex.decisions.rows import whole_from
 from moex.sim.simulator import simulate
 from moex.sim.time_bound import decode_lower_bound
+from moex.types import Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +17,18 @@ if TYPE_CHECKING:
     from moex.hardware.profile import HardwareProfile
     from moex.runs.report import Report
     from moex.trace.format import Trace
-    from moex.types import Plan
+    from moex.types import Expert, Plan
+
+
+class RecordedFuture(Future):
+    """The future of a trace, read when it is first asked for, which compiled replays never do."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    @cached_property
+    def _clocks(self) -> dict[Expert, list[int]]:  # type: ignore[override]
+        return self._trace.future()._clocks
 
 
 def replay(
@@ -37,7 +50,7 @@ def replay(
         on_plan: called with every plan.
         clock: the profile that times are computed with; default `hardware`.
     """
-    future = trace.future() if "future" in decisions.policy.needs else None
+    future = RecordedFuture(trace) if "future" in decisions.policy.needs else None
     cache = decisions.build(trace.geometry, hardware, future)
     governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware

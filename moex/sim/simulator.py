@@ -59,32 +59,39 @@ def simulate(
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
     prefetcher, governor = prefetcher or NoPrefetch(), governor or Governor()
+    given = trace, cache, prefetcher, hardware, cold, on_plan, governor
+    layer_stats, phases, why = replayed(*given, compiled)
+    report = _report(trace, cache, prefetcher, governor, layer_stats, phases)
+    report.replay, report.interpreted_because = "interpreted" if why else "compiled", why
+    return report
+
+
+def replayed(
+    trace: Trace,
+    cache: ExpertCache,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile | None,
+    cold: bool,
+    on_plan: Callable[[Plan], None] | None,
+    governor: Governor,
+    compiled: bool | None,
+) -> tuple[list[CacheStats], dict[str, Clocked] | None, str | None]:
+    """Replay a trace; the arguments are those of `simulate`.
+
+    Returns:
+        the statistics of every layer, what the clock measured of both phases (None without one),
+        and why the replay was interpreted (None if it was compiled).
+    """
     check(trace, cache, prefetcher)
-    why = "asked for" if compiled is False else refusal(trace, cache, prefetcher, on_plan, compiled)
+    why = refusal(trace, cache, prefetcher, on_plan, compiled)
     if why is None:
         try:
-            found = replay_compiled(trace, cache, prefetcher, hardware, cold, governor)
-            report = _report(trace, cache, prefetcher, governor, *found)
-            report.replay = "compiled"
-            return report
+            return *replay_compiled(trace, cache, prefetcher, hardware, cold, governor), None
         except NotCompiled as error:
             why = str(error)
     run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
-    sequences = trace.sequence.tolist()
-    before = sequences[0] if sequences else 0
-    resets = frozenset(trace.resets)
-    tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
-    for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
-        if access.clock in resets:
-            run.reset()
-        if sequence != before:
-            if cold:
-                run.restart()
-            before = sequence
-        run.visit(access, count)
-    report = run.report()
-    report.replay, report.interpreted_because = "interpreted", why
-    return report
+    run.all(cold)
+    return run.layer_stats, run.clock.phases if run.clock else None, why
 
 
 def _report(
@@ -226,9 +233,18 @@ class _Replay:
         if self.on_plan:
             self.on_plan(plan)
 
-    def report(self) -> Report:
-        """End the replay and return its result row."""
+    def all(self, cold: bool) -> None:
+        """Replay every visit."""
+        trace, resets = self.trace, frozenset(self.trace.resets)
+        sequences = trace.sequence.tolist()
+        before = sequences[0] if sequences else 0
+        tokens = [1] * len(trace) if trace.tokens is None else trace.tokens.tolist()
+        for access, sequence, count in zip(trace.accesses(), sequences, tokens, strict=True):
+            if access.clock in resets:
+                self.reset()
+            if sequence != before:
+                if cold:
+                    self.restart()
+                before = sequence
+            self.visit(access, count)
         self._finish()
-        phases = self.clock.phases if self.clock else None
-        given = self.trace, self.cache, self.prefetcher, self.governor
-        return _report(*given, self.layer_stats, phases)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import re
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 
 import numba
 import numpy as np
@@ -11,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import random_trace
 
+from moex.cache.arc import ARC
+from moex.cache.array_policy import ArrayPolicy
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
@@ -28,6 +32,7 @@ from moex.cache.window_lfu import WindowLFU
 from moex.decisions.governor import NEVER, Governor
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
+from moex.prefetch.markov import Markov
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate
@@ -106,15 +111,16 @@ def row(trace, compiled, policy, slots, pool, staging, prefetcher, hardware, col
     return simulate(trace, cache, prefetcher, hardware, cold, governor=governor, compiled=compiled)
 
 
-@pytest.fixture(scope="module")
+@contextmanager
 def uncompiled():
     """Let the functions that are compiled run as they are: the same text, without the wait."""
     before, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
-    yield
-    numba.config.DISABLE_JIT = before
+    try:
+        yield
+    finally:
+        numba.config.DISABLE_JIT = before
 
 
-@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 @settings(max_examples=40, deadline=None)
 @given(
@@ -131,9 +137,111 @@ def uncompiled():
 )
 def test_every_field_of_the_row_is_the_interpreted_ones(policy, seed, top_k, prompt, **settings):
     trace = recorded(seed, top_k, prompt)
-    interpreted, compiled = (
-        asdict(row(trace, compiled, policy, **settings)) for compiled in (False, True)
-    )
+    with uncompiled():
+        interpreted, compiled = (
+            asdict(row(trace, compiled, policy, **settings)) for compiled in (False, True)
+        )
     assert (interpreted.pop("replay"), compiled.pop("replay")) == ("interpreted", "compiled")
     assert (interpreted.pop("interpreted_because"), compiled.pop("interpreted_because"))[1] is None
     assert compiled == interpreted
+
+
+@dataclass
+class Halving(ArrayPolicy):
+    """A policy of one's own, with a helper and a hyper-parameter."""
+
+    factor: float = 0.5
+
+    def state(self, scope):
+        return {"value": [0.0] * scope.size, "factor": [self.factor]}
+
+    @staticmethod
+    def visited(state, now):
+        shrink(state.value, state.factor[0])
+
+    @staticmethod
+    def used(state, expert, now, hit):
+        state.value[expert] += 1.0
+
+    @staticmethod
+    def score(state, expert, now):
+        return state.value[expert]
+
+
+def shrink(values, factor):
+    for index in range(len(values)):
+        values[index] *= factor
+
+
+@dataclass
+class Sets(ArrayPolicy):
+    """A policy whose rule keeps a set, which has no compiled form."""
+
+    @staticmethod
+    def score(state, expert, now):
+        return str({expert}.__class__)
+
+
+def both(policy, prefetcher=None, hardware=None):
+    """The rows of an interpreted and of a really compiled replay."""
+    trace = recorded(7, 2, 5)
+    settings = (policy, 4, "layer", None, prefetcher, hardware, True, 0.3)
+    return [row(trace, compiled, *settings) for compiled in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "prefetcher", "hardware"),
+    [(Halving(0.3), None, None), (Random(), Gate(), LINK)],
+    ids=["a policy of one's own", "with all parts"],
+)
+def test_machine_code_computes_what_the_interpreter_does(policy, prefetcher, hardware):
+    interpreted, compiled = both(policy, prefetcher, hardware)
+    assert compiled.replay == "compiled"
+    again = replace(compiled, replay="interpreted", interpreted_because="asked for")
+    assert asdict(again) == asdict(interpreted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.parametrize("prefetcher", [None, Gate(depth=2)], ids=repr)
+def test_machine_code_of_every_policy_does(policy, prefetcher):
+    test_machine_code_computes_what_the_interpreter_does(
+        policy, prefetcher, LINK if prefetcher else None
+    )
+
+
+def test_a_rule_that_does_not_compile_is_interpreted_and_named():
+    _, report = both(Sets())
+    assert report.replay == "interpreted"
+    assert re.fullmatch(
+        r".*test_compiled.py, line \d+ does not compile: .+", report.interpreted_because
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "prefetcher", "why"),
+    [
+        (ARC(), None, "cache=ARC is not in array form"),
+        (LRU(), Markov(), "prefetch=Markov is asked visit by visit"),
+        (LRU(), Gate(mass=0.5), "prefetch=Gate is asked visit by visit"),
+    ],
+    ids=["queues", "a state of its own", "a sum of scores"],
+)
+def test_what_has_no_compiled_form_is_said(policy, prefetcher, why):
+    _, report = both(policy, prefetcher)
+    assert (report.replay, report.interpreted_because) == ("interpreted", why)
+
+
+def test_short_traces_are_interpreted_unless_asked_for():
+    trace = recorded(7, 2, 0)
+    report = row(trace, None, LRU(), 4, "layer", None, None, None, False, None)
+    assert report.interpreted_because == "the trace has fewer than 300000 accesses"
+
+
+def test_a_subclass_with_a_hook_of_its_own_is_interpreted():
+    class Newest(LRU):
+        def victim(self, candidates, now):
+            return candidates[-1]
+
+    _, report = both(Newest())
+    assert report.interpreted_because == "cache=Newest is not in array form"

@@ -37,29 +37,30 @@ from moex.sim.arrays.residency import HITS, LOADS, PREFETCHED
 
 if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
-    from moex.hardware.profile import HardwareProfile
+    from moex.sim.clock import Clock
 
 
-def machine(profile: HardwareProfile | None, cache: ExpertCache) -> Machine:
-    """Return an idle machine; without a profile one that takes no time."""
+def machine(clock: Clock | None, cache: ExpertCache) -> Machine:
+    """Return an idle machine with the costs of a replay's clock; without one it takes no time."""
     size = cache.geometry.expert_bytes
-    cost = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1, size)
-    if profile is not None:
-        assert profile.link_bytes_per_s is not None
+    cost = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1, size)
+    if clock is not None:
+        profile, link = clock.profile, clock.link
         cost = Costs(
-            float(profile.visit_s),
-            float(profile.pass_s),
-            float(profile.expert_s * cache.slot_share),
-            float(profile.load_s),
-            float(profile.submit_s),
-            float(profile.handover_s),
-            float(profile.predict_s),
-            float(profile.link_latency_s),
-            float(profile.link_bytes_per_s),
-            int(profile.chunk_bytes),
-            size,
+            visit_s=float(profile.visit_s),
+            pass_s=float(profile.pass_s),
+            expert_s=float(clock.expert_s),
+            load_s=float(profile.load_s),
+            early_s=float(getattr(clock, "early_s", 0.0)),
+            submit_s=float(profile.submit_s),
+            handover_s=float(profile.handover_s),
+            predict_s=float(profile.predict_s),
+            latency_s=float(link.latency_s),
+            bytes_per_s=float(link.bytes_per_s),
+            chunk=int(link.chunk_bytes),
+            size=size,
         )
-    count = 2 * cache.total_slots + 2
+    count = 4 * cache.total_slots + 64
     number = np.zeros(5, np.int64)
     number[IDLE] = count
     return Machine(
@@ -171,7 +172,7 @@ def wait(m: Any, slot: int) -> bool:
         return False
     when = arrival(m, transfer)
     _stop_waiting(m, slot)
-    stall = max(0.0, when - m.seconds[NOW])
+    stall = max(0.0, when - m.cost.early_s - m.seconds[NOW])
     m.seconds[NOW] += stall
     m.seconds[STALL] += stall
     return bool(stall > 0)

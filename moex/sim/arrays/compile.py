@@ -47,7 +47,7 @@ def entry(events, settings, r, v, m, counts, last, governing, states, fresh):
 """
 
 
-OPTIONS: Any = {"_nrt": False}
+OPTIONS: Any = {"_nrt": False, "nogil": True}
 """Nothing is allocated, so that no reference to an array is counted. All is one function in the
 end: passing so many arrays on would take most of the time."""
 
@@ -133,10 +133,11 @@ def call(compiled: Callable[..., Any], *given: Any) -> None:
     try:
         compiled(*given)
     except NumbaError as error:
-        text = str(error)
-        lines = re.findall(r'File "([^"]+)", line (\d+)', text)
-        where = "{}, line {}".format(*lines[-1]) if lines else "a rule"
-        why = next((line for line in text.splitlines()[1:] if line.strip()), text).strip()
+        text = re.sub(r"\x1b\[\d*m", "", str(error))
+        places = re.findall(r'File "([^"]+)", line (\d+)', text)  # the innermost is the first
+        where = "{}, line {}".format(*places[0]) if places else "a rule"
+        lines = [line.strip() for line in text.splitlines()]
+        why = next((line for line in lines if line and not line.startswith("Failed in ")), text)
         raise NotCompiled(f"{where} does not compile: {why}") from error
 
 

@@ -52,6 +52,7 @@ class Costs(NamedTuple):
     pass_s: float
     expert_s: float
     load_s: float
+    early_s: float
     submit_s: float
     handover_s: float
     predict_s: float

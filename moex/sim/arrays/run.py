@@ -22,6 +22,7 @@ from moex.sim.arrays.events import events
 from moex.sim.arrays.link import BYTES, LINK_BUSY, PASSES, SECONDS, STALLED, TOKENS
 from moex.sim.arrays.replay import COUNTED, Events, Run, Settings, finish
 from moex.sim.arrays.residency import Residency, Visit, empty
+from moex.sim.clock import Clock
 from moex.types import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.trace.format import Trace
 
-WORTH_IT = 100_000
+WORTH_IT = 300_000
 """Accesses from which on a replay is compiled: fewer are interpreted in the time that loading what
 was compiled takes."""
 
@@ -50,6 +51,8 @@ def refusal(
     The arguments are those of `simulate`.
     """
     policy = cache.prototype
+    if compiled is False:
+        return "asked for"
     if type(cache) is not ExpertCache or cache.selects:
         return "only selected neurons are computed"
     if cache.split is not None:
@@ -129,7 +132,8 @@ class CompiledReplay:
         begin(governing)
         states = _states(policy, own)  # type: ignore[arg-type]
         self.entry = compiled_replay(policy, tuple(states), self.timed, predicts)
-        self.machine = machine(hardware, cache)
+        clock = Clock(hardware, geometry, cache) if hardware is not None else None
+        self.machine = machine(clock, cache)
         fresh = tuple(states.values())
         self.run = Run(
             residency,
