@@ -1,6 +1,6 @@
 """moex: offloaded Mixture-of-Experts inference, live and simulated, by the same code."""
 
-from moex.api import load, open_trace, read_trace, simulate, write_trace
+from moex.api import curves, load, open_trace, read_trace, simulate, write_trace
 
-__all__ = ["load", "open_trace", "read_trace", "simulate", "write_trace"]
+__all__ = ["curves", "load", "open_trace", "read_trace", "simulate", "write_trace"]
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import known_break_even
 from moex.paths import trace_path
+from moex.sim.policy_curves import policy_curve
 from moex.sim.replay import decode_lower_bound_s, replay, replay_in_shards
 from moex.sim.scaled import costs_line, scaled
 from moex.trace.files import open_trace
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from moex.quant.base import Scheme
     from moex.runner.offloaded import OffloadedModel
     from moex.runs.report import Report
+    from moex.sim.curves import Curve
     from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
-__all__ = ["load", "open_trace", "read_trace", "simulate", "write_trace"]
+__all__ = ["curves", "load", "open_trace", "read_trace", "simulate", "write_trace"]
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -171,3 +173,22 @@ def simulate(
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)
     report.costs = None if hardware is None else costs_line(hardware, trace)
     return report
+
+
+def curves(
+    trace: Trace | str | Path,
+    *policies: CachePolicy,
+    slots: Sequence[int] | None = None,
+    pool: str = "layer",
+    cold: bool = False,
+    phase: str = "decode",
+    seed: int = 0,
+) -> list[Curve]:
+    """Return the miss-ratio curve of each policy, without prefetching; default that of LRU.
+
+    A curve has hits at every capacity: by default from top-k slots a layer up to all experts. The
+    arguments are those of `simulate`; `phase` says which accesses are counted.
+    """
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    settings = slots, pool, cold, phase, seed
+    return [policy_curve(trace, policy, *settings) for policy in policies or (LRU(),)]

@@ -235,3 +235,8 @@ class Scope(NamedTuple):
     top_k: int
     seed: int
     future: Future | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of experts of the pool's layers."""
+        return len(self.layers) * self.experts

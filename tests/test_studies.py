@@ -192,6 +192,7 @@ TINY = {
     "benchmarks/forecast/geometries.py": ("--target mixtral",),
     "benchmarks/forecast/plan_against_simulate.py": ("",),
     "benchmarks/gpu_machine/published.py": ("",),
+    "benchmarks/replay_speed/compiled.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
     "benchmarks/streamed_replay/bench.py": ("make", "replay", "read", "equal"),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from moex.types import Access, Expert, Now, Scope
 
+HOOKS = ("on_visit", "on_access", "on_insert", "on_evict", "admit")
+
 
 class CachePolicy(ABC):
     """Decides which expert of one pool of slots is evicted; dataclass fields are hyper-parameters.
@@ -48,6 +50,11 @@ class CachePolicy(ABC):
     def admit(self, expert: Expert, now: Now) -> bool:
         """Return whether a loaded expert may enter a slot; else it is used once and dropped."""
         return True
+
+    @classmethod
+    def hooks(cls) -> set[str]:
+        """Return the names of the hooks that this class overrides."""
+        return {name for name in HOOKS if getattr(cls, name) is not getattr(CachePolicy, name)}
 
     @abstractmethod
     def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:

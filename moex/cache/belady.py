@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Expert, Now, Scope
+    from moex.cache.array_policy import Moment
 
 
 @dataclass
-class Belady(CachePolicy):
+class Belady(ArrayPolicy):
     """Evict the expert whose next use is farthest (Belady 1966).
 
     `bypass=False`: every loaded expert enters, members of the running visit are kept: the optimum
@@ -26,16 +24,7 @@ class Belady(CachePolicy):
 
     bypass: bool = False
 
-    def reset(self, scope: Scope) -> None:
-        """Take the recorded future."""
-        assert scope.future is not None
-        self.next_use = scope.future.next_use
-        self.worth: dict[Expert, float] = {}
-
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
-        """Look up when the expert is used next; the value holds until then."""
-        self.worth[expert] = -self.next_use(expert, now.clock)
-
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of farthest next use."""
-        return min(candidates, key=self.worth.__getitem__)
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> float:
+        """Return a score that is lower the farther the next use is."""
+        return -state.next_use[expert]

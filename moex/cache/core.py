@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from moex.cache.array_policy import ArrayPolicy
+from moex.cache.base import CachePolicy
 from moex.cache.limits import check_capacity
-from moex.cache.pool import Pool, overrides, pools
+from moex.cache.pool import Pool, pools
 from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from moex.cache.base import CachePolicy
     from moex.types import Access, Geometry, Prediction
 
 
@@ -79,14 +80,13 @@ class ExpertCache:
                 f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
                 "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
             )
-        self.reads_scores = split is not None or overrides(policy, "on_visit")
-        """Whether decisions may depend on the visit's router row."""
+        blind = CachePolicy.on_visit, ArrayPolicy.on_visit
+        self.reads_scores = split is not None or type(policy).on_visit not in blind
+        """Whether decisions may depend on the router row."""
         self.total_slots = slots * geometry.layers + self.staging
         self.capacity = geometry.intermediate  # rows of an expert in a slot
-        self._names = [
-            [Expert(layer, index) for index in range(geometry.experts)]
-            for layer in range(geometry.layers)
-        ]
+        indices = range(geometry.experts)
+        self._names = [[Expert(la, index) for index in indices] for la in range(geometry.layers)]
         self.reset()
 
     def reset(self) -> None:

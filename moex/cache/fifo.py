@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Expert, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class FIFO(CachePolicy):
+class FIFO(ArrayPolicy):
     """Evict the expert that entered first, however often it was used since.
 
     Experts of one visit enter in top-k order.
     """
 
-    def reset(self, scope: Scope) -> None:
-        """Empty the queue (dicts keep their order of entry)."""
-        self.queue: dict[Expert, None] = {}
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return the order of entry, and how many have entered."""
+        return {"order": [0] * scope.size, "count": [0]}
 
-    def on_insert(self, expert: Expert, now: Now) -> None:
-        """Append the expert to the queue."""
-        self.queue[expert] = None
+    @staticmethod
+    def entered(state: Any, expert: int, now: Moment) -> None:
+        """Put the expert last."""
+        state.count[0] += 1
+        state.order[expert] = state.count[0]
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of earliest entry."""
-        return next(expert for expert in self.queue if expert in candidates)
-
-    def on_evict(self, expert: Expert, now: Now) -> None:
-        """Remove the expert from the queue."""
-        del self.queue[expert]
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> int:
+        """Return the order of entry."""
+        return state.order[expert]

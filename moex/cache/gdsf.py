@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.types import Expert, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class GDSF(CachePolicy):
+class GDSF(ArrayPolicy):
     """Evict the lowest of age + uses x cost / size (Cherkasova 1998, HPL-98-69).
 
     Age is the value of the last victim, so an expert that was popular must be used again to stay.
@@ -32,34 +33,40 @@ class GDSF(CachePolicy):
         if any(weight <= 0 for weight in self.weights):
             raise ValueError(f"cache.weights={list(self.weights)}: expected all above 0, or []")
 
-    def reset(self, scope: Scope) -> None:
-        """Discard use counts and age."""
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return no uses, and the weight of every expert."""
         if self.weights and len(self.weights) <= max(scope.layers):
             raise ValueError(
                 f"cache.weights: {len(self.weights)} given, expected one per layer, at least "
                 f"{max(scope.layers) + 1}, or [] for equal ones; try cache.weights=[]"
             )
-        self.weight = {layer: self.weights[layer] if self.weights else 1 for layer in scope.layers}
-        self.age = 0.0
-        self.uses: dict[Expert, int] = {}
-        self.worth: dict[Expert, float] = {}
+        weight = [float(self.weights[la]) if self.weights else 1.0 for la in scope.layers]
+        return {
+            "uses": [0] * scope.size,
+            "value": [0.0] * scope.size,
+            "weight": [each for each in weight for _ in range(scope.experts)],
+            "age": [0.0],
+        }
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
         """Raise the value of a resident."""
         if hit:
-            self.uses[expert] += 1
-            self.worth[expert] = self.age + self.uses[expert] * self.weight[expert.layer]
+            state.uses[expert] += 1
+            state.value[expert] = state.age[0] + state.uses[expert] * state.weight[expert]
 
-    def on_insert(self, expert: Expert, now: Now) -> None:
+    @staticmethod
+    def entered(state: Any, expert: int, now: Moment) -> None:
         """Start with one use at the present age."""
-        self.uses[expert] = 1
-        self.worth[expert] = self.age + self.weight[expert.layer]
+        state.uses[expert] = 1
+        state.value[expert] = state.age[0] + state.weight[expert]
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of lowest value."""
-        return min(candidates, key=self.worth.__getitem__)
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> float:
+        """Return the value."""
+        return state.value[expert]
 
-    def on_evict(self, expert: Expert, now: Now) -> None:
+    @staticmethod
+    def evicted(state: Any, expert: int, now: Moment) -> None:
         """Set the age to the victim's value."""
-        self.age = self.worth.pop(expert)
-        del self.uses[expert]
+        state.age[0] = state.value[expert]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from moex.types import Access, Expert, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class LeastStale(ScoredPolicy):
+class LeastStale(ArrayPolicy):
     """Evict stale experts first, among them those of the earliest layer (SpecMD, arXiv 2602.03921).
 
     An expert is stale if the running forward pass has not used it. Stale experts of early layers
@@ -22,21 +23,30 @@ class LeastStale(ScoredPolicy):
     arXiv 2608.07911 layers do not matter, so that it is LRU wherever nothing is prefetched.)
     """
 
-    def reset(self, scope: Scope) -> None:
-        """Begin before the first pass."""
-        self.passes = 0
-        self.layer = -1
-        self.touched: dict[Expert, int] = {}
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return a state before the first pass."""
+        return {
+            "touched": [-1] * scope.size,
+            "running": [0],
+            "layer": [-1],
+            "experts": [scope.experts],
+        }
 
-    def on_visit(self, access: Access) -> None:
+    @staticmethod
+    def visited(state: Any, now: Moment) -> None:
         """Begin a new pass when the layer number does not increase."""
-        self.passes += access.layer <= self.layer
-        self.layer = access.layer
+        if now.layer <= state.layer[0]:
+            state.running[0] += 1
+        state.layer[0] = now.layer
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
         """Tag the expert with the running pass."""
-        self.touched[expert] = self.passes
+        state.touched[expert] = state.running[0]
 
-    def score(self, expert: Expert, now: Now) -> tuple[bool, int]:
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> int:
         """Return a score: experts used in this pass over stale ones, then later layers."""
-        return self.touched[expert] == self.passes, expert.layer
+        layer = expert // state.experts[0]
+        fresh = state.touched[expert] == state.running[0]
+        return layer + len(state.touched) if fresh else layer

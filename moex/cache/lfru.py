@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import ScoredPolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from moex.types import Expert, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class LFRU(ScoredPolicy):
+class LFRU(ArrayPolicy):
     """Evict the expert with the fewest uses per visit of age (tinyserve, vLLM, colibri).
 
     Age is the number of visits since the last use, so a hot expert survives a pause and a cold one
@@ -24,21 +24,23 @@ class LFRU(ScoredPolicy):
 
     perfect: bool = True
 
-    def reset(self, scope: Scope) -> None:
-        """Discard all uses."""
-        self.counts: dict[Expert, int] = defaultdict(int)
-        self.last: dict[Expert, int] = {}
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return no uses."""
+        return {"uses": [0] * scope.size, "last": [0] * scope.size, "perfect": [self.perfect]}
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
         """Count the use and note when it was."""
-        self.counts[expert] += 1
-        self.last[expert] = now.clock
+        state.uses[expert] += 1
+        state.last[expert] = now.clock
 
-    def on_insert(self, expert: Expert, now: Now) -> None:
+    @staticmethod
+    def entered(state: Any, expert: int, now: Moment) -> None:
         """Restart the count with this use, unless counts are perfect."""
-        if not self.perfect:
-            self.counts[expert] = 1
+        if not state.perfect[0]:
+            state.uses[expert] = 1
 
-    def score(self, expert: Expert, now: Now) -> float:
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> float:
         """Return uses per visit of age (candidates were not used in this visit: age > 0)."""
-        return self.counts[expert] / (now.clock - self.last[expert])
+        return state.uses[expert] / (now.clock - state.last[expert])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Access, Expert, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class LFU(CachePolicy):
+class LFU(ArrayPolicy):
     """Evict the expert used least often.
 
     Papers rarely say which LFU they ran: `perfect=True` keeps counts through evictions,
@@ -33,29 +31,36 @@ class LFU(CachePolicy):
         if not 0 < self.decay <= 1:
             raise ValueError(f"cache.decay={self.decay}: expected a factor in (0, 1], e.g. 0.99")
 
-    def reset(self, scope: Scope) -> None:
-        """Discard all counts."""
-        self.counts: dict[tuple[int, int], float] = defaultdict(float)  # an Expert is such a pair
-        self.one = 1.0
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return no uses, and the weight of a new one."""
+        return {
+            "uses": [0.0] * scope.size,
+            "one": [1.0],
+            "decay": [self.decay],
+            "perfect": [self.perfect],
+        }
 
-    def on_visit(self, access: Access) -> None:
-        """Age the counts, and count the uses of the whole visit.
+    @staticmethod
+    def visited(state: Any, now: Moment) -> None:
+        """Age the counts: instead of shrinking them, the weight of a new use grows."""
+        state.one[0] /= state.decay[0]
+        if state.one[0] > 1e200:
+            for expert in range(len(state.uses)):
+                state.uses[expert] /= state.one[0]
+            state.one[0] = 1.0
 
-        Instead of shrinking old counts, the weight of a new use grows: the order is the same.
-        """
-        one = self.one = self.one / self.decay
-        if one > 1e200:
-            self.counts = defaultdict(float, {e: c / one for e, c in self.counts.items()})
-            one = self.one = 1.0
-        counts, layer = self.counts, access.layer
-        for index in access.experts:
-            counts[layer, index] += one
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
+        """Count the use."""
+        state.uses[expert] += state.one[0]
 
-    def on_insert(self, expert: Expert, now: Now) -> None:
+    @staticmethod
+    def entered(state: Any, expert: int, now: Moment) -> None:
         """Restart the count with this use, unless counts are perfect."""
-        if not self.perfect:
-            self.counts[expert] = self.one
+        if not state.perfect[0]:
+            state.uses[expert] = state.one[0]
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of lowest aged count, the least recently used of equals."""
-        return min(candidates, key=self.counts.__getitem__)
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> float:
+        """Return the aged count."""
+        return state.uses[expert]

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from moex.cache.base import CachePolicy
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Expert, Now
+from moex.cache.array_policy import ArrayPolicy
 
 
 @dataclass
-class LRU(CachePolicy):
-    """Evict the expert used longest ago: the baseline of Eliseev & Mazur 2023, arXiv 2312.17238."""
+class LRU(ArrayPolicy):
+    """Evict the expert used longest ago: the baseline of Eliseev & Mazur 2023, arXiv 2312.17238.
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of oldest last use."""
-        return candidates[0]
+    It needs no rule: all experts score the same, and of equals the one used longest ago is evicted.
+    """

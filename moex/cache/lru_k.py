@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
-    from moex.types import Expert, Now, Scope
+MOST = 1024
+"""Uses of which the times are kept."""
 
 
 @dataclass
-class LRUK(CachePolicy):
+class LRUK(ArrayPolicy):
     """Evict the expert whose K-th last use is oldest (O'Neil, O'Neil & Weikum 1993, SIGMOD).
 
     The K-th last use separates popular experts from those used once. Experts with fewer than K uses
@@ -24,28 +25,30 @@ class LRUK(CachePolicy):
     visit, in which an expert is demanded once.
 
     Raises:
-        ValueError: `k` below 1.
+        ValueError: `k` outside 1 to 1024.
     """
 
     k: int = 2
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"cache.k={self.k}: expected a number of uses from 1, e.g. cache.k=2")
+        if not 1 <= self.k <= MOST:
+            raise ValueError(
+                f"cache.k={self.k}: expected a number of uses from 1 to {MOST}, e.g. cache.k=2"
+            )
 
-    def reset(self, scope: Scope) -> None:
-        """Discard all uses."""
-        self.uses: dict[Expert, deque[int]] = {}
-        self.kth: dict[Expert, int] = {}
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return no uses; each expert has a ring of K."""
+        return {"ring": [-1] * (self.k * scope.size), "count": [0] * scope.size, "k": [self.k]}
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
         """Note the use; the oldest of the last K drops out."""
-        uses = self.uses.get(expert)
-        if uses is None:
-            uses = self.uses[expert] = deque(maxlen=self.k)
-        uses.append(now.clock)
-        self.kth[expert] = uses[0] if len(uses) == self.k else -1
+        k = state.k[0]
+        state.ring[expert * k + state.count[expert] % k] = now.clock
+        state.count[expert] += 1
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of oldest K-th last use."""
-        return min(candidates, key=self.kth.__getitem__)
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> int:
+        """Return the K-th last use, -1 if there were fewer."""
+        k = state.k[0]
+        return state.ring[expert * k + state.count[expert] % k]

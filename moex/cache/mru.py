@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Expert, Now
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class MRU(CachePolicy):
+class MRU(ArrayPolicy):
     """Evict the expert used last before this visit: right for cyclic scans larger than the pool.
 
     Chou & DeWitt 1985, VLDB. Members of the running visit are kept, so the victim is a member of
     the visit before: the one of highest index.
     """
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return the candidate of newest last use."""
-        return candidates[-1]
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return the order of last uses."""
+        return {"last": [0] * scope.size}
+
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
+        """Note the use; experts of one visit are ordered by index."""
+        state.last[expert] = now.clock * len(state.last) + expert
+
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> int:
+        """Return a score that is lower the later the last use was."""
+        return -state.last[expert]

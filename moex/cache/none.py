@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Expert, Now
+    from moex.cache.array_policy import Moment
 
 
 @dataclass
-class NoCache(CachePolicy):
+class NoCache(ArrayPolicy):
     """Keep nothing: every demanded expert passes through staging and is loaded again next time.
 
     "Without LRU cache" of Eliseev & Mazur 2023 (arXiv 2312.17238, table 2). The slots stay empty,
@@ -22,10 +20,7 @@ class NoCache(CachePolicy):
     Prefetching still works, with the staging slots.
     """
 
-    def admit(self, expert: Expert, now: Now) -> bool:
+    @staticmethod
+    def admits(state: Any, expert: int, now: Moment) -> bool:
         """Admit no expert."""
         return False
-
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return any candidate; never called, because no expert is resident."""
-        return candidates[0]

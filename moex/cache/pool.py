@@ -5,20 +5,20 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from moex.cache.base import CachePolicy
 from moex.types import Eviction, Scope
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from moex.cache.base import CachePolicy
     from moex.types import Expert, Future, Geometry, Now
 
 
 class Pool:
     """Residents of one pool, oldest last use first, and the policy that evicts them."""
 
-    def __init__(self, policy: CachePolicy, capacity: int, layers: range) -> None:
+    def __init__(self, policy: CachePolicy, capacity: int, layers: Sequence[int]) -> None:
         self.policy, self.capacity, self.layers = policy, capacity, layers
         self.residents: dict[Expert, int] = {}
         # A hook that a policy does not override is not called at all: replay is this loop.
@@ -88,7 +88,7 @@ class Pool:
         return evictions, released
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
-        return getattr(self.policy, name) if overrides(self.policy, name) else None
+        return getattr(self.policy, name) if name in self.policy.hooks() else None
 
 
 def pools(
@@ -109,18 +109,21 @@ def pools(
         seed: for policies that use random numbers.
         future: the recorded visits, for policies that need them.
     """
-    layers, width = geometry.layers, 1 if kind == "layer" else geometry.layers
     found: list[Pool] = []
-    for number, first in enumerate(range(0, layers, width)):
-        span = range(first, first + width)
-        pool = Pool(deepcopy(prototype), slots * width, span)
-        capacity, experts, top_k = pool.capacity, geometry.experts, geometry.top_k
-        own_seed = seed * 1_000_003 + number
-        pool.policy.reset(Scope(capacity, span, experts, top_k, own_seed, future))
-        found.extend([pool] * width)
+    for scope in scopes(slots, kind, geometry, seed, future):
+        pool = Pool(deepcopy(prototype), scope.capacity, scope.layers)
+        pool.policy.reset(scope)
+        found.extend([pool] * len(scope.layers))
     return found
 
 
-def overrides(policy: CachePolicy, name: str) -> bool:
-    """Whether a policy overrides the hook of this name."""
-    return getattr(type(policy), name) is not getattr(CachePolicy, name)
+def scopes(
+    slots: int, kind: str, geometry: Geometry, seed: int, future: Future | None
+) -> list[Scope]:
+    """Return what the policy of every pool starts with; the arguments are those of `pools`."""
+    width = 1 if kind == "layer" else geometry.layers
+    spans = [range(first, first + width) for first in range(0, geometry.layers, width)]
+    return [
+        Scope(slots * width, span, geometry.experts, geometry.top_k, seed * 1_000_003 + at, future)
+        for at, span in enumerate(spans)
+    ]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.base import CachePolicy
-from moex.types import Expert
+from moex.cache.array_policy import ArrayPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from moex.types import Access, Now, Scope
+    from moex.cache.array_policy import Moment
+    from moex.types import Scope
 
 
 @dataclass
-class Static(CachePolicy):
+class Static(ArrayPolicy):
     """Keep the experts that a calibration used most (Fiddler, KTransformers).
 
     `counts` is the histogram of a calibration run, layers x experts, or the path of a JSON file
@@ -44,17 +41,23 @@ class Static(CachePolicy):
                 f"cache.calibration={self.calibration}: expected visits per layer from 1, e.g. 100"
             )
 
-    def reset(self, scope: Scope) -> None:
-        """Pin the most used experts of the given counts, or start a calibration."""
-        self.scope = scope
-        self.uses: Counter[Expert] = Counter()
-        self.visits = 0
-        self.pinned: set[Expert] | None = None
+    def state(self, scope: Scope) -> dict[str, Any]:
+        """Return the set of the given counts, or the beginning of a calibration."""
+        pinned = [False] * scope.size
         if self.counts is not None:
-            self.uses.update(self._read())
-            self._freeze()
+            uses = self._read(scope)
+            for expert in sorted(range(scope.size), key=lambda e: -uses[e])[: scope.capacity]:
+                pinned[expert] = True
+        return {
+            "pinned": pinned,
+            "fixed": [self.counts is not None],
+            "uses": [0] * scope.size,
+            "visits": [0],
+            "enough": [self.calibration * len(scope.layers)],
+            "capacity": [scope.capacity],
+        }
 
-    def _read(self) -> dict[Expert, float]:
+    def _read(self, scope: Scope) -> list[float]:
         table = self.counts
         if isinstance(table, str):
             if not Path(table).is_file():
@@ -69,44 +72,48 @@ class Static(CachePolicy):
                     "as runs write them: results/RUN_ID/counts.json"
                 ) from error
         assert table is not None
-        scope = self.scope
         if not _counted(table, scope):
             raise ValueError(
                 f"cache.counts: expected a row of {scope.experts} counts for each layer up to "
                 f"{max(scope.layers)}, one per expert; every run of this model writes them: "
                 "results/RUN_ID/counts.json; try cache.counts=null"
             )
-        return {
-            Expert(layer, index): count
-            for layer in scope.layers
-            for index, count in enumerate(table[layer])
-        }
+        return [count for layer in scope.layers for count in table[layer]]
 
-    def _freeze(self) -> None:
-        everyone = [Expert(la, i) for la in self.scope.layers for i in range(self.scope.experts)]
-        everyone.sort(key=lambda expert: -self.uses[expert])
-        self.pinned = set(everyone[: self.scope.capacity])
-
-    def on_visit(self, access: Access) -> None:
+    @staticmethod
+    def visited(state: Any, now: Moment) -> None:
         """End the calibration when it has seen enough."""
-        self.visits += 1
-        if self.pinned is None and self.visits > self.calibration * len(self.scope.layers):
-            self._freeze()
+        state.visits[0] += 1
+        if not state.fixed[0] and state.visits[0] > state.enough[0]:
+            _pin_most_used(state)
 
-    def on_access(self, expert: Expert, now: Now, hit: bool) -> None:
+    @staticmethod
+    def used(state: Any, expert: int, now: Moment, hit: bool) -> None:
         """Count while calibrating."""
-        if self.pinned is None:
-            self.uses[expert] += 1
+        if not state.fixed[0]:
+            state.uses[expert] += 1
 
-    def admit(self, expert: Expert, now: Now) -> bool:
+    @staticmethod
+    def admits(state: Any, expert: int, now: Moment) -> bool:
         """Admit only pinned experts, once the set is fixed."""
-        return self.pinned is None or expert in self.pinned
+        return not state.fixed[0] or state.pinned[expert]
 
-    def victim(self, candidates: Sequence[Expert], now: Now) -> Expert:
-        """Return an expert that is not pinned, or while calibrating the least used."""
-        if self.pinned is not None:
-            return next(expert for expert in candidates if expert not in self.pinned)
-        return min(candidates, key=self.uses.__getitem__)
+    @staticmethod
+    def score(state: Any, expert: int, now: Moment) -> int:
+        """Return a score: pinned experts over all others; while calibrating, the uses."""
+        return int(state.pinned[expert]) if state.fixed[0] else state.uses[expert]
+
+
+def _pin_most_used(state: Any) -> None:
+    """Fix the set: the most used experts, of equals the first."""
+    state.fixed[0] = True
+    left, uses = state.capacity[0], max(state.uses)
+    while left > 0 and uses >= 0:
+        for expert in range(len(state.uses)):
+            if left > 0 and state.uses[expert] == uses:
+                state.pinned[expert] = True
+                left -= 1
+        uses -= 1
 
 
 def _counted(table: Any, scope: Scope) -> bool:

@@ -7,7 +7,7 @@ no clock is read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moex.types import DECODE
 
@@ -66,15 +66,12 @@ class Governor:
 
     def __init__(self, least: float | None = None) -> None:
         self.least = least
+        self.numbers = [0] * 5
         self.reset()
 
     def reset(self) -> None:
         """Forget all prefetches, and run freely."""
-        self._begin(WINDOW)
-        self.pause, self.left = FIRST, 0
-
-    def _begin(self, enough: int) -> None:
-        self.enough, self.used, self.ended = enough, 0, 0
+        begin(self.numbers)
 
     @property
     def state(self) -> str:
@@ -83,25 +80,51 @@ class Governor:
 
     def count(self, access: Access, plan: Plan) -> None:
         """Count the prefetches that a plan of this visit ends; called before `allows`."""
-        if not self.least or self.left or access.phase != DECODE:
-            return
-        self.used += len(plan.prefetched)
-        self.ended += len(plan.prefetched) + len(plan.dropped)
-        if self.ended < self.enough:
-            return
-        if self.used < self.least * self.ended:
-            self.left, self.pause = self.pause, min(2 * self.pause, LONGEST)
-            self._begin(PROBE)
-        else:
-            if self.enough == WINDOW:
-                self.pause = FIRST
-            self._begin(WINDOW)
+        if access.phase == DECODE:
+            count_ended(self.numbers, self.least or 0.0, len(plan.prefetched), len(plan.dropped))
 
     def allows(self, access: Access) -> bool:
         """Whether the prefetcher is asked in this visit; called once a visit."""
-        if self.least == NEVER:
-            return False
-        if access.phase != DECODE or not self.left:
-            return True
-        self.left -= 1
+        return allows(self.numbers, self.least or 0.0, access.phase == DECODE)
+
+
+LEFT, PAUSE, ENOUGH, USED, ENDED = range(5)
+"""Numbers of a governor: visits left of a pause, of the next pause, prefetches to wait for; those
+that were used and that ended. The functions on them also run compiled, in replays."""
+
+
+def begin(numbers: Any) -> None:
+    """Forget all prefetches, and run freely."""
+    _look(numbers, WINDOW)
+    numbers[PAUSE], numbers[LEFT] = FIRST, 0
+
+
+def _look(numbers: Any, enough: int) -> None:
+    numbers[ENOUGH], numbers[USED], numbers[ENDED] = enough, 0, 0
+
+
+def count_ended(numbers: Any, least: float, used: int, dropped: int) -> None:
+    """Count the prefetches that a plan of a decoding visit ends."""
+    if not least or numbers[LEFT]:
+        return
+    numbers[USED] += used
+    numbers[ENDED] += used + dropped
+    if numbers[ENDED] < numbers[ENOUGH]:
+        return
+    if numbers[USED] < least * numbers[ENDED]:
+        numbers[LEFT], numbers[PAUSE] = numbers[PAUSE], min(2 * numbers[PAUSE], LONGEST)
+        _look(numbers, PROBE)
+    else:
+        if numbers[ENOUGH] == WINDOW:
+            numbers[PAUSE] = FIRST
+        _look(numbers, WINDOW)
+
+
+def allows(numbers: Any, least: float, decoding: bool) -> bool:
+    """Whether the prefetcher is asked in a visit."""
+    if least == NEVER:
         return False
+    if not decoding or not numbers[LEFT]:
+        return True
+    numbers[LEFT] -= 1
+    return False

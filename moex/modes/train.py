@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -79,7 +80,7 @@ def _from_text(run: Run, folder: Path, kind: str, made: Any, recipe: Recipe) -> 
 
 def _from_trace(run: Run, folder: Path, kind: str, made: Any, recipe: Recipe) -> Trained:
     """Train on recorded routing, without a model; the checkpoint suits any of that geometry."""
-    from moex.api import read_trace
+    from moex.api import Trace, open_trace
     from moex.train.fit import train
     from moex.train.history import Passes
 
@@ -88,7 +89,8 @@ def _from_trace(run: Run, folder: Path, kind: str, made: Any, recipe: Recipe) ->
             f"trace=null: prefetch={kind} is trained on a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace = read_trace(run.trace)
+    trace = open_trace(run.trace, in_memory=sys.maxsize)
+    assert isinstance(trace, Trace)
     named = ", ".join(path.name for path in trace_files(run.trace))
     passes = Passes(trace, recipe.context, named, run.seed)
     started = time.process_time()

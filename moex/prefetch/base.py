@@ -79,6 +79,20 @@ class Prefetcher(ABC):
         There `predict` is not called after it, and `lookahead_norm` is empty.
         """
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether `predictions` gives all that `predict` would return in a replay of a trace."""
+        return False
+
+    def predictions(self, trace: Trace) -> tuple[Any, Any]:
+        """Return what is predicted in every visit of a trace; called after `reset`, if repeatable.
+
+        Returns:
+            offsets [visits + 1] and experts, numbered `layer * experts + index`, as arrays: those
+            of visit i are `experts[offsets[i]:offsets[i + 1]]`, best first.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def predict(self, observation: Observation) -> Sequence[Prediction]:
         """Return the experts to prefetch for later visits, best first."""

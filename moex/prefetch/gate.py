@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moex.prefetch.scored import ScoredPrefetcher
 
 if TYPE_CHECKING:
     from moex.prefetch.base import Observation
+    from moex.trace.format import Trace
     from moex.types import Prediction
 
 
@@ -26,3 +27,12 @@ class Gate(ScoredPrefetcher):
     def predict(self, observation: Observation) -> list[Prediction]:
         """Return the highest-scored experts of each layer ahead."""
         return list(self.name(observation.access, observation.lookahead))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether `predictions` gives all; not where a sum of scores decides."""
+        return not self.mass
+
+    def predictions(self, trace: Trace) -> tuple[Any, Any]:
+        """Return the same of every visit of a trace."""
+        return self.name_all(trace, trace.lookahead)

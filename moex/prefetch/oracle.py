@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from moex.prefetch.base import Prefetcher, missing_recording
 from moex.types import Expert, Prediction
@@ -57,7 +59,21 @@ class Oracle(Prefetcher):
 
     def predict(self, observation: Observation) -> list[Prediction]:
         """Return the experts of the next visits, nearest visit first."""
-        now = observation.access.clock
+        return self._predict(observation.access.clock)
+
+    @property
+    def repeatable(self) -> bool:
+        """Predictions depend on the recording alone."""
+        return True
+
+    def predictions(self, trace: Trace) -> tuple[Any, Any]:
+        """Return the same of every visit of a trace."""
+        visits = [self._predict(clock) for clock in range(len(trace))]
+        offsets = np.append(0, np.cumsum([len(visit) for visit in visits]))
+        named = [p.expert.layer * self.experts + p.expert.index for visit in visits for p in visit]
+        return offsets, np.array(named, np.int64)
+
+    def _predict(self, now: int) -> list[Prediction]:
         self.made.pop(now, None)
         predictions: list[Prediction] = []
         for ahead in range(1, self.horizon + 1):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from moex.prefetch.base import Prefetcher, missing_recording
 
@@ -25,16 +27,16 @@ class Recorded(Prefetcher):
     needs: ClassVar[frozenset[str]] = frozenset({"recorded"})
 
     def __post_init__(self) -> None:
-        self.predictions: list[list[Prediction]] = []
+        self.recorded: list[list[Prediction]] = []
         self.first = 0
 
     def set_future(self, trace: Trace) -> None:
         """Take the recorded predictions: of all visits, or of a chunk that comes next."""
-        self.predictions, self.first = trace.predictions or [], trace.first
+        self.recorded, self.first = trace.predictions or [], trace.first
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Check that there is a recording."""
-        if not self.predictions:
+        if not self.recorded:
             raise missing_recording(self, "predictions")
 
     def predict(self, observation: Observation) -> Sequence[Prediction]:
@@ -44,10 +46,26 @@ class Recorded(Prefetcher):
             ValueError: the recorded run has fewer visits.
         """
         visit = observation.access.clock - self.first
-        if visit >= len(self.predictions):
-            raise ValueError(
-                f"prefetch=recorded: visit {self.first + visit} of a run whose recording ends "
-                f"after {self.first + len(self.predictions)}; expected the recording of this same "
-                "run"
-            )
-        return self.predictions[visit]
+        if visit >= len(self.recorded):
+            raise self._ends(visit)
+        return self.recorded[visit]
+
+    def _ends(self, visit: int) -> ValueError:
+        return ValueError(
+            f"prefetch=recorded: visit {self.first + visit} of a run whose recording ends after "
+            f"{self.first + len(self.recorded)}; expected the recording of this same run"
+        )
+
+    @property
+    def repeatable(self) -> bool:
+        """Predictions depend on the recording alone."""
+        return True
+
+    def predictions(self, trace: Trace) -> tuple[Any, Any]:
+        """Return all recorded predictions."""
+        recorded, experts = self.recorded[: len(trace)], trace.geometry.experts
+        if len(recorded) < len(trace):
+            raise self._ends(len(recorded))
+        offsets = np.append(0, np.cumsum([len(visit) for visit in recorded]))
+        named = [p.expert.layer * experts + p.expert.index for visit in recorded for p in visit]
+        return offsets, np.array(named, np.int64)

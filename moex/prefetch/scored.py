@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import nlargest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from moex.prefetch.base import Prefetcher
 from moex.types import DEEPEST, PREFILL, Expert, Prediction
@@ -12,6 +14,7 @@ from moex.types import DEEPEST, PREFILL, Expert, Prediction
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from moex.trace.format import Trace
     from moex.types import Access, Geometry
 
 
@@ -84,3 +87,57 @@ class ScoredPrefetcher(Prefetcher):
                     break
                 got += scores[index]
                 yield Prediction(Expert(layer, index), scores[index])
+
+    def name_all(self, trace: Trace, ahead: Any) -> tuple[Any, Any]:
+        """Return what `name` yields in every visit of a trace, as `Prefetcher.predictions`.
+
+        Args:
+            trace: the visits.
+            ahead: the scores of the layers ahead, as in a trace's `lookahead`.
+        """
+        import numba
+
+        chosen = np.array([min(self.named, self.paid), self.paid])
+        most = self.depth * chosen[trace.prefill.astype(np.int64)].sum()
+        offsets, found = np.zeros(len(trace) + 1, np.int64), np.zeros(most, np.int64)
+        rank = numba.njit(_rank, cache=True)
+        shape = self.depth, trace.geometry.experts
+        count = rank(ahead, trace.layer, trace.prefill, *shape, chosen, offsets, found)
+        return offsets, found[:count]
+
+
+def _rank(
+    ahead: Any,
+    layers: Any,
+    prefill: Any,
+    depth: int,
+    experts: int,
+    chosen: Any,
+    offsets: Any,
+    found: Any,
+) -> int:
+    """Fill in each visit's best experts of positive score; equals are ordered by index."""
+    count = 0
+    for visit in range(len(layers)):
+        most = chosen[int(prefill[visit])]
+        for distance in range(depth):
+            scores = ahead[visit, distance * experts : (distance + 1) * experts]
+            begin = end = count
+            for expert in range(experts):
+                score = scores[expert]
+                if not score > 0:  # nan: no such layer
+                    continue
+                if end - begin < most:
+                    end += 1
+                elif most == 0 or score <= scores[found[end - 1]]:
+                    continue
+                at = end - 1
+                while at > begin and score > scores[found[at - 1]]:
+                    found[at] = found[at - 1]
+                    at -= 1
+                found[at] = expert
+            for at in range(begin, end):
+                found[at] += (layers[visit] + 1 + distance) * experts
+            count = end
+        offsets[visit + 1] = count
+    return count

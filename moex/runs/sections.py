@@ -57,6 +57,8 @@ class Identity:
     oracle: bool = False
     random_weights: bool = False
     replayed_routing: bool = False
+    replay: str | None = None
+    interpreted_because: str | None = None
     smoke: bool = False
 
 

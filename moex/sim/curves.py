@@ -61,7 +61,7 @@ class Curve:
         return self.hits / max(1, self.requests)
 
 
-class _Visits(NamedTuple):
+class Visits(NamedTuple):
     """A trace as the compiled loops read it; an expert is numbered `layer * experts + index`."""
 
     pool: NDArray[np.int64]
@@ -99,7 +99,7 @@ def curves(
             f"curves: policies {', '.join(policies)}, pool {pool}, phase {phase}: expected of "
             f"{', '.join(KINDS)}, layer or global, decode or prefill"
         )
-    geometry, visits = trace.geometry, _visits(trace, pool, cold)
+    geometry, visits = trace.geometry, visits_of(trace, pool, cold)
     sizes = np.arange(geometry.top_k, geometry.experts + 1) if slots is None else np.asarray(slots)
     row = int(phase == PREFILL)
     counted = visits.phase == row
@@ -111,7 +111,8 @@ def curves(
     return found
 
 
-def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
+def visits_of(trace: Trace, pool: str, cold: bool) -> Visits:
+    """Return a trace as the compiled loops read it."""
     experts = trace.names()
     clocks = np.repeat(np.arange(len(trace)), np.diff(trace.offsets))
     never = np.iinfo(np.int64).max
@@ -119,7 +120,7 @@ def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
     if cold:
         fresh[1:] = trace.sequence[1:] != trace.sequence[:-1]
     fresh[list(trace.resets)] = True
-    return _Visits(
+    return Visits(
         pool=(trace.layer if pool == "layer" else np.zeros(len(trace))).astype(np.int64),
         offsets=np.ascontiguousarray(trace.offsets, np.int64),
         experts=experts,
@@ -131,7 +132,7 @@ def _visits(trace: Trace, pool: str, cold: bool) -> _Visits:
 
 def _curve(
     trace: Trace,
-    visits: _Visits,
+    visits: Visits,
     kind: int,
     sizes: NDArray[np.int64],
     pool: str,
@@ -150,13 +151,16 @@ def _curve(
         hits[stacked] = np.cumsum(depths[row])[sizes[stacked] * scale - 1]
         all_hits[stacked] = np.cumsum(deepest[row])[sizes[stacked] * scale - 1]
     for point in np.flatnonzero(~stacked):
-        loads = _replayed(trace, visits, kind, int(sizes[point]), pool)[counted]
+        loads = replayed_loads(trace, visits, kind, int(sizes[point]), pool)[counted]
         hits[point] = np.diff(visits.offsets)[counted].sum() - loads.sum()
         all_hits[point] = (loads == 0).sum()
     return hits, all_hits, tuple(np.where(stacked, "stack", "replay").tolist())
 
 
-def _replayed(trace: Trace, visits: _Visits, kind: int, slots: int, pool: str) -> NDArray[np.int64]:
+def replayed_loads(
+    trace: Trace, visits: Visits, kind: int, slots: int, pool: str
+) -> NDArray[np.int64]:
+    """Return the loads of every visit at one capacity [visits]."""
     layers, experts = trace.geometry.layers, trace.geometry.experts
     pools, capacity = (layers, slots) if pool == "layer" else (1, slots * layers)
     width = layers * experts // pools

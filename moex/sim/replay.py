@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moex.decisions.rows import whole_from
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
     from moex.hardware.profile import HardwareProfile
     from moex.runs.report import Report
     from moex.trace.stream import TraceStream
-    from moex.types import Plan
+    from moex.types import Expert, Plan
+
+
+class RecordedFuture(Future):
+    """The future of a trace, read when it is first asked for, which compiled replays never do."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    @cached_property
+    def _clocks(self) -> dict[Expert, list[int]]:  # type: ignore[override]
+        return self._trace.future()._clocks
 
 
 def replay(
@@ -96,7 +108,9 @@ def replay_in_shards(
 def _cache(
     decisions: Decisions, trace: Trace | TraceStream, hardware: HardwareProfile | None
 ) -> ExpertCache:
-    future = trace.future() if "future" in decisions.policy.needs else None
+    future: Future | None = None
+    if "future" in decisions.policy.needs:
+        future = RecordedFuture(trace) if isinstance(trace, Trace) else trace.future()
     return decisions.build(trace.geometry, hardware, future)
 
 

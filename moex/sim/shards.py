@@ -79,7 +79,7 @@ def row(
         mode="simulate",
         policy=type(cache.prototype).__name__,
         prefetcher=type(prefetcher).__name__,
-        governor=None if isinstance(prefetcher, NoPrefetch) else governor.state,
+        governor=governor.state if prefetcher.predicts else None,
         link="modelled" if times else "none",
         slots=cache.slots,
         pool=cache.pool,

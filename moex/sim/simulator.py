@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from moex.decisions.governor import Governor
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
+from moex.sim.arrays.compile import NotCompiled
+from moex.sim.arrays.run import refusal, replay_compiled
 from moex.sim.check import check
 from moex.sim.clock import Clock
 from moex.sim.shards import Totals, row
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
+    from moex.runs.measured import Clocked
     from moex.runs.report import Report
     from moex.trace.stream import TraceStream
     from moex.types import Access, Plan
@@ -38,6 +41,7 @@ def simulate(
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     governor: Governor | None = None,
+    compiled: bool | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -51,17 +55,58 @@ def simulate(
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
         governor: pauses the prefetcher; default never.
+        compiled: False interprets; True compiles whatever has a compiled form; default: only where
+            the trace is long. The row says which; all else in it is the same.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
-    prefetcher = prefetcher or NoPrefetch()
+    prefetcher, governor = prefetcher or NoPrefetch(), governor or Governor()
+    given = trace, cache, prefetcher, hardware, cold, on_plan, governor
+    totals, times, why = replayed(*given, compiled)
+    report = row(trace, cache, prefetcher, governor, totals, times)
+    report.replay, report.interpreted_because = "interpreted" if why else "compiled", why
+    return report
+
+
+def replayed(
+    trace: Trace | TraceStream,
+    cache: ExpertCache,
+    prefetcher: Prefetcher,
+    hardware: HardwareProfile | None,
+    cold: bool,
+    on_plan: Callable[[Plan], None] | None,
+    governor: Governor,
+    compiled: bool | None = None,
+    visits: tuple[int, int] | None = None,
+) -> tuple[Totals, dict[str, Clocked] | None, str | None]:
+    """Replay a trace; the arguments are those of `simulate`.
+
+    Args:
+        visits: the first one, and the one after the last; default all.
+
+    Returns:
+        what was counted, what the clock measured of both phases (None without one), and why the
+        replay was interpreted (None if it was compiled).
+    """
     check(trace, cache, prefetcher)
-    governor = governor or Governor()
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
-    run.replay(0, len(trace), cold)
-    times = run.clock.phases if run.clock else None
-    return row(trace, cache, prefetcher, governor, run.totals, times)
+    visits = visits or (0, len(trace))
+    times: dict[str, Clocked] | None = None
+    why = refusal(trace, cache, prefetcher, on_plan, compiled, visits)
+    if why is None:
+        whole = isinstance(trace, Trace) and visits == (0, len(trace))
+        parts = [trace] if whole else _watched(trace, *visits)
+        try:
+            totals, times = replay_compiled(
+                trace, parts, cache, prefetcher, hardware, cold, governor
+            )
+        except NotCompiled as error:
+            why = str(error)
+    if why is not None:
+        run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
+        run.replay(*visits, cold)
+        totals, times = run.totals, run.clock.phases if run.clock else None
+    return totals, times, why
 
 
 def count(
@@ -78,11 +123,8 @@ def count(
     Raises:
         ValueError: as `simulate`.
     """
-    prefetcher = prefetcher or NoPrefetch()
-    check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, None, None, governor)
-    run.replay(*visits, cold=True)
-    return run.totals
+    given = trace, cache, prefetcher or NoPrefetch(), None, True, None, governor
+    return replayed(*given, visits=visits)[0]
 
 
 class _Replay:

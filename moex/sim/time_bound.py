@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moex.hardware.forecast import transfer_s
-from moex.trace.trace import following
+from moex.sim.compiled_curves import BYPASS
+from moex.sim.curves import replayed_loads, visits_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,34 +90,16 @@ def belady_loads(
     After a visit the pool keeps those of its residents and of the visit's experts that are demanded
     again soonest; one that never is, is not kept at all.
     """
-    never, geometry = len(trace), trace.geometry
-    clocks = np.repeat(np.arange(never), np.diff(trace.offsets))
-    named = trace.names()
-    after, names = np.append(clocks, never)[following(named)].tolist(), named.tolist()
-    offsets, sequences = trace.offsets.tolist(), trace.sequence.tolist()
-    shared = pool == "global"
-    pools = [0] * never if shared else trace.layer.tolist()
-    capacity, count = (slots * geometry.layers, 1) if shared else (slots, geometry.layers)
-    loads = [0] * never
-    kept: list[dict[int, int]] = [{} for _ in range(count)]
-    order: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-    for clock, number in enumerate(pools):
-        if cold and clock and sequences[clock] != sequences[clock - 1]:
-            for each, heap in zip(kept, order, strict=True):
-                each.clear()
-                heap.clear()
-        residents, latest = kept[number], order[number]
-        for slot in range(offsets[clock], offsets[clock + 1]):
-            expert, use = names[slot], after[slot]
-            loads[clock] += residents.pop(expert, None) is None
-            if use < never:
-                residents[expert] = use
-                heappush(latest, (-use, expert))
-        while len(residents) > capacity:
-            use, expert = heappop(latest)  # an old entry of the heap names a use that is over
-            if residents.get(expert) == -use:
-                del residents[expert]
-    return np.asarray(loads, np.int64)
+    visits = visits_of(trace, pool, cold)._replace(fresh=_begins(trace, cold))
+    return replayed_loads(trace, visits, BYPASS, slots, pool)
+
+
+def _begins(trace: Trace, cold: bool) -> NDArray[np.bool_]:
+    """Whether a cold sequence begins at each visit [visits]."""
+    begins = np.zeros(len(trace), np.bool_)
+    if cold:
+        begins[1:] = trace.sequence[1:] != trace.sequence[:-1]
+    return begins
 
 
 def _computing(trace: Trace, hardware: HardwareProfile) -> NDArray[np.float64]:

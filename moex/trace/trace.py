@@ -83,6 +83,11 @@ class Trace:
         for begin in range(start, stop, visits):
             yield self._part(begin, min(stop, begin + visits))
 
+    @property
+    def accesses_count(self) -> int:
+        """Number of accesses: experts demanded, summed over visits."""
+        return len(self.experts)
+
     def sequence_starts(self) -> NDArray[np.int64]:
         """Return the clocks of the first visits of all sequences but the first."""
         return np.flatnonzero(self.sequence[1:] != self.sequence[:-1]) + 1 + self.first

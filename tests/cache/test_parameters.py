@@ -10,6 +10,7 @@ import pytest
 from moex.api import simulate
 from moex.cache.lru_k import LRUK
 from moex.cache.static import Static
+from moex.cache.window_lfu import WindowLFU
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,10 @@ def test_what_is_no_table_of_counts_is_refused(tmp_path, counts):
     assert simulate("tiny", Static(None), slots=3).requests
 
 
-def test_lru_k_remembers_no_more_uses_than_there_were():
-    many, more = (simulate("tiny", LRUK(k), slots=3) for k in (10**5, 10**15))
-    assert many.resident_hits == more.resident_hits > 0
+@pytest.mark.parametrize(
+    ("make", "most"), [(lambda k: LRUK(k=k), 1024), (lambda window: WindowLFU(window), 4096)]
+)
+def test_what_would_take_memory_without_end_is_refused(make, most):
+    assert simulate("tiny", make(most), slots=3).resident_hits
+    with pytest.raises(ValueError, match=f"={most + 1}: expected .*{most}"):
+        make(most + 1)

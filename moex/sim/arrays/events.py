@@ -1,0 +1,63 @@
+"""A trace as a compiled replay reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moex.sim.arrays.replay import RESET, RESTART, Events
+from moex.trace.trace import following
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from moex.trace.format import Trace
+
+
+def events(
+    trace: Trace,
+    cold: bool = False,
+    future: bool = False,
+    predictions: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    before: int | None = None,
+) -> Events:
+    """Return a trace as a compiled replay reads it.
+
+    Args:
+        trace: the recorded routing.
+        cold: whether every sequence starts with an empty cache.
+        future: whether the policy is told when experts are used next.
+        predictions: offsets [visits + 1] and experts (`layer * experts + index`) of what is
+            predicted in every visit.
+        before: the sequence of the visit before the first one; None: there is none.
+    """
+    visits, names = len(trace), trace.names()
+    fresh = np.zeros(visits, np.int8)
+    fresh[[reset - trace.first for reset in trace.resets]] |= RESET
+    if cold:
+        earlier = trace.sequence[0] if before is None else before
+        changed = np.diff(trace.sequence, prepend=earlier) != 0
+        fresh |= RESTART * changed.astype(np.int8)
+    next_use = np.zeros(0)
+    if future:
+        clocks = np.repeat(np.arange(visits, dtype=np.float64), np.diff(trace.offsets))
+        # Numbers of 16 bits are sorted several times faster; no known model has more experts.
+        few = trace.geometry.layers * trace.geometry.experts <= 1 << 16
+        next_use = np.append(clocks, np.inf)[following(names.astype(np.uint16) if few else names)]
+    ones = np.ones(visits, np.int32)
+    none = np.zeros(0, np.int64)
+    offsets, predicted = predictions or (none, none)
+    return Events(
+        trace.first,
+        trace.layer.astype(np.int64),
+        trace.position.astype(np.int64),
+        trace.prefill.astype(np.bool_),
+        ones if trace.tokens is None else trace.tokens.astype(np.int32),
+        fresh,
+        np.ascontiguousarray(trace.offsets, np.int64),
+        names,
+        next_use,
+        np.ascontiguousarray(offsets, np.int64),
+        np.ascontiguousarray(predicted, np.int64),
+    )
