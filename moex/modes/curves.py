@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
-from moex.paths import trace_path
 from moex.runs.atomic import write_atomically
 from moex.runs.report import Report
 
@@ -21,7 +21,7 @@ SHOWN = 8
 
 def run(run: Run, folder: Path) -> Report:
     """Replay the trace at every capacity; write `curve.json`."""
-    from moex.api import read_trace
+    from moex.api import Trace, open_trace
     from moex.sim.policy_curves import policy_curve
 
     if not run.trace:
@@ -29,7 +29,8 @@ def run(run: Run, folder: Path) -> Report:
             "trace=null: mode=curves replays a recorded trace; try trace=tiny, or "
             "trace=results/<run_id>/trace.parquet (every mode=live run writes one)"
         )
-    trace = read_trace(trace_path(run.trace))
+    trace = open_trace(run.trace, in_memory=sys.maxsize)
+    assert isinstance(trace, Trace)
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     curve = policy_curve(trace, run.cache, None, run.memory.pool, cold, seed=run.seed)
     columns = {

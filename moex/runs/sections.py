@@ -57,8 +57,8 @@ class Identity:
     oracle: bool = False
     random_weights: bool = False
     replayed_routing: bool = False
-    replay: str | None = None
-    interpreted_because: str | None = None
+    replay: str | None = field(default=None, compare=False)  # decides no other field
+    interpreted_because: str | None = field(default=None, compare=False)
     smoke: bool = False
 
 

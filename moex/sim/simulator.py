@@ -19,7 +19,7 @@ from moex.sim.shards import Totals, row
 from moex.trace.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
@@ -82,8 +82,7 @@ def replayed(
 ) -> tuple[Totals, dict[str, Clocked] | None, str | None]:
     """Replay a trace; the arguments are those of `simulate`.
 
-    Args:
-        visits: the first one, and the one after the last; default all.
+    `visits` are the first one, and the one after the last; default all.
 
     Returns:
         what was counted, what the clock measured of both phases (None without one), and why the
@@ -94,8 +93,9 @@ def replayed(
     times: dict[str, Clocked] | None = None
     why = refusal(trace, cache, prefetcher, on_plan, compiled, visits)
     if why is None:
-        whole = isinstance(trace, Trace) and visits == (0, len(trace))
-        parts = [trace] if whole else _watched(trace, *visits)
+        parts: Iterable[Trace] = _watched(trace, *visits)
+        if isinstance(trace, Trace) and visits == (0, len(trace)):
+            parts = [trace]
         try:
             totals, times = replay_compiled(
                 trace, parts, cache, prefetcher, hardware, cold, governor

@@ -17,7 +17,7 @@ from moex.modes import shards
 from moex.modes import simulate as simulate_mode
 from moex.trace import files, record
 
-ELSEWHERE = ("started", "run_id", "bottleneck")
+ELSEWHERE = ("started", "run_id", "bottleneck", "replay", "interpreted_because")
 
 
 @pytest.fixture(autouse=True)

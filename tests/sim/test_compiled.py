@@ -131,7 +131,14 @@ def uncompiled():
     pool=st.sampled_from(["layer", "global"]),
     staging=st.integers(1, 8),
     prefetcher=PREFETCHERS,
-    hardware=st.sampled_from([None, LINK, replace(LINK, chunk_bytes=1000, link_latency_s=0.0)]),
+    hardware=st.sampled_from(
+        [
+            None,
+            LINK,
+            replace(LINK, chunk_bytes=1000, link_latency_s=0.0),
+            replace(LINK, streams=True),
+        ]
+    ),
     cold=st.booleans(),
     least=st.sampled_from([None, 0.3, 0.9, NEVER]),
 )

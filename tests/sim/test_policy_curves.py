@@ -22,6 +22,7 @@ from moex.sim.simulator import simulate
 def long_enough(monkeypatch):
     """Treat a test's traces as long ones, and run what is compiled for them as it is."""
     monkeypatch.setattr(run, "WORTH_IT", 0)
+    moex.curves(random_trace(0), LRU(), Belady(bypass=True))  # these loops are always compiled
     monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
 
 

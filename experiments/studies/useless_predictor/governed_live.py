@@ -87,8 +87,8 @@ def measure(
 ) -> tuple[list[list[float]], list[Counts]]:
     """Seconds a token of every setup, in turns until all ratios of the last one are known.
 
-    From turn to turn they change models, and all memory is given out anew: where it lies makes one
-    of two equal setups up to 5 % faster.
+    From turn to turn they change models, and all memory is allocated anew: its addresses make
+    one of two equal setups up to 5 % faster.
     """
     turns: list[list[float]] = []
     counted: dict[int, Counts] = {}

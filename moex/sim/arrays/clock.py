@@ -51,7 +51,7 @@ def machine(clock: Clock | None, cache: ExpertCache) -> Machine:
             pass_s=float(profile.pass_s),
             expert_s=float(clock.expert_s),
             load_s=float(profile.load_s),
-            early_s=float(getattr(clock, "early_s", 0.0)),
+            early_s=float(clock.early_s),
             submit_s=float(profile.submit_s),
             handover_s=float(profile.handover_s),
             predict_s=float(profile.predict_s),

@@ -86,10 +86,8 @@ def replay_compiled(
 ) -> tuple[Totals, dict[str, Clocked] | None]:
     """Replay a trace; return what was counted, and of both phases the clock's times.
 
-    Args:
-        parts: of the trace, in order; one, if the future is needed.
-
-    The others are those of `simulate`.
+    The arguments are those of `simulate`; `parts` are the trace's, in order: one, if the future is
+    needed.
 
     Raises:
         NotCompiled: a rule of the policy does not compile.
