@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
+    from moex.routing.base import RoutingPolicy
     from moex.runner.offloaded import OffloadedModel
     from moex.runs.report import Report
     from moex.sparsity.base import NeuronSelector
@@ -62,6 +63,7 @@ def load(
     break_even: float | None = None,
     link: str = "auto",
     governor: bool = True,
+    routing: RoutingPolicy | None = None,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -102,6 +104,7 @@ def load(
         link: what moves experts: "auto", a file of `moex/link`, or the dotted name of a class.
         governor: whether prefetching is paused while too few prefetches are used, and never begun
             where the link copies nothing while the device computes.
+        routing: which experts a token asks for; default: those that its router chose.
     """
     from moex.runner.assemble import Setup, load_model, offload
     from moex.store.base import store_class
@@ -125,7 +128,8 @@ def load(
     )
     with ExitStack() as stack:
         stack.callback(loaded.store.close)
-        setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector, governor)
+        chosen = cache or LRU(), memory, prefetch, hardware, seed, miss, selector
+        setup = Setup(*chosen, governor, routing)
         offloaded = offload(loaded, setup, future, on_plan=on_plan)
         offloaded.closing = stack.pop_all()
     return offloaded
@@ -148,18 +152,19 @@ def simulate(
     rows: float = 1.0,
     break_even: float | None = None,
     governor: bool = True,
+    routing: RoutingPolicy | None = None,
 ) -> Report:
     """Replay a trace (or a trace file) through the same cache; oracles know its future.
 
     The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
     moves only the rows that the recorded run selected; `hardware`'s costs are scaled to the trace's
-    model. Does not load torch.
+    model; `routing` chooses anew from recorded router rows. Does not load torch.
     """
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
-    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps)
+    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps, routing=routing)
     here = None if hardware is None else scaled(hardware, trace)
     report = replay(decisions, trace, here, cold, on_plan)
     report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)

@@ -59,6 +59,7 @@ def run(run: Run, folder: Path) -> Report:
         store,
         run.governor,
         overlaps,
+        run.routing,
     )
     cold = bool(trace.provenance.get("cold", run.settings["workload"].get("cold")))
     report = replay(decisions, trace, hardware, cold)

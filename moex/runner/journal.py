@@ -7,9 +7,10 @@ takes the same decisions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moex.cache.stats import CacheStats
+from moex.decisions.rerouter import Swaps
 from moex.trace.record import TraceRecorder
 
 if TYPE_CHECKING:
@@ -21,14 +22,19 @@ class Journal:
 
     Args:
         geometry: the model's geometry.
-        overlaps: whether the link copies while the device computes; the trace says so, because a
-            replay must pause prefetching as the run did.
+        about: what the trace says of the run: `routing`, and `overlaps`, whether the link copies
+            while the device computes, because a replay must pause prefetching as the run did.
     """
 
-    def __init__(self, geometry: Geometry, overlaps: bool = True) -> None:
-        self.recorder = TraceRecorder(geometry, {"overlaps": overlaps})
+    def __init__(self, geometry: Geometry, about: dict[str, Any]) -> None:
+        self.recorder = TraceRecorder(geometry, about)
+        self.swaps = Swaps()
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
         self._before: tuple[int, list[dict[str, int]], int] | None = None
+
+    def anew(self) -> Journal:
+        """Return an empty journal of the same model and run."""
+        return Journal(self.recorder.geometry, self.recorder.about)
 
     @property
     def clock(self) -> int:

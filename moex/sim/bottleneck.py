@@ -80,7 +80,8 @@ def analyze(
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
     twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
-    own hardware, as a rerun would. Gains hold one at a time and do not add up.
+    own hardware, as a rerun would. Gains hold one at a time and do not add up. Where what is
+    demanded depends on residency, no policy is perfect, and more slots are estimated off-policy.
 
     Args:
         trace: the recorded routing.
@@ -96,11 +97,13 @@ def analyze(
     report = replay(decisions, trace, hardware, cold, clock=clock)
     assert report.slots is not None
     more = min(report.slots + 1, trace.geometry.experts)
-    perfect = replace(decisions, policy=Belady(bypass=True))
-    larger = replace(decisions, memory=replace(decisions.memory, slots=more, budget=None))
+    changed = {}
+    if not decisions.routes_by_residency:  # else no recording is the future
+        changed["policy"] = replace(decisions, policy=Belady(bypass=True))
+    memory = replace(decisions.memory, slots=more, budget=None)
+    changed["capacity"] = replace(decisions, memory=memory)
     what_ifs = {
-        "policy": replay(perfect, trace, hardware, cold, clock=clock),
-        "capacity": replay(larger, trace, hardware, cold, clock=clock),
+        unit: replay(other, trace, hardware, cold, clock=clock) for unit, other in changed.items()
     }
     if clock.timed:
         for unit, faster in (

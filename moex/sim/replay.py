@@ -41,9 +41,14 @@ def replay(
     cache = decisions.build(trace.geometry, hardware, future)
     governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware
-    report = simulate(trace, cache, decisions.prefetcher, times, cold, on_plan, governor)
+    given = cold, on_plan, governor, decisions.routing
+    report = simulate(trace, cache, decisions.prefetcher, times, *given)
+    if decisions.routing is not None:
+        report.lossy.append("routing")
+    report.residency_dependent = decisions.routes_by_residency
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
+        report.residency_dependent = True
     if cache.selects:
         report.lossy.append("sparsity")
         memory = decisions.memory
@@ -60,12 +65,13 @@ def decode_lower_bound_s(
 ) -> float | None:
     """Return a lower bound on the seconds of decoding the trace, for any policy and prefetcher.
 
-    None if it is unknown: without a timed profile, where rows are moved, and with a miss
-    handler that computes on the host or skips.
+    None if it is unknown: without a timed profile, where rows are moved, with a routing policy, and
+    with a miss handler that computes on the host or skips.
     """
     rows = decisions.moves_rows(hardware)
     fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)
-    if hardware is None or not hardware.timed or rows or not fetches:
+    routed = decisions.routing is not None or trace.router is not None
+    if hardware is None or not hardware.timed or rows or routed or not fetches:
         return None
     memory = decisions.memory
     slots = memory.resolve(trace.geometry)

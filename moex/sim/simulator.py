@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moex.cache.stats import CacheStats
 from moex.decisions.governor import Governor
+from moex.decisions.rerouter import Swaps, choose
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.trace.format import Trace
-    from moex.types import Access, Plan
+    from moex.types import Access, Plan, Prediction
 
 
 def simulate(
@@ -35,6 +37,7 @@ def simulate(
     cold: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
     governor: Governor | None = None,
+    routing: RoutingPolicy | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -48,13 +51,16 @@ def simulate(
         cold: start every sequence with an empty cache and fresh policies (else they carry over).
         on_plan: called with every plan, as a live run would execute it.
         governor: pauses the prefetcher; default never.
+        routing: chooses experts anew from the recorded router rows; default: the model's own
+            choice.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
     prefetcher = prefetcher or NoPrefetch()
-    check(trace, cache, prefetcher)
-    run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor or Governor())
+    check(trace, cache, prefetcher, routing)
+    given = on_plan, governor or Governor(), routing
+    run = _Replay(trace, cache, prefetcher, hardware, *given)
     sequences = trace.sequence.tolist()
     before = sequences[0] if sequences else 0
     resets = frozenset(trace.resets)
@@ -81,6 +87,7 @@ class _Replay:
         hardware: HardwareProfile | None,
         on_plan: Callable[[Plan], None] | None,
         governor: Governor,
+        routing: RoutingPolicy | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
         self.layer_stats = [CacheStats(trace.geometry) for _ in range(trace.geometry.layers)]
@@ -88,11 +95,13 @@ class _Replay:
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
         self.predicts, self.governor = not isinstance(prefetcher, NoPrefetch), governor
         self.access: Access | None = None
+        self.routing, self.swaps = routing, Swaps()
+        recorded = trace.provenance.get("routing")
+        self.off_policy = recorded != (None if routing is None else routing.identity)
         self.cache.reset()
         if prefetcher.needs & {"future", "recorded"}:
             prefetcher.set_future(trace)
-        prefetcher.reset(trace.geometry, cache.seed)
-        governor.reset()
+        self._forget()
 
     def restart(self) -> None:
         """Begin a sequence with an empty cache."""
@@ -107,8 +116,14 @@ class _Replay:
 
     def _empty(self) -> None:
         self.cache.reset()
-        self.prefetcher.reset(self.trace.geometry, self.cache.seed)
+        self._forget()
+
+    def _forget(self) -> None:
+        given = self.trace.geometry, self.cache.seed
+        self.prefetcher.reset(*given)
         self.governor.reset()
+        if self.routing is not None:
+            self.routing.reset(*given)
 
     def _finish(self) -> None:
         if self.access is not None:
@@ -121,6 +136,7 @@ class _Replay:
 
     def visit(self, access: Access, tokens: int) -> None:
         """Replay one layer visit; the order of everything is the live runner's."""
+        access, displaced = self._route(access)
         self.access = access
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
         cache_stats = self.layer_stats[access.layer]
@@ -139,8 +155,8 @@ class _Replay:
                 clock.submit(plan)
             if self.predicts:
                 self.governor.count(access, plan)
-                if plan.last:
-                    self._prefetch(access)
+            if plan.last:
+                self._prefetch(access, displaced)
             if clock:
                 late += self._compute(plan, clock)
             else:
@@ -167,19 +183,43 @@ class _Replay:
             clock.wait_host()
         return late
 
-    def _prefetch(self, access: Access) -> None:
+    def _route(self, access: Access) -> tuple[Access, tuple[Prediction, ...]]:
+        """Choose experts anew where router rows are recorded; return those displaced, too."""
+        if self.trace.router is None:
+            return access, ()
+        rows = self.trace.router[access.clock]
+        choice = choose(self.routing, rows, self.cache, (access.clock, access.layer, access.phase))
+        self.swaps.count(choice.rows, access.phase)
+        same = bool((choice.rows.final == rows.final).all())
+        self.off_policy = self.off_policy or not same
+        if self.cache.selects and not same:
+            raise ValueError(
+                "routing with sparsity: other experts than in the recorded run, whose selected "
+                "rows are not recorded; expected the run's own settings; try sparsity=none"
+            )
+        return access._replace(experts=choice.experts), choice.displaced
+
+    def _prefetch(self, access: Access, displaced: tuple[Prediction, ...]) -> None:
+        asked = self._ask(access) if self.predicts else None
+        if asked is None and not displaced:
+            return
+        plan = self.cache.prefetch((*(asked or ()), *displaced), access.clock)
+        self.layer_stats[access.layer].prefetch(access.phase, plan)
+        if self.clock:
+            if asked is not None:
+                self.clock.now += self.clock.profile.predict_s
+            self.clock.submit(plan)
+        if self.on_plan:
+            self.on_plan(plan)
+
+    def _ask(self, access: Access) -> Sequence[Prediction] | None:
+        """Return what the prefetcher predicts; None while it is paused."""
         observation = Observation(access, self.trace.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
         if not self.governor.allows(access):
             self.layer_stats[access.layer].paused(access.phase)
-            return
-        plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
-        self.layer_stats[access.layer].prefetch(access.phase, plan)
-        if self.clock:
-            self.clock.now += self.clock.profile.predict_s
-            self.clock.submit(plan)
-        if self.on_plan:
-            self.on_plan(plan)
+            return None
+        return self.prefetcher.predict(observation)
 
     def report(self) -> Report:
         """End the replay and return its result row."""
@@ -201,5 +241,7 @@ class _Replay:
             *measured(self.layer_stats, self.clock.phases if self.clock else None, cache.by_rows),
             tokens_decode=trace.tokens_of(prefill=False),
             tokens_prefill=trace.tokens_of(prefill=True),
+            off_policy=self.off_policy,
+            **self.swaps.rates,
         )
         return report

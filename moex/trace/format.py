@@ -14,6 +14,7 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | lookahead | list<float32>[3 * experts], optional | scores of the next 3 layers; NaN: none |
 | predictions | list<struct<layer, index, score, rows>>, optional | predictions of the run |
 | rows | list<binary>, optional | rows that each of `experts` needed: a bitmap; null: all |
+| router_* | five lists, optional | router rows of every token (`router_rows.py`) |
 
 A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
 
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moex.runs.atomic import atomic_write
+from moex.trace import router_rows
 from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
 from moex.trace.validity import DEPTHS as DEPTHS
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "overlaps": bool}
-KINDS |= {"predictor_bytes": int}
+KINDS |= {"predictor_bytes": int, "routing": dict}
 """Keys of the provenance that a replay reads, and their types."""
 
 
@@ -70,6 +72,8 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
         columns["predictions"] = _predictions(trace.predictions)
     if trace.rows is not None:
         columns["rows"] = pa.array(trace.rows, pa.list_(pa.binary()))
+    if trace.router is not None:
+        columns |= router_rows.to_columns(trace.router)
     header = {
         "schema": SCHEMA,
         "geometry": trace.geometry._asdict(),
@@ -144,6 +148,7 @@ def _from_table(table: Any) -> Trace:
         provenance=header["provenance"],
         tokens=columns.numbers("tokens", np.int32) if "tokens" in table.column_names else None,
         resets=tuple(header.get("resets", ())),
+        router=router_rows.from_table(table, geometry),
     )
     if not len(trace):
         raise ValueError("holds no visit; expected at least one")

@@ -13,6 +13,7 @@ from moex.types import PREFILL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moex.trace.router_rows import RouterRows
     from moex.types import Access, Geometry, Prediction
 
 
@@ -32,6 +33,8 @@ class TraceRecorder:
         self.lookahead: list[tuple[tuple[float, ...], ...]] = []
         self.predictions: list[Sequence[Prediction]] = []
         self.needs: list[Sequence[int | None]] = []
+        self.router: list[RouterRows] = []
+        self.keeps_router = True
         self.resets: set[int] = set()
 
     def add(
@@ -42,6 +45,7 @@ class TraceRecorder:
         predictions: Sequence[Prediction] = (),
         tokens: int | None = None,
         needs: Sequence[int | None] = (),
+        router: RouterRows | None = None,
     ) -> None:
         """Record one visit.
 
@@ -52,6 +56,7 @@ class TraceRecorder:
             predictions: of the prefetcher.
             tokens: tokens of the visit; None if unknown.
             needs: the bitmap of selected rows of each of its experts; None for all.
+            router: its router rows; those of all visits are kept, or of none.
         """
         self.accesses.append(access)
         self.sequences.append(sequence)
@@ -59,6 +64,8 @@ class TraceRecorder:
         self.predictions.append(predictions)
         self.tokens.append(tokens)
         self.needs.append(needs)
+        if router is not None and self.keeps_router:
+            self.router.append(router)
 
     def cut(self, count: int) -> None:
         """Keep only the first `count` visits, also if the last was recorded in part."""
@@ -69,6 +76,7 @@ class TraceRecorder:
             self.predictions,
             self.tokens,
             self.needs,
+            self.router,
         )
         for column in columns:
             del column[count:]
@@ -103,4 +111,5 @@ class TraceRecorder:
             provenance=self.about | provenance,
             tokens=None if None in self.tokens else np.asarray(self.tokens, np.int32),
             resets=tuple(sorted(each for each in self.resets if each < len(accesses))),
+            router=self.router if self.router else None,
         )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from moex.trace.router_rows import RouterRows
+
 
 def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the position of every name's next occurrence, -1 if there is none [names]."""
@@ -49,6 +51,7 @@ class Trace:
     provenance: dict[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int32] | None = None
     resets: tuple[int, ...] = ()
+    router: list[RouterRows] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -121,4 +124,5 @@ class Trace:
             self.provenance,
             None if self.tokens is None else self.tokens[start:stop],
             tuple(reset - start for reset in self.resets if start < reset < stop),
+            None if self.router is None else self.router[start:stop],
         )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.trace import router_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,6 +48,8 @@ def check(trace: Trace) -> None:
         _predictions(trace)
     if trace.rows is not None:
         _rows(trace)
+    if trace.router is not None:
+        router_rows.check(trace.router, geometry)
 
 
 def wrong(column: str, visit: int, given: object, expected: str) -> ValueError:
