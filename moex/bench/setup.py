@@ -114,7 +114,6 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         report.lossy.append("miss")
     if setup.routing is not None:
         report.lossy.append("routing")
-        report.fill(**offloaded.journal.swaps.rates)
     return report
 
 

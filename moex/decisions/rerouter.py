@@ -120,8 +120,9 @@ def refuse_oracles(
     for group, part in parts:
         if part is not None and "future" in part.needs:
             better = "cache=lru" if group == "cache" else "prefetch=gate"
+            name = type(routing).__module__.rpartition(".")[2]
             raise ValueError(
-                f"{group}={type(part).__name__.lower()} with routing={type(routing).__name__}: "
+                f"{group}={type(part).__name__.lower()} with routing={name}: "
                 "what is demanded depends on what is resident, so no recording is the future; "
                 f"expected a part without one; try {better}"
             )

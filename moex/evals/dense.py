@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 
 class DenseLogits:
-    """Computes a text in one pass, while the model is attached to another run.
+    """Computes a text token by token, while the model is attached to another run.
 
-    Quantization and neuron masks are those of `dense`; routing and misses are the model's own.
+    Token by token, because one pass multiplies other shapes and so rounds otherwise: what is left
+    of a difference is the method's. Quantization and neuron masks are those of `dense`; experts are
+    those that the routers choose.
 
     Args:
         model: attached to the lossy run.
@@ -32,13 +34,17 @@ class DenseLogits:
     @torch.inference_mode()
     def __call__(self, ids: Tensor) -> Tensor:
         """Return the logits [tokens, vocabulary] of a text [1, tokens]."""
-        before = [layer.experts.moex for layer in self.layers]
+        before, past, logits = [layer.experts.moex for layer in self.layers], None, []
         try:
             self._attach(self.calls)
-            logits: Tensor = nn.Module.__call__(self.model, ids, use_cache=False).logits
+            for token in ids.split(1, dim=1):
+                given = {"past_key_values": past, "use_cache": True}
+                out = nn.Module.__call__(self.model, token, **given)
+                past = out.past_key_values
+                logits.append(out.logits[0])
         finally:
             self._attach(before)
-        return logits[0]
+        return torch.cat(logits)
 
     def _attach(self, calls: list) -> None:
         for layer, call in zip(self.layers, calls, strict=True):

@@ -18,7 +18,8 @@ from moex.evals.text import HELD_OUT, documents, encode
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-METRIC, KL = "nats_per_token", "kl_per_token"
+METRIC, ABOVE, KL = "nats_per_token", "nats_above_dense", "kl_per_token"
+"""Loss; its difference from the dense model's, paired by text; divergence from the dense model."""
 TOKENS = 512
 """Of a text at most so many are scored."""
 BATCH = 8
@@ -73,25 +74,29 @@ def beside_dense(
     texts: list[dict[str, Any]],
     dense: Callable[[Any], Any],
 ) -> dict[str, list[tuple[int, float]]]:
-    """Return by metric what `nats_per_token` returns: nats, and Kullback-Leibler divergence.
+    """Return of every metric what `nats_per_token` returns.
 
     Args:
         model: makes one pass a token.
         tokenizer: its tokenizer.
         texts: one after the other.
-        dense: returns logits [tokens, vocabulary] of the model that divergence is from.
+        dense: returns logits [tokens, vocabulary] of the model that is the dense one.
     """
     import torch
 
-    pieces, nats, apart = encoded(tokenizer, texts), [], []
+    pieces = encoded(tokenizer, texts)
+    nats, above, apart = [], [], []
     for piece in pieces:
         ids = torch.tensor([piece], device=model.device)
         theirs = dense(ids[:, :-1]).double().log_softmax(-1)
         with torch.inference_mode():
             ours = model(ids[:, :-1]).logits[0].double().log_softmax(-1)
-        nats.append(-float(ours.gather(1, ids[0, 1:, None]).sum()))
+        found = ids[0, 1:, None]
+        nats.append(-float(ours.gather(1, found).sum()))
+        above.append(float((theirs - ours).gather(1, found).sum()))
         apart.append(float((theirs.exp() * (theirs - ours)).sum()))
-    return {METRIC: _per_token(texts, pieces, nats), KL: _per_token(texts, pieces, apart)}
+    costs = {METRIC: nats, ABOVE: above, KL: apart}
+    return {name: _per_token(texts, pieces, each) for name, each in costs.items()}
 
 
 def text_scores(

@@ -21,8 +21,8 @@ class RandomSwap(RoutingPolicy):
     """Replace absent experts by held ones drawn uniformly, until a share of positions is swapped.
 
     What a method that swaps as often must beat. While fewer than `rate` of a layer's top-k
-    positions since the last reset were swapped, the next absent expert is. Draws depend on seed,
-    visit and token alone.
+    positions since the last reset (rounded) were swapped, the next absent expert is. Draws depend
+    on seed, visit and token alone.
 
     Args:
         rate: swapped share of all top-k positions of decoded tokens, where enough experts are
@@ -56,7 +56,7 @@ class RandomSwap(RoutingPolicy):
             spare = [each for each in np.flatnonzero(view.held).tolist() if each not in mine]
             for place, expert in enumerate(mine):
                 self.seen[layer] += 1
-                due = self.swapped[layer] < self.rate * self.seen[layer]
+                due = self.swapped[layer] + 0.5 <= self.rate * self.seen[layer]
                 if due and place >= self.keep and spare and not view.held[expert]:
                     chosen[token, place] = spare.pop(int(draw.integers(len(spare))))
                     self.swapped[layer] += 1

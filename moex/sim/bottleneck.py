@@ -56,6 +56,8 @@ class Bottleneck:
         """Return the bottleneck line."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
+        if self.what_ifs["capacity"].off_policy:
+            names["capacity"] += " (off-policy)"
         if report.host_computed:
             names["compute"] += " (device and host)"
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])

@@ -212,8 +212,8 @@ def test_displaced_experts_are_loaded_in_the_background(loaded):
 @pytest.mark.parametrize(
     ("policy", "prefetcher", "line"),
     [
-        (Belady(), None, "cache=belady with routing=CachePrior: .*; try cache=lru"),
-        (LRU(), Oracle(), "prefetch=oracle with routing=CachePrior: .*; try prefetch=gate"),
+        (Belady(), None, "cache=belady with routing=cache_prior: .*; try cache=lru"),
+        (LRU(), Oracle(), "prefetch=oracle with routing=cache_prior: .*; try prefetch=gate"),
     ],
 )
 def test_an_oracle_beside_a_residency_dependent_routing_is_refused(policy, prefetcher, line):
