@@ -173,6 +173,9 @@ def test_buddies_are_found_in_the_trace_of_an_earlier_run(loaded, tmp_path):
     replay(setup.decisions("ram"), offloaded.recorder.trace({}), on_plan=replayed.append)
     assert replayed == plans
     assert offloaded.journal.swaps.swapped > 0
+    expected, _, _ = live(loaded, replace(setup, routing=None))
+    logits, _, _ = live(loaded, replace(setup, routing=replace(routing, alpha=0.0)))
+    assert all(map(torch.equal, logits, expected))
 
 
 def test_an_interrupted_run_forgets_routing_state_in_its_replay_too(checkpoints):

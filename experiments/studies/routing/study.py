@@ -71,7 +71,7 @@ class Study:
             "tokens": passes,
             "swap_rate": swaps.rates["swap_rate"],
             "misses": counts.demand_misses / passes,
-            "background": counts.prefetch_issued / passes,
+            "background_loads": counts.prefetch_issued / passes,
         }
         for metric, (value, stderr) in found.items():
             row |= {metric: value, f"{metric}_stderr": stderr}
@@ -109,7 +109,7 @@ def main() -> None:
     def add(slots: int, name: str, routing: RoutingPolicy) -> tuple[dict[str, Any], Scores]:
         row, losses = study.cell(slots, routing)
         append(row, given.out)
-        moved = (row["swap_rate"], row["misses"], row["background"])
+        moved = (row["swap_rate"], row["misses"], row["background_loads"])
         errors = [_plus_minus(row[each], row[f"{each}_stderr"]) for each in (ABOVE, KL)]
         lines.append((slots, name, *moved, *errors))
         return row, losses
