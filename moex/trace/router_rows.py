@@ -72,10 +72,21 @@ def from_table(table: Any, geometry: Geometry) -> list[RouterRows] | None:
         if PREFIX + name not in table.column_names:
             raise ValueError(f"has router rows, but no column {PREFIX}{name}; expected it, too")
         column = table.column(PREFIX + name).combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False).astype(kind, copy=False)
+        flat = _flat(name, column).to_numpy(zero_copy_only=False).astype(kind, copy=False)
         offsets = column.offsets.to_numpy()
         parts.append(np.split(flat, (offsets[1:-1] - offsets[0]).tolist()))
     return [_visit(visit, each, geometry) for visit, each in enumerate(zip(*parts, strict=True))]
+
+
+def _flat(name: str, column: Any) -> Any:
+    import pyarrow as pa
+
+    listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    flat = column.flatten() if listed and not column.null_count else None
+    alike = {"padding": pa.types.is_boolean}.get(name, pa.types.is_primitive)
+    if flat is None or flat.null_count or not alike(flat.type):
+        raise ValueError(f"{PREFIX}{name} is {column.type}; expected a list for every visit")
+    return flat
 
 
 def _visit(visit: int, parts: tuple[NDArray[Any], ...], geometry: Geometry) -> RouterRows:

@@ -9,11 +9,10 @@ import torch
 from test_exactness import run
 from transformers import AutoModelForCausalLM
 
-from moex.cache.belady import Belady
 from moex.cache.lru import LRU
+from moex.decisions import governor
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
-from moex.prefetch.oracle import Oracle
 from moex.routing.buddy import Buddy
 from moex.routing.cache_prior import CachePrior
 from moex.routing.cumulative import Cumulative
@@ -200,6 +199,21 @@ def test_an_interrupted_run_forgets_routing_state_in_its_replay_too(checkpoints)
     assert report.swap_rate == offloaded.journal.swaps.rates["swap_rate"]
 
 
+def test_the_governor_pauses_alike_beside_background_loads(loaded, monkeypatch):
+    for name, value in {"WINDOW": 6, "PROBE": 2, "FIRST": 2, "LONGEST": 8}.items():
+        monkeypatch.setattr(governor, name, value)
+    memory = Memory(loaded.geometry.top_k + 1, staging=3 * loaded.geometry.top_k)
+    routing = CachePrior(0.5)
+    setup = Setup(LRU(), memory, Gate(), LINK, governor=True, routing=routing)
+    monkeypatch.setattr("moex.decisions.decisions.least_precision", lambda *_: 0.9)
+    _, plans, offloaded = live(loaded, setup)
+    replayed: list = []
+    trace = offloaded.recorder.trace({})
+    report = replay(setup.decisions("ram"), trace, LINK, on_plan=replayed.append)
+    assert replayed == plans
+    assert 0 < report.prefetch_paused < 1
+
+
 def test_displaced_experts_are_loaded_in_the_background(loaded):
     k = loaded.geometry.top_k
     memory = Memory(k + 1, staging=4 * k)
@@ -210,40 +224,3 @@ def test_displaced_experts_are_loaded_in_the_background(loaded):
         issued[background] = sum(load.speculative for plan in plans for load in plan.loads)
     assert issued[True] > 0
     assert issued[False] == 0
-
-
-@pytest.mark.parametrize(
-    ("policy", "prefetcher", "line"),
-    [
-        (Belady(), None, "cache=belady with routing=cache_prior: .*; try cache=lru"),
-        (LRU(), Oracle(), "prefetch=oracle with routing=cache_prior: .*; try prefetch=gate"),
-    ],
-)
-def test_an_oracle_beside_a_residency_dependent_routing_is_refused(policy, prefetcher, line):
-    with pytest.raises(ValueError, match=line):
-        Setup(policy, prefetcher=prefetcher, routing=CachePrior())
-    assert Setup(policy, prefetcher=prefetcher, routing=Fewer()).foresight
-
-
-def test_a_trace_without_router_rows_cannot_be_routed_anew(loaded):
-    _, _, offloaded = live(loaded, Setup(LRU()))
-    trace = offloaded.recorder.trace({})
-    assert trace.router is None
-    decisions = Setup(LRU(), routing=CachePrior()).decisions("ram")
-    with pytest.raises(ValueError, match=r"holds no router rows.* or try routing=none"):
-        replay(decisions, trace)
-
-
-def test_a_family_whose_logits_do_not_give_weights_is_refused():
-    from small_models import random_family
-
-    from moex.models.experts_interface import moe_layers
-    from moex.models.router_scores import Lookahead, RouterLogits
-
-    model = random_family("deepseek_v3")
-    lookahead = Lookahead([layer.router for layer in moe_layers(model)], 64, 3)
-    with pytest.raises(ValueError, match=r"^routing: the routers of Deep.*; try routing=none$"):
-        RouterLogits(lookahead, 64, type(model).__name__)
-    other = random_family("gpt_oss")
-    lookahead = Lookahead([layer.router for layer in moe_layers(other)], 64, 3)
-    assert RouterLogits(lookahead, 64, "gpt_oss").normalized
