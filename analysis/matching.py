@@ -12,8 +12,8 @@ GROUPS = {column: group for group, column in ALIASES.items()}
 CONF = Path(__file__).parents[1] / "conf"
 SETTINGS = (
     "source", "mode", "model", "runner", "policy", "prefetcher", "quant", "sparsity", "miss",
-    "hardware", "link", "store", "slots", "pool", "rows", "workload", "smoke", "trace", "seed",
-    "machine", "code",
+    "routing", "hardware", "link", "store", "slots", "pool", "rows", "workload", "smoke", "trace",
+    "seed", "machine", "code",
 )  # fmt: skip
 """Columns in which the rows of a pair are alike, besides the leaves of the configuration."""
 

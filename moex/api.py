@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
+    from moex.routing.base import RoutingPolicy
     from moex.runner.offloaded import OffloadedModel
     from moex.runs.report import Report
     from moex.sim.curves import Curve
@@ -66,6 +67,7 @@ def load(
     break_even: float | None = None,
     link: str = "auto",
     governor: bool = True,
+    routing: RoutingPolicy | None = None,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -106,6 +108,7 @@ def load(
         link: what moves experts: "auto", a file of `moex/link`, or the dotted name of a class.
         governor: whether prefetching is paused while too few prefetches are used, and never begun
             where the link copies nothing while the device computes.
+        routing: which experts a token asks for; default: those that its router chose.
     """
     from moex.runner.assemble import Setup, load_model, offload
     from moex.store.base import store_class
@@ -129,7 +132,8 @@ def load(
     )
     with ExitStack() as stack:
         stack.callback(loaded.store.close)
-        setup = Setup(cache or LRU(), memory, prefetch, hardware, seed, miss, selector, governor)
+        chosen = cache or LRU(), memory, prefetch, hardware, seed, miss, selector
+        setup = Setup(*chosen, governor, routing)
         offloaded = offload(loaded, setup, future, on_plan=on_plan)
         offloaded.closing = stack.pop_all()
     return offloaded
@@ -153,18 +157,20 @@ def simulate(
     break_even: float | None = None,
     governor: bool = True,
     shards: int = 1,
+    routing: RoutingPolicy | None = None,
 ) -> Report:
     """Replay a trace (or its files, see `open_trace`) through the same cache; oracles know it all.
 
     The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
     moves only the rows that the recorded run selected; `hardware`'s costs are scaled to the trace's
-    model; `shards` replays a cold trace in so many shards of sequences. Does not load torch.
+    model; `routing` chooses anew from recorded router rows; `shards` replays a cold trace in so
+    many shards of sequences. Does not load torch.
     """
     trace = trace if isinstance(trace, Trace | TraceStream) else open_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
-    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps)
+    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps, routing=routing)
     here = None if hardware is None else scaled(hardware, trace)
     if shards > 1:
         report = replay_in_shards(decisions, trace, shards, here, cold)

@@ -32,6 +32,7 @@ SIMULATED = [
     ("miss=hybrid hardware=rtx3060 miss.worth_s=inf", "miss.worth_s=inf: expected a finite number"),
     ("miss=skip miss.threshold=nan", "miss.threshold=nan: expected a finite number"),
     ("miss=skip miss.threshold=0.9", "miss.threshold=0.9: expected 0 or more, and less than 1 /"),
+    ("routing=cache_prior", "trace: holds no router rows, which CachePrior chooses from"),
     ("memory.slots=nan", "memory.slots=nan: expected a finite number"),
     ("memory.slots=inf", "memory.slots=inf: expected a finite number"),
     ("memory.slots=2.5", "memory.slots=2.5: expected a whole number, or a fraction below 1"),

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 NEVER = ("nan", "inf", "-inf", "1e308", "1000000000000000000000", "[nan]")
 NONSENSE = (*NEVER, "-1", "0", "0.5", "1000000000")
-BUILT = ("cache", "prefetch", "miss", "hardware", "quant", "sparsity", "workload", "train")
+BUILT = (
+    "cache",
+    "prefetch",
+    "miss",
+    "hardware",
+    "quant",
+    "sparsity",
+    "workload",
+    "train",
+    "routing",
+)
 CHECKED = ("memory", "runner", "eval", "mode")
 MAY_BE_NULL = ("runner.threads", "eval.limit", "memory.staging", "memory.break_even")
 NEEDED = {"hub": ["workload.dataset=mine"], "jsonl": ["workload.path=mine"]}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from plugin_example.frequent import Frequent
 from plugin_example.heaviest import Heaviest
+from plugin_example.nearest import Nearest
 from plugin_example.twice import Twice
 from safetensors.torch import load_file
 
@@ -25,7 +26,7 @@ from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.quant.rtn import RTN
 from moex.runner.assemble import load_model
-from moex.testing import check_policy, check_prefetcher, check_quantizer
+from moex.testing import check_policy, check_prefetcher, check_quantizer, check_routing
 from moex.types import PREFILL
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def start(*words: str, mode: str = "simulate") -> subprocess.CompletedProcess[st
 def test_the_plug_ins_keep_the_contracts():
     check_policy(Heaviest)
     check_prefetcher(Twice)
+    check_routing(Nearest)
 
 
 def test_the_command_line_finds_it(tmp_path):
@@ -114,6 +116,20 @@ def test_a_store_gives_back_every_bit(tmp_path):
     loaded = load_model("tiny", store=SQUEEZED)
     size = sum(map(len, loaded.store.records.values()))
     assert 0 < size < loaded.geometry.all_bytes
+
+
+def test_a_routing_policy_is_measured_live_and_its_trace_replayed(tmp_path):
+    words = ("routing=nearest", "memory.slots=2", "prefetch=none")
+    found = row(tmp_path, *words, mode="live")
+    assert (found["routing"], found["lossy"]) == ("nearest", ["routing"])
+    assert found["residency_dependent"]
+    assert found["swap_rate"] > 0
+    words += (f"trace={tmp_path / 'live' / 'trace.parquet'}",)
+    again = row(tmp_path, *words, mode="simulate")
+    assert not again["off_policy"]
+    counts = ("requests", "demand_misses", "swap_rate")
+    assert [again[name] for name in counts] == [found[name] for name in counts]
+    assert len((ROOT / "tests/plugin_example/nearest.py").read_text().splitlines()) <= 25
 
 
 def test_a_kernel_computes_what_the_reference_does(tmp_path):

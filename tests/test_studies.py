@@ -211,6 +211,7 @@ TINY = {
     "studies/policy_zoo/sequential.py": ("",),
     "studies/predictor_dial/dial.py": ("",),
     "studies/quantization/bench.py": ("resident", "packing"),
+    "studies/routing/study.py": ("",),
 }
 """Scripts that no other test runs, and the parts of them that take seconds."""
 SLOW = {

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from moex.bench.setup import describe, prepare
 from moex.bench.timeline import EVENTS
 from moex.bench.workload import generate
+from moex.decisions.rerouter import Swaps
 from moex.hardware.process_memory import peak_host_bytes
 from moex.runner.meter import Meter, begin_peak, peak_device_bytes, reference_s
 from moex.runs.measured import measured
@@ -46,6 +47,7 @@ class Round:
     layer_stats: list[CacheStats] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     trace: Trace | TraceStream | None = None
+    swaps: Swaps = field(default_factory=Swaps)
     reference_s: tuple[float, ...] = ()
     """The fixed reference work of the meter, before and after."""
 
@@ -140,6 +142,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.finish()
                 done.layer_stats, done.events = offloaded.layer_stats, list(offloaded.events or ())
+                done.swaps = offloaded.journal.swaps
                 done.trace = offloaded.recorder.recording(offloaded.provenance)
             done.reference_s = (reference, reference := reference_s())
             if number >= 0:
@@ -155,6 +158,7 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     quarters = quantiles(speeds, n=4, method="inclusive") if len(speeds) > 1 else None
     report.fill(
         *measured(middle.layer_stats, middle.phases, bool(report.rows_moved)),
+        **middle.swaps.rates,
         seed=seed,
         repeats=len(rounds),
         drift=max(seen) / min(seen) - 1,

@@ -36,9 +36,20 @@ def prepare(
             "miss: skipping changes what later layers demand, so no recorded future holds; "
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
+    if workload.routing is not None and setup.routing is not None:
+        raise ValueError(
+            "workload.routing: overrules the routers, whose scores the routing policy needs; "
+            "expected one of them; try workload.routing=null"
+        )
     future: Future | None = None
     if setup.foresight:
-        plain = Setup(LRU(), setup.memory, seed=setup.seed, selector=setup.selector)
+        plain = Setup(
+            LRU(),
+            setup.memory,
+            seed=setup.seed,
+            selector=setup.selector,
+            routing=setup.routing,
+        )
         recording = _record(
             _make(loaded, batches, workload, plain, None), workload, batches, setup.seed
         )
@@ -88,6 +99,7 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         random_weights=loaded.random_weights,
         replayed_routing=offloaded.routing is not None,
         planned_device_bytes=offloaded.planned_bytes,
+        residency_dependent=setup.residency_dependent,
     )
     if setup.selector is not None:
         report.lossy.append("sparsity")
@@ -100,6 +112,8 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
     loaded.describe(report)
     if setup.skips:
         report.lossy.append("miss")
+    if setup.routing is not None:
+        report.lossy.append("routing")
     return report
 
 

@@ -239,6 +239,6 @@ def _names(report: Report, job: Run) -> dict[str, Any]:
     if report.source == "live":
         names |= {"model": job.model.name, "workload": job.workload.name}
     if report.source == "sim" or choices["runner"] == "moex":
-        names |= {name: choices[name] for name in ("quant", "sparsity", "miss")}
+        names |= {name: choices[name] for name in ("quant", "sparsity", "miss", "routing")}
         names |= {"policy": choices["cache"], "prefetcher": choices["prefetch"], "runner": "moex"}
     return names

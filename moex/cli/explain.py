@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from moex.runs.report import Report
 
 ALIKE = (
-    "source", "mode", "model", "runner", "policy", "quant", "miss", "link", "store", "hardware",
-    "slots", "pool", "workload", "seed", "smoke", "code", "machine",
+    "source", "mode", "model", "runner", "policy", "quant", "miss", "routing", "link", "store",
+    "hardware", "slots", "pool", "workload", "seed", "smoke", "code", "machine",
 )  # fmt: skip
 """Fields in which a row is like that of the usual method, besides what sparsity changes."""
 

@@ -9,6 +9,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
 from moex.decisions.governor import Governor, least_precision
+from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from moex.hardware.profile import HardwareProfile
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.types import Future, Geometry
 
 
@@ -39,6 +41,10 @@ class Decisions:
         governor: whether prefetching is paused while too few prefetches are used.
         overlaps: whether the link copies while the device computes (`Link.overlaps`); that of a
             timed profile does.
+        routing: which experts a token asks for; default: those that the router chose.
+
+    Raises:
+        ValueError: an oracle beside a routing policy that depends on residency.
     """
 
     policy: CachePolicy
@@ -50,6 +56,15 @@ class Decisions:
     store: str = "ram"
     governor: bool = False
     overlaps: bool = True
+    routing: RoutingPolicy | None = None
+
+    def __post_init__(self) -> None:
+        refuse_oracles(self.routing, self.policy, self.prefetcher)
+
+    @property
+    def routes_by_residency(self) -> bool:
+        """Whether what is demanded depends on what is resident."""
+        return self.routing is not None and self.routing.residency_dependent
 
     def moves_rows(self, hardware: HardwareProfile | None = None) -> bool:
         """Whether rows of experts are moved, not whole ones."""

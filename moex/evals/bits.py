@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from moex.evals.items import checksum
+from moex.evals.stepwise import refuse_single_pass
 from moex.evals.text import HELD_OUT, documents, encode
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def cut(tokens: list[int], context: int, stride: int) -> Iterator[tuple[list[int
 @torch.inference_mode()
 def window_nats(model: "PreTrainedModel", batch: list[Window]) -> list[float]:
     """What every window's scored tokens cost; short windows are padded on the right."""
+    refuse_single_pass(model)
     length = max(len(window.tokens) for window in batch)
     tokens = torch.zeros(len(batch), length, dtype=torch.long)
     targets = torch.full_like(tokens, -100)

@@ -9,8 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from moex.evals.items import checksum
-from moex.evals.loss import METRIC, nats_per_token
+from moex.evals.loss import loss_rows, mean_and_stderr, text_scores
+from moex.evals.stepwise import refuse_single_pass
 from moex.evals.tasks import LOCAL, LOSSES, PUBLISHED, task_config, task_documents
+from moex.evals.worst import add_worst
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     text_dir: str | Path | None = None,
     items: dict[str, dict[str, list[tuple[int, float]]]] | None = None,
+    dense: Callable[[Any], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Score a model on tasks and return one row a metric: task, metric, value, stderr, n, checksum.
 
@@ -58,22 +60,27 @@ def evaluate(
         data_dir: folder of the published items, for `*_local`.
         text_dir: folder of the held-out text, for `heldout_*`.
         items: is filled with every item's scores, for `moex.evals.paired`.
+        dense: returns the logits of a text that losses are compared with, as KL; the model then
+            makes one pass a token.
 
     Raises:
-        ValueError: a task is not known, or its folder is not given.
+        ValueError: a task is not known, or its folder is not given; the model depends on residency
+            and does not make one pass a token.
         RuntimeError: the data of a hub task cannot be had.
     """
+    refuse_single_pass(model)
     folders = [None if folder is None else Path(folder) for folder in (data_dir, text_dir)]
     local = {name: task_documents(name, limit, seed, *folders) for name in tasks if name in LOCAL}
     rows = []
     for name in LOSSES:
         if name in local:
-            scored = nats_per_token(model, tokenizer, local[name], batch_size)
-            rows.append(_loss(name, scored) | {"checksum": checksum(local[name])})
+            scores = text_scores(model, tokenizer, local[name], batch_size, dense)
+            rows += loss_rows(name, local[name], scores, tokenizer)
             if items is not None:
-                items[name] = {METRIC: scored}
+                items[name] = scores
     tasks = [name for name in tasks if name not in LOSSES]
     if not tasks:
+        add_worst(rows)
         return rows
     with _quiet():
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
@@ -95,29 +102,8 @@ def evaluate(
             items[name] = _items(samples)
         digest = checksum(sample["doc"] for sample in samples) if samples else None
         rows += [row | {"checksum": digest} for row in found]
+    add_worst(rows)
     return rows
-
-
-def mean_and_stderr(values: list[float], origins: list[int]) -> tuple[float, float | None]:
-    """A mean and its standard error when values of one origin (one sentence) are not independent.
-
-    With every value of its own origin this is the ordinary standard error of a mean.
-    """
-    mean = sum(values) / len(values)
-    sums: dict[int, float] = defaultdict(float)
-    for value, origin in zip(values, origins, strict=True):
-        sums[origin] += value - mean
-    groups = len(sums)
-    if groups < 2:
-        return mean, None
-    squares = sum(total**2 for total in sums.values())
-    return mean, math.sqrt(squares * groups / (groups - 1)) / len(values)
-
-
-def _loss(name: str, scored: list[tuple[int, float]]) -> dict[str, Any]:
-    """The row of a loss."""
-    value, stderr = mean_and_stderr([nats for _, nats in scored], [origin for origin, _ in scored])
-    return {"task": name, "metric": METRIC, "value": value, "stderr": stderr, "n": len(scored)}
 
 
 def _items(samples: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -17,7 +17,7 @@ def differences(mine: Items, other: Items) -> list[dict[str, Any]]:
     Raises:
         ValueError: the two were not scored on the same items.
     """
-    from moex.evals.lm import mean_and_stderr
+    from moex.evals.loss import mean_and_stderr
 
     rows = []
     for task, metrics in mine.items():

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     ExpertsCall = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-    PassBegins = Callable[[str, int, int], None]
+    PassBegins = Callable[[str, int, Tensor | None], None]
 
 NAME = "moex"
 
@@ -191,8 +191,8 @@ def attach(
     """Route every MoE layer's experts through `calls[layer]` while the context is open.
 
     `calls` take (experts module, hidden [tokens, hidden], top-k index and weights [tokens, k]).
-    `pass_begins(phase, position, tokens)` is called before every forward pass of the model. None
-    of it is compiled, even if requested (transformers does so for a static KV cache on a GPU).
+    `pass_begins(phase, position, attention mask)` is called before every forward pass. None of it
+    is compiled, even if requested (transformers does so for a static KV cache on a GPU).
 
     Raises:
         RuntimeError: the model is already attached.
@@ -231,8 +231,8 @@ def _begin(
     pass_begins(*_pass(dict(zip(names, args, strict=False)) | kwargs))
 
 
-def _pass(given: Mapping[str, Any]) -> tuple[str, int, int]:
-    """Phase, position of the first token, and number of tokens of a forward pass."""
+def _pass(given: Mapping[str, Any]) -> tuple[str, int, Tensor | None]:
+    """Phase, position of the first token, and attention mask of a forward pass."""
     inputs = given.get("input_ids")
     if inputs is None:
         inputs = given["inputs_embeds"]
@@ -240,4 +240,4 @@ def _pass(given: Mapping[str, Any]) -> tuple[str, int, int]:
     # A static cache counts in a tensor that it keeps updating: take its value now.
     position = int(past.get_seq_length()) if past is not None else 0
     decoding = inputs.shape[1] == 1 and position > 0
-    return (DECODE if decoding else PREFILL), position, inputs.shape[0] * inputs.shape[1]
+    return (DECODE if decoding else PREFILL), position, given.get("attention_mask")

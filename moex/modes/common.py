@@ -78,7 +78,7 @@ def make_setup(run: Run, workload: Workload) -> Setup:
     from moex.runner.assemble import Setup
 
     chosen = run.cache, run.memory, run.prefetch, run.hardware, run.seed, run.miss, run.selector
-    setup = Setup(*chosen, run.governor)
+    setup = Setup(*chosen, run.governor, run.routing)
     if run.memory.budget is not None:  # refused before a byte of the weights is read or fetched
         _, geometry, needs = sized(run, workload)
         run.memory.resolve(geometry, needs)

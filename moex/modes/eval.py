@@ -26,7 +26,10 @@ def run(run: Run, folder: Path) -> Report:
         report.lossy.append("miss")
     if run.selects:
         report.lossy.append("sparsity")
-    loaded = load(run)
+    if run.routing is not None:
+        report.lossy.append("routing")
+    report.residency_dependent = run.residency_dependent
+    loaded = load(run, run.memory.store if run.residency_dependent else "ram")
     loaded.describe(report)
     with closing(loaded.store):
         accuracy(report, run, loaded)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
     from moex.quant.base import Scheme
+    from moex.routing.base import RoutingPolicy
     from moex.sparsity.base import NeuronSelector
     from moex.train.recipe import Recipe
 
@@ -92,6 +93,8 @@ class Eval:
     tasks: list[str]
     limit: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(1)] = 32
+    stepwise: Literal["auto", "always", "never"] = "auto"
+    cold: bool = True
     data_dir: str | None = None
     text_dir: str | None = None
 
@@ -117,6 +120,7 @@ class Run(Top):
     hardware: HardwareProfile
     quant: Scheme | None
     sparsity: NeuronSelector | None
+    routing: RoutingPolicy | None
     workload: Workload
     eval: Eval
     train: Recipe
@@ -153,6 +157,11 @@ class Run(Top):
         """Whether only some neurons count: a selector is named, and is not exact."""
         asked = self.settings["sparsity"]
         return "_target_" in asked and asked.get("mode") != "exact"
+
+    @property
+    def residency_dependent(self) -> bool:
+        """Whether logits depend on what is resident."""
+        return self.miss.lossy or (self.routing is not None and self.routing.residency_dependent)
 
     @property
     def selector(self) -> NeuronSelector | None:

@@ -118,6 +118,7 @@ def _decisions(trace: Trace | TraceStream, run: Run) -> Decisions:
         store,
         run.governor,
         overlaps,
+        run.routing,
     )
 
 

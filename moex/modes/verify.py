@@ -72,11 +72,11 @@ def grade(
 
     It is kept in a file whose name is a hash of all that moves or computes: the model's files,
     dtype, store, link, prompts, checkpoints and other files read, and moex's own code. Eviction
-    policy and prefetcher count only where a miss may be lossy: otherwise neither changes a logit.
+    policy and prefetcher count only where logits depend on residency: else they change none.
     """
     sampled = workload.sampling == "sample"
-    hashed = ["quant", "sparsity", "miss", "hardware"]
-    if "miss" in report.lossy:
+    hashed = ["quant", "sparsity", "miss", "hardware", "routing"]
+    if report.residency_dependent:
         hashed += ["cache", "prefetch", "memory"]
     groups = {name: run.settings[name] for name in hashed}
     settings = {

@@ -12,6 +12,7 @@ import torch
 from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.decisions.governor import NEVER
+from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import whole_from
 from moex.link.base import open_link
 from moex.miss.fetch import Fetch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from moex.hardware.profile import HardwareProfile
     from moex.miss.base import MissHandler
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.sparsity.base import NeuronSelector
     from moex.types import Expert, Future, Plan
 
@@ -55,6 +57,7 @@ class Setup:
         miss: how absent experts are handled; default: they are fetched.
         selector: which neurons count for a token; default all.
         governor: whether prefetching is paused while too few prefetches are used.
+        routing: which experts a token asks for; default: those that its router chose.
     """
 
     policy: CachePolicy
@@ -65,12 +68,14 @@ class Setup:
     miss: MissHandler | None = None
     selector: NeuronSelector | None = None
     governor: bool = False
+    routing: RoutingPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.memory.link != "auto":  # refused now, not after a model was loaded
             plug_in("memory.link", self.memory.link, "link", "Link")
         if self.hardware is not None and self.hardware.machine:
             self.hardware.refuse_other_machine(machine())
+        refuse_oracles(self.routing, self.policy, self.prefetcher)
 
     @property
     def foresight(self) -> bool:
@@ -83,11 +88,16 @@ class Setup:
         """Whether misses may change logits."""
         return self.miss is not None and self.miss.lossy
 
+    @property
+    def residency_dependent(self) -> bool:
+        """Whether logits depend on what is resident."""
+        return self.skips or (self.routing is not None and self.routing.residency_dependent)
+
     def decisions(self, store: str, overlaps: bool = True) -> Decisions:
         """The decision-making objects for experts in the store of this name, and for its link."""
         chosen = self.policy, self.memory, self.prefetcher, self.miss, self.seed
         neurons = self.selector.share if self.selector is not None else None
-        return Decisions(*chosen, neurons, store, self.governor, overlaps)
+        return Decisions(*chosen, neurons, store, self.governor, overlaps, self.routing)
 
     @property
     def predictor_bytes(self) -> int:
@@ -157,6 +167,7 @@ def offload(
             on_plan,
             host,
             governor,
+            setup.routing,
         )
         stack.pop_all()
     if offloaded.predicts and governor.least == NEVER:
@@ -165,6 +176,7 @@ def offload(
             "is paused; prefetch.governor=off (in Python: governor=False) prefetches all the same"
         )
     offloaded.planned_bytes = wanted.total + slots.bytes
+    offloaded.residency_dependent = setup.residency_dependent
     if selector is not None:
         offloaded.break_even = whole_from(memory, hardware, loaded.store.name)
     read = bytes_read(loaded.model, loaded.geometry.layers, wanted.skeleton)

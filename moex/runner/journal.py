@@ -7,9 +7,10 @@ takes the same decisions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moex.cache.stats import CacheStats
+from moex.decisions.rerouter import Swaps
 from moex.trace.record import TraceRecorder
 
 if TYPE_CHECKING:
@@ -23,18 +24,23 @@ class Journal:
 
     Args:
         geometry: the model's geometry.
-        overlaps: whether the link copies while the device computes; the trace says so, because a
-            replay must pause prefetching as the run did.
+        about: what the trace says of the run: `routing`, and `overlaps`, whether the link copies
+            while the device computes, because a replay must pause prefetching as the run did.
         folder: where a long run's visits are kept in files until it ends; default the system's
             temporary one.
     """
 
     def __init__(
-        self, geometry: Geometry, overlaps: bool = True, folder: Path | None = None
+        self, geometry: Geometry, about: dict[str, Any], folder: Path | None = None
     ) -> None:
-        self.recorder = TraceRecorder(geometry, {"overlaps": overlaps}, folder)
+        self.recorder = TraceRecorder(geometry, about, folder)
+        self.swaps = Swaps()
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
         self._before: tuple[int, list[dict[str, int]], int] | None = None
+
+    def anew(self, folder: Path | None = None) -> Journal:
+        """Return an empty journal of the same model and run; `folder` as for a new one."""
+        return Journal(self.recorder.geometry, self.recorder.about, folder)
 
     @property
     def clock(self) -> int:

@@ -38,6 +38,7 @@ class LayerForward:
     """The computing of one visit. Every result lands in its top-k position and is summed last.
 
     So the order in which experts arrive cannot change a bit; the arithmetic is `grouped_mm`'s.
+    `dropping`: positions may hold -1, where nothing is computed.
     """
 
     def __init__(
@@ -47,15 +48,20 @@ class LayerForward:
         index: Tensor,
         weights: Tensor,
         chosen: list[list[int]],
+        dropping: bool = False,
     ) -> None:
         self.experts, self.hidden, self.weights, self.chosen = experts, hidden, weights, chosen
         self.index = index
         kind = torch.promote_types(hidden.dtype, weights.dtype)
         self.out = torch.empty(*index.shape, hidden.shape[1], dtype=kind, device=hidden.device)
+        if dropping:
+            self.out.masked_fill_((index < 0).unsqueeze(-1), 0.0)
         if len(chosen) == 1:
             self._split()
         else:
             order, rows = torch.sort(index.reshape(-1))  # as stock does it, ties included
+            if dropping:
+                rows, order = rows[order >= 0], order[order >= 0]
             counts = torch.bincount(order, minlength=int(order[-1]) + 1).tolist()
             self.rows = rows.split(counts)
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from moex.models import experts_interface
 from moex.prefetch.base import Observation
 from moex.runner.layer_forward import LayerForward, StreamedWeights
+from moex.runner.rerouting import given
 from moex.types import Access
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Sequence
+    from typing import Any
 
     from torch import Tensor, nn
 
     from moex.runner.offloaded import OffloadedModel
+    from moex.runner.rerouting import Routed
     from moex.types import Expert, Plan, Prediction
 
 
@@ -32,7 +37,7 @@ class LayerVisit:
         number: of the MoE layer.
         experts: the layer's module.
         hidden: router input [tokens, hidden].
-        index: the router's choice [tokens, k].
+        index: the router's choice [tokens, k], which a routing policy may change.
         weights: of that choice [tokens, k].
     """
 
@@ -45,17 +50,24 @@ class LayerVisit:
         index: Tensor,
         weights: Tensor,
     ) -> None:
+        self.routed: Routed | None = None
+        if run.rerouting is not None:
+            self.routed = run.rerouting.route(run, number, index, weights)
+            index, weights, choice = self.routed
         self.run, self.number, self.hidden, self.index = run, number, hidden, index
         # Router rows that decide nothing are computed once loads are on their way; but a GPU is
         # waited for once.
         first = run.cache.reads_scores or hidden.is_cuda
         self.rows = run.lookahead.rows(number, hidden) if first else []
         chosen = index.tolist()
-        demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
+        if self.routed is None:
+            demanded = tuple(dict.fromkeys(chain.from_iterable(chosen)))
+        else:
+            demanded = choice.experts
         self.access = Access(
             run.journal.clock, run.position, number, run.phase, demanded, *self.rows[:1]
         )
-        self.work = LayerForward(experts, hidden, index, weights, chosen)
+        self.work = LayerForward(experts, hidden, index, weights, chosen, self.routed is not None)
         self.needs: Sequence[int | None] = ()
         """The rows that each expert needs, with a neuron selector; None: all."""
         self.stats = run.layer_stats[number]
@@ -81,27 +93,42 @@ class LayerVisit:
             self.stats.demand(self.access.phase, plan)
         return self.combine()
 
+    def logged(self, events: deque[tuple[Any, ...]]) -> Tensor:
+        """Take every step; note when, and what the slots held then."""
+        started = perf_counter()
+        output = self.output()
+        held = self.run.cache.occupancy()
+        events.append(("visit", self.number, started, perf_counter(), *held))
+        return output
+
     def predict(self) -> None:
         """Ask the prefetcher, unless it is paused, and submit what the cache admits."""
         run = self.run
         scores, *lookahead = self.rows or run.lookahead.rows(self.number, self.hidden)
         # As `_replace` does it, in a third of its time.
         self.access, self.lookahead = Access(*self.access[:5], scores), tuple(lookahead)
-        if not run.predicts:
-            return
-        seen = Observation(self.access, self.lookahead, self.hidden, chosen=self.index)
+        asked = run.predicts and self.ask()
+        displaced = () if self.routed is None else self.routed.choice.displaced
+        if asked or displaced:
+            plan = run.cache.prefetch((*self.predictions, *displaced), self.access.clock)
+            self.stats.prefetch(self.access.phase, plan)
+            run.execute(plan)
+
+    def ask(self) -> bool:
+        """Let the prefetcher observe the visit, and predict unless it is paused."""
+        run = self.run
+        index = self.index if self.routed is None else given(self.index)
+        seen = Observation(self.access, self.lookahead, self.hidden, chosen=index)
         if not run.governor.allows(self.access):
             run.prefetcher.observe(seen)
             self.stats.paused(self.access.phase)
-            return
+            return False
         if run.normed_lookahead:
             scored = run.normed_lookahead.scores(self.number, self.hidden)
             seen = seen._replace(lookahead_norm=scored)
         run.prefetcher.observe(seen)
         self.predictions = run.prefetcher.predict(seen)
-        plan = run.cache.prefetch(self.predictions, self.access.clock)
-        self.stats.prefetch(self.access.phase, plan)
-        run.execute(plan)
+        return True
 
     def compute(self, plan: Plan) -> None:
         """Compute the wave's experts: residents first, then in the order of arrival."""
@@ -160,8 +187,11 @@ class LayerVisit:
         self.stats.waited(phase, self.late, self.waited)
         if self.needs:
             self.stats.selected(phase, self.needs)
-        given = self.lookahead, self.predictions, len(self.index), self.needs
-        run.recorder.add(run.sequence, self.access, *given)
+        about = self.lookahead, self.predictions, len(self.index), self.needs
+        rows = self.routed.choice.rows if self.routed else None
+        run.recorder.add(run.sequence, self.access, *about, rows)
         result = self.work.result()
         run.meter.visit()
+        if rows is not None:
+            run.journal.swaps.count(rows, phase)
         return result

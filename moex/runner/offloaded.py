@@ -1,7 +1,6 @@
 """A transformers model whose experts go through cache, link and slots.
 
-`generate`, `forward` and lm-eval see an ordinary model. `layer_visit.py` has the steps of a layer
-visit, `journal.py` what a run records and takes back when a visit was interrupted.
+`layer_visit.py` has the steps of a visit, `journal.py` what a run records and takes back.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from collections import deque
 from contextlib import ExitStack
 from functools import partial
 from threading import RLock
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import finalize
 
 from moex.cache.stats import CacheStats
@@ -24,6 +22,7 @@ from moex.prefetch.none import NoPrefetch
 from moex.runner.journal import Journal
 from moex.runner.layer_visit import LayerVisit
 from moex.runner.meter import Meter, totals
+from moex.runner.rerouting import Rerouting
 from moex.trace.format import DEPTHS
 from moex.types import PREFILL
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from moex.link.base import Link
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.runner.host_executor import HostExecutor
     from moex.runner.neurons import Neurons
     from moex.runner.routing_replay import RoutingReplay
@@ -60,8 +60,10 @@ class OffloadedModel(NeverCopied):
         on_plan: called with every plan that is executed.
         host: computes the experts that plans give to the host.
         governor: pauses the prefetcher; default never.
+        routing: chooses the experts of every token; default: the routers do.
     """
 
+    residency_dependent = False
     planned_bytes: int | None = None
     break_even: float | None = None
     trace_folder: Path | None = None
@@ -79,6 +81,7 @@ class OffloadedModel(NeverCopied):
         on_plan: Callable[[Plan], None] | None = None,
         host: HostExecutor | None = None,
         governor: Governor | None = None,
+        routing: RoutingPolicy | None = None,
     ) -> None:
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
@@ -89,6 +92,7 @@ class OffloadedModel(NeverCopied):
         lookahead = Lookahead(routers, hidden, DEPTHS)
         if "lookahead" in self.prefetcher.needs:
             lookahead.must_know(type(self.prefetcher).__name__, type(model).__name__)
+        self.rerouting = Rerouting.of(routing, lookahead, hidden, model)
         self.lookahead: Lookahead | RoutingReplay = lookahead
         self.routing: RoutingReplay | None = None
         normed = "lookahead_norm" in self.prefetcher.needs
@@ -98,7 +102,9 @@ class OffloadedModel(NeverCopied):
         finalize(self, link.close).atexit = False
         self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
-        self._calling, self.journal = RLock(), Journal(cache.geometry, link.overlaps)
+        about = {"routing": routing.identity} if routing else {}
+        self.journal = Journal(cache.geometry, {"overlaps": link.overlaps, **about})
+        self._calling, self.mask = RLock(), cast("Tensor | None", None)
         self.restart()
 
     def log_events(self, limit: int) -> None:
@@ -109,11 +115,12 @@ class OffloadedModel(NeverCopied):
         if not self.slots.tensors:
             raise RuntimeError("model: closed before, its memory was given back; load it anew")
         calls = [partial(self._call, number) for number in range(len(self.layers))]
-        self._stack.enter_context(
-            experts_interface.attach(self.model, self.layers, calls, self._begin)
-        )
+        given = self.model, self.layers, calls, self._begin
+        self._stack.enter_context(experts_interface.attach(*given))
         if self.normed_lookahead:
             self._stack.enter_context(self.normed_lookahead.attached())
+        if self.rerouting:
+            self._stack.enter_context(self.rerouting.logits.attached())
         return self.model
 
     def __exit__(self, *exception: object) -> None:
@@ -138,8 +145,7 @@ class OffloadedModel(NeverCopied):
             if self.events is not None:
                 self.log_events(self.events.maxlen or 0)
             self.phase, self.position, self.sequence = PREFILL, 0, -1
-            given = self.link.overlaps, self.trace_folder
-            self.journal = Journal(self.cache.geometry, *given)
+            self.journal = self.journal.anew(self.trace_folder)
 
     def empty(self) -> None:
         """Start a sequence cold: an empty cache, a fresh policy; statistics and trace go on."""
@@ -150,9 +156,15 @@ class OffloadedModel(NeverCopied):
 
     def _empty(self) -> None:
         self._finish()
+        self._forget()
+
+    def _forget(self) -> None:
+        given = self.cache.geometry, self.cache.seed
         self.cache.reset()
-        self.prefetcher.reset(self.cache.geometry, self.cache.seed)
+        self.prefetcher.reset(*given)
         self.governor.reset()
+        if self.rerouting:
+            self.rerouting.policy.reset(*given)
 
     @property
     def recorder(self) -> TraceRecorder:
@@ -206,15 +218,13 @@ class OffloadedModel(NeverCopied):
                 self.host.restart()
             if self.routing is not None:
                 self.routing.reset()
-            self.cache.reset()
-            self.prefetcher.reset(self.cache.geometry, self.cache.seed)
-            self.governor.reset()
+            self._forget()
             self.meter.start()
             self.journal.take_back()
         self.journal.begin(layer)
 
-    def _begin(self, phase: str, position: int, tokens: int) -> None:
-        self.phase, self.position = phase, position
+    def _begin(self, phase: str, position: int, mask: Tensor | None) -> None:
+        self.phase, self.position, self.mask = phase, position, mask
         self.sequence += position == 0
 
     def _call(
@@ -226,21 +236,13 @@ class OffloadedModel(NeverCopied):
             if self.routing is not None:
                 index, weights = self.routing.route(number, index, weights)
             visit = LayerVisit(self, number, experts, hidden, index, weights)
-            output = visit.output() if self.events is None else self._logged(visit)
+            output = visit.output() if self.events is None else visit.logged(self.events)
             self.journal.end()
             return output
 
     def replay(self, routing: RoutingReplay) -> None:
         """Let a recorded routing overrule the model's own routers."""
         self.routing = self.lookahead = routing
-
-    def _logged(self, visit: LayerVisit) -> Tensor:
-        started = perf_counter()
-        output = visit.output()
-        assert self.events is not None
-        held = self.cache.occupancy()
-        self.events.append(("visit", visit.number, started, perf_counter(), *held))
-        return output
 
     def execute(self, plan: Plan) -> None:
         """Tell who listens, and let the link begin."""

@@ -28,6 +28,7 @@ SEMANTIC = (
     "prefetch",
     "train",
     "miss",
+    "routing",
     "hardware",
     "workload",
     "eval",
@@ -69,6 +70,8 @@ def run_id(settings: dict[str, Any]) -> str:
         parts[name] = {k: value for k, value in (parts[name] or {}).items() if k not in keys}
     if (memory := parts["memory"] or {}).get("link") == "auto":  # ids older than the key remain
         parts["memory"] = {k: value for k, value in memory.items() if k != "link"}
+    if "_target_" not in (parts["routing"] or ()):
+        parts.pop("routing")
     parts |= {"sources": sources(parts), "contents": contents(parts)}
     if settings.get("trace"):
         digests = [
@@ -96,7 +99,7 @@ def contents(groups: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, text in _texts(groups):
         path = Path(os.path.expanduser(text))
-        if name == "workload.routing":
+        if name in ("workload.routing", "routing.trace"):
             path = trace_path(text)
         if os.path.isfile(path) and name not in WRITTEN:  # False for an invalid file name
             found[text] = _file_digest(path)

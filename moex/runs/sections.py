@@ -30,6 +30,8 @@ class Identity:
     kernel: str | None = None
     sparsity: str = "none"
     miss: str = "fetch"
+    routing: str = "none"
+    residency_dependent: bool = False
     link: str = ""
     store: str = ""
     io: str | None = None
@@ -59,6 +61,7 @@ class Identity:
     replayed_routing: bool = False
     replay: str | None = field(default=None, compare=False)  # decides no other field
     interpreted_because: str | None = field(default=None, compare=False)
+    off_policy: bool = False
     smoke: bool = False
 
 
@@ -90,6 +93,8 @@ class Accesses:
     demand_misses: int | None = None
     host_computed: int | None = None
     skipped: int | None = None
+    swap_rate: float | None = None
+    drop_rate: float | None = None
     hit_rate: float | None = None
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None

@@ -58,6 +58,8 @@ class Bottleneck:
         """Return the bottleneck line."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
+        if self.what_ifs["capacity"].off_policy:
+            names["capacity"] += " (off-policy)"
         if report.host_computed:
             names["compute"] += " (device and host)"
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
@@ -82,7 +84,8 @@ def analyze(
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
     twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
-    own hardware, as a rerun would. Gains hold one at a time and do not add up.
+    own hardware, as a rerun would. Gains hold one at a time and do not add up. Where what is
+    demanded depends on residency, no policy is perfect, and more slots are estimated off-policy.
 
     Args:
         trace: the recorded routing.
@@ -98,11 +101,13 @@ def analyze(
     report = replay(decisions, trace, hardware, cold, clock=clock)
     assert report.slots is not None
     more = min(report.slots + 1, trace.geometry.experts)
-    perfect = replace(decisions, policy=Belady(bypass=True))
-    larger = replace(decisions, memory=replace(decisions.memory, slots=more, budget=None))
+    changed = {}
+    if not decisions.routes_by_residency:  # else no recording is the future
+        changed["policy"] = replace(decisions, policy=Belady(bypass=True))
+    memory = replace(decisions.memory, slots=more, budget=None)
+    changed["capacity"] = replace(decisions, memory=memory)
     what_ifs = {
-        "policy": replay(perfect, trace, hardware, cold, clock=clock),
-        "capacity": replay(larger, trace, hardware, cold, clock=clock),
+        unit: replay(other, trace, hardware, cold, clock=clock) for unit, other in changed.items()
     }
     if clock.timed:
         for unit, faster in (

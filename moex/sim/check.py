@@ -9,13 +9,19 @@ from moex.trace.trace import Trace
 if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.trace.stream import TraceStream
 
 RECORDED = frozenset({"lookahead", "future", "recorded"})
 """The needs of a prefetcher that a trace can provide."""
 
 
-def check(trace: Trace | TraceStream, cache: ExpertCache, prefetcher: Prefetcher) -> None:
+def check(
+    trace: Trace | TraceStream,
+    cache: ExpertCache,
+    prefetcher: Prefetcher,
+    routing: RoutingPolicy | None = None,
+) -> None:
     """Check that the trace can be replayed with this cache and prefetcher.
 
     Raises:
@@ -50,6 +56,12 @@ def check(trace: Trace | TraceStream, cache: ExpertCache, prefetcher: Prefetcher
         raise ValueError(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
             "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
+        )
+    if routing is not None and not trace.has("router"):
+        raise ValueError(
+            f"trace: holds no router rows, which {type(routing).__name__} chooses from; record it "
+            "with: python run.py mode=live routing=cache_prior routing.strength=0 (routes as the "
+            "model does), or try routing=none"
         )
     if cache.selects and not trace.has("rows"):
         raise ValueError(

@@ -56,7 +56,8 @@ def replay(
     cache = _cache(decisions, trace, hardware)
     governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware
-    report = simulate(trace, cache, decisions.prefetcher, times, cold, on_plan, governor)
+    given = cold, on_plan, governor, None, decisions.routing
+    report = simulate(trace, cache, decisions.prefetcher, times, *given)
     return _described(report, decisions, cache, hardware)
 
 
@@ -66,7 +67,15 @@ def replay_shard(
     hardware: HardwareProfile | None,
     visits: tuple[int, int],
 ) -> Totals:
-    """Replay one shard of a trace, given by `borders`; return what it counts."""
+    """Replay one shard of a trace, given by `borders`; return what it counts.
+
+    Raises:
+        ValueError: a routing policy, whose swaps are not added up.
+    """
+    if decisions.routing is not None or trace.has("router"):
+        raise ValueError(
+            "shards: a routing policy, or a trace of one, is replayed as a whole; try shards=1"
+        )
     cache = _cache(decisions, trace, hardware)
     governor = decisions.make_governor(trace.geometry, hardware)
     return count(trace, cache, decisions.prefetcher, governor, visits)
@@ -118,8 +127,12 @@ def _described(
     report: Report, decisions: Decisions, cache: ExpertCache, hardware: HardwareProfile | None
 ) -> Report:
     """Add to a row what a replay's settings make lossy."""
+    if decisions.routing is not None:
+        report.lossy.append("routing")
+    report.residency_dependent = decisions.routes_by_residency
     if decisions.miss is not None and decisions.miss.lossy:
         report.lossy.append("miss")
+        report.residency_dependent = True
     if cache.selects:
         report.lossy.append("sparsity")
         memory = decisions.memory
@@ -139,14 +152,16 @@ def decode_lower_bound_s(
 ) -> float | None:
     """Return a lower bound on the seconds of decoding the trace, for any policy and prefetcher.
 
-    None if it is unknown: without a timed profile, where rows are moved, with a miss handler that
-    computes on the host or skips, and of a stream, because it takes all of a trace in memory.
+    None if it is unknown: without a timed profile, where rows are moved, with a routing policy,
+    with a miss handler that computes on the host or skips, and of a stream, because it takes all of
+    a trace in memory.
     """
     if not isinstance(trace, Trace):
         return None
     rows = decisions.moves_rows(hardware)
     fetches = decisions.miss is None or not (decisions.miss.on_host or decisions.miss.lossy)
-    if hardware is None or not hardware.timed or rows or not fetches:
+    routed = decisions.routing is not None or trace.router is not None
+    if hardware is None or not hardware.timed or rows or routed or not fetches:
         return None
     memory = decisions.memory
     slots = memory.resolve(trace.geometry)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moex.cache.stats import CacheStats
+from moex.decisions.rerouter import Swaps
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured
 from moex.runs.report import Report
@@ -32,6 +33,7 @@ class Totals:
         self.geometry = geometry
         self.layer_stats = [CacheStats(geometry) for _ in range(geometry.layers)]
         self.tokens = {PREFILL: 0, DECODE: 0}
+        self.swaps, self.off_policy = Swaps(), False
 
     def count_tokens(self, chunk: Trace) -> None:
         """Count the tokens of a chunk's passes."""
@@ -91,6 +93,8 @@ def row(
         *measured(totals.layer_stats, times, cache.by_rows),
         tokens_decode=totals.tokens[DECODE],
         tokens_prefill=totals.tokens[PREFILL],
+        off_policy=totals.off_policy,
+        **totals.swaps.rates,
     )
     return report
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moex.decisions.governor import Governor
+from moex.decisions.rerouter import choose
 from moex.prefetch.base import Observation
 from moex.prefetch.none import NoPrefetch
 from moex.sim.arrays.compile import NotCompiled
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from moex.cache.core import ExpertCache
     from moex.hardware.profile import HardwareProfile
     from moex.prefetch.base import Prefetcher
+    from moex.routing.base import RoutingPolicy
     from moex.runs.measured import Clocked
     from moex.runs.report import Report
     from moex.trace.stream import TraceStream
-    from moex.types import Access, Plan
+    from moex.types import Access, Plan, Prediction
 
 LONG = 1 << 20
 """Visits of a replay that shows on a terminal how far it is."""
@@ -42,6 +44,7 @@ def simulate(
     on_plan: Callable[[Plan], None] | None = None,
     governor: Governor | None = None,
     compiled: bool | None = None,
+    routing: RoutingPolicy | None = None,
 ) -> Report:
     """Replay every visit of the trace.
 
@@ -57,13 +60,15 @@ def simulate(
         governor: pauses the prefetcher; default never.
         compiled: False interprets; True compiles whatever has a compiled form; default: only where
             the trace is long. The row says which; all else in it is the same.
+        routing: chooses experts anew from the recorded router rows; default: the model's own
+            choice.
 
     Raises:
         ValueError: the trace lacks what the prefetcher needs, or is of another geometry.
     """
     prefetcher, governor = prefetcher or NoPrefetch(), governor or Governor()
     given = trace, cache, prefetcher, hardware, cold, on_plan, governor
-    totals, times, why = replayed(*given, compiled)
+    totals, times, why = replayed(*given, compiled, routing=routing)
     report = row(trace, cache, prefetcher, governor, totals, times)
     report.replay, report.interpreted_because = "interpreted" if why else "compiled", why
     return report
@@ -79,6 +84,7 @@ def replayed(
     governor: Governor,
     compiled: bool | None = None,
     visits: tuple[int, int] | None = None,
+    routing: RoutingPolicy | None = None,
 ) -> tuple[Totals, dict[str, Clocked] | None, str | None]:
     """Replay a trace; the arguments are those of `simulate`.
 
@@ -88,7 +94,7 @@ def replayed(
         what was counted, what the clock measured of both phases (None without one), and why the
         replay was interpreted (None if it was compiled).
     """
-    check(trace, cache, prefetcher)
+    check(trace, cache, prefetcher, routing)
     visits = visits or (0, len(trace))
     times: dict[str, Clocked] | None = None
     why = refusal(trace, cache, prefetcher, on_plan, compiled, visits)
@@ -103,7 +109,7 @@ def replayed(
         except NotCompiled as error:
             why = str(error)
     if why is not None:
-        run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor)
+        run = _Replay(trace, cache, prefetcher, hardware, on_plan, governor, routing)
         run.replay(*visits, cold)
         totals, times = run.totals, run.clock.phases if run.clock else None
     return totals, times, why
@@ -138,6 +144,7 @@ class _Replay:
         hardware: HardwareProfile | None,
         on_plan: Callable[[Plan], None] | None,
         governor: Governor,
+        routing: RoutingPolicy | None,
     ) -> None:
         self.trace, self.cache, self.prefetcher, self.on_plan = trace, cache, prefetcher, on_plan
         self.totals = Totals(trace.geometry)
@@ -146,11 +153,13 @@ class _Replay:
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
         self.predicts, self.governor = prefetcher.predicts, governor
         self.access: Access | None = None
+        self.routing, recorded = routing, trace.provenance.get("routing")
+        self.totals.off_policy = recorded != (None if routing is None else routing.identity)
         self.cache.reset()
         if "future" in prefetcher.needs:
             assert isinstance(trace, Trace)
             prefetcher.set_future(trace)
-        governor.reset()
+        self._forget()
 
     def replay(self, start: int, stop: int, cold: bool) -> None:
         """Replay the visits from `start` to `stop`."""
@@ -191,8 +200,14 @@ class _Replay:
 
     def _empty(self) -> None:
         self.cache.reset()
-        self.prefetcher.reset(self.trace.geometry, self.cache.seed)
+        self._forget()
+
+    def _forget(self) -> None:
+        given = self.trace.geometry, self.cache.seed
+        self.prefetcher.reset(*given)
         self.governor.reset()
+        if self.routing is not None:
+            self.routing.reset(*given)
 
     def _finish(self) -> None:
         if self.access is not None:
@@ -205,6 +220,7 @@ class _Replay:
 
     def visit(self, access: Access, tokens: int) -> None:
         """Replay one layer visit; the order of everything is the live runner's."""
+        access, displaced = self._route(access)
         self.access = access
         phase, clock, on_plan = access.phase, self.clock, self.on_plan
         cache_stats = self.layer_stats[access.layer]
@@ -223,8 +239,8 @@ class _Replay:
                 clock.submit(plan)
             if self.predicts:
                 self.governor.count(access, plan)
-                if plan.last:
-                    self._prefetch(access)
+            if plan.last:
+                self._prefetch(access, displaced)
             if clock:
                 late += self._compute(plan, clock)
             else:
@@ -251,19 +267,43 @@ class _Replay:
             clock.wait_host()
         return late
 
-    def _prefetch(self, access: Access) -> None:
+    def _route(self, access: Access) -> tuple[Access, tuple[Prediction, ...]]:
+        """Choose experts anew where router rows are recorded; return those displaced, too."""
+        if self.chunk.router is None:
+            return access, ()
+        rows = self.chunk.router[access.clock - self.chunk.first]
+        choice = choose(self.routing, rows, self.cache, (access.clock, access.layer, access.phase))
+        totals, same = self.totals, bool((choice.rows.final == rows.final).all())
+        totals.swaps.count(choice.rows, access.phase)
+        totals.off_policy = totals.off_policy or not same
+        if self.cache.selects and not same:
+            raise ValueError(
+                "routing with sparsity: other experts than in the recorded run, whose selected "
+                "rows are not recorded; expected the run's own settings; try sparsity=none"
+            )
+        return access._replace(experts=choice.experts), choice.displaced
+
+    def _prefetch(self, access: Access, displaced: tuple[Prediction, ...]) -> None:
+        asked = self._ask(access) if self.predicts else None
+        if asked is None and not displaced:
+            return
+        plan = self.cache.prefetch((*(asked or ()), *displaced), access.clock)
+        self.layer_stats[access.layer].prefetch(access.phase, plan)
+        if self.clock:
+            if asked is not None:
+                self.clock.now += self.clock.profile.predict_s
+            self.clock.submit(plan)
+        if self.on_plan:
+            self.on_plan(plan)
+
+    def _ask(self, access: Access) -> Sequence[Prediction] | None:
+        """Return what the prefetcher predicts; None while it is paused."""
         observation = Observation(access, self.chunk.lookahead_rows(access.clock))
         self.prefetcher.observe(observation)
         if not self.governor.allows(access):
             self.layer_stats[access.layer].paused(access.phase)
-            return
-        plan = self.cache.prefetch(self.prefetcher.predict(observation), access.clock)
-        self.layer_stats[access.layer].prefetch(access.phase, plan)
-        if self.clock:
-            self.clock.now += self.clock.profile.predict_s
-            self.clock.submit(plan)
-        if self.on_plan:
-            self.on_plan(plan)
+            return None
+        return self.prefetcher.predict(observation)
 
 
 def _watched(trace: Trace | TraceStream, start: int, stop: int) -> Iterator[Trace]:

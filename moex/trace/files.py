@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.paths import trace_files
 from moex.trace.format import KINDS, missing, read_header, read_trace, refused, torn
+from moex.trace.router_rows import PREFIX
 from moex.trace.stream import HELD, READING, File, TraceStream
 from moex.trace.trace import Trace, joined
 from moex.trace.validity import check_resets
@@ -117,6 +118,7 @@ def _values(metadata: Any) -> tuple[dict[str, int], frozenset[str]]:
             name, *leaf = column.path_in_schema.split(".")
             values[name] = values.get(name, 0) + column.num_values
             leaves |= {name, f"{name}.{leaf[-1]}"} if leaf else {name}
+    leaves |= {"router"} if any(name.startswith(PREFIX) for name in leaves) else set()
     return values, frozenset(leaves & {*HELD, "predictions.rows"})
 
 

@@ -14,6 +14,7 @@ One row a layer visit, in the order of the run (the row number is the visit's cl
 | lookahead | list<float32>[3 * experts], optional | scores of the next 3 layers; NaN: none |
 | predictions | list<struct<layer, index, score, rows>>, optional | predictions of the run |
 | rows | list<binary>, optional | rows that each of `experts` needed: a bitmap; null: all |
+| router_* | five lists, optional | router rows of every token (`router_rows.py`) |
 
 A bitmap of rows has a bit for each of an expert's neurons, lowest first; null is the whole expert.
 
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from moex.trace import router_rows
 from moex.trace.columns import Columns
 from moex.trace.trace import Trace as Trace
 from moex.trace.validity import DEPTHS as DEPTHS
@@ -37,7 +39,7 @@ from moex.trace.writer import write_trace as write_trace
 from moex.types import Geometry
 
 KINDS = {"quant": dict, "sparsity": dict, "cold": bool, "store": str, "overlaps": bool}
-KINDS |= {"predictor_bytes": int}
+KINDS |= {"predictor_bytes": int, "routing": dict}
 """Keys of the provenance that a replay reads, and their types."""
 
 
@@ -125,6 +127,7 @@ def columns_of(table: Any, geometry: Geometry) -> dict[str, Any]:
         "predictions": columns.predictions(),
         "rows": columns.rows(),
         "tokens": columns.numbers("tokens", np.int32) if "tokens" in table.column_names else None,
+        "router": router_rows.from_table(table, geometry),
     }
 
 

@@ -17,6 +17,7 @@ from moex.types import PREFILL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moex.trace.router_rows import RouterRows
     from moex.trace.stream import TraceStream
     from moex.types import Access, Geometry, Prediction
 
@@ -33,6 +34,7 @@ class Visit(NamedTuple):
     predictions: Sequence[Prediction]
     tokens: int | None
     needs: Sequence[int | None]
+    router: RouterRows | None = None
 
 
 class TraceRecorder:
@@ -54,6 +56,7 @@ class TraceRecorder:
         folder: Path | None = None,
     ) -> None:
         self.geometry, self.about, self.folder = geometry, about or {}, folder
+        self.keeps_router = True
         self.resets: set[int] = set()
         self._parts: TemporaryDirectory[str] | None = None
         # In one attribute, so that no interruption comes between writing a part and dropping it.
@@ -72,6 +75,7 @@ class TraceRecorder:
         predictions: Sequence[Prediction] = (),
         tokens: int | None = None,
         needs: Sequence[int | None] = (),
+        router: RouterRows | None = None,
     ) -> None:
         """Record one visit.
 
@@ -82,10 +86,21 @@ class TraceRecorder:
             predictions: of the prefetcher.
             tokens: tokens of the visit; None if unknown.
             needs: the bitmap of selected rows of each of its experts; None for all.
+            router: its router rows; those of all visits are kept, or of none.
         """
         if len(self._recorded[1]) >= PART:  # those have ended; the one that is added may be cut
             self._write_part()
-        self._recorded[1].append(Visit(sequence, access, lookahead, predictions, tokens, needs))
+        self._recorded[1].append(
+            Visit(
+                sequence,
+                access,
+                lookahead,
+                predictions,
+                tokens,
+                needs,
+                router if self.keeps_router else None,
+            )
+        )
 
     def cut(self, count: int) -> None:
         """Keep only the first `count` visits: all, or all but the last one."""
@@ -142,6 +157,7 @@ def _columns(geometry: Geometry, visits: list[Visit], provenance: dict[str, Any]
     ]
     scored = bool(accesses) and all(access.scores for access in accesses)
     tokens = [visit.tokens for visit in visits]
+    router = [visit.router for visit in visits if visit.router is not None]
     return Trace(
         geometry=geometry,
         sequence=np.asarray([visit.sequence for visit in visits], np.int32),
@@ -156,4 +172,5 @@ def _columns(geometry: Geometry, visits: list[Visit], provenance: dict[str, Any]
         rows=rows if any(visit.needs for visit in visits) else None,
         provenance=provenance,
         tokens=None if None in tokens else np.asarray(tokens, np.int32),
+        router=router if visits and len(router) == len(visits) else None,
     )

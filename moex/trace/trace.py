@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from moex.trace.router_rows import RouterRows
+
 
 def following(names: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the position of every name's next occurrence, -1 if there is none [names]."""
@@ -55,6 +57,7 @@ class Trace:
     tokens: NDArray[np.int32] | None = None
     resets: tuple[int, ...] = ()
     first: int = 0
+    router: list[RouterRows] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -158,7 +161,7 @@ class Trace:
         return part
 
 
-OPTIONAL = ("scores", "lookahead", "predictions", "rows")
+OPTIONAL = ("scores", "lookahead", "predictions", "rows", "router")
 """Columns that a trace may lack; `tokens`, too."""
 
 
@@ -170,7 +173,7 @@ def joined(chunks: Iterable[Trace]) -> Trace:
     for name in names:
         if getattr(whole, name) is not None:
             setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
-    for name in ("predictions", "rows"):
+    for name in ("predictions", "rows", "router"):
         if getattr(whole, name) is not None:
             setattr(whole, name, [row for part in parts for row in getattr(part, name)])
     shifts = np.cumsum([0, *lengths[:-1]])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.trace import router_rows
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -47,6 +49,8 @@ def check(trace: Trace) -> None:
         _predictions(trace)
     if trace.rows is not None:
         _rows(trace)
+    if trace.router is not None:
+        router_rows.check(trace.router, geometry)
 
 
 def check_resets(resets: Sequence[int], first: int, visits: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moex.runs.atomic import atomic_write
+from moex.trace import router_rows
 from moex.trace.validity import DEPTHS
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ GROUP_VISITS = 1 << 17
 
 def write_trace(trace: Trace | TraceStream, path: str | Path) -> Path:
     """Write the trace atomically; return its path."""
-    optional = {name for name in ("tokens", "scores", "lookahead", "rows") if trace.has(name)}
+    optional = {
+        name for name in ("tokens", "scores", "lookahead", "rows", "router") if trace.has(name)
+    }
     if trace.has("predictions"):
         optional |= {"predictions"} | ({"predictions.rows"} if trace.predicts_rows else set())
     width = trace.geometry.experts * (trace.has("scores") + DEPTHS * trace.has("lookahead"))
@@ -51,7 +54,7 @@ def write_chunks(
         path: of the file.
         geometry: of all chunks.
         header: `provenance`, and `visits` and `resets` where they are known.
-        optional: which of `tokens scores lookahead predictions predictions.rows rows` are written.
+        optional: which of `OPTIONAL`, `tokens` and `predictions.rows` are written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -64,7 +67,8 @@ def write_chunks(
         pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as file,
     ):
         for chunk in chunks:
-            columns = [_column(chunk, field) for field in schema]
+            rows = router_rows.to_columns(chunk.router) if chunk.router else {}
+            columns = [rows[f.name] if f.name in rows else _column(chunk, f) for f in schema]
             file.write_table(pa.Table.from_arrays(columns, schema=schema), len(chunk))
     return path
 
@@ -89,7 +93,8 @@ def _schema(experts: int, held: frozenset[str]) -> Any:
         ("predictions", pa.list_(pa.struct(predicted))),
         ("rows", pa.list_(pa.binary())),
     ]
-    return pa.schema(required + [each for each in others if each[0] in held])
+    held_columns = [each for each in others if each[0] in held]
+    return pa.schema(required + held_columns + (router_rows.fields() if "router" in held else []))
 
 
 def _column(chunk: Trace, field: Any) -> Any:

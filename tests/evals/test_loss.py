@@ -51,6 +51,12 @@ def test_held_out_documents_are_cut_and_their_kinds_take_turns(model, tokenizer,
     texts = held_out_texts(10, tmp_path)
     assert [text["text"].split("/")[0] for text in texts] == ["novels", "wikipedia-articles"]
     assert all("train" not in text["text"] for text in texts)
-    [row] = evaluate(model, tokenizer, ["heldout_loss"], limit=2, text_dir=tmp_path)
+    row, *kinds = evaluate(model, tokenizer, ["heldout_loss"], limit=2, text_dir=tmp_path)
     assert row["n"] == 2
+    assert [(kind["task"], kind["n"]) for kind in kinds] == [
+        ("heldout_loss/novels", 1),
+        ("heldout_loss/articles", 1),
+    ]
+    worst = max(kinds, key=lambda kind: kind["value"])
+    assert (row["worst"], row["worst_part"]) == (worst["value"], worst["task"].split("/")[1])
     assert len(tokenizer(texts[0]["text"])["input_ids"]) > TOKENS

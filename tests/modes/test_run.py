@@ -94,7 +94,7 @@ def test_a_part_that_cannot_be_made_is_one_line(configured, words, line):
 
 def test_a_mode_runs_without_a_configuration(tmp_path):
     parts = {"cache": LRU(), "memory": Memory(2), "prefetch": NoPrefetch(), "miss": Fetch()}
-    parts |= {"hardware": HardwareProfile(), "quant": None}
+    parts |= {"hardware": HardwareProfile(), "quant": None, "routing": None}
     none = {"quant": {"name": "none"}, "sparsity": {"name": "none"}, "workload": {}}
     top = asdict(Top(bottleneck=False, smoke=True))
     report = simulate.run(Run(top | none, parts.__getitem__), tmp_path)

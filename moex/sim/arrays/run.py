@@ -67,6 +67,8 @@ def refusal(
         return f"prefetch={type(prefetcher).__name__} is asked visit by visit"
     if on_plan is not None:
         return "plans are asked for"
+    if trace.has("router"):
+        return "experts are chosen anew, visit by visit"
     whole = isinstance(trace, Trace) and visits == (0, len(trace))
     if "future" in policy.needs | prefetcher.needs and not whole:
         return "the future reaches beyond a part of the trace"

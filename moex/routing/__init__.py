@@ -1,0 +1,1 @@
+"""Routing policies: which experts a token asks for; one file each."""
