@@ -159,7 +159,9 @@ class _Replay:
         if "future" in prefetcher.needs:
             assert isinstance(trace, Trace)
             prefetcher.set_future(trace)
-        self._forget()
+        governor.reset()
+        if routing is not None:
+            routing.reset(trace.geometry, cache.seed)
 
     def replay(self, start: int, stop: int, cold: bool) -> None:
         """Replay the visits from `start` to `stop`."""

@@ -131,7 +131,7 @@ def test_padding_neither_moves_state_nor_counts(loaded):
     _, _, offloaded = live(loaded, Setup(LRU(), routing=CachePrior(0.0)), padded)
     geometry = loaded.geometry
     assert offloaded.journal.swaps.positions == geometry.layers * geometry.top_k * 8 * 3
-    first = offloaded.recorder.router[0]
+    first = offloaded.recorder.trace({}).router[0]
     assert first.padding.tolist() == [True] * 4 + [False] * 5 + [True] + [False] * 17
 
 
@@ -140,7 +140,7 @@ def test_weights_are_gathered_from_the_original_scores(loaded):
     source = offloaded.rerouting.logits
     normalized = loaded.geometry.experts == 8 or "Qwen3" in type(loaded.model).__name__
     assert (source.normalized, source.scale) == (normalized, 1.0)
-    rows = next(rows for rows in offloaded.recorder.router if (rows.final != rows.index).any())
+    rows = next(rows for rows in offloaded.recorder.trace({}).router if (rows.final != rows.index).any())
     logits, index, own, final = map(
         torch.from_numpy, (rows.logits, rows.index, rows.weights, rows.final)
     )
