@@ -3,4 +3,4 @@
 from moex.api import curves, load, open_trace, read_trace, simulate, write_trace
 
 __all__ = ["curves", "load", "open_trace", "read_trace", "simulate", "write_trace"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
