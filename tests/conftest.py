@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_models import ARCHITECTURES, tiny_config, write_tokenizer
 
+# A shell's background job ignores Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
