@@ -118,7 +118,7 @@ def quant_grid(table: pd.DataFrame) -> pd.DataFrame:
         name: [entry["bits"] if isinstance(entry, dict) else 16 for entry in found[f"quant.{key}"]]
         for name, key in (("attention", "attention"), ("experts", "gate_up"))
     }
-    found = found.assign(**bits)
+    found = found.copy().assign(**bits)  # copied: in one piece, of many
     paper = [
         log(TABLE_1[pair] / TABLE_1[16, 16])
         for pair in zip(found["attention"], found["experts"], strict=True)

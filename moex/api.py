@@ -10,7 +10,6 @@ from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import known_break_even
 from moex.paths import trace_path
-from moex.sim.policy_curves import policy_curve
 from moex.sim.replay import decode_lower_bound_s, replay, replay_in_shards
 from moex.sim.scaled import costs_line, scaled
 from moex.trace.files import open_trace
@@ -195,6 +194,8 @@ def curves(
     A curve has hits at every capacity: by default from top-k slots a layer up to all experts. The
     arguments are those of `simulate`; `phase` says which accesses are counted.
     """
+    from moex.sim.policy_curves import policy_curve  # loads the compiler
+
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     settings = slots, pool, cold, phase, seed
     return [policy_curve(trace, policy, *settings) for policy in policies or (LRU(),)]

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moex.hardware.forecast import transfer_s
-from moex.sim.compiled_curves import BYPASS
-from moex.sim.curves import replayed_loads, visits_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,6 +88,9 @@ def belady_loads(
     After a visit the pool keeps those of its residents and of the visit's experts that are demanded
     again soonest; one that never is, is not kept at all.
     """
+    from moex.sim.compiled_curves import BYPASS  # loads numba
+    from moex.sim.curves import replayed_loads, visits_of
+
     visits = visits_of(trace, pool, cold)._replace(fresh=_begins(trace, cold))
     return replayed_loads(trace, visits, BYPASS, slots, pool)
 

@@ -140,7 +140,9 @@ def test_weights_are_gathered_from_the_original_scores(loaded):
     source = offloaded.rerouting.logits
     normalized = loaded.geometry.experts == 8 or "Qwen3" in type(loaded.model).__name__
     assert (source.normalized, source.scale) == (normalized, 1.0)
-    rows = next(rows for rows in offloaded.recorder.trace({}).router if (rows.final != rows.index).any())
+    rows = next(
+        rows for rows in offloaded.recorder.trace({}).router if (rows.final != rows.index).any()
+    )
     logits, index, own, final = map(
         torch.from_numpy, (rows.logits, rows.index, rows.weights, rows.final)
     )

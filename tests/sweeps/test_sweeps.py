@@ -25,7 +25,7 @@ import moex
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "mode=simulate", "bottleneck=false", "smoke=true", "prefetch=none")
 CELLS = ("cache=lru,lfu", "memory.slots=2,4")
-ELSEWHERE = ("started", "machine", "git", "dirty")
+ELSEWHERE = ("started", "machine", "git", "dirty", "replay", "interpreted_because")
 
 
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -47,7 +47,7 @@ PROMPTS = (
 )
 
 
-TRAINED = ("recorded", "gate_resid", "linear", "mlp", "corm")
+TRAINED = ("recorded", "gate_resid", "linear", "mlp", "corm", "history")
 """Prefetchers that want a file of this very model."""
 
 
