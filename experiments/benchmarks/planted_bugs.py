@@ -32,7 +32,7 @@ CACHE, RUN = "tests/cache tests/test_parity.py", "tests/test_exactness.py tests/
 BUGS = (
     Bug(
         "LRU evicts the last used",
-        "moex/cache/lru.py",
+        "moex/cache/array_policy.py",
         "return candidates[0]",
         "return candidates[-1]",
         CACHE,
