@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moex.routing.base import RoutingPolicy
     from moex.runner.offloaded import OffloadedModel
     from moex.runs.report import Report
-    from moex.sim.curves import Curve
+    from moex.sim.curves.stack import Curve
     from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
@@ -194,7 +194,7 @@ def curves(
     A curve has hits at every capacity: by default from top-k slots a layer up to all experts. The
     arguments are those of `simulate`; `phase` says which accesses are counted.
     """
-    from moex.sim.policy_curves import policy_curve  # loads the compiler
+    from moex.sim.curves.policies import policy_curve  # loads the compiler
 
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     settings = slots, pool, cold, phase, seed

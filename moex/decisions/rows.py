@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.row_cache import rows_in_slot
-from moex.trace.neurons import hottest, read_counts
+from moex.sparsity.neuron_counts import hottest, read_counts
 
 if TYPE_CHECKING:
     from moex.cache.memory import Memory

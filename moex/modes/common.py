@@ -125,6 +125,6 @@ def write_counts(trace: Trace | TraceStream, folder: Path) -> None:
 
     write_atomically(folder / "counts.json", json.dumps(counts(trace), allow_nan=False) + "\n")
     if trace.has("rows"):
-        from moex.trace.neurons import neuron_counts, write_neurons
+        from moex.sparsity.neuron_counts import neuron_counts, write_neurons
 
         write_neurons(neuron_counts(trace), folder / "neurons.npy")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.modes.run import Run
-    from moex.sim.curves import Curve
+    from moex.sim.curves.stack import Curve
 
 SHOWN = 8
 """Capacities that are shown on the screen; the file has all."""
@@ -22,7 +22,7 @@ SHOWN = 8
 def run(run: Run, folder: Path) -> Report:
     """Replay the trace at every capacity; write `curve.json`."""
     from moex.api import Trace, open_trace
-    from moex.sim.policy_curves import policy_curve
+    from moex.sim.curves.policies import policy_curve
 
     if not run.trace:
         raise ValueError(

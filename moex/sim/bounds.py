@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moex.sim.curves import curves
+from moex.sim.curves.stack import curves
 
 if TYPE_CHECKING:
     from moex.trace.format import Trace

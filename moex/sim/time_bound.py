@@ -88,8 +88,8 @@ def belady_loads(
     After a visit the pool keeps those of its residents and of the visit's experts that are demanded
     again soonest; one that never is, is not kept at all.
     """
-    from moex.sim.compiled_curves import BYPASS  # loads numba
-    from moex.sim.curves import replayed_loads, visits_of
+    from moex.sim.curves.compiled import BYPASS  # loads numba
+    from moex.sim.curves.stack import replayed_loads, visits_of
 
     visits = visits_of(trace, pool, cold)._replace(fresh=_begins(trace, cold))
     return replayed_loads(trace, visits, BYPASS, slots, pool)

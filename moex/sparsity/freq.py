@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moex.sparsity.fixed import Fixed
-from moex.trace.neurons import read_counts
+from moex.sparsity.neuron_counts import read_counts
 
 if TYPE_CHECKING:
     from torch import Tensor

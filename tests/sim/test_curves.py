@@ -12,7 +12,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.fifo import FIFO
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
-from moex.sim.curves import KINDS, curves
+from moex.sim.curves.stack import KINDS, curves
 from moex.sim.simulator import simulate
 from moex.trace.importers import arrays
 

@@ -31,7 +31,7 @@ from moex.prefetch.none import NoPrefetch
 from moex.prefetch.oracle import Oracle
 from moex.prefetch.previous import Previous
 from moex.prefetch.random import Random as RandomPrefetch
-from moex.sim.curves import curves
+from moex.sim.curves.stack import curves
 from moex.sim.time_bound import belady_loads, decode_lower_bound
 from moex.types import Expert, Prediction
 

@@ -22,7 +22,7 @@ from moex.trace.format import write_trace
 
 CHILD = """
 import sys
-from moex.sim.curves import curves
+from moex.sim.curves.stack import curves
 from moex.trace.format import read_trace
 made = curves(read_trace(sys.argv[1]))
 print({name: len(curve.slots) for name, curve in made.items()})

@@ -25,7 +25,7 @@ from moex.prefetch.gate import Gate
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate
 from moex.trace.format import Trace, read_trace
-from moex.trace.neurons import hottest, neuron_counts
+from moex.sparsity.neuron_counts import hottest, neuron_counts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moex.sim.compiled_curves import BELADY, BYPASS, FIFO, LFU, LRU, replay, stack
+from moex.sim.curves.compiled import BELADY, BYPASS, FIFO, LFU, LRU, replay, stack
 from moex.trace.trace import following
 from moex.types import DECODE, PREFILL
 

@@ -15,7 +15,7 @@ from moex.cache.lru import LRU
 from moex.cache.stats import CacheStats
 from moex.decisions.governor import Governor
 from moex.prefetch.none import NoPrefetch
-from moex.sim.curves import Curve, curves
+from moex.sim.curves.stack import Curve, curves
 from moex.sim.replay import RecordedFuture
 from moex.sim.simulator import replayed
 from moex.types import DECODE

@@ -1,4 +1,4 @@
-"""The compiled loops of `moex.sim.curves`: exact replay, at one capacity or at all of them.
+"""The compiled loops of `moex.sim.curves.stack`: exact replay, at one capacity or at all of them.
 
 An expert is numbered `layer * experts + index`. Arrays are numpy's; shapes are given in `curves`.
 Each function compiles when it is first called.
