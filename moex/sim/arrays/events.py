@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moex.sim.arrays.replay import RESET, RESTART, Events
-from moex.trace.trace import following
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from moex.trace.format import Trace
@@ -39,12 +41,10 @@ def events(
         earlier = trace.sequence[0] if before is None else before
         changed = np.diff(trace.sequence, prepend=earlier) != 0
         fresh |= RESTART * changed.astype(np.int8)
-    next_use = np.zeros(0)
+    next_use = np.zeros(len(names) if future else 0)
     if future:
-        clocks = np.repeat(np.arange(visits, dtype=np.float64), np.diff(trace.offsets))
-        # Numbers of 16 bits are sorted several times faster; no known model has more experts.
-        few = trace.geometry.layers * trace.geometry.experts <= 1 << 16
-        next_use = np.append(clocks, np.inf)[following(names.astype(np.uint16) if few else names)]
+        after = np.full(trace.geometry.layers * trace.geometry.experts, np.inf)
+        _compiled()(trace.offsets, names, after, next_use)
     ones = np.ones(visits, np.int32)
     none = np.zeros(0, np.int64)
     offsets, predicted = predictions or (none, none)
@@ -61,3 +61,19 @@ def events(
         np.ascontiguousarray(offsets, np.int64),
         np.ascontiguousarray(predicted, np.int64),
     )
+
+
+def _next_uses(offsets: Any, names: Any, after: Any, found: Any) -> None:
+    """Fill `found` with the visit in which every access's expert is used next, or infinity."""
+    for visit in range(len(offsets) - 2, -1, -1):
+        for i in range(offsets[visit], offsets[visit + 1]):
+            found[i] = after[names[i]]
+            after[names[i]] = visit
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    import numba
+
+    compiled: Callable[..., None] = numba.njit(_next_uses, cache=True)
+    return compiled
