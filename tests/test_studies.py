@@ -194,6 +194,7 @@ TINY = {
     "benchmarks/gpu_machine/published.py": ("",),
     "benchmarks/replay_speed/compiled.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
+    "benchmarks/replay_speed/equality.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
     "benchmarks/streamed_replay/bench.py": ("make", "replay", "read", "equal"),
     "benchmarks/spine/lookahead.py": ("",),
