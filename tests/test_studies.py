@@ -196,6 +196,7 @@ TINY = {
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/equality.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
+    "benchmarks/replay_speed/zoo.py": ("",),
     "benchmarks/streamed_replay/bench.py": ("make", "replay", "read", "equal"),
     "benchmarks/spine/lookahead.py": ("",),
     "benchmarks/spine/overhead.py": ("",),
