@@ -1,4 +1,4 @@
-"""What a run prints: notes on stderr, a table and one sentence, and the row as the last line."""
+"""What a run prints: notes, a table and one sentence on stderr; the row, where stdout is read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from moex.cli.explain import explain
+from moex.runs.notes import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
 
 
 def show(report: Report, folder: Path, brief: bool = False) -> None:
-    """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
+    """Print table and sentence to stderr, and the row to stdout, unless that is a terminal.
+
+    A cell of a sweep is brief; on a terminal it is left to the sweep's table.
+    """
+    progress("")
     if brief:
-        # One write: cells of several processes share the terminal.
-        print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
-        print(report.json(), flush=True)
+        if not sys.stderr.isatty():  # one write: cells of several processes share it
+            print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
+        _row(report)
         return
     from rich.console import Console
     from rich.table import Table
@@ -32,13 +37,19 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     console = Console(stderr=True)
     if table.rows:
         console.print(table)
-    console.print(sentence(report), highlight=False)
+    if report.mode != "plan":  # its lines begin with it
+        console.print(sentence(report), highlight=False)
     for line in explain(report, folder):
         console.print(line, highlight=False)
     if report.bottleneck:
         console.print(report.bottleneck, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
-    print(report.json(), flush=True)
+    _row(report)
+
+
+def _row(report: Report) -> None:
+    if not sys.stdout.isatty():
+        print(report.json(), flush=True)
 
 
 def _rows(report: Report) -> list[tuple[str, str, str]]:
@@ -92,7 +103,7 @@ def sentence(report: Report) -> str:
         )
         return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
     if report.mode == "plan":
-        return f"{report.model}: what fits and what it may reach, from its configuration alone."
+        return (report.bottleneck or "").partition("\n")[0]
     if report.mode == "verify":
         return _equality(report)
     speed = report.tokens_per_second

@@ -15,6 +15,7 @@ from moex.modes.common import (
     measure_hardware,
     set_threads,
     shrunk,
+    vocabulary,
     write_counts,
 )
 from moex.modes.verify import grade
@@ -58,7 +59,8 @@ def run(run: Run, folder: Path) -> Report:
         readers = setup.memory.reader_threads if loaded.store.io else 0
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(run, 1 if timed else readers)
-        batches = workload.batches(loaded.tokenizer(), loaded.device)
+        tokenizer = workload.tokenizer(loaded.tokenizer, vocabulary(loaded.model))
+        batches = workload.batches(tokenizer, loaded.device)
         timeline = run.runner.timeline
         result = run_offloaded(loaded, batches, workload, setup, timeline, on_stop, folder)
         if not loaded.random_weights:
@@ -104,7 +106,8 @@ def _baseline(run: Run, workload: Workload, on_stop: OnStop) -> Result:
     settings = (run.model.name, run.model.dtype, run.model.device)
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[run.runner.name]
     with start(*settings, experts=run.runner.experts) as model:
-        tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
+        own = partial(load_tokenizer, checkpoint.find(settings[0]), model)
+        tokenizer = workload.tokenizer(own, vocabulary(model))
         batches = workload.batches(tokenizer, str(model.device))
         return run_baseline(model, run.runner.name, batches, workload, run.seed, on_stop)
 
