@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.cells import cells
+from analysis.figures import coincident
 from analysis.query import add_arguments, column, number, read
-from analysis.style import COLOURS, COLUMN, MARKERS, caption, new, policy_style, save, styled
+from analysis.style import (
+    COLOURS,
+    COLUMN,
+    LINES,
+    MARKERS,
+    caption,
+    every,
+    new,
+    policy_style,
+    save,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,9 +57,8 @@ def plot(table: pd.DataFrame, x: str, y: str, by: str = "") -> Figure:
         axis.plot(at, line["middle"], label=str(name), **look)
         if (line["high"] > line["low"]).any():
             below, above = line["middle"] - line["low"], line["high"] - line["middle"]
-            axis.errorbar(
-                at, line["middle"], [below, above], fmt="none", ecolor=look["color"], capsize=2
-            )
+            bars = {"fmt": "none", "ecolor": look["color"], "capsize": 2}
+            axis.errorbar(at, line["middle"], [below, above], errorevery=every(len(line)), **bars)
     if not ordered:
         axis.set_xticks(range(len(ticks)), map(str, ticks))
     elif len(ticks) <= 8:
@@ -57,15 +68,16 @@ def plot(table: pd.DataFrame, x: str, y: str, by: str = "") -> Figure:
     if by:
         axis.legend(title=by)
     each = f", a line for every {by}" if by else ""
-    return caption(figure, f"{y.replace('_', ' ')} by {x}{each}.", rows)
+    same = coincident(found, keys[1], keys[:1]) if by else ""
+    return caption(figure, f"{y.replace('_', ' ')} by {x}{each}.{same}", rows)
 
 
 def _look(key: str, name: Any, index: int) -> dict[str, Any]:
     """A policy's own style; of anything else, colours and markers in turn."""
     if key == "policy":
         return policy_style(str(name))
-    marker = MARKERS[index % len(MARKERS)]
-    return {"color": COLOURS[index % len(COLOURS)], "marker": marker, "linestyle": "-"}
+    turn, colour = index % len(MARKERS), index % len(COLOURS)
+    return {"color": COLOURS[colour], "marker": MARKERS[turn], "linestyle": LINES[colour]}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from moex.modes.common import PARTIAL
 from moex.modes.live import analyze
 from moex.modes.shards import shard_folder
 from moex.runs.atomic import exclusive_lock, write_atomically
-from moex.runs.notes import note
+from moex.runs.notes import note, progress
 from moex.runs.provenance import provenance
 from moex.runs.run_id import code_version, run_id
 
@@ -62,6 +62,9 @@ def _run(config: DictConfig, folder: Path) -> float | None:
         return None
     if not in_sweep():
         notice_ignored(config, HydraConfig.get().overrides.task)
+    if not job.mode.kept:
+        _interact(job, folder)
+        return None
     with exclusive_lock(
         folder, lambda: note("another process is running this configuration: waiting for it")
     ):
@@ -101,6 +104,18 @@ def _replay_shard(job: Run, folder: Path, name: str) -> None:
     note(f"{name}: shard {job.shard} of {job.shards} is replayed")
 
 
+def _interact(job: Run, folder: Path) -> None:
+    """Run a mode that keeps no result."""
+    if in_sweep():
+        raise ValueError(
+            f"mode={job.mode.name}: is typed to, and cannot be swept; expected one run; try "
+            "mode=live"
+        )
+    imported(job.mode.run, "mode.run")(job, folder)
+    with suppress(OSError):
+        folder.rmdir()  # Hydra made it
+
+
 def _execute(job: Run, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
@@ -111,6 +126,8 @@ def _execute(job: Run, folder: Path, name: str) -> Report:
             left_over.unlink()
     with suppress(FileNotFoundError):
         os.replace(folder / "result.json", folder / "result.previous.json")
+    if not in_sweep():
+        progress(f"mode={job.mode.name}: starting")
     report: Report = imported(job.mode.run, "mode.run")(job, folder)
     report.fill(run_id=name, **_names(report, job), code=code_version(), **provenance())
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.settings)))

@@ -6,12 +6,29 @@ import sys
 from typing import TYPE_CHECKING
 
 from moex.cli.explain import explain
+from moex.paths import CONF
 from moex.runs.notes import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.runs.report import Report
+
+METRICS = CONF.parent / "analysis" / "README.md"
+SECTIONS = {
+    **dict.fromkeys(("tokens per second", "time to first token"), "speed"),
+    **dict.fromkeys(("hit rate", "effective hit rate", "all-hit rate"), "accesses"),
+    **dict.fromkeys(("bytes moved", "stall share"), "bytes-and-waiting"),
+    "prefetch precision": "prefetching",
+}
+"""Where the metrics page has a metric; all others are accuracies."""
+TASKS = {
+    "replace": "; a word or a random one (chance .5)",
+    "swap": "; in order or two words swapped (chance .5)",
+    "cloze": "; the right word of four (chance .25)",
+    "grammar": "; grammatical or not (chance .5)",
+}
+"""What the items of moex_* and heldout_* tasks ask."""
 
 
 def show(report: Report, folder: Path, brief: bool = False) -> None:
@@ -28,12 +45,14 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report.source} run {report.run_id}", title_justify="left")
+    title = f"{report.source} run {report.run_id}"
+    told = "every metric: analysis/README.md#metrics"
+    table = Table(title=title, title_justify="left", caption=told, caption_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_column("meaning", style="dim")
     for what, value, meaning in _rows(report):
-        table.add_row(what, value, meaning)
+        table.add_row(_linked(what), value, meaning)
     console = Console(stderr=True)
     if table.rows:
         console.print(table)
@@ -45,6 +64,12 @@ def show(report: Report, folder: Path, brief: bool = False) -> None:
         console.print(report.bottleneck, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
     _row(report)
+
+
+def _linked(what: str) -> str:
+    """A metric's name, on terminals that know links one to its section of the metrics page."""
+    section = SECTIONS.get(what, "accuracy-and-equality")
+    return f"[link={METRICS.as_uri()}#{section}]{what}[/link]" if METRICS.is_file() else what
 
 
 def _row(report: Report) -> None:
@@ -82,7 +107,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         (
             task["task"],
             f"{task['value']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}"),
-            f"{task['metric']}, n={task['n']}",
+            f"{task['metric']}, n={task['n']}" + TASKS.get(task["task"].partition("_")[2], ""),
         )
         for task in report.tasks
         if "/" not in task["task"]  # subtasks are in the row

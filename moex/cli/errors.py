@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from moex.cli.renamed import DEVICES, KEYS, MODULES, OPTIONS, SYNONYMS
 from moex.paths import CONF
+from moex.runs.notes import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ PLAIN = (
 
 def leave(error: Exception) -> NoReturn:
     """End the program with one line and exit code 1; with a traceback where it was asked for."""
+    progress("")
     if os.environ.get("MOEX_TRACEBACK"):
         raise error
     sys.exit(f"moex: {one_line(error)}")

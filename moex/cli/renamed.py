@@ -29,6 +29,8 @@ OPTIONS = {
     "hardware": dict.fromkeys(("cuda", "cpu", "gpu", "here", "local"), "auto"),
     "mode": {
         "accuracy": "eval",
+        "generate": "chat",
+        "interactive": "chat",
         "replay": "simulate",
         "run": "live",
         "test": "verify",

@@ -20,7 +20,7 @@ from moex.modes.common import (
 )
 from moex.modes.verify import grade
 from moex.runs.atomic import write_lines
-from moex.runs.notes import note
+from moex.runs.notes import note, progress
 from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def run(run: Run, folder: Path) -> Report:
         return result.report
     measure_hardware(run)
     setup = make_setup(run, workload)
+    progress(f"loading {run.model.name}")
     loaded = load(run, setup.memory.store)
     with closing(loaded.store):
         readers = setup.memory.reader_threads if loaded.store.io else 0
@@ -62,14 +63,17 @@ def run(run: Run, folder: Path) -> Report:
         tokenizer = workload.tokenizer(loaded.tokenizer, vocabulary(loaded.model))
         batches = workload.batches(tokenizer, loaded.device)
         timeline = run.runner.timeline
+        progress("first pass")
         result = run_offloaded(loaded, batches, workload, setup, timeline, on_stop, folder)
         if not loaded.random_weights:
             grade(result.report, run, loaded, workload, batches)
         _write_run(result, run, workload, folder)
         if run.bottleneck:
+            progress("looking for the bottleneck")
             result.report.bottleneck = _bottleneck(result.report, folder, setup, workload.cold)
         set_threads(run)
         if not loaded.random_weights:
+            progress(f"accuracy: {', '.join(run.eval.tasks) or 'none'}")
             accuracy(result.report, run, loaded)
     return result.report
 
