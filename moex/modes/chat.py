@@ -102,7 +102,7 @@ def _continued(
     """Yield new tokens until the end of the text, of `new_tokens` or of the model's context."""
     import torch
 
-    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends = model.generation_config.eos_token_id
     ends = {*ends} if isinstance(ends, list) else {ends}
     context = _context(model)
     left = new_tokens if context is None else min(new_tokens, context - len(ids))
