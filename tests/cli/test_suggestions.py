@@ -58,7 +58,7 @@ def attempt(folder: Path, *words: str) -> None:
         ("mode=simulate batch_size=4", "batch_size: .*; try workload.batch_size=4"),
         ("mode=simulate max_new_tokens=4", "; try workload.new_tokens=4"),
         ("mode=simulate policy=lfu", "policy: there is no such key; .*; try cache=lfu"),
-        ("mode=plan vram=900MB", "vram: there is no such key; .*; try memory.budget=900MB"),
+        ("mode=plan vram=3GB", "vram: there is no such key; .*; try memory.budget=3GB"),
     ],
 )
 def test_a_word_of_another_tool_is_told_its_name_here(words, line, tmp_path, hydra_here):
@@ -120,7 +120,7 @@ def test_a_budget_alone_needs_no_slots_null():
 
 
 def test_a_budget_alone_is_planned_for(here, tmp_path):
-    code, out, err = here("mode=plan", "memory.budget=900MB", f"hydra.run.dir={tmp_path}")
+    code, out, err = here("mode=plan", "memory.budget=3GB", f"hydra.run.dir={tmp_path}")
     assert code == 0, err
     assert '"slots": ' in out
 
