@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     """Run one configuration; return its objective, for sweepers."""
-    from moex.cli.app import in_sweep, run
+    from moex.cli.app import run
     from moex.cli.errors import forget, leave, one_line
+    from moex.cli.sweep import in_sweep
 
     try:
         return run(config)
@@ -30,16 +31,21 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     from moex.cli.errors import leave, register_resolvers
-    from moex.cli.overrides import given_twice, options_first, refuse_groups
+    from moex.cli.overrides import asked_group, given_twice, implied, options_first, refuse_groups
 
     register_resolvers()
-    sys.argv[1:] = options_first(sys.argv[1:])
+    sys.argv[1:] = options_first(implied(sys.argv[1:]))
     for key in given_twice(sys.argv[1:]):
         print(f"moex: {key}= is given twice: the last one counts", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        refuse_groups(sys.argv[1:])
-        main()
+        if group := asked_group(sys.argv[1:]):
+            from moex.cli.keys import group_help
+
+            print(group_help(group), end="")
+        else:
+            refuse_groups(sys.argv[1:])
+            main()
     except KeyboardInterrupt:
         sys.exit("moex: stopped; type the command again: what has finished is not run twice")
     except Exception as error:

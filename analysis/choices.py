@@ -13,7 +13,7 @@ from analysis.patterns import replayed
 from analysis.published import HOBBIT
 from analysis.routing import lookahead_recall
 from analysis.speeds import SPEED, timed
-from analysis.style import COLOURS, MARKERS, WIDE, caption, new
+from analysis.style import COLOURS, MARKERS, WIDE, caption, every, new
 from analysis.tradeoffs import ACCURACY, scored
 
 if TYPE_CHECKING:
@@ -107,10 +107,9 @@ def host_fetch(rows: pd.DataFrame) -> Figure:
     for axis, slots in zip(axes[0], sizes, strict=True):
         for number, miss in enumerate(WAYS):
             line = found[(found["slots"] == slots) & (found["miss"] == miss)]
-            look = {"color": COLOURS[number], "marker": MARKERS[number]}
-            axis.errorbar(
-                line["ratio"], line["middle"], spread(line), capsize=2, label=f"miss={miss}", **look
-            )
+            look: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
+            look |= {"capsize": 2, "errorevery": every(len(line))}
+            axis.errorbar(line["ratio"], line["middle"], spread(line), label=f"miss={miss}", **look)
         axis.set_xscale("log", base=2)
         ticks = [tick for tick in sorted(set(found["ratio"])) if np.log2(tick).is_integer()]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

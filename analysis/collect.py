@@ -24,8 +24,10 @@ def collect(folder: str | Path = "results", only: Collection[str] = ()) -> pd.Da
 
     Columns are the fields of the result row (analysis/README.md#metrics) and, with dots in their
     names, the leaves of the run's configuration, such as `prefetch.depth`; `folder` is where a
-    run's other files are. Warns where rows do not belong into one table: several commits, versions
-    of moex, machines (timed runs only), changes that were not committed, smoke tests.
+    run's other files are. A task's accuracy is a column of its name, any other metric of it
+    `TASK_METRIC`; their standard errors end in `_stderr`. `mb_per_token` is `bytes_moved` in MB
+    over the decoded tokens. Warns where rows do not belong into one table: several commits,
+    versions of moex, machines (timed runs only), changes not committed, smoke tests.
 
     Raises:
         FileNotFoundError: no results there.
@@ -41,7 +43,8 @@ def collect(folder: str | Path = "results", only: Collection[str] = ()) -> pd.Da
     for path in paths:
         row = _as_of_now(_row(path))
         if row.get("schema") == SCHEMA:
-            rows.append(row | _settings(path.parent) | {"folder": str(path.parent)})
+            derived = _accuracies(row) | _per_token(row)
+            rows.append(row | derived | _settings(path.parent) | {"folder": str(path.parent)})
         else:
             left_out.append(path.parent.name)
     if left_out:
@@ -105,6 +108,21 @@ def _row(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _accuracies(row: dict[str, Any]) -> dict[str, float | None]:
+    """The metrics of a row's tasks as fields of their own."""
+    found: dict[str, float | None] = {}
+    for task in row.get("tasks") or ():
+        name = str(task["task"]).replace(".", "_")
+        name += "" if task["metric"] == "acc" else f"_{task['metric']}"
+        found |= {name: task["value"], f"{name}_stderr": task["stderr"]}
+    return {name: value for name, value in found.items() if name not in row}
+
+
+def _per_token(row: dict[str, Any]) -> dict[str, float]:
+    moved, tokens = row.get("bytes_moved"), row.get("tokens_decode")
+    return {} if moved is None or not tokens else {"mb_per_token": moved / 1e6 / tokens}
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.ticker
+import pandas as pd
 
 from analysis.cells import cells
 from analysis.collect import need
 from analysis.style import COLUMN, ORACLES, WIDE, caption, new, policy_style
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -41,9 +41,12 @@ def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:
     need(rows, ["hit_rate", "slots", "pool"], ZOO)
     pools = [pool for pool in ("layer", "global") if (rows["pool"] == pool).any()]
     figure, axes = new(1, len(pools), (WIDE if len(pools) > 1 else COLUMN, 2.8))
+    shown = []
     for axis, pool in zip(axes[0], pools, strict=True):
         found = cells(rows[rows["pool"] == pool], ["policy", "slots"], "hit_rate")
-        _lines(axis, found, _chosen(found, others))
+        names = _chosen(found, others)
+        _lines(axis, found, names)
+        shown.append(found[found["policy"].isin(names)].assign(pool=pool))
         axis.set_title("a pool per layer" if pool == "layer" else "one pool for all layers")
         axis.set_xlabel("slots (experts per layer)")
         axis.legend(ncols=2, loc="lower right")
@@ -57,7 +60,23 @@ def hits_by_slots(table: pd.DataFrame, others: int = 3) -> Figure:
         "causal policies, those best at the middle capacity; grey: Belady, which knows the future, "
         "with forced admission (dashes) and with bypass (dots)."
     )
-    return caption(figure, text, rows)
+    return caption(figure, text + coincident(pd.concat(shown), "policy", ["pool", "slots"]), rows)
+
+
+def coincident(found: pd.DataFrame, lines: str, at: list[str]) -> str:
+    """Say which lines of a figure lie on each other, for its caption; "" if none do.
+
+    Args:
+        found: cells, as `analysis.cells` makes them.
+        lines: the column whose values are the lines.
+        at: the columns that say where a point lies.
+    """
+    alike: dict[Any, list[str]] = {}
+    for name, line in found.groupby(lines, dropna=False):
+        points = line.sort_values(at)[[*at, "middle"]]
+        alike.setdefault(tuple(points.itertuples(index=False, name=None)), []).append(str(name))
+    same = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    return f" They coincide: {'; '.join(same)}." if same else ""
 
 
 def _chosen(found: pd.DataFrame, others: int) -> list[str]:

@@ -21,6 +21,13 @@ SHEET = Path(__file__).with_name("moex.mplstyle")
 # Okabe & Ito 2008: distinct with any kind of colour vision. Black and grey are for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v")
+LINES: tuple[Any, ...] = (
+    *("-", (0, (5, 1.5)), (0, (1, 1))),
+    *((0, (4, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (2.5, 1))),
+)
+"""A line style for each colour: marker and line tell policies apart without colour, too."""
+MOST_INTERVALS = 12
+"""Error bars that a line shows; of more, every second, third, ..."""
 FOREIGN = ("P", "X", "*", "d", "<", ">")
 """Markers of policies from other packages: no pair of colour and marker is given twice in moex."""
 NAMES = (
@@ -43,10 +50,15 @@ def policy_style(name: str) -> dict[str, Any]:
         return {"color": "0.45", "linestyle": (0, dashes), "marker": "", "zorder": 1}
     if name in NAMES:
         marker, colour = divmod(NAMES.index(name), len(COLOURS))
-        return {"color": COLOURS[colour], "linestyle": "-", "marker": MARKERS[marker]}
+        return {"color": COLOURS[colour], "linestyle": LINES[colour], "marker": MARKERS[marker]}
     digest = crc32(name.encode())
     colour, marker = digest % len(COLOURS), digest // len(COLOURS) % len(FOREIGN)
-    return {"color": COLOURS[colour], "linestyle": "-", "marker": FOREIGN[marker]}
+    return {"color": COLOURS[colour], "linestyle": LINES[colour], "marker": FOREIGN[marker]}
+
+
+def every(count: int) -> int:
+    """Return every how many-th of so many intervals is drawn, for `errorevery`."""
+    return -(-count // MOST_INTERVALS)
 
 
 @contextmanager

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.decisions.decisions import Decisions
 from moex.decisions.rows import known_break_even
+from moex.named import parts, slots_of
 from moex.paths import trace_path
-from moex.sim.replay import decode_lower_bound_s, replay, replay_in_shards
-from moex.sim.scaled import costs_line, scaled
+from moex.replays import curves, simulate
 from moex.trace.files import open_trace
 from moex.trace.format import Trace, write_trace
 from moex.trace.format import read_trace as _read_trace
-from moex.trace.stream import TraceStream
+from moex.trace.importers.import_trace import import_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
+
+    import torch
 
     from moex.cache.base import CachePolicy
     from moex.hardware.profile import HardwareProfile
@@ -28,12 +29,18 @@ if TYPE_CHECKING:
     from moex.quant.base import Scheme
     from moex.routing.base import RoutingPolicy
     from moex.runner.offloaded import OffloadedModel
-    from moex.runs.report import Report
-    from moex.sim.curves.stack import Curve
     from moex.sparsity.base import NeuronSelector
     from moex.types import Future, Plan
 
-__all__ = ["curves", "load", "open_trace", "read_trace", "simulate", "write_trace"]
+__all__ = [
+    "curves",
+    "import_trace",
+    "load",
+    "open_trace",
+    "read_trace",
+    "simulate",
+    "write_trace",
+]
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -43,9 +50,9 @@ def read_trace(path: str | Path) -> Trace:
 
 def load(
     name: str = "tiny",
-    cache: CachePolicy | None = None,
-    slots: int | float | None = 0.5,
-    prefetch: Prefetcher | None = None,
+    cache: CachePolicy | str | None = None,
+    slots: int | float | None = None,
+    prefetch: Prefetcher | str | None = None,
     *,
     budget: int | float | str | None = None,
     pool: str = "layer",
@@ -53,27 +60,31 @@ def load(
     store: str = "auto",
     cache_dir: str | Path | None = None,
     reader_threads: int = 1,
-    hardware: HardwareProfile | None = None,
-    quant: Scheme | None = None,
-    dtype: str = "auto",
+    hardware: HardwareProfile | str | None = None,
+    quant: Scheme | str | None = None,
+    dtype: str | torch.dtype = "auto",
     device: str = "cpu",
     seed: int = 0,
     future: Future | None = None,
     on_plan: Callable[[Plan], None] | None = None,
-    miss: MissHandler | None = None,
-    sparsity: NeuronSelector | None = None,
+    miss: MissHandler | str | None = None,
+    sparsity: NeuronSelector | str | None = None,
     rows: float = 1.0,
     break_even: float | None = None,
     link: str = "auto",
     governor: bool = True,
-    routing: RoutingPolicy | None = None,
+    routing: RoutingPolicy | str | None = None,
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
     ```python
-    with moex.load("tiny", cache=LRU(), slots=4, prefetch=Gate()) as model:
+    with moex.load("tiny", cache="lru", prefetch="gate", slots=4) as model:
         model.generate(...)
     ```
+
+    A part is a name of the command line (`cache="lru"` is `cache=lru`), or an instance
+    (`moex.LRU()`). The value has `report()`, the result row of what was called so far; it can be
+    asked for after the block, too: `with (offloaded := moex.load(...)) as model: ...`.
 
     For inference only: gradients through the experts, copying and pickling are refused, and the
     model is never compiled, even where transformers would (a static KV cache on a GPU).
@@ -82,10 +93,10 @@ def load(
         name: a bundled model ("tiny"), a local folder, or a hub repository.
         cache: the eviction policy; default LRU.
         slots: experts per layer on the device; a fraction below 1 is a share of the layer's
-            experts.
+            experts; default half of them, unless a budget is given.
         prefetch: the prefetcher; default none. An oracle needs the future first:
             `prefetch.set_future(read_trace(...))`.
-        budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
+        budget: instead of slots, bytes such as "6GiB" or a fraction of the model.
         pool: "layer", or "global" for one pool of `slots * layers`.
         staging: staging slots for loads in flight; default twice the model's top-k.
         store: where all experts are kept: "ram", "disk", "auto" (disk if there is no CUDA), or the
@@ -94,7 +105,7 @@ def load(
         reader_threads: threads that read large experts from the disk.
         hardware: a profile whose link is emulated; default this machine's own link.
         quant: a quantizer for all weights, or a scheme of several; default 16 bits.
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16" or "float16", or torch's own.
         device: device of the skeleton and the slots.
         seed: seed of random policies.
         future: recorded visits, for oracles (`read_trace(...).future()`).
@@ -108,94 +119,54 @@ def load(
         governor: whether prefetching is paused while too few prefetches are used, and never begun
             where the link copies nothing while the device computes.
         routing: which experts a token asks for; default: those that its router chose.
+
+    Raises:
+        ValueError: a name that stands for no part, or settings that cannot be combined.
+        TypeError: a class where an instance belongs, or something else.
+        FileNotFoundError: no such model.
     """
+    given = parts(
+        cache=cache,
+        prefetch=prefetch,
+        hardware=hardware,
+        quant=quant,
+        miss=miss,
+        sparsity=sparsity,
+        routing=routing,
+    )
+    machine = given["hardware"]
+    if machine is not None and machine.measured_here:
+        raise ValueError(
+            f"hardware={machine.name}: is measured by a run of the command line; expected a "
+            "profile with a link of its own; try hardware='t4'"
+        )
+    from moex.bench.calls import reporter, time_calls
     from moex.runner.assemble import Setup, load_model, offload
     from moex.store.base import store_class
 
-    memory = Memory(
-        slots, budget, pool, staging, store, reader_threads, rows, break_even, None, link
-    )
-    selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
-    known = known_break_even(memory, hardware, store_class(store).name)
+    sizes = budget, pool, staging, store, reader_threads, rows, break_even, None, link
+    memory = Memory(slots_of(slots, budget), *sizes)
+    asked = given["sparsity"]
+    selector = asked if asked is not None and asked.mode != "exact" else None
+    known = known_break_even(memory, machine, store_class(store).name)
     fraction = selector.share if selector is not None and rows == 1 else 0.0
     loaded = load_model(
         name,
-        dtype,
+        str(dtype).removeprefix("torch."),
         device,
         store,
         cache_dir,
-        quant=quant,
+        quant=given["quant"],
         bundles=selector is not None,
         break_even=known,
         fraction=fraction,
     )
     with ExitStack() as stack:
         stack.callback(loaded.store.close)
-        chosen = cache or LRU(), memory, prefetch, hardware, seed, miss, selector
-        setup = Setup(*chosen, governor, routing)
+        chosen = given["cache"] or LRU(), memory, given["prefetch"], machine, seed
+        setup = Setup(*chosen, given["miss"], selector, governor, given["routing"])
         offloaded = offload(loaded, setup, future, on_plan=on_plan)
+        offloaded.report = reporter(offloaded, loaded, setup, name)
+        stack.callback(time_calls(offloaded))
         offloaded.closing = stack.pop_all()
     return offloaded
-
-
-def simulate(
-    trace: Trace | TraceStream | str | Path | Sequence[str | Path],
-    cache: CachePolicy | None = None,
-    slots: int | float | None = 0.5,
-    prefetch: Prefetcher | None = None,
-    *,
-    pool: str = "layer",
-    staging: int | None = None,
-    hardware: HardwareProfile | None = None,
-    seed: int = 0,
-    cold: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
-    miss: MissHandler | None = None,
-    sparsity: bool = False,
-    rows: float = 1.0,
-    break_even: float | None = None,
-    governor: bool = True,
-    shards: int = 1,
-    routing: RoutingPolicy | None = None,
-) -> Report:
-    """Replay a trace (or its files, see `open_trace`) through the same cache; oracles know it all.
-
-    The arguments are those of `load`; `cold` empties the cache before every sequence, `sparsity`
-    moves only the rows that the recorded run selected; `hardware`'s costs are scaled to the trace's
-    model; `routing` chooses anew from recorded router rows; `shards` replays a cold trace in so
-    many shards of sequences. Does not load torch.
-    """
-    trace = trace if isinstance(trace, Trace | TraceStream) else open_trace(trace)
-    memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
-    overlaps = trace.provenance.get("overlaps") is not False
-    chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
-    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps, routing=routing)
-    here = None if hardware is None else scaled(hardware, trace)
-    if shards > 1:
-        report = replay_in_shards(decisions, trace, shards, here, cold)
-    else:
-        report = replay(decisions, trace, here, cold, on_plan)
-    report.decode_lower_bound_s = decode_lower_bound_s(decisions, trace, here, cold)
-    report.costs = None if hardware is None else costs_line(hardware, trace)
-    return report
-
-
-def curves(
-    trace: Trace | str | Path,
-    *policies: CachePolicy,
-    slots: Sequence[int] | None = None,
-    pool: str = "layer",
-    cold: bool = False,
-    phase: str = "decode",
-    seed: int = 0,
-) -> list[Curve]:
-    """Return the miss-ratio curve of each policy, without prefetching; default that of LRU.
-
-    A curve has hits at every capacity: by default from top-k slots a layer up to all experts. The
-    arguments are those of `simulate`; `phase` says which accesses are counted.
-    """
-    from moex.sim.curves.policies import policy_curve  # loads the compiler
-
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    settings = slots, pool, cold, phase, seed
-    return [policy_curve(trace, policy, *settings) for policy in policies or (LRU(),)]

@@ -1,9 +1,10 @@
-"""Sources of prompts: the configuration, a jsonl file, a data set of the hub."""
+"""Sources of prompts: the configuration, a jsonl file, a data set of the hub, random tokens."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moex.bench.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(kw_only=True)
@@ -104,6 +105,27 @@ class Hub(Workload):
         for row in rows:
             if all(row[key] == value for key, value in self.where.items()):
                 yield _text(row, self.field, name)
+
+
+@dataclass(kw_only=True)
+class Random(Workload):
+    """Tokens drawn uniformly at random, the same in every run: needs no tokenizer."""
+
+    limit: int | None = 8
+
+    def texts(self) -> Iterator[str]:
+        """A number a prompt, from which `tokenizer` draws its tokens."""
+        yield from map(str, range(self.limit or 8))
+
+    def tokenizer(self, load: Callable[[], Any], vocabulary: int) -> Any:
+        """A substitute for the model's, which is not loaded."""
+        length = self.prompt_tokens or 32
+
+        def tokens(text: str) -> dict[str, list[int]]:
+            draw = random.Random(text)
+            return {"input_ids": [draw.randrange(vocabulary) for _ in range(length)]}
+
+        return tokens
 
 
 def _text(row: Any, name: str, where: str) -> str:

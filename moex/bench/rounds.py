@@ -126,7 +126,8 @@ def _rounds(
     before: Callable[[], None] | None = None
     if offloaded is not None and workload.cold:
         before = offloaded.empty
-    with tqdm(total=workload.warmup + workload.repeats, desc="rounds", disable=None) as bar:
+    rounds_run = workload.warmup + workload.repeats
+    with tqdm(total=rounds_run, desc="rounds", disable=None, leave=False) as bar:
         reference = reference_s()
         for number in range(-workload.warmup, workload.repeats):
             if offloaded is not None:

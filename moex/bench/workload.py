@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,7 +28,7 @@ MOST = 1 << 20
 
 @dataclass(kw_only=True)
 class Workload(ABC):
-    """Prompts, each continued by a fixed number of tokens. Where from: see `texts.py`.
+    """Prompts, each continued by a fixed number of tokens. Where from: see `prompts.py`.
 
     Args:
         name: what the result row calls it.
@@ -98,6 +98,15 @@ class Workload(ABC):
                 "1.0 of both, for greedy decoding samples nothing; try workload.sampling=sample"
             )
         return greedy
+
+    def tokenizer(self, load: Callable[[], Any], vocabulary: int) -> Any:
+        """Return what makes tokens of the texts.
+
+        Args:
+            load: loads the model's own tokenizer.
+            vocabulary: number of tokens that the model embeds.
+        """
+        return load()
 
     def batches(self, tokenizer: PreTrainedTokenizerBase, device: str) -> list[Tensor]:
         """Token ids [batch, tokens] of every batch.

@@ -1,4 +1,4 @@
-"""What a run prints: notes on stderr, a table and one sentence, and the row as the last line."""
+"""What a run prints: notes, a table and one sentence on stderr; the row, where stdout is read."""
 
 from __future__ import annotations
 
@@ -6,39 +6,75 @@ import sys
 from typing import TYPE_CHECKING
 
 from moex.cli.explain import explain
+from moex.paths import CONF
+from moex.runs.notes import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.runs.report import Report
 
+METRICS = CONF.parent / "analysis" / "README.md"
+SECTIONS = {
+    **dict.fromkeys(("tokens per second", "time to first token"), "speed"),
+    **dict.fromkeys(("hit rate", "effective hit rate", "all-hit rate"), "accesses"),
+    **dict.fromkeys(("bytes moved", "stall share"), "bytes-and-waiting"),
+    "prefetch precision": "prefetching",
+}
+"""Where the metrics page has a metric; all others are accuracies."""
+TASKS = {
+    "replace": "; a word or a random one (chance .5)",
+    "swap": "; in order or two words swapped (chance .5)",
+    "cloze": "; the right word of four (chance .25)",
+    "grammar": "; grammatical or not (chance .5)",
+}
+"""What the items of moex_* and heldout_* tasks ask."""
+
 
 def show(report: Report, folder: Path, brief: bool = False) -> None:
-    """Print table, sentence and row; only the row goes to stdout. A cell of a sweep is brief."""
+    """Print table and sentence to stderr, and the row to stdout, unless that is a terminal.
+
+    A cell of a sweep is brief; on a terminal it is left to the sweep's table.
+    """
+    progress("")
     if brief:
-        # One write: cells of several processes share the terminal.
-        print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
-        print(report.json(), flush=True)
+        if not sys.stderr.isatty():  # one write: cells of several processes share it
+            print(f"{report.run_id}: {sentence(report)}\n", end="", file=sys.stderr)
+        _row(report)
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report.source} run {report.run_id}", title_justify="left")
+    title = f"{report.source} run {report.run_id}"
+    told = "every metric: analysis/README.md#metrics"
+    table = Table(title=title, title_justify="left", caption=told, caption_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_column("meaning", style="dim")
     for what, value, meaning in _rows(report):
-        table.add_row(what, value, meaning)
+        table.add_row(_linked(what), value, meaning)
     console = Console(stderr=True)
     if table.rows:
         console.print(table)
-    console.print(sentence(report), highlight=False)
+    if report.mode != "plan":  # its lines begin with it
+        console.print(sentence(report), highlight=False)
     for line in explain(report, folder):
         console.print(line, highlight=False)
     if report.bottleneck:
         console.print(report.bottleneck, highlight=False)
     console.print(f"results: {folder}", style="dim", highlight=False)
-    print(report.json(), flush=True)
+    _row(report)
+
+
+def _linked(what: str) -> str:
+    """A metric's name, on terminals that know links one to its section of the metrics page."""
+    section = SECTIONS.get(what, "accuracy-and-equality")
+    return f"[link={METRICS.as_uri()}#{section}]{what}[/link]" if METRICS.is_file() else what
+
+
+def _row(report: Report) -> None:
+    if not sys.stdout.isatty():
+        print(report.json(), flush=True)
 
 
 def _rows(report: Report) -> list[tuple[str, str, str]]:
@@ -71,7 +107,7 @@ def _rows(report: Report) -> list[tuple[str, str, str]]:
         (
             task["task"],
             f"{task['value']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}"),
-            f"{task['metric']}, n={task['n']}",
+            f"{task['metric']}, n={task['n']}" + TASKS.get(task["task"].partition("_")[2], ""),
         )
         for task in report.tasks
         if "/" not in task["task"]  # subtasks are in the row
@@ -92,7 +128,7 @@ def sentence(report: Report) -> str:
         )
         return f"{report.model} (quant={report.quant}, sparsity={report.sparsity}): {tasks}."
     if report.mode == "plan":
-        return f"{report.model}: what fits and what it may reach, from its configuration alone."
+        return (report.bottleneck or "").partition("\n")[0]
     if report.mode == "verify":
         return _equality(report)
     speed = report.tokens_per_second

@@ -8,10 +8,14 @@ import os
 import re
 import sys
 import traceback
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from moex.cli.renamed import KEYS, MODULES
+from moex.cli.renamed import DEVICES, KEYS, MODULES, OPTIONS, SYNONYMS
 from moex.paths import CONF
+from moex.runs.notes import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 PLAIN = (
     "ValueError",
@@ -25,6 +29,7 @@ PLAIN = (
 
 def leave(error: Exception) -> NoReturn:
     """End the program with one line and exit code 1; with a traceback where it was asked for."""
+    progress("")
     if os.environ.get("MOEX_TRACEBACK"):
         raise error
     sys.exit(f"moex: {one_line(error)}")
@@ -115,12 +120,31 @@ def _unknown_option(error: BaseException, text: str) -> str:
 def unknown_option(group: str, given: str, options: list[str]) -> str:
     """Say that a group has no such option."""
     usual = re.search(rf"- {group}: (\w+)", (CONF / "config.yaml").read_text())
-    near = difflib.get_close_matches(given, options, n=1)
+    near = nearest(given, options, OPTIONS.get(group, {}))
     near += [usual[1]] if usual and usual[1] in options else options
+    device = group == "hardware" and given in DEVICES
+    where = f" a device is named by model.device={given};" if device else ""
     return (
-        f"{group}={given}: there is no such option; expected one of {', '.join(sorted(options))}; "
-        f"try {group}={near[0]}"
+        f"{group}={given}: there is no such option;{where} expected one of "
+        f"{', '.join(sorted(options))}; try {group}={near[0]}"
     )
+
+
+def nearest(given: str, known: Iterable[str], synonyms: Mapping[str, str]) -> list[str]:
+    """Return what a word may have meant: a synonym, what it begins or is part of, or one like it.
+
+    Args:
+        given: the word.
+        known: words that there are.
+        synonyms: by another word, the known one.
+    """
+    low, known = given.lower().replace("-", "_"), sorted(known)
+    found = [synonyms[low]] if synonyms.get(low) in known else []
+    if len(low) > 1:
+        found += [word for word in known if word.startswith(low)]
+        found += [word for word in known if low in word]
+    found += difflib.get_close_matches(low, known, n=1)
+    return found or [word for word in known if len(word) > 3 and word in low]
 
 
 def _unknown_key(text: str) -> str:
@@ -131,6 +155,8 @@ def _unknown_key(text: str) -> str:
         return " ".join(text.split())
     key, value = match[1], match[2] or "..."
     group, _, name = key.partition(".")
+    if key in SYNONYMS:
+        return unknown_top(key, value)
     if "@" in key:
         return f"{key}: a group is set once; try {key.partition('@')[0]}={value}"
     if not (CONF / group).is_dir() or "." in name:
@@ -143,7 +169,7 @@ def _unknown_key(text: str) -> str:
             f"try {group}={having[0]} {key}={value}"
         )
     known = sorted(set().union(*keys.values()))
-    near = difflib.get_close_matches(name, known, n=1)
+    near = nearest(name, known, {})
     hint = f"; try {group}.{near[0]}={value}" if near else ""
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
 
@@ -152,6 +178,8 @@ def unknown_top(key: str, value: str) -> str:
     """Say that there is no such key, at the top level or inside a group."""
     if key in KEYS:
         return f"{key}: was renamed in moex 0.2; try {KEYS[key]}={value}"
+    if key in SYNONYMS:
+        return f"{key}: there is no such key; here it is called {_called(SYNONYMS[key], value)}"
     first = key.partition(".")[0]
     groups = [path.name for path in sorted(CONF.iterdir()) if path.is_dir()]
     if first in groups:
@@ -164,12 +192,18 @@ def unknown_top(key: str, value: str) -> str:
     inside = [
         f"{group}.{key}" for group in groups if any(key in k for k in keys_of(group).values())
     ]
-    near = difflib.get_close_matches(first, known, n=1)
+    near = nearest(first, known, {})
     if first in ("launcher", "sweeper"):
         near = [f"hydra/{first}"]
     hints = [key.replace(first, each, 1) for each in near] or inside
     hint = f"; try {hints[0]}={value}" if hints else ""
     return f"{key}: there is no such key; expected one of {', '.join(known)}{hint}"
+
+
+def _called(key: str, value: str) -> str:
+    """A key by its name here, and what to type."""
+    listed = f"'[{value}]'" if key == "workload.prompts" else value
+    return f"{key}; try {key}={listed}"
 
 
 def keys_of(group: str) -> dict[str, set[str]]:

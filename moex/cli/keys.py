@@ -76,6 +76,23 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def group_help(group: str) -> str:
+    """A group's options and keys, as `python run.py GROUP --help` prints them."""
+    usual, what = groups().get(group, ("none", "settings of Hydra"))
+    chosen = options(group)
+    wide = max(len(path.stem) for path in chosen)
+    lines = [f"{group}: {what}; default {usual.strip('`')}", ""]
+    lines += [f"  {group}={path.stem:{wide}}  {header(path)[0]}" for path in chosen]
+    found = [] if group in PRESETS else [*_found(chosen)]
+    wide = max((len(name) for name, _, _ in found), default=0)
+    lines += ["", "Keys, with their defaults:"] if found else []
+    lines += [
+        f"  {name:{wide}}  {defaults.replace('`', '')}: {meaning}"
+        for name, defaults, meaning in found
+    ]
+    return "\n".join([*lines, "", f"  python run.py {group}=OPTION KEY=VALUE", ""])
+
+
 def _ignored() -> Iterator[tuple[str, str]]:
     for path in (*options("mode"), *options("runner")):
         unused = yaml.safe_load(path.read_text()).get("unused", ["nothing"])
@@ -85,16 +102,20 @@ def _ignored() -> Iterator[tuple[str, str]]:
 
 def _key_table(files: list[Path]) -> str:
     """A row for every key and meaning; where files differ, each default with its options."""
+    rows = ((f"`{name}`", defaults, meaning) for name, defaults, meaning in _found(files))
+    return _table("key | default | meaning", rows)
+
+
+def _found(files: list[Path]) -> Iterator[tuple[str, str, str]]:
+    """Name, defaults and meaning of every key of these files."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for path in files:
         for name, (value, meaning) in keys(path).items():
             found.setdefault((name, meaning), {}).setdefault(value, []).append(path.stem)
-    rows = []
     for (name, meaning), defaults in found.items():
         differ = [*map(len, defaults.values())] != [len(files)]
         each = [f"`{value}`" + f" ({', '.join(of)})" * differ for value, of in defaults.items()]
-        rows.append((f"`{name}`", "; ".join(each) if len(each) <= MOST else "*by option*", meaning))
-    return _table("key | default | meaning", rows)
+        yield name, "; ".join(each) if len(each) <= MOST else "*by option*", meaning
 
 
 def _table(head: str, rows: Iterable[tuple[str, ...]]) -> str:

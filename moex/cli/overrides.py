@@ -12,12 +12,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from moex.cli.errors import keys_of, unknown_option
-from moex.paths import CONF
+from moex.cli.errors import keys_of, nearest, unknown_option
+from moex.cli.renamed import SYNONYMS
+from moex.paths import CONF, trace_files
 from moex.runs.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from omegaconf import DictConfig
 
@@ -37,6 +39,68 @@ def options_first(overrides: list[str]) -> list[str]:
     return sorted(overrides, key=lambda override: override not in ("-m", "--multirun"))
 
 
+def implied(overrides: list[str]) -> list[str]:
+    """The arguments, and what they imply.
+
+    A budget without slots implies `memory.slots=null`. A replay of a trace without gate-lookahead
+    scores implies `prefetch=none`, which is said.
+    """
+    given = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in overrides)}
+    found = [*overrides]
+    if given.get("memory.budget", "null") != "null" and not {"memory.slots", "memory"} & {*given}:
+        found.append("memory.slots=null")
+    chosen = {"prefetch", "experiment", "ablation"} & {*given}
+    if given.get("mode") == "simulate" and "trace" in given and not chosen:
+        names = given["trace"].strip("'\"").strip("[]").split(",")
+        if any(lacks_lookahead(path) for path in trace_files([name.strip() for name in names])):
+            note(f"trace={given['trace']}: recorded without gate-lookahead scores: prefetch=none")
+            found.append("prefetch=none")
+    return found
+
+
+def lacks_lookahead(path: Path) -> bool:
+    """Whether a trace can be read and holds no scores for `prefetch=gate`."""
+    import pyarrow.parquet as pq
+
+    try:
+        return "lookahead" not in pq.read_schema(path).names
+    except Exception:  # what is wrong with it is said by the mode
+        return False
+
+
+def asked_group(overrides: list[str]) -> str | None:
+    """The group that `python run.py GROUP --help` asks about; None: it is no such command.
+
+    Raises:
+        ValueError: a word that is no group.
+    """
+    words = [word for word in overrides if word not in ("--help", "-h")]
+    if len(words) != 1 or len(overrides) != 2 or words[0].startswith("-") or "=" in words[0]:
+        return None
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "local")
+    group = words[0].partition(".")[0]
+    if group in groups:
+        return group
+    near = nearest(group, groups, SYNONYMS) or ["memory"]
+    raise ValueError(
+        f"{group} --help: there is no such group; expected one of {', '.join(groups)}; "
+        f"try python run.py {near[0]} --help"
+    )
+
+
+def _refuse_path(group: str, given: str) -> None:
+    """Refuse a folder or a hub repository in the place of a model's option.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if group == "model" and ("/" in given or given.startswith((".", "~"))):
+        raise ValueError(
+            f"model={given}: there is no such option, and a folder or hub repository is the name "
+            f"of one; expected model=OPTION; try model=hf model.name={given}"
+        )
+
+
 def refuse_groups(overrides: list[str]) -> None:
     """Refuse what is no option of a group: null, a number, or several options in one run.
 
@@ -49,6 +113,7 @@ def refuse_groups(overrides: list[str]) -> None:
         group, _, given = override.lstrip("+").partition("=")
         if "=" not in override or not re.fullmatch(r"\w+", group) or not (CONF / group).is_dir():
             continue
+        _refuse_path(group, given)
         listed = re.fullmatch(r"\[(.*)\]", given)
         if listed and keys_of(group):
             raise ValueError(

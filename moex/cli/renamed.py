@@ -1,7 +1,58 @@
-"""What has another name since 0.2.0: whoever types the old one is told the new."""
+"""Other names of keys, options and modules: whoever types one is told the name here."""
 
 KEYS = {"verdict": "bottleneck"}
-"""Configuration keys."""
+"""Configuration keys that have another name since 0.2.0."""
+
+SYNONYMS = {
+    "batch_size": "workload.batch_size",
+    "cache.capacity": "memory.slots",
+    "cache.size": "memory.slots",
+    "cache.slots": "memory.slots",
+    "gpu_memory": "memory.budget",
+    "max_new_tokens": "workload.new_tokens",
+    "memory.size": "memory.budget",
+    "model.path": "model.name",
+    "name": "model.name",
+    "path": "model.name",
+    "policy": "cache",
+    "prefetch.layers": "prefetch.depth",
+    "prefetcher": "prefetch",
+    "prompt": "workload.prompts",
+    "prompts": "workload.prompts",
+    "quantization": "quant",
+    "vram": "memory.budget",
+}
+"""Configuration keys as others call them."""
+
+OPTIONS = {
+    "cache": {"clock": "sieve", "mrs_lru": "mrs", "opt": "belady", "optimal": "belady"},
+    "hardware": dict.fromkeys(("cuda", "cpu", "gpu", "here", "local"), "auto"),
+    "mode": {
+        "accuracy": "eval",
+        "generate": "chat",
+        "interactive": "chat",
+        "replay": "simulate",
+        "run": "live",
+        "test": "verify",
+    },
+    "prefetch": {"lookahead": "gate", "speculative": "gate", "off": "none"},
+    "quant": {
+        **{f"int{bits}": f"rtn_{bits}bit" for bits in (8, 4, 3, 2)},
+        **{f"{bits}bit": f"hqq_{bits}bit" for bits in (8, 4, 3, 2)},
+        **{
+            f"{kind}{bits}": f"{kind}_{bits}bit" for bits in (8, 4, 3, 2) for kind in ("hqq", "rtn")
+        },
+        **{str(bits): f"hqq_{bits}bit" for bits in (8, 4, 3, 2)},
+        **dict.fromkeys(("bf16", "fp16", "fp32", "16"), "none"),
+        "nf4": "hqq_4bit",
+    },
+    "runner": dict.fromkeys(("baseline", "hf", "transformers"), "stock"),
+    "tracker": {"off": "none", "wb": "wandb"},
+}
+"""Options of groups as others call them."""
+
+DEVICES = {"cuda", "cpu", "gpu"}
+"""What `hardware=` is not."""
 
 MODULES = {
     "moex.app": "moex.cli.app",
@@ -73,4 +124,4 @@ MODULES = {
     "moex.testing_prefetch": "moex.testing.prefetchers",
     "moex.trained": "moex.predictors.trained",
 }
-"""Modules that a plug-in may have imported."""
+"""Modules that a plug-in may have imported, and where they are since 0.2.0."""

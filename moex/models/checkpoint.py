@@ -198,4 +198,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> Any:
 
 
 def _wrong_tokenizer(folder: Path, what: str) -> str:
-    return f"model: {folder} {what}; expected the model's own tokenizer.json beside config.json"
+    return (
+        f"model: {folder} {what}; expected the model's own tokenizer.json beside config.json; "
+        "without one, for speeds only, try workload=random eval=none"
+    )

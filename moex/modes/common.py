@@ -101,6 +101,11 @@ def sized(run: Run, workload: Workload) -> tuple[PreTrainedModel, Geometry, Need
     return skeleton, geometry, memory_needs.needs(skeleton, geometry, *lengths, *held)
 
 
+def vocabulary(model: PreTrainedModel) -> int:
+    """Number of tokens that a model embeds."""
+    return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+
+
 def set_threads(run: Run, link_threads: int = 0) -> None:
     """Computing threads and link threads together are the cores."""
     import torch

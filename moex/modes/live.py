@@ -15,11 +15,12 @@ from moex.modes.common import (
     measure_hardware,
     set_threads,
     shrunk,
+    vocabulary,
     write_counts,
 )
 from moex.modes.verify import grade
 from moex.runs.atomic import write_lines
-from moex.runs.notes import note
+from moex.runs.notes import note, progress
 from moex.runs.provenance import provenance
 
 if TYPE_CHECKING:
@@ -53,21 +54,26 @@ def run(run: Run, folder: Path) -> Report:
         return result.report
     measure_hardware(run)
     setup = make_setup(run, workload)
+    progress(f"loading {run.model.name}")
     loaded = load(run, setup.memory.store)
     with closing(loaded.store):
         readers = setup.memory.reader_threads if loaded.store.io else 0
         timed = setup.hardware is not None and setup.hardware.timed
         set_threads(run, 1 if timed else readers)
-        batches = workload.batches(loaded.tokenizer(), loaded.device)
+        tokenizer = workload.tokenizer(loaded.tokenizer, vocabulary(loaded.model))
+        batches = workload.batches(tokenizer, loaded.device)
         timeline = run.runner.timeline
+        progress("first pass")
         result = run_offloaded(loaded, batches, workload, setup, timeline, on_stop, folder)
         if not loaded.random_weights:
             grade(result.report, run, loaded, workload, batches)
         _write_run(result, run, workload, folder)
         if run.bottleneck:
+            progress("looking for the bottleneck")
             result.report.bottleneck = _bottleneck(result.report, folder, setup, workload.cold)
         set_threads(run)
         if not loaded.random_weights:
+            progress(f"accuracy: {', '.join(run.eval.tasks) or 'none'}")
             accuracy(result.report, run, loaded)
     return result.report
 
@@ -104,7 +110,8 @@ def _baseline(run: Run, workload: Workload, on_stop: OnStop) -> Result:
     settings = (run.model.name, run.model.dtype, run.model.device)
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[run.runner.name]
     with start(*settings, experts=run.runner.experts) as model:
-        tokenizer = load_tokenizer(checkpoint.find(settings[0]), model)
+        own = partial(load_tokenizer, checkpoint.find(settings[0]), model)
+        tokenizer = workload.tokenizer(own, vocabulary(model))
         batches = workload.batches(tokenizer, str(model.device))
         return run_baseline(model, run.runner.name, batches, workload, run.seed, on_stop)
 

@@ -45,12 +45,17 @@ class Top:
 
 @dataclass
 class Mode:
-    """`mode=`: its function, the overrides that it ignores, and the settings of `mode=plan`."""
+    """`mode=`: its function, the overrides that it ignores, and settings of single modes.
+
+    bits, hit_rates: of `mode=plan`. new_tokens: of `mode=chat`. kept: whether results are written.
+    """
 
     name: str
     run: str
     bits: list[Annotated[float, Gt(0), Le(WIDEST)]] = field(default_factory=list)
     hit_rates: list[Annotated[float, Ge(0), Le(1)]] = field(default_factory=list)
+    new_tokens: Annotated[int, Ge(1)] = 128
+    kept: bool = True
     unused: list[str] = field(default_factory=list)
 
 

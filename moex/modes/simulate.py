@@ -6,18 +6,16 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.memory import Memory, Needs
+from moex.bench.replayed import describe_quant, packed, within_budget
 from moex.modes.common import measure_hardware, write_counts
 from moex.modes.shards import add_shards, replay_shard
 from moex.paths import trace_files
-from moex.quant.base import quantizes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moex.decisions.decisions import Decisions
     from moex.modes.run import Run
-    from moex.quant.base import Spec
     from moex.runs.report import Report
     from moex.trace.format import Trace
     from moex.trace.stream import TraceStream
@@ -54,13 +52,7 @@ def run(run: Run, folder: Path) -> Report:
         report.bottleneck = str(analyze(part, decisions, hardware, cold))
         report.bottleneck += "" if whole else f" (of the first {LONGEST} visits)"
     if run.quant is not None:
-        shape = trace.geometry
-        changed = quantizes(run.quant)
-        report.lossy += ["quant"] * changed
-        report.bits_per_weight = 8 * shape.expert_bytes / (3 * shape.hidden * shape.intermediate)
-        recorded_quant = trace.provenance.get("quant")
-        report.replayed_routing = changed and recorded_quant != run.settings["quant"]
-        report.kernel = "not modelled" if hardware.timed else None
+        describe_quant(report, trace, run.quant, run.settings["quant"], hardware.timed)
     trained = run.selects or "recorded" in run.prefetch.needs
     report.predictor_bytes = int((trained and trace.provenance.get("predictor_bytes")) or 0)
     report.capacity_bytes = (report.capacity_bytes or 0) + report.predictor_bytes
@@ -82,7 +74,9 @@ def _trace(run: Run) -> Trace | TraceStream:
     trace = _opened(tuple(map(str, paths)), states)
     if run.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
-    trace = _packed(trace, run)
+    trace = packed(
+        trace, run.quant, run.settings["quant"], run.settings["model"]["device"], run.selects
+    )
     if run.selects:
         _same_selection(trace, run.settings["sparsity"])
     return trace
@@ -105,7 +99,7 @@ def _decisions(trace: Trace | TraceStream, run: Run) -> Decisions:
     overlaps = trace.provenance.get("overlaps") is not False
     if store != recorded:
         overlaps = store != "ram" or run.model.device != "cpu"
-    memory = _slots(trace, run)
+    memory = within_budget(run.memory, trace, run.settings["quant"], run.hardware.timed)
     if memory.break_even is None and not run.hardware.timed:  # a modelled link has its profile's
         memory = replace(memory, break_even=trace.provenance.get("break_even"))
     return Decisions(
@@ -122,33 +116,6 @@ def _decisions(trace: Trace | TraceStream, run: Run) -> Decisions:
     )
 
 
-def _slots(trace: Trace | TraceStream, run: Run) -> Memory:
-    """The memory with the slots that a live run has within its budget.
-
-    A live run records the bytes beside experts. A timed profile stands for a device of its own,
-    where interpreter and libraries take none, as in a live run that names it.
-
-    Raises:
-        ValueError: a budget, and a trace that does not record these bytes, or has other bits.
-    """
-    memory, needs = run.memory, trace.provenance.get("needs")
-    if memory.budget is None:
-        return memory
-    changed = trace.provenance.get("quant", run.settings["quant"]) != run.settings["quant"]
-    if needs is None or changed:
-        lacks = "was recorded with another quant" if needs else "does not record them"
-        shape = trace.geometry
-        raise ValueError(
-            f"memory.budget={memory.budget}: a budget also holds the bytes beside experts, and "
-            f"this trace {lacks}; expected memory.slots; try memory.budget=null "
-            f"memory.slots={min(shape.experts, 2 * shape.top_k)}"
-        )
-    wanted = Needs(**needs)
-    if run.hardware.timed:
-        wanted = replace(wanted, process=0)
-    return replace(memory, slots=memory.resolve(trace.geometry, wanted), budget=None)
-
-
 def _same_selection(trace: Trace | TraceStream, asked: dict[str, Any]) -> None:
     """Rows are what the recorded run selected: with another setting they would be others."""
     recorded = trace.provenance.get("sparsity")
@@ -157,43 +124,3 @@ def _same_selection(trace: Trace | TraceStream, asked: dict[str, Any]) -> None:
             f"sparsity: the trace was recorded with {recorded}, asked for is {asked}; expected the "
             "same, because a replay moves the rows that were selected there; record another one"
         )
-
-
-def _packed(trace: Trace | TraceStream, run: Run) -> Trace | TraceStream:
-    """The trace with experts of as many bytes as the configured quantization packs them into.
-
-    Raises:
-        ValueError: recorded with another quantization, or experts whose shapes are not known.
-    """
-    recorded, asked = trace.provenance.get("quant", {"name": "none"}), run.settings["quant"]
-    if recorded == asked or {"_target_"}.isdisjoint({*recorded, *asked}):
-        return trace
-    if "_target_" in recorded:
-        raise ValueError(
-            f"quant: the trace was recorded with {recorded}, asked for is {asked}; expected the "
-            "same, or a trace of the model as it is, recorded with quant=none"
-        )
-    import torch
-
-    from moex.quant.packing import ExpertPacking
-    from moex.store.bundles import NeuronPacking
-    from moex.store.layout import Planes
-
-    shape = trace.geometry
-    hidden, neurons = shape.hidden, shape.intermediate
-    dtypes = {2: torch.bfloat16, 4: torch.float32}
-    dtype = dtypes.get(shape.expert_bytes // (3 * hidden * neurons))
-    tensors: dict[str, tuple[int, ...]]
-    tensors = {"gate_up_proj": (2 * neurons, hidden), "down_proj": (hidden, neurons)}
-    spec: Spec = {name: (sizes, dtype or torch.bfloat16) for name, sizes in tensors.items()}
-    if dtype is None or Planes(spec).bytes != shape.expert_bytes:
-        raise ValueError(
-            f"quant with this trace: its experts have {shape.expert_bytes} bytes, which are not "
-            f"gate, up and down of {neurons} x {hidden} in 16 or 32 bits; expected quant=none, "
-            "or a trace recorded with that quantization"
-        )
-    assert run.quant is not None
-    run.quant.bind(run.settings["model"]["device"], dtype)
-    packing = ExpertPacking(spec, run.quant, transposed=False)
-    layout = NeuronPacking(spec, run.quant).layout if run.selects else Planes(packing.tensors)
-    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))

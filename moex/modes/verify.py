@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moex.modes.common import load, make_setup, measure_hardware, set_threads, shrunk
+from moex.modes.common import (
+    load,
+    make_setup,
+    measure_hardware,
+    set_threads,
+    shrunk,
+    vocabulary,
+)
 from moex.runs.atomic import write_atomically
 from moex.runs.provenance import provenance
 from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
@@ -43,7 +51,8 @@ def run(run: Run, folder: Path) -> Report:
     set_threads(run, setup.memory.reader_threads)
     source = run.model.name, run.model.dtype, run.model.device
     with baselines.reference(*source) as stock:
-        tokenizer = load_tokenizer(checkpoint.find(run.model.name), stock)
+        own = partial(load_tokenizer, checkpoint.find(run.model.name), stock)
+        tokenizer = workload.tokenizer(own, vocabulary(stock))
         batches = workload.batches(tokenizer, run.model.device)
         expected = equality.observe(stock, batches, workload.new_tokens, choose)
     del stock

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from moex.runner.host_executor import HostExecutor
     from moex.runner.neurons import Neurons
     from moex.runner.routing_replay import RoutingReplay
+    from moex.runs.report import Report
     from moex.store.slots import Slots
     from moex.trace.record import TraceRecorder
     from moex.types import Plan
@@ -66,6 +67,8 @@ class OffloadedModel(NeverCopied):
     residency_dependent = False
     planned_bytes: int | None = None
     break_even: float | None = None
+    report: Callable[[], Report]
+    """The row of the calls so far, where `moex.load` made the model."""
     trace_folder: Path | None = None
     """Where a long run's visits are kept until it ends; None: the system's temporary folder."""
 

@@ -56,6 +56,10 @@ class Bottleneck:
 
     def __str__(self) -> str:
         """Return the bottleneck line."""
+        return self.line(self.report.tokens_per_second, self.report.stall_share)
+
+    def line(self, speed: float | None, stall_share: float | None) -> str:
+        """Return the bottleneck line with a speed, in tokens/s, and the share of stall in it."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
         if self.what_ifs["capacity"].off_policy:
@@ -63,13 +67,12 @@ class Bottleneck:
         if report.host_computed:
             names["compute"] += " (device and host)"
         ordered = sorted(self.gains.items(), key=lambda pair: -pair[1])
-        if report.tokens_per_second is None:
+        if speed is None:
             gains = ", ".join(f"{names[unit]} -{gain:.1%} loads" for unit, gain in ordered)
             return f"{self.limit}-limited at hit rate {report.hit_rate or 0:.3f}: {gains}"
         gains = ", ".join(f"{names[unit]} {gain:+.1%}" for unit, gain in ordered)
         return (
-            f"{self.limit}-limited at {report.tokens_per_second:.3g} tokens/s "
-            f"({report.stall_share or 0:.0%} stall): {gains}"
+            f"{self.limit}-limited at {speed:.3g} tokens/s ({stall_share or 0:.0%} stall): {gains}"
         )
 
 
@@ -158,11 +161,12 @@ def analyze_live(
 
 
 def live_line(bottleneck: Bottleneck, report: Report) -> str:
-    """Return the bottleneck line of a live run, with its measured speed."""
+    """Return the bottleneck line of a live run, with its measured speed and stall."""
     replayed, measured = bottleneck.report.tokens_per_second, report.tokens_per_second
     if replayed is None or measured is None:
         return f"{bottleneck} (simulated)"
-    return f"{bottleneck} (simulated with the run's costs; measured: {measured:.3g} tokens/s)"
+    line = bottleneck.line(measured, report.stall_share)
+    return f"{line} (gains by replays with the run's costs; as it is, they give {replayed:.3g})"
 
 
 def fitted(

@@ -68,6 +68,7 @@ class WandB(Tracker):
             project=self.project,
             group=group,
             job_type=row["mode"],
+            name=_name(row),
             id=os.environ.get("WANDB_RUN_ID", row["run_id"]),  # an agent of a sweep names its runs
             config=yaml.safe_load((folder / "config.yaml").read_text()),
             settings=wandb.Settings(**QUIET),
@@ -78,6 +79,13 @@ class WandB(Tracker):
             run.finish()
             wandb.teardown()  # only then is all of it in the file
         return Path(run.settings.sync_file).parent
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What tells the run from others: model, policy, prefetcher, slots, seed."""
+    slots = "" if row["slots"] is None else f"s{row['slots']}"
+    names = (row["model"].rpartition("/")[2], row["policy"], row["prefetcher"], slots)
+    return " ".join([*filter(None, names), f"seed{row['seed']}"])
 
 
 def _fill(run: Any, folder: Path, row: dict[str, Any]) -> None:

@@ -61,7 +61,9 @@ def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
 
 def test_a_live_run_says_what_limits_it_unless_told_not_to(results, model, live):
     assert "-limited at" in live["bottleneck"]
-    assert "simulated with the run's costs; measured:" in live["bottleneck"]
+    assert "gains by replays with the run's costs; as it is, they give" in live["bottleneck"]
+    stall = f"{live['tokens_per_second']:.3g} tokens/s ({live['stall_share']:.0%} stall)"
+    assert stall in live["bottleneck"], "the same figures as in the row"
     silent = row(start(results, *model, *LIVE, "bottleneck=false", "workload.repeats=1"))
     assert silent["bottleneck"] is None
 

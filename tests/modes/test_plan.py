@@ -37,9 +37,32 @@ def test_a_known_model_is_planned_offline(tmp_path):
     assert (
         "16 bits: memory.budget=12GiB (12884901888 bytes): expected at least" in row["bottleneck"]
     )
+    shown = row["bottleneck"].splitlines()
+    assert shown[0].startswith("Fits: yes, mistralai/Mixtral-8x7B-v0.1 within memory.budget=12GiB")
+    assert "16 bits: no; 4.5 bits: 2 of 8 experts a layer; 3 bits: 4 of 8" in shown[0]
+    assert shown[1].startswith("device memory: 9.97 GB: skeleton 3.21 GB, KV cache of 64 tokens")
+    assert shown[2].startswith("host memory: 90.19 GB as the checkpoint has them, 25.37 GB in 4.5")
+    assert shown[3].startswith("disk: 90.19 GB for packed experts")
+    (with_slots,) = [line for line in shown if " with 2 slots about " in line]
+    assert "all resident 4.34 tokens/s" in with_slots
+    assert "on trace=synthetic_mixtral (32 layers x 8 experts, top-2, 2 slots)" in with_slots
+    assert done.stderr.startswith("Fits: yes, ")
     speeds = "on rtx3060, tokens/s by hit rate, without prefetching to all loads hidden: 0%: "
     assert speeds in row["bottleneck"]
     assert "costs scaled from mixtral_8x7b_2bit" in row["bottleneck"]
+
+
+def test_a_named_trace_gives_the_hit_rate_of_the_forecast(tmp_path):
+    words = ("mode=plan", "model=tiny", "hardware=toy", "trace=tiny", "memory.slots=4")
+    row = json.loads(run(*words, folder=tmp_path).stdout.splitlines()[-1])
+    assert "the same share of slots on trace=tiny (6 layers x 8" in row["bottleneck"]
+
+
+def test_what_does_not_fit_is_answered_by_no(tmp_path):
+    done = run("mode=plan", "model=olmoe", "memory.budget=1GiB", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("moex: Fits: no; memory.budget=1GiB (1073741824 bytes): expected")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_budget_that_holds_nothing_is_refused_before_weights_are_looked_for(tmp_path):

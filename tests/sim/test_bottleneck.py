@@ -72,7 +72,8 @@ def test_a_live_row_is_judged_by_a_machine_like_its_own():
     emulated = live(trace, decisions, machine(1, 99.0), lived)
     assert fitted.startswith(f"bandwidth-limited at {lived.tokens_per_second:.3g} tokens/s")
     assert emulated == fitted
-    assert fitted.endswith(f"measured: {lived.tokens_per_second:.3g} tokens/s)")
+    assert fitted.endswith(f"as it is, they give {lived.tokens_per_second:.3g})")
+    assert f" tokens/s ({lived.stall_share:.0%} stall): " in fitted
 
 
 def test_a_prefetcher_needing_more_than_a_trace_holds_is_replayed_as_recorded():

@@ -36,7 +36,9 @@ def folder(tmp_path):
     """A results folder of two rounds of three passes, the second one reported."""
     folder = tmp_path / "0123456789"
     folder.mkdir()
+    about = {"model": "tiny", "policy": "lru", "prefetcher": "gate", "slots": 4}
     row = Report(run_id=folder.name, mode="live", source="live", decode_s=0.5, hit_rate=0.75)
+    row.fill(**about)
     row.tasks = [{"task": "moex_swap", "metric": "acc", "value": 0.9, "stderr": 0.1, "n": 8}]
     row.write(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "cache": {"_target_": "LRU"}}))
@@ -68,6 +70,7 @@ def test_wandb_sync_reads_what_was_written(folder, monkeypatch):
     run = server.runs[0]
     named = (run["name"], run["project"], run["groupName"], run["jobType"])
     assert named == ("0123456789", "moex", "a study", "live")
+    assert run["displayName"] == "tiny lru gate s4 seed0"
     config = json.loads(run["config"])
     assert config["cache"]["value"] == {"_target_": "LRU"}
     history = server.streamed["wandb-history.jsonl"]

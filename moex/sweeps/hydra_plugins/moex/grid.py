@@ -8,6 +8,7 @@ last line says how many finished.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -18,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.moex._composing import Composer
 
 from moex.cli.errors import one_line
+from moex.cli.sweep import show_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +90,7 @@ class Grid(BasicSweeper):
             RuntimeError: some failed; each is printed with its reason.
         """
         assert self.launcher is not None
+        assert self.config is not None
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         parser = OverridesParser.create(config_loader=self.composer)
         done: list[Any] = []
@@ -99,6 +102,8 @@ class Grid(BasicSweeper):
             if cells:
                 done.extend(self.launcher.launch(cells, initial_job_idx=len(done)))
         failed = [cell for cell in done if cell.status is not JobStatus.COMPLETED]
+        if failed:  # else Hydra says that the sweep has ended
+            show_table(Path(self.config.hydra.sweep.dir))
         for cell in failed:
             cell_name, why = " ".join(cell.overrides), one_line(cell._return_value)
             print(f"moex: failed: {cell_name}: {why}", file=sys.stderr)
