@@ -10,6 +10,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
+from moex.cli.lacking import NEEDS
 from moex.cli.renamed import DEVICES, KEYS, MODULES, OPTIONS, SYNONYMS
 from moex.paths import CONF
 from moex.runs.notes import progress
@@ -118,7 +119,9 @@ def _unknown_option(error: BaseException, text: str) -> str:
 
 
 def unknown_option(group: str, given: str, options: list[str]) -> str:
-    """Say that a group has no such option."""
+    """Say that a group has no such option, or what one that is known of would need."""
+    if lacking := NEEDS.get(f"{group}={given}"):
+        return f"{group}={given}: not available, it needs {lacking[0]}; nearest: try {lacking[1]}"
     usual = re.search(rf"- {group}: (\w+)", (CONF / "config.yaml").read_text())
     near = nearest(given, options, OPTIONS.get(group, {}))
     near += [usual[1]] if usual and usual[1] in options else options

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 CONF = Path(__file__).parents[2] / "conf"
-PRESETS = ("ablation", "experiment")
+PRESETS = ("baseline", "ablation", "experiment")
 WIDEST, MOST = 40, 4  # characters of a value, and different defaults of a key, that a table shows
 
 

@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["workload.new_tokens=abc"], "workload.new_tokens=abc: expected a whole number; try"),
         (["seed=abc"], "seed=abc: expected a whole number"),
         (["cache=[lru, lfu]"], "expected cache=OPTION; for a sweep, try python run.py -m cache="),
-        (["+x.y=3"], "x.y: there is no such key; expected one of ablation, bottleneck, "),
+        (["+x.y=3"], "x.y: there is no such key; expected one of ablation, baseline, "),
         (["+memry.slots=3"], "try memory.slots=3"),
         (["cache@foo=lru"], "cache@foo: a group is set once; try cache=lru"),
     ],

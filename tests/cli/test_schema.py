@@ -31,7 +31,7 @@ def hydra_here():
     [
         ("cache=lru cache.k=2", "the chosen cache has no such key; cache=lru_k has it; try cache="),
         ("sparsity.fraction=0.3", "try sparsity=corm sparsity.fraction=0.3"),
-        ("slots=4", "slots: there is no such key; expected one of ablation, bottleneck, "),
+        ("slots=4", "slots: there is no such key; expected one of ablation, baseline, "),
         ("slots=4", "try memory.slots=4"),
         ("launcher=joblib", "try hydra/launcher=joblib"),
         ("quant=mixed quant.gate_up.bitz=3", "python run.py --cfg job shows"),
@@ -44,7 +44,7 @@ def hydra_here():
         ("quant=mixed quant.gate_up=4", "quant.gate_up=4: expected a quantizer or null (16 bits)"),
         ("runner=stock", "runner=stock: mode=simulate knows moex only; expected runner=moex"),
         ("miss=nope", "miss=nope: there is no such option; expected one of fetch, host, "),
-        ("+foo=1", "foo: there is no such key; expected one of ablation, bottleneck, "),
+        ("+foo=1", "foo: there is no such key; expected one of ablation, baseline, "),
         ("+cache.k=2", "cache.k: there is no such key; expected none"),
         ("seed=abc", "seed=abc: expected a whole number, at least 0; try seed=0"),
         ("seed=-1", "seed=-1: expected a whole number, at least 0; try seed=0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from traces import random_trace
 import moex
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.hardware.profile import HardwareProfile
+from moex.hardware.profile import READ_SHARE, HardwareProfile
 from moex.runner.assemble import Setup
 from moex.runs.provenance import machine
 from moex.sim.simulator import simulate
@@ -33,7 +34,8 @@ def load(path):
 def test_all_are_there():
     names = {path.stem for path in PROFILES}
     assert names >= {"auto", "t4", "rtx3060", "rtx3080m", "rtx3090", "rtx4090", "rtx5090"}
-    assert names >= {"a100", "h100"}
+    assert names >= {"a100", "h100", "rtx_a5000", "rtx_a6000", "l40s", "rtx4060ti", "rtx2080ti"}
+    assert names >= {"laptop_pcie3", "laptop_pcie4", "laptop_pcie5"}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
@@ -86,3 +88,20 @@ def test_roofline_costs_add_up_to_the_published_ceiling():
         launches_s = 32 * 15 * 7.5e-6
         token_s = 32 * profile.visit_s + 64 * profile.expert_s - launches_s
         assert 1 / token_s == pytest.approx(tokens_per_s, rel=0.01)
+
+
+def test_roofline_costs_follow_from_the_memory_bandwidth_they_name():
+    profiles = [each for each in map(load, PROFILES) if "roofline" in each.source]
+    assert len(profiles) >= 12
+    for profile in profiles:
+        rate = READ_SHARE * profile.memory_bytes_per_s
+        visit_s = profile.layer_bytes / rate + 15 * 7.5e-6
+        assert profile.visit_s == pytest.approx(visit_s, rel=1e-4), profile.name
+        assert profile.expert_s == pytest.approx(profile.expert_bytes / rate, rel=1e-4)
+
+
+def test_a_link_has_the_bandwidth_that_its_lanes_move():
+    moves = {"3.0 x16": 12e9, "4.0 x8": 13.4e9, "4.0 x16": 25e9, "5.0 x8": 25e9, "5.0 x16": 50e9}
+    for path in PROFILES:
+        link = re.search(r"^# Link: PCIe (\d\.0 x\d+)", path.read_text(), re.MULTILINE)
+        assert not link or load(path).link_bytes_per_s == moves[link[1]], path.stem
