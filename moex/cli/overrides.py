@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -35,6 +36,18 @@ def given_twice(overrides: list[str]) -> list[str]:
 def options_first(overrides: list[str]) -> list[str]:
     """The arguments with `-m` first: argparse takes overrides in one piece only."""
     return sorted(overrides, key=lambda override: override not in ("-m", "--multirun"))
+
+
+def named_models(overrides: list[str]) -> list[str]:
+    """The arguments with `model=PATH`, of a file or folder that is there, as Hydra takes it."""
+    found = []
+    for override in overrides:
+        key, _, given = override.partition("=")
+        if key == "model" and "/" in given and Path(given).expanduser().exists():
+            found += ["model=hf", f"model.name={given}"]
+        else:
+            found.append(override)
+    return found
 
 
 def refuse_groups(overrides: list[str]) -> None:
