@@ -31,10 +31,17 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     from moex.cli.errors import leave, register_resolvers
-    from moex.cli.overrides import asked_group, given_twice, implied, options_first, refuse_groups
+    from moex.cli.overrides import (
+        asked_group,
+        given_twice,
+        implied,
+        named_models,
+        options_first,
+        refuse_groups,
+    )
 
     register_resolvers()
-    sys.argv[1:] = options_first(implied(sys.argv[1:]))
+    sys.argv[1:] = options_first(implied(named_models(sys.argv[1:])))
     for key in given_twice(sys.argv[1:]):
         print(f"moex: {key}= is given twice: the last one counts", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C

@@ -90,7 +90,7 @@ def load(
     model is never compiled, even where transformers would (a static KV cache on a GPU).
 
     Args:
-        name: a bundled model ("tiny"), a local folder, or a hub repository.
+        name: a bundled model ("tiny"), a local folder, a GGUF file, or a hub repository.
         cache: the eviction policy; default LRU.
         slots: experts per layer on the device; a fraction below 1 is a share of the layer's
             experts; default half of them, unless a budget is given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,7 +20,6 @@ from moex.runs.notes import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from omegaconf import DictConfig
 
@@ -99,6 +99,18 @@ def _refuse_path(group: str, given: str) -> None:
             f"model={given}: there is no such option, and a folder or hub repository is the name "
             f"of one; expected model=OPTION; try model=hf model.name={given}"
         )
+
+
+def named_models(overrides: list[str]) -> list[str]:
+    """The arguments with `model=PATH`, of a file or folder that is there, as Hydra takes it."""
+    found = []
+    for override in overrides:
+        key, _, given = override.partition("=")
+        if key == "model" and "/" in given and Path(given).expanduser().exists():
+            found += ["model=hf", f"model.name={given}"]
+        else:
+            found.append(override)
+    return found
 
 
 def refuse_groups(overrides: list[str]) -> None:

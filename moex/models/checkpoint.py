@@ -16,11 +16,14 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from moex.models.conversion import groups, in_order
+from moex.models import hub
+from moex.models.conversion import SLASH, in_order, wanted_pieces
 from moex.models.experts_interface import moe_layers
+from moex.models.gguf.folder import TENSORS
+from moex.models.gguf.source import GgufFile
 from moex.models.hub import find as find
-from moex.models.hub import of_folder, understood
-from moex.models.shards import Folder, Shards
+from moex.models.hub import local_folder, of_folder, understood
+from moex.models.shards import Folder, Shards, Streamed
 from moex.models.shards import shards as shards
 from moex.models.stored_formats import decoder
 from moex.types import DTYPES, Expert
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from moex.models.conversion import Group
+    from moex.quant.packing import ExpertPacking
 
     Sink = Callable[[Expert, Mapping[str, Tensor]], None]
 
@@ -46,6 +49,19 @@ def check_device(device: str) -> None:
             f"model.device={device}: torch finds no such device here; try model.device=cpu, with "
             "hardware=rtx3060 to emulate a GPU's link"
         ) from error
+
+
+def source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
+    """The shards to read the checkpoint from; `packed`: it is read once, to pack it."""
+    if keep_shards or local_folder(name) is not None:
+        folder = find(name)
+        return GgufFile(folder) if (folder / TENSORS).is_file() else Folder(folder)
+    if not packed:
+        raise ValueError(
+            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
+            "expected experts packed into files; try memory.store=disk"
+        )
+    return Streamed(name, hub.find(name, weights=False), cache / "hub")
 
 
 def build(folder: Path, dtype: str = "auto") -> PreTrainedModel:
@@ -89,6 +105,7 @@ def fill(
     sink: Sink | None,
     device: str = "cpu",
     skip: Collection[int] = (),
+    packing: ExpertPacking | None = None,
 ) -> None:
     """Read the weights: the skeleton into the model, every expert to the sink.
 
@@ -98,6 +115,7 @@ def fill(
         sink: called with every expert and its tensors; None: experts are not read.
         device: the device of the skeleton.
         skip: MoE layers whose experts are not read.
+        packing: experts are read as a packed checkpoint's files have them; None: decoded.
 
     Raises:
         ValueError: the checkpoint lacks weights of the model.
@@ -110,14 +128,15 @@ def fill(
     done: set[str] = set()
     wanted = set(layer_of) if sink is not None else set()
     wanted -= {layers[number].name for number in skip}
-    for name, first, tensor in _tensors(model, source, layer_of, wanted):
+    names = (packing or layers[0]).tensors.keys()
+    for name, first, tensor in _tensors(model, source, layer_of, wanted, packing):
         module, _, parameter = name.rpartition(".")
         if module not in layer_of:
             skeleton[name] = tensor.to(device)
             continue
         stacked = pending.setdefault(module, {})
-        stacked[parameter] = tensor
-        if stacked.keys() == layers[layer_of[module]].tensors.keys():
+        stacked[parameter.replace(SLASH, ".")] = tensor
+        if stacked.keys() == names:
             assert sink is not None
             for index in range(len(tensor)):
                 expert = Expert(layer_of[module], first + index)
@@ -131,23 +150,24 @@ def fill(
 
 
 def _tensors(
-    model: PreTrainedModel, source: Shards, layer_of: Mapping[str, int], wanted: Collection[str]
+    model: PreTrainedModel,
+    source: Shards,
+    layer_of: Mapping[str, int],
+    wanted: Collection[str],
+    packing: ExpertPacking | None,
 ) -> Iterator[tuple[str, int, Tensor]]:
     """Yield (parameter name, first expert, tensor), fused as the model needs it, file by file.
 
     Modules are read whole, but experts one after the other if they are stored so. Of the MoE
     layers' modules `layer_of`, only those in `wanted` are read.
     """
-    coded, known, files = decoder(model.config), model.state_dict(), source.files
-    made: dict[str, Group] = {}
+    coded, files = decoder(model.config), source.files
+    made, known = wanted_pieces(model, source, layer_of, wanted, packing)
     kept: dict[str, list[str]] = {file: [] for file in files.values()}
-    for target, group in groups(model, files, coded).items():
-        module = target.rpartition(".")[0]
-        if module not in layer_of:
-            for key, _ in group.keys:
+    for target, piece in made.items():
+        if target.rpartition(".")[0] not in layer_of:
+            for key in piece.names:
                 kept[files[key]].append(key)
-        if module not in layer_of or module in wanted:
-            made[target] = group
     pieces = in_order(made, known, files, layer_of)
     left = Counter(file for *_, piece in pieces for file in piece.files(files))
     for target, first, piece in pieces:

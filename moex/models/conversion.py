@@ -8,6 +8,7 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     MergeModulelist,
@@ -20,11 +21,14 @@ from transformers.core_model_loading import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from moex.models.shards import Shards
+    from moex.quant.packing import ExpertPacking
+
+SLASH = "/"
+"""In the name of a tensor of a record, where the record has a dot: dots divide modules."""
 
 
 def groups(model: PreTrainedModel, files: Collection[str], coded: Any) -> dict[str, Group]:
@@ -50,6 +54,11 @@ class Group(NamedTuple):
 
     converter: Any
     keys: list[tuple[str, str | None]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of these tensors."""
+        return [key for key, _ in self.keys]
 
     def files(self, file_of: Mapping[str, str]) -> set[str]:
         """The files of these tensors."""
@@ -92,12 +101,74 @@ class Group(NamedTuple):
             yield name, value[0] if isinstance(value, list) else value
 
 
+class Raw(NamedTuple):
+    """Tensors that are read as they are: of a packed record, of all experts or one of each."""
+
+    names: list[str]
+    stacked: bool
+
+    def files(self, file_of: Mapping[str, str]) -> set[str]:
+        """The files of these tensors."""
+        return {file_of[key] for key in self.names}
+
+    def separable(self, count: int) -> bool:
+        """Whether there is a tensor for each of `count` experts."""
+        return not self.stacked and len(self.names) == count
+
+    def split(self, count: int) -> list[Raw]:
+        """Split into one piece per expert."""
+        return [Raw([key], False) for key in self.names]
+
+    def values(
+        self, target: str, model: PreTrainedModel, source: Shards, dtype: torch.dtype | None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors, and yield the name and the values of all experts, stacked."""
+        found = map(source.read, self.names)
+        yield target, next(found) if self.stacked else torch.stack([*found])
+
+
+Piece = Group | Raw
+
+
+def wanted_pieces(
+    model: PreTrainedModel,
+    source: Shards,
+    layer_of: Mapping[str, int],
+    wanted: Collection[str],
+    packing: ExpertPacking | None,
+) -> tuple[dict[str, Piece], dict[str, Tensor]]:
+    """What is read, by parameter or tensor of a record; and these as if the model had them all."""
+    known: dict[str, Tensor] = model.state_dict()
+    made: dict[str, Piece] = {}
+    for target, group in source.groups(model).items():
+        module = target.rpartition(".")[0]
+        if module not in layer_of or module in wanted:
+            made[target] = group
+    for layer in wanted if packing else ():
+        assert packing is not None
+        for weight in packing.quantizers:
+            made.pop(f"{layer}.{weight}", None)
+        made |= source.parts(model, layer, packing)
+        known |= _records(layer, len(known[f"{layer}.down_proj"]), packing)
+    return made, known
+
+
+def _records(layer: str, count: int, packing: ExpertPacking) -> dict[str, Tensor]:
+    """The tensors of a layer's records as parameters would be: of all experts, and on meta."""
+    return {
+        f"{layer}.{part.replace('.', SLASH)}": torch.empty(
+            count, *shape, dtype=dtype, device="meta"
+        )
+        for part, (shape, dtype) in packing.tensors.items()
+    }
+
+
 def in_order(
-    made: Mapping[str, Group],
+    made: Mapping[str, Piece],
     known: Mapping[str, Tensor],
     files: Mapping[str, str],
     layers: Collection[str],
-) -> list[tuple[str, int, Group]]:
+) -> list[tuple[str, int, Piece]]:
     """The reads in order of file, module and expert: (parameter, first expert, group).
 
     Experts of the modules `layers` are separate pieces if they are stored one by one.
@@ -113,7 +184,8 @@ def in_order(
         for target in targets:
             # Fuse the largest first, while no other tensor of the module is in memory.
             size, name = -known[target].numel(), dot_natural_key(target)
-            for first, piece in enumerate(made[target].split(count) if apart else [made[target]]):
+            one = made[target]
+            for first, piece in enumerate(one.split(count) if apart else [one]):
                 order = (last, dot_natural_key(module), first, size, name)
                 pieces.append((order, (target, first, piece)))
     return [piece for _, piece in sorted(pieces, key=itemgetter(0))]

@@ -21,17 +21,29 @@ SMALL = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.safetensors",)
 
 
+def local_folder(name: str) -> Path | None:
+    """Return the folder of a bundled or local model, or the one made of a GGUF file.
+
+    None if the name is neither.
+    """
+    if name.endswith(".gguf"):
+        from moex.models.gguf.folder import folder_of
+
+        return folder_of(Path(name))
+    return model_folder(name)
+
+
 def find(name: str, weights: bool = True) -> Path:
     """Return the folder of a model: bundled, local, or downloaded from the hub.
 
     Args:
-        name: a bundled model, a folder or a hub repository.
+        name: a bundled model, a folder, a GGUF file, or a hub repository.
         weights: False does not download the shards of a hub repository.
 
     Raises:
         FileNotFoundError: no such model, or the folder has no config.json.
     """
-    folder = model_folder(name)
+    folder = local_folder(name)
     if folder is None:
         from huggingface_hub import snapshot_download
 
@@ -52,7 +64,7 @@ def configuration(name: str, architecture: Mapping[str, Any] | None = None) -> P
     If the name is not a local folder, `architecture` (the settings that determine shapes, from the
     yamls of known models) is used without a network; without it, the hub's config.json.
     """
-    folder = model_folder(name)
+    folder = local_folder(name)
     if folder is None and architecture:
         return made_up(architecture)
     if folder is not None:

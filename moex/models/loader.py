@@ -17,8 +17,8 @@ from moex.models.checkpoint import load_tokenizer
 from moex.models.guards import refuse_absent
 from moex.models.memory_needs import process_bytes, skeleton_bytes
 from moex.models.random_weights import bytes_as_tokens, fill_randomly
-from moex.models.shards import Folder, Streamed
-from moex.paths import cache_folder, model_folder
+from moex.models.stored_formats import note_decoded, stored_experts
+from moex.paths import cache_folder
 from moex.quant.packing import ExpertPacking, linear_settings, quantize_linears
 from moex.store import row_break_even
 from moex.store.base import store_class
@@ -80,7 +80,7 @@ class LoadedModel:
     def describe(self, report: Report) -> None:
         """Fill in the report's fields on the weights' format and kernel."""
         report.bits_per_weight = self.bits_per_weight
-        if self.quantized is not None:
+        if self.quantized is not None and not (self.packing and self.packing.copies):
             report.lossy = [*report.lossy, "quant"]
         if self.packing is not None:
             report.kernel = ", ".join(sorted(self.packing.kernels))
@@ -112,7 +112,7 @@ def load_model(
     codes are generated again if the store is memory.
 
     Args:
-        name: a local folder or a hub repository.
+        name: a local folder, a GGUF file, or a hub repository.
         dtype: "auto" (as the checkpoint says), "float32", "bfloat16" or "float16".
         device: where the skeleton and the slots are.
         store: "ram", "disk", "auto" (disk without CUDA, where host memory holds the slots), or the
@@ -135,7 +135,7 @@ def load_model(
     cache, made = Path(cache_dir or cache_folder()).expanduser(), architecture is not None
     fill: Callable[..., None]
     if architecture is None:
-        files = _source(name, keep_shards, cache, store == "auto" or kind.from_files)
+        files = checkpoint.source(name, keep_shards, cache, store == "auto" or kind.from_files)
         folder, model = files.folder, checkpoint.build(files.folder, dtype)
         identity, fill = files.identity(), partial(_fill, model, files)
     else:
@@ -146,7 +146,10 @@ def load_model(
     tensors, settings = layers[0].tensors, None
     routers = [layer.router for layer in layers]
     packing: Any = None
+    stored = stored_experts(model.config, layers[0])
+    note_decoded(layers[0], {} if quant is not None and not quant.changes else stored)
     if quant is not None:
+        quant.read(stored, name)
         quant.bind(device, next(iter(tensors.values()))[1])
         packing = (
             NeuronPacking(tensors, quant)
@@ -234,16 +237,5 @@ def _fill(
     packing: ExpertPacking | None = None,
 ) -> None:
     """Read a checkpoint's weights; with `packing`, the sink gets packed experts."""
-    checkpoint.fill(model, files, packing.sink(sink) if packing else sink, device, skip)
-
-
-def _source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
-    """The shards to read the checkpoint from; `packed`: it is read once, to pack it."""
-    if keep_shards or model_folder(name) is not None:
-        return Folder(checkpoint.find(name))
-    if not packed:
-        raise ValueError(
-            "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
-            "expected experts packed into files; try memory.store=disk"
-        )
-    return Streamed(name, hub.find(name, weights=False), cache / "hub")
+    copied = packing if packing and packing.copies else None
+    checkpoint.fill(model, files, packing.sink(sink) if packing else sink, device, skip, copied)

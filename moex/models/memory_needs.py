@@ -10,6 +10,7 @@ import torch
 from moex.cache.memory import Needs
 from moex.hardware.process_memory import resident_bytes
 from moex.models import experts_interface
+from moex.models.stored_formats import stored_experts
 from moex.quant.packing import ExpertPacking, saved_bytes
 from moex.store.layout import Planes
 
@@ -33,6 +34,7 @@ def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry
     layers = experts_interface.moe_layers(model)
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
     if quant is not None:
+        quant.read(stored_experts(model.config, layers[0]), str(model.config.name_or_path))
         tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
         skeleton -= saved_bytes(model, quant, [layer.router for layer in layers])
     return experts_interface.geometry(model, layers, Planes(tensors).bytes), skeleton

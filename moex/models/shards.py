@@ -11,7 +11,9 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from moex.models import hub
+from moex.models import conversion, hub
+from moex.models.gguf.folder import TENSORS
+from moex.models.stored_formats import decoder, record_parts
 from moex.runs.run_id import folder_digest
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from moex.models.conversion import Group, Raw
+    from moex.quant.packing import ExpertPacking
 
 INDEX = "model.safetensors.index.json"
 STORED = {
@@ -60,6 +66,14 @@ class Shards(ABC):
     def finish(self, file: str, kept: Collection[str]) -> None:
         """Note that this run reads the file no more; later runs need the tensors `kept` of it."""
 
+    def groups(self, model: PreTrainedModel) -> dict[str, Group]:
+        """The tensors and the conversion of every parameter of the model."""
+        return conversion.groups(model, self.files, decoder(model.config))
+
+    def parts(self, model: PreTrainedModel, layer: str, packing: ExpertPacking) -> dict[str, Raw]:
+        """The tensors that an MoE layer's records are copied from; those that are there."""
+        return record_parts(model.config, layer, packing, self.files)
+
     def read(self, key: str) -> Tensor:
         """Read one tensor into newly allocated memory.
 
@@ -73,15 +87,8 @@ class Shards(ABC):
         with path.open("rb", buffering=0) as file:
             size = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(size))[key]
-            begin, end = entry["data_offsets"]
-            data = torch.empty(end - begin, dtype=torch.uint8)
-            file.seek(8 + size + begin)
-            view, done = memoryview(data.numpy()), 0  # type: ignore[arg-type]
-            while done < len(view):
-                count = file.readinto(view[done:])
-                if not count:
-                    raise ValueError(f"model: {path} ends inside {key}; is the file truncated?")
-                done += count
+        begin, end = entry["data_offsets"]
+        data = read_bytes(path, 8 + size + begin, end - begin, key)
         return data.view(STORED[entry["dtype"]]).view(entry["shape"])
 
 
@@ -197,6 +204,11 @@ def shards(folder: Path) -> dict[str, Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names and (folder / TENSORS).is_file():
+        raise ValueError(
+            f"model: {folder.name} is a GGUF file, which transformers' own loading does not read; "
+            "expected safetensors; try runner=moex"
+        )
     if not names:
         raise FileNotFoundError(
             f"model: {folder} has no *.safetensors file; expected the weights beside "
@@ -213,3 +225,21 @@ def shards(folder: Path) -> dict[str, Path]:
         except SafetensorError as error:
             raise ValueError(f"model: {path} is not a whole safetensors file ({error})") from error
     return found
+
+
+def read_bytes(path: Path, start: int, size: int, key: str) -> Tensor:
+    """Read bytes of a file, those of the tensor `key`.
+
+    Raises:
+        ValueError: the file is truncated.
+    """
+    data = torch.empty(size, dtype=torch.uint8)
+    view, done = memoryview(data.numpy()), 0  # type: ignore[arg-type]
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise ValueError(f"model: {path} ends inside {key}; is the file truncated?")
+            done += count
+    return data

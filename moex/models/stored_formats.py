@@ -1,19 +1,97 @@
-"""Decodes checkpoints stored in fp8 or mxfp4 while they are read; refuses other formats.
+"""Packed checkpoints: decoded while they are read, or experts as the file has them.
 
 Decoding is that of transformers with `dequantize=True`, and exact: the weights are the values that
-the file represents, in the model's dtype.
+the file represents, in the model's dtype. How experts are kept (`quant=checkpoint`) is a file of
+`moex/quant/formats`.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 
+from moex.models.conversion import SLASH, Raw
+from moex.paths import plug_ins
+from moex.quant.formats.base import Stored
+from moex.runs.notes import note
+
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from transformers import PretrainedConfig
 
+    from moex.models.experts_interface import MoeLayer
+    from moex.quant.formats.base import Format
+    from moex.quant.packing import ExpertPacking
+
 DECODED = ("fp8", "mxfp4")
+"""Decoded by transformers."""
+
+
+def settings_of(config: PretrainedConfig) -> dict[str, Any] | None:
+    """What config.json says of how the weights are stored; None: as plain numbers."""
+    stored = vars(config).get("quantization_config")
+    return stored if stored is None or isinstance(stored, dict) else stored.to_dict()
+
+
+def format_of(config: PretrainedConfig) -> Format | None:
+    """The format of a packed checkpoint's experts; None: plain numbers, or they are only decoded.
+
+    Raises:
+        ValueError: a variant of the format that is not supported.
+    """
+    fields = settings_of(config) or {}
+    method = str(fields.get("quant_method", "")).replace("-", "_")
+    dotted = plug_ins("quant/formats", "Format").get(method)
+    if dotted is None:
+        return None
+    module, _, name = dotted.rpartition(".")
+    found: Format = getattr(import_module(module), name)(fields)
+    return found
+
+
+def stored_experts(config: PretrainedConfig, layer: MoeLayer) -> dict[str, Stored]:
+    """How a packed checkpoint holds the weights of an expert, by name; empty: as plain numbers."""
+    form = format_of(config)
+    if form is None:
+        return {}
+    turns = (not layer.experts.is_concatenated, layer.experts.is_transposed)
+    return {
+        weight: Stored({piece: form.of(piece) for piece in form.pieces[weight]}, *turns)
+        for weight, (shape, _) in layer.tensors.items()
+        if len(shape) == 2
+    }
+
+
+def note_decoded(layer: MoeLayer, stored: Mapping[str, Stored]) -> None:
+    """Say what decoding a packed checkpoint's experts costs, unless nothing is `stored` packed."""
+    file = whole = 0
+    for weight, (shape, dtype) in layer.tensors.items():
+        if weight in stored:
+            rows, columns = shape[::-1] if layer.experts.is_transposed else shape
+            file += stored[weight].nbytes((rows, columns))
+            whole += rows * columns * dtype.itemsize
+    if file:
+        note(
+            f"experts are decoded: {whole / 1e6:.1f} MB each, {file / 1e6:.1f} in the "
+            "checkpoint's files; quant=checkpoint keeps them so"
+        )
+
+
+def record_parts(
+    config: PretrainedConfig, layer: str, packing: ExpertPacking, files: Collection[str]
+) -> dict[str, Raw]:
+    """The files' tensors that a layer's records are copied from, by their names in the record."""
+    form, found = format_of(config), {}
+    assert form is not None
+    for part in packing.tensors:
+        weight, *rest = part.split(".")
+        key = f"{layer}.{weight}{form.suffixes[rest[-1]]}" if rest else ""
+        if key in files:
+            found[f"{layer}.{part.replace('.', SLASH)}"] = Raw([key], form.stacked)
+    return found
 
 
 def decoder(config: PretrainedConfig) -> Any:
@@ -22,11 +100,12 @@ def decoder(config: PretrainedConfig) -> Any:
     Raises:
         ValueError: the storage format is not supported.
     """
-    stored = vars(config).get("quantization_config")
-    if stored is None:
+    fields = settings_of(config)
+    if fields is None:
         return None
-    fields = stored if isinstance(stored, dict) else stored.to_dict()
     method = str(fields.get("quant_method", ""))
+    if method == "gguf":  # by its own reader
+        return None
     if method not in DECODED:
         raise ValueError(
             f"model: its weights are stored as {method or 'something unnamed'}; expected plain "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,17 @@ HEAD = "lm_head"
 
 class Scheme(ABC):
     """Assigns a quantizer to each weight."""
+
+    changes: ClassVar[bool] = True
+    """Whether weights lose by it what the checkpoint has."""
+
+    def read(self, stored: Mapping[str, Quantizer], name: str) -> None:
+        """Learn how a packed checkpoint holds its experts' weights; called before `bind`.
+
+        Args:
+            stored: by the weights' names (`down_proj`); empty: plain numbers.
+            name: of the checkpoint, for messages.
+        """
 
     @abstractmethod
     def of(self, name: str) -> Quantizer | None:

@@ -35,10 +35,14 @@ class ExpertPacking:
         tensors: name, shape and dtype of an expert's tensors.
         scheme: chooses which of them are quantized; biases never are.
         transposed: whether weights are [in, out].
+
+    `copies` is whether records are the bytes of a packed checkpoint, and nothing is packed here.
     """
 
+    copies = False
+
     def __init__(self, tensors: Spec, scheme: Scheme, transposed: bool) -> None:
-        self.transposed = transposed
+        self.transposed, self.copies = transposed, not scheme.changes
         self.shapes: dict[str, tuple[int, int]] = {}
         self.quantizers: dict[str, Quantizer] = {}
         self.tensors: Spec = {}

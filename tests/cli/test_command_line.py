@@ -10,7 +10,7 @@ import pytest
 from typed import corrected, suggested
 
 from moex.cli.errors import CONF
-from moex.cli.overrides import options_first, refuse_groups
+from moex.cli.overrides import named_models, options_first, refuse_groups
 
 ROOT = CONF.parent
 SIMULATE = ["mode=simulate", "smoke=true", "bottleneck=false", "tracker=none"]
@@ -41,6 +41,16 @@ def test_what_names_no_option_is_refused_with_one_that_is(word, line):
         refuse_groups([word])
     assert str(refused.value).startswith(line)
     refuse_groups(suggested(str(refused.value)))
+
+
+def test_a_model_may_be_given_as_its_file_or_folder(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.touch()
+    found = named_models([f"model={path}", "cache=lru", f"model={tmp_path}"])
+    named = ["model=hf", f"model.name={path}", "cache=lru", "model=hf", f"model.name={tmp_path}"]
+    assert found == named
+    for given in (["model=tiny"], ["model=nowhere/at/all"], [f"cache={tmp_path}"]):
+        assert named_models(given) == given
 
 
 def test_options_of_a_sweep_and_lists_of_studies_are_let_through():

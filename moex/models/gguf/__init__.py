@@ -1,0 +1,1 @@
+"""GGUF files, read as the model folders that they were made of."""

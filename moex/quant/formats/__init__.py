@@ -1,0 +1,1 @@
+"""Formats of packed checkpoints: a weight as the file has it."""
