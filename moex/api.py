@@ -169,7 +169,9 @@ def simulate(
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
-    decisions = Decisions(*chosen, governor=governor, overlaps=overlaps, routing=routing)
+    slices = tuple(trace.provenance.get("slices", ()))
+    more = {"governor": governor, "overlaps": overlaps, "routing": routing, "slices": slices}
+    decisions = Decisions(*chosen, **more)
     here = None if hardware is None else scaled(hardware, trace)
     if shards > 1:
         report = replay_in_shards(decisions, trace, shards, here, cold)

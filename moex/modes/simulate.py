@@ -119,6 +119,7 @@ def _decisions(trace: Trace | TraceStream, run: Run) -> Decisions:
         run.governor,
         overlaps,
         run.routing,
+        tuple(trace.provenance.get("slices", ())),
     )
 
 
@@ -195,5 +196,8 @@ def _packed(trace: Trace | TraceStream, run: Run) -> Trace | TraceStream:
     assert run.quant is not None
     run.quant.bind(run.settings["model"]["device"], dtype)
     packing = ExpertPacking(spec, run.quant, transposed=False)
-    layout = NeuronPacking(spec, run.quant).layout if run.selects else Planes(packing.tensors)
-    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))
+    layout: Any = Planes(packing.tensors, refining=packing.refining)
+    if run.selects:
+        layout = NeuronPacking(spec, run.quant).layout
+    about = {**trace.provenance, "slices": [*layout.slices]}
+    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes), provenance=about)
