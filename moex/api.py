@@ -170,8 +170,7 @@ def simulate(
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
     slices = tuple(trace.provenance.get("slices", ()))
-    more = {"governor": governor, "overlaps": overlaps, "routing": routing, "slices": slices}
-    decisions = Decisions(*chosen, **more)
+    decisions = Decisions(*chosen, "ram", governor, overlaps, routing, slices)
     here = None if hardware is None else scaled(hardware, trace)
     if shards > 1:
         report = replay_in_shards(decisions, trace, shards, here, cold)

@@ -172,7 +172,7 @@ class LayerVisit:
         if low is None:
             return slots.tensors[slot]
         self.wait(low)
-        return slots.both(slot, low)  # type: ignore[attr-defined, no-any-return]
+        return slots.both(slot, low)  # type: ignore[attr-defined]
 
     def wait(self, slot: int, size: int | None = None) -> None:
         """Wait for a slot's load, or for its first bytes."""

@@ -206,8 +206,7 @@ class DiskStore(ExpertStore):
             found = file.stat().st_size if file.is_file() else 0
             if found != size:
                 raise self._broken(f"{file} has {found} bytes, not {size}")
-        found: list[list[Checksum]] = manifest["checksums"]
-        return found
+        return manifest["checksums"]
 
     def _read_row_checksums(self, layer: int) -> np.ndarray:
         shape = (self.geometry.experts, self.layout.neurons)

@@ -38,8 +38,9 @@ class SliceSlots(Slots):
     def __init__(
         self, layout: Planes, slots: int, low_slots: int, device: torch.device | str = "cpu"
     ) -> None:
-        high, low = layout.slices
+        assert len(layout.slices) == 2
         assert layout.bind is not None
+        high, low = layout.slices
         self.bytes = slots * high + low_slots * low
         memory = allocate(self.bytes, slots, device)
         self.records = memory[: slots * high].view(slots, high)
@@ -51,6 +52,7 @@ class SliceSlots(Slots):
 
     def bring(self, store: ExpertStore, load: Load) -> Callable[[], None]:
         """Return a function that moves the slice of a load into its slot."""
+        assert load.span is not None
         slots = len(self.records)
         low = load.slot >= slots
         record = self.low_records[load.slot - slots] if low else self.records[load.slot]
