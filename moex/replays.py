@@ -89,6 +89,7 @@ def simulate(
         governor=governor,
         overlaps=overlaps,
         routing=given["routing"],
+        slices=tuple(trace.provenance.get("slices", ())),
     )
     here = None if machine is None else scaled(machine, trace)
     if shards > 1:

@@ -71,8 +71,10 @@ class Geometry(NamedTuple):
                 f"{MOST_EXPERTS} experts in all"
             )
 
-    def size(self, rows: bytes | None = None) -> int:
-        """Return the bytes of some rows of an expert (a bitmap as in `Load`; None: all rows)."""
+    def size(self, rows: bytes | None = None, span: tuple[int, int] | None = None) -> int:
+        """Return the bytes of what is moved of an expert: `rows` or `span` as in `Load`."""
+        if span is not None:
+            return span[1] - span[0]
         if rows is None:
             return self.expert_bytes
         count = int.from_bytes(rows, "little").bit_count()
@@ -115,24 +117,26 @@ class Now(NamedTuple):
 
 
 class Load(NamedTuple):
-    """One transfer of an expert into a slot.
+    """One transfer of an expert into a slot; the whole expert if `rows` and `span` are None.
 
-    `rows` is a bitmap of neurons, lowest bit first (numpy's `bitorder="little"`); None means the
-    whole expert.
+    `rows` is a bitmap of neurons, lowest bit first (numpy's `bitorder="little"`), `span` a slice of
+    the record: its first byte, and the one after its last.
     """
 
     expert: Expert
     slot: int
     rows: bytes | None = None
     speculative: bool = False
+    span: tuple[int, int] | None = None
 
 
 class Eviction(NamedTuple):
-    """An evicted or dropped expert and the slot it held; `rows` (as in `Load`) were unused."""
+    """An evicted or dropped expert and its slot; `rows` or `span` (as in `Load`) were unused."""
 
     expert: Expert
     slot: int
     rows: bytes | None = None
+    span: tuple[int, int] | None = None
 
 
 class Plan(NamedTuple):
@@ -148,6 +152,9 @@ class Plan(NamedTuple):
     selected at the visit that they were predicted for. `computed` has the rows of every expert that
     are computed in this wave, and `held`, for each of the `transfers` to thin slots, the rows that
     are in the slot once it has arrived: bitmaps, as integers (bit j is neuron j).
+
+    With slices, `fills` load low ones to slots of their own, for which `partial` hits wait. `low`
+    has the experts that are computed whole, with those slots; `wanted` counts the bytes asked for.
     """
 
     clock: int
@@ -165,6 +172,8 @@ class Plan(NamedTuple):
     partial: tuple[Expert, ...] = ()
     computed: tuple[tuple[Expert, int], ...] = ()
     held: tuple[int, ...] = ()
+    low: tuple[tuple[Expert, int], ...] = ()
+    wanted: int = 0
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:
@@ -183,13 +192,17 @@ class Plan(NamedTuple):
         """
         if not (self.prefetched or self.loads or self.fills):
             return []
-        coming = {load.expert for load in self.transfers}
+        coming = dict.fromkeys(load.expert for load in self.transfers)
         early = [
             (expert, self.slots[self.hits.index(expert)], expert not in self.partial)
             for expert in self.prefetched
             if expert not in coming
         ]
-        return early + [(load.expert, load.slot, False) for load in self.transfers]
+        if not self.low:
+            return early + [(load.expert, load.slot, False) for load in self.transfers]
+        slots = dict(zip(self.hits, self.slots, strict=True))
+        slots |= {load.expert: load.slot for load in self.loads}
+        return early + [(expert, slots[expert], False) for expert in coming]  # slices together
 
     @property
     def transfers(self) -> tuple[Load, ...]:

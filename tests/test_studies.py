@@ -214,6 +214,7 @@ TINY = {
     "studies/predictor_dial/dial.py": ("",),
     "studies/quantization/bench.py": ("resident", "packing"),
     "studies/routing/study.py": ("",),
+    "studies/slices/study.py": ("codes", "cache"),
 }
 """Scripts that no other test runs, and the parts of them that take seconds."""
 SLOW = {

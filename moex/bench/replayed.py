@@ -128,5 +128,8 @@ def packed(
     assert quant is not None
     quant.bind(device, dtype)
     packing = ExpertPacking(spec, quant, transposed=False)
-    layout = NeuronPacking(spec, quant).layout if by_neuron else Planes(packing.tensors)
-    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes))
+    layout: Any = Planes(packing.tensors, refining=packing.refining)
+    if by_neuron:
+        layout = NeuronPacking(spec, quant).layout
+    about = {**trace.provenance, "slices": [*layout.slices]}
+    return replace(trace, geometry=shape._replace(expert_bytes=layout.bytes), provenance=about)

@@ -33,7 +33,7 @@ def prepare(
         )
     if setup.foresight and setup.skips:
         raise ValueError(
-            "miss: skipping changes what later layers demand, so no recorded future holds; "
+            "miss: what is absent changes what later layers demand, so no recorded future holds; "
             "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
         )
     if workload.routing is not None and setup.routing is not None:
@@ -89,7 +89,7 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         io=link.io or store.io,
         pinned=link.pinned,
         files_warm=store.files_warm,
-        slots=cache.slots,
+        slots=cache.whole_slots,
         pool=cache.pool,
         capacity_bytes=offloaded.slots.bytes + setup.predictor_bytes,
         predictor_bytes=setup.predictor_bytes,

@@ -1,9 +1,8 @@
 """The state machine of residency: which expert is in which slot, which enter, which are evicted.
 
-The runner executes its plans and the simulator computes their time; neither takes a decision. Every
-load goes into a *slot*: a resident's, or one of staging (the buffers of Eliseev & Mazur, shared by
-all layers). Admitting an expert turns its staging slot into a resident's; nothing is copied.
-State changes when a plan is issued, never when bytes arrive.
+Runner and simulator execute its plans; neither takes a decision. Every load goes into a *slot*: a
+resident's, or one of staging (the buffers of Eliseev & Mazur, shared by all layers), which becomes
+a resident's if its expert is admitted. State changes when a plan is issued, never on arrival.
 
 Replay is event-atomic: the whole demanded set is classified against the state at the start of the
 visit, and no member of the running set is a victim unless the policy bypasses.
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from moex.cache.array_policy import ArrayPolicy
 from moex.cache.base import CachePolicy
-from moex.cache.limits import check_capacity
+from moex.cache.limits import check_capacity, check_future
 from moex.cache.pool import Pool, pools
 from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan
 
@@ -33,7 +32,7 @@ class ExpertCache:
     """Residency, slots, pools, waves and the admission of prefetches.
 
     Whoever executes plans calls `request` for every visit, `prefetch` after its last plan and
-    `finish` at the end of a run. `RowCache` answers the same calls with plans that name rows.
+    `finish` at the end of a run. `RowCache` and `SliceCache` plan rows or slices of experts.
 
     Args:
         policy: the prototype; every pool gets a copy of its own.
@@ -43,8 +42,7 @@ class ExpertCache:
         staging: slots beside the residents', shared by all layers; default `2 * top_k`.
         seed: for policies that use random numbers.
         future: the recorded visits, for policies that need them.
-        split: decides how misses of a decoding visit are handled (`MissHandler.split`); None: all
-            are fetched.
+        split: handles the misses of a decoding visit (`MissHandler.split`); None fetches all.
 
     Raises:
         ValueError: a capacity that cannot serve one visit, or a policy without what it needs.
@@ -58,6 +56,9 @@ class ExpertCache:
 
     slot_share: float = 1.0
     """The share of an expert that a slot holds."""
+
+    low_slots: int = 0
+    """Slots for low slices, beside the others (`SliceCache`); 0: experts are whole."""
 
     def __init__(
         self,
@@ -73,20 +74,16 @@ class ExpertCache:
         self.split = split
         self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
-        self.seed, self.future = seed, future
+        self.seed, self.future, self.whole_slots = seed, future, slots
         check_capacity(geometry, slots, self.staging, pool)
-        if "future" in self.prototype.needs and self.future is None:
-            raise ValueError(
-                f"{type(self.prototype).__name__} needs the future of the run: give it a recorded "
-                "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
-            )
+        check_future(policy, future)
         blind = CachePolicy.on_visit, ArrayPolicy.on_visit
         self.reads_scores = split is not None or type(policy).on_visit not in blind
         """Whether decisions may depend on the router row."""
         self.total_slots = slots * geometry.layers + self.staging
         self.capacity = geometry.intermediate  # rows of an expert in a slot
-        indices = range(geometry.experts)
-        self._names = [[Expert(la, index) for index in indices] for la in range(geometry.layers)]
+        layers, indices = range(geometry.layers), range(geometry.experts)
+        self._names = [[Expert(layer, index) for index in indices] for layer in layers]
         self.reset()
 
     def reset(self) -> None:
@@ -115,6 +112,11 @@ class ExpertCache:
         """Return the experts in the layer's pool, oldest last use first."""
         return list(self._pools[layer].residents)
 
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of all slots."""
+        return int(self.total_slots * self.geometry.expert_bytes * self.slot_share)
+
     def occupancy(self) -> tuple[int, int]:
         """Return the number of slots held by residents, and by prefetches."""
         prefetches = len(self._in_flight)
@@ -125,8 +127,8 @@ class ExpertCache:
 
         `needs` are the rows that each expert needs, where experts are held by rows (`RowCache`).
 
-        There is one wave if everything fits (always, when one token is decoded), and several if the
-        visit demands more absent experts than there are free slots; hits are in the first.
+        There is one wave if all absent experts fit (always, when one token is decoded), else more;
+        hits are in the first.
         """
         self._open()
         clock, position, layer, phase, experts, _ = access
@@ -213,8 +215,8 @@ class ExpertCache:
 
     def _end_prefetches(self, layer: int, demanded: list[Expert]) -> list[Eviction]:
         """Drop the prefetches for this layer that its visit does not demand."""
-        wrong = [e for e in self._in_flight if e.layer == layer and e not in demanded]
-        return [self._drop(prefetch) for prefetch in wrong]
+        flying = list(self._in_flight)
+        return [self._drop(e) for e in flying if e.layer == layer and e not in demanded]
 
     def _make_room(self, wanted: int, kept: list[Expert], dropped: list[Eviction]) -> None:
         """Drop prefetches for other layers, latest first, until all demanded loads have slots."""
@@ -233,8 +235,7 @@ class ExpertCache:
                 break
             if expert in self._in_flight or expert in self._pools[expert.layer].residents:
                 continue
-            slot = self._free.popleft()
-            self._in_flight[expert] = slot
+            slot = self._in_flight[expert] = self._free.popleft()
             loads.append(Load(expert, slot, rows if self.by_rows else None, speculative=True))
             room -= 1
         return Plan(clock, loads=tuple(loads))

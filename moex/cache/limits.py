@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moex.types import Geometry
+    from moex.cache.base import CachePolicy
+    from moex.types import Future, Geometry
 
 POOLS = ("layer", "global")
 
@@ -26,6 +27,19 @@ def check_capacity(geometry: Geometry, slots: int, staging: int, pool: str) -> N
             f"try memory.slots={min(2 * geometry.top_k, geometry.experts)}"
         )
     check_staging(staging, geometry)
+
+
+def check_future(policy: CachePolicy, future: Future | None) -> None:
+    """Refuse a policy that needs the future where there is none.
+
+    Raises:
+        ValueError: it needs a recording.
+    """
+    if "future" in policy.needs and future is None:
+        raise ValueError(
+            f"{type(policy).__name__} needs the future of the run: give it a recorded "
+            "trace (mode=simulate trace=FILE), or run it live, where a recording is made first"
+        )
 
 
 def check_staging(staging: int, geometry: Geometry) -> None:

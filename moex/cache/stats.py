@@ -38,6 +38,7 @@ class Counts:
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
     bytes_selected: int = 0
+    bytes_wanted: int = 0
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
@@ -86,6 +87,7 @@ class CacheStats:
         counts.demand_misses += len(loads)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
+        counts.bytes_wanted += plan.wanted
         if transfers:
             counts.bytes_demand += self._size(transfers)
         if dropped or plan.unused:
@@ -121,7 +123,7 @@ class CacheStats:
         counts.waited_visits += any_wait
 
     def _size(self, moved: Iterable[Load | Eviction]) -> int:
-        return sum(self.geometry.size(each.rows) for each in moved)
+        return sum(self.geometry.size(each.rows, each.span) for each in moved)
 
 
 def by_layer(layer_stats: Sequence[CacheStats]) -> list[dict[str, Any]]:

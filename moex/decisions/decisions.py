@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
+from moex.cache.slice_cache import SliceCache
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
+from moex.miss.base import SliceHandler, word_of
 
 if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
@@ -42,6 +44,7 @@ class Decisions:
         overlaps: whether the link copies while the device computes (`Link.overlaps`); that of a
             timed profile does.
         routing: which experts a token asks for; default: those that the router chose.
+        slices: bytes of the slices of an expert's record; for a miss handler that asks for slices.
 
     Raises:
         ValueError: an oracle beside a routing policy that depends on residency.
@@ -57,6 +60,7 @@ class Decisions:
     governor: bool = False
     overlaps: bool = True
     routing: RoutingPolicy | None = None
+    slices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         refuse_oracles(self.routing, self.policy, self.prefetcher)
@@ -89,6 +93,7 @@ class Decisions:
             ValueError: settings that do not suit the geometry or the profile.
         """
         memory = self.memory
+        miss = self.miss.bound(geometry, hardware) if self.miss else None
         given = (
             self.policy,
             geometry,
@@ -97,8 +102,13 @@ class Decisions:
             memory.staging,
             self.seed,
             future,
-            self.miss.bound(geometry, hardware).split if self.miss else None,
+            miss.split if miss else None,
         )
+        if isinstance(miss, SliceHandler):
+            if len(self.slices) != 2:
+                raise one_slice(miss)
+            high, low = self.slices
+            return SliceCache(*given, slices=(high, low), levels=miss.levels, whole=miss.whole)
         if self.moves_rows(hardware):
             return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
         cache = ExpertCache(*given)
@@ -117,3 +127,12 @@ class Decisions:
         if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
             return Governor()
         return Governor(least_precision(geometry, hardware, self.overlaps))
+
+
+def one_slice(miss: MissHandler) -> ValueError:
+    """Return the error of a miss handler that asks for slices where records are whole."""
+    word = word_of(miss)
+    return ValueError(
+        f"miss={word}: asks for slices of experts, and these records have one; expected a "
+        f"quantizer of two slices: try quant=sliced miss={word}, or miss=fetch"
+    )

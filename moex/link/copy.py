@@ -37,7 +37,7 @@ class CopyLink(Link):
             self.slots.bring(self.store, load)()
             took = perf_counter() - started
             self._busy += took
-            self._bytes += self.store.geometry.size(load.rows)
+            self._bytes += self.store.geometry.size(load.rows, load.span)
             if not load.speculative:
                 self._late.add(load.slot)
             if self.log is not None:
@@ -47,7 +47,7 @@ class CopyLink(Link):
     def _log_load(self, load: Load, started: float, took: float) -> None:
         assert self.log is not None
         ended, by = started + took, current_thread().name
-        size = self.store.geometry.size(load.rows)
+        size = self.store.geometry.size(load.rows, load.span)
         self.log.append(("move", load.expert, started, ended, size, by))
         self.log.append(("load", load.expert, started, ended, load.speculative))
 

@@ -113,7 +113,7 @@ class EmulatedLink(Link):
                 self._discard(copy)
         handed: list[_Copy] = []
         for load in transfers:
-            moved = size(load.rows)
+            moved = size(load.rows, load.span)
             transfer = self.timeline.submit(now, moved, load.speculative, load.expert)
             copy = _Copy(self.slots.bring(self.store, load), load.slot, transfer)
             before = self._expected.setdefault(load.slot, [])

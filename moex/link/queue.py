@@ -68,7 +68,7 @@ class ReadQueue:
             for slot in plan.stale:
                 self._remove(slot)
         for load in plan.transfers:
-            size = self._store.geometry.size(load.rows)
+            size = self._store.geometry.size(load.rows, load.span)
             if self._records and load.rows is None:
                 read = Read(load, size, record=self._records[load.slot])
             else:

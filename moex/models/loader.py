@@ -162,7 +162,8 @@ def load_model(
     packing = packing if packing and packing.quantizers else None
     layout: Any
     if packing or not bundles:
-        layout = packing.layout if bundles else Planes(tensors, packing.bind if packing else None)
+        planes = (packing.bind, packing.refining) if packing and not bundles else ()
+        layout = packing.layout if bundles else Planes(tensors, *planes)
         break_even = 1.0
     else:
         if break_even is None:

@@ -33,11 +33,14 @@ def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry
     """Geometry and skeleton bytes, plain or packed by `quant`; the model may be on meta."""
     layers = experts_interface.moe_layers(model)
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
+    refining: frozenset[str] = frozenset()
     if quant is not None:
         quant.read(stored_experts(model.config, layers[0]), str(model.config.name_or_path))
-        tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
+        packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
+        tensors, refining = packing.tensors, packing.refining
         skeleton -= saved_bytes(model, quant, [layer.router for layer in layers])
-    return experts_interface.geometry(model, layers, Planes(tensors).bytes), skeleton
+    size = Planes(tensors, refining=refining).bytes
+    return experts_interface.geometry(model, layers, size), skeleton
 
 
 def needs(

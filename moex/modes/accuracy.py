@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moex.runs.atomic import write_atomically
 from moex.runs.run_id import code_version, contents, folder_digest, key_of, sources
+from moex.types import DECODE
 
 if TYPE_CHECKING:
     from moex.modes.run import Run
@@ -87,8 +88,8 @@ def accuracy(report: Report, run: Run, loaded: LoadedModel) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         results = {"settings": key, **found}
         write_atomically(kept, json.dumps(results, default=str, allow_nan=False))
-    if report.swap_rate is None:
-        report.fill(**found.get("rates", {}))
+    rates = found.get("rates", {}).items()
+    report.fill(**{name: rate for name, rate in rates if getattr(report, name) is None})
 
 
 def _masks(run: Run, loaded: LoadedModel) -> NeuronSelector | None:
@@ -157,6 +158,7 @@ def _measured(run: Run, loaded: LoadedModel, selector: NeuronSelector | None) ->
     from moex.evals.stepwise import stepwise
     from moex.models.memory_needs import fits
     from moex.runner.assemble import Setup, offload
+    from moex.runs.measured import bits_demanded
 
     geometry, steps = loaded.geometry, _stepwise(run)
     resident = fits(geometry.all_bytes, loaded.device)
@@ -189,7 +191,9 @@ def _measured(run: Run, loaded: LoadedModel, selector: NeuronSelector | None) ->
             items=items,
             dense=dense,
         )
-        return {"rows": rows, "items": items, "rates": offloaded.journal.swaps.rates}
+        bits = bits_demanded(offloaded.cache_stats.phases[DECODE], geometry)
+        rates = offloaded.journal.swaps.rates | {"bits_demanded": bits}
+        return {"rows": rows, "items": items, "rates": rates}
 
 
 def _compare(rows: list[dict[str, Any]], items: Items, exact: Path) -> None:

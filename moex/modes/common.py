@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from moex.decisions.decisions import one_slice
 from moex.decisions.rows import known_break_even
+from moex.miss.base import SliceHandler
 from moex.paths import cache_folder
+from moex.quant.base import in_slices
 from moex.runs.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ def load(run: Run, store: str = "ram", whole: bool = False) -> LoadedModel:
     from moex.store.base import store_class
 
     model, quant = run.model, run.quant
+    if isinstance(run.miss, SliceHandler) and not in_slices(quant):
+        raise one_slice(run.miss)
     where = (store, run.cache_dir, model.keep_shards, model.random())
     bundles = run.selects and not whole
     share = run.selector.share if run.selector and run.memory.rows == 1 and not whole else 0.0

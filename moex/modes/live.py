@@ -94,7 +94,8 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
         memory = replace(setup.memory, slots=report.slots, budget=None)
         trace = open_trace(folder / "trace.parquet")
         overlaps = trace.provenance.get("overlaps") is not False
-        decisions = replace(setup, memory=memory).decisions(report.store, overlaps)
+        slices = tuple(trace.provenance.get("slices", ()))
+        decisions = replace(setup, memory=memory).decisions(report.store, overlaps, slices)
         return live_line(analyze_live(trace, decisions, setup.hardware, report, cold), report)
     except Exception as error:
         note(f"no bottleneck line: the trace of this run could not be replayed ({error})")

@@ -113,6 +113,7 @@ def _decisions(trace: Trace | TraceStream, run: Run) -> Decisions:
         run.governor,
         overlaps,
         run.routing,
+        tuple(trace.provenance.get("slices", ())),
     )
 
 

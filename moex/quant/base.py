@@ -58,6 +58,12 @@ def quantizes(scheme: Scheme) -> bool:
     return any(scheme.of(name) is not None for name in (*names, HEAD))
 
 
+def in_slices(scheme: Scheme | None) -> bool:
+    """Whether a scheme packs experts in two slices, of which the first computes alone."""
+    names = () if scheme is None else (EXPERTS + "gate_up_proj", EXPERTS + "down_proj")
+    return any((quantizer := scheme.of(n)) is not None and bool(quantizer.refining) for n in names)  # type: ignore[union-attr]
+
+
 class Quantizer(Scheme):
     """Converts weights [out, in] to named tensors and back; computes with the stored tensors."""
 
@@ -67,6 +73,8 @@ class Quantizer(Scheme):
     """Device of the products."""
     dtype: torch.dtype | None = None
     """Dtype of the activations; None: bfloat16, as in most models."""
+    refining: frozenset[str] = frozenset()
+    """Packed tensors that make up the low slice: without them it computes in fewer bits."""
 
     def bind(self, device: str, dtype: torch.dtype | None = None) -> None:
         """Set the device and dtype of the products."""

@@ -46,6 +46,7 @@ class ExpertPacking:
         self.shapes: dict[str, tuple[int, int]] = {}
         self.quantizers: dict[str, Quantizer] = {}
         self.tensors: Spec = {}
+        refining: Spec = {}
         for name, (shape, dtype) in tensors.items():
             quantizer = scheme.of(EXPERTS + name) if len(shape) == 2 else None
             if quantizer is None:
@@ -54,7 +55,11 @@ class ExpertPacking:
             rows, columns = shape[::-1] if transposed else shape
             self.shapes[name], self.quantizers[name] = (rows, columns), quantizer
             for part, spec in quantizer.tensors((rows, columns)).items():
-                self.tensors[f"{name}.{part}"] = spec
+                kind = refining if part in quantizer.refining else self.tensors
+                kind[f"{name}.{part}"] = spec
+        self.tensors |= refining
+        self.refining = frozenset(refining)
+        """The tensors of the low slice; they come last."""
 
     def pack(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pack an expert's tensors; tensors without a quantizer are passed on unchanged."""

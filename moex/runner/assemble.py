@@ -15,6 +15,7 @@ from moex.decisions.governor import NEVER
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import whole_from
 from moex.link.base import open_link
+from moex.miss.base import word_of
 from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
 from moex.models.loader import load_model as load_model
@@ -93,11 +94,13 @@ class Setup:
         """Whether logits depend on what is resident."""
         return self.skips or (self.routing is not None and self.routing.residency_dependent)
 
-    def decisions(self, store: str, overlaps: bool = True) -> Decisions:
-        """The decision-making objects for experts in the store of this name, and for its link."""
+    def decisions(
+        self, store: str, overlaps: bool = True, slices: tuple[int, ...] = ()
+    ) -> Decisions:
+        """The decision-making objects for experts in this store, in these slices, and its link."""
         chosen = self.policy, self.memory, self.prefetcher, self.miss, self.seed
         neurons = self.selector.share if self.selector is not None else None
-        return Decisions(*chosen, neurons, store, self.governor, overlaps, self.routing)
+        return Decisions(*chosen, neurons, store, self.governor, overlaps, self.routing, slices)
 
     @property
     def predictor_bytes(self) -> int:
@@ -127,12 +130,12 @@ def offload(
     """
     setup = replace(setup, memory=_measured(setup.memory, setup.hardware, loaded))
     memory, hardware, selector = setup.memory, setup.hardware, setup.selector
-    decisions = setup.decisions(loaded.store.name)
+    decisions = setup.decisions(loaded.store.name, slices=loaded.layout.slices)
     miss = (setup.miss or Fetch()).bound(loaded.geometry, hardware)
     bind_selector(loaded, selector)
     if selector is not None and (miss.on_host or miss.lossy):
         raise ValueError(
-            f"miss={type(miss).__name__.lower()}: does not work with a neuron selector, whose "
+            f"miss={word_of(miss)}: does not work with a neuron selector, whose "
             "absent rows are fetched; try miss=fetch, or sparsity=none"
         )
     if setup.prefetcher is not None:
@@ -149,7 +152,8 @@ def offload(
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
     cache = decisions.build(loaded.geometry, hardware, future, wanted)
-    slots = loaded.layout.slots(cache.total_slots, cache.capacity, loaded.device)
+    counts = cache.total_slots, cache.capacity, loaded.device, cache.low_slots
+    slots = loaded.layout.slots(*counts)
     neurons = Neurons(selector, slots) if selector is not None else None
     link = open_link(loaded.store, slots, memory, hardware)
     governor = replace(decisions, overlaps=link.overlaps).make_governor(loaded.geometry, hardware)
@@ -181,6 +185,8 @@ def offload(
         offloaded.break_even = whole_from(memory, hardware, loaded.store.name)
     read = bytes_read(loaded.model, loaded.geometry.layers, wanted.skeleton)
     offloaded.provenance = {"needs": asdict(wanted), **read}
+    if len(loaded.layout.slices) > 1:
+        offloaded.provenance["slices"] = [*loaded.layout.slices]
     return offloaded
 
 

@@ -74,6 +74,8 @@ class LayerVisit:
         self.late, self.waited = 0, False
         self.stalled = False
         """Whether the running expert was waited for."""
+        self.low: dict[Expert, int] = {}
+        """The slots of the low slices that the running wave computes with."""
         self.predictions: Sequence[Prediction] = ()
         self.lookahead: tuple[tuple[float, ...], ...] = ()
 
@@ -133,6 +135,7 @@ class LayerVisit:
     def compute(self, plan: Plan) -> None:
         """Compute the wave's experts: residents first, then in the order of arrival."""
         rows = dict(plan.computed)
+        self.low = dict(plan.low)
         for expert, slot in plan.residents:
             self.waited = self.expert(expert, slot, rows) or self.waited
         for expert, slot, prefetched in plan.arrivals:
@@ -149,14 +152,27 @@ class LayerVisit:
             result = run.neurons.compute(work.experts, tokens, expert, slot, rows.get(expert))
         else:
             weights = run.slots.tensors[slot]
-            if run.link.in_parts:
+            if run.cache.low_slots:
+                weights = self.slices(expert, slot)
+            elif run.link.in_parts:
                 weights = StreamedWeights(weights, run.slots.ends, partial(self.wait, slot))
             else:
                 self.wait(slot)
             result = experts_interface.expert_output(work.experts, tokens, weights)
         work.put(expert, result)
         run.link.used(slot)
+        if expert in self.low:
+            run.link.used(self.low[expert])
         return self.stalled
+
+    def slices(self, expert: Expert, slot: int) -> dict[str, Any]:
+        """Wait for the slices of an expert that this visit computes with; return its weights."""
+        self.wait(slot)
+        low, slots = self.low.get(expert), self.run.slots
+        if low is None:
+            return slots.tensors[slot]
+        self.wait(low)
+        return slots.both(slot, low)  # type: ignore[attr-defined]
 
     def wait(self, slot: int, size: int | None = None) -> None:
         """Wait for a slot's load, or for its first bytes."""

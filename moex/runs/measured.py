@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from moex.cache.stats import Counts
+    from moex.types import Geometry
 
 
 @dataclass
@@ -45,7 +46,7 @@ def measured(
         moved = counts.bytes_demand + counts.bytes_prefetch
         if clocked:
             moved = clocked[DECODE].bytes_moved
-        yield accesses(counts, moved, total.geometry.expert_bytes, layer_stats, by_rows)
+        yield accesses(counts, moved, total.geometry, layer_stats, by_rows)
         yield prefetches(counts)
         yield issued(counts, moved)
     if clocked:
@@ -70,18 +71,19 @@ def speed(prefill: Clocked, decode: Clocked) -> Speed:
 def accesses(
     counts: Counts,
     moved: int,
-    expert_bytes: int,
+    geometry: Geometry,
     layer_stats: Sequence[CacheStats],
     by_rows: bool = False,
 ) -> Accesses:
     """Return the accesses of decoding; `moved` are the bytes that crossed the link."""
     decoding = [each.phases[DECODE] for each in layer_stats]
     hits = counts.prefetched_hits - counts.late_hits
-    share = ratio(moved, counts.requests * expert_bytes)
+    share = ratio(moved, counts.requests * geometry.expert_bytes)
     rows = ratio(counts.bytes_demand, counts.bytes_selected) if by_rows else None
     return Accesses(
         **_as_counted(Accesses, counts),
         prefetch_hits=hits,
+        bits_demanded=bits_demanded(counts, geometry),
         hit_rate=ratio(counts.resident_hits, counts.requests),
         effective_hit_rate=ratio(counts.resident_hits + hits, counts.requests),
         all_hit_rate=ratio(counts.visits - counts.waited_visits, counts.visits),
@@ -89,6 +91,12 @@ def accesses(
         layer_hit_rates=[ratio(each.resident_hits, each.requests) for each in decoding],
         row_hit_rate=None if rows is None else 1 - rows,
     )
+
+
+def bits_demanded(counts: Counts, geometry: Geometry) -> float | None:
+    """Return the bits per weight that accesses asked for, their mean; None without slices."""
+    weights = counts.requests * 3 * geometry.hidden * geometry.intermediate
+    return ratio(8 * counts.bytes_wanted, weights) if counts.bytes_wanted else None
 
 
 def prefetches(counts: Counts) -> Prefetches:

@@ -95,6 +95,7 @@ class Accesses:
     skipped: int | None = None
     swap_rate: float | None = None
     drop_rate: float | None = None
+    bits_demanded: float | None = None
     hit_rate: float | None = None
     effective_hit_rate: float | None = None
     all_hit_rate: float | None = None

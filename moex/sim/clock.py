@@ -27,7 +27,8 @@ class Clock:
         self.profile, self.size = profile, geometry.size
         self.expert_s = profile.expert_s * cache.slot_share
         self.select_s = profile.select_s if cache.selects else 0.0
-        self.early_s = 0.0 if cache.selects else early_s(geometry, profile)
+        in_pieces = cache.selects or cache.low_slots
+        self.early_s = 0.0 if in_pieces else early_s(geometry, profile)
         self.link = LinkTimeline(
             profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
         )
@@ -55,7 +56,7 @@ class Clock:
             for transfer in self.waiting.pop(slot, ()):
                 self.link.cancel(self.now, transfer)
         for load in plan.transfers:
-            transfer = self.link.submit(self.now, self.size(load.rows), load.speculative)
+            transfer = self.link.submit(self.now, self.size(load.rows, load.span), load.speculative)
             self.waiting.setdefault(load.slot, []).append(transfer)
         if plan.transfers:  # the transfers begin while the device is still busy handing them over
             self.now += self.profile.submit_s + len(plan.transfers) * self.profile.handover_s

@@ -83,9 +83,9 @@ def row(
         prefetcher=type(prefetcher).__name__,
         governor=governor.state if prefetcher.predicts else None,
         link="modelled" if times else "none",
-        slots=cache.slots,
+        slots=cache.whole_slots,
         pool=cache.pool,
-        capacity_bytes=int(cache.total_slots * trace.geometry.expert_bytes * cache.slot_share),
+        capacity_bytes=cache.capacity_bytes,
         oracle="future" in cache.prototype.needs | prefetcher.needs,
         shards=1,
     )

@@ -253,17 +253,19 @@ class _Replay:
 
     def _compute(self, plan: Plan, clock: Clock) -> int:
         """Serve residents, then prefetches, loads, the host; return how many hits were late."""
-        late, load_s = 0, clock.profile.load_s
+        late, load_s, low = 0, clock.profile.load_s, dict(plan.low)
         if plan.host:
             clock.begin_host(len(plan.host))
-        if not self.cache.by_rows:
+        if not self.cache.by_rows and not plan.partial:
             clock.now += clock.expert_s * (len(plan.hits) - len(plan.prefetched))
         else:
             for _, slot in plan.residents:
                 clock.wait(slot)  # for rows that were prefetched
                 clock.now += clock.expert_s
-        for _, slot, prefetched in plan.arrivals:
+        for expert, slot, prefetched in plan.arrivals:
             late += clock.wait(slot) and prefetched
+            if expert in low:
+                clock.wait(low[expert])
             clock.now += clock.expert_s + load_s
         if plan.host:
             clock.wait_host()

@@ -62,6 +62,12 @@ class ExpertStore(ABC):
     def read(self, expert: Expert, out: torch.Tensor) -> None:
         """Copy the expert's record into `out` (uint8, `layout.bytes` long)."""
 
+    def read_slice(self, expert: Expert, span: tuple[int, int], out: torch.Tensor) -> None:
+        """Copy the bytes `span` of the expert's record into `out`: whole slices of the layout."""
+        record = paged(self.layout.bytes)
+        self.read(expert, record)
+        out.copy_(record[slice(*span)])
+
     def write(self, expert: Expert, record: torch.Tensor) -> None:
         """Keep an expert's record (uint8, `layout.bytes` long), which is reused afterwards."""
         raise NotImplementedError(f"{type(self).__name__} is opened on files, and keeps no records")

@@ -83,9 +83,13 @@ class Bundles:
         neurons[:, :2].copy_(gate_up.transpose(0, 1))
         neurons[:, 2].copy_(tensors[DOWN].t())
 
-    def slots(self, count: int, rows: int, device: torch.device | str) -> RowSlots:
-        """Make slots that hold `rows` neurons of an expert each."""
+    def slots(
+        self, count: int, rows: int, device: torch.device | str, low_slots: int = 0
+    ) -> RowSlots:
+        """Make slots that hold `rows` neurons of an expert each; there are no slices."""
         return self.kind(self, rows, count, device)
+
+    slices: tuple[int, ...] = ()
 
     def moved(self, by_rows: bool) -> Bundles | Planes:
         """The layout for experts that are moved by rows, or whole."""

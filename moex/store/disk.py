@@ -17,7 +17,7 @@ import numpy as np
 from moex.runs.atomic import shared
 from moex.store.base import ExpertStore
 from moex.store.layout import PAGE
-from moex.store.packing import MANIFEST, header, layer_file, rows_file
+from moex.store.packing import MANIFEST, Checksum, checksum, header, layer_file, rows_file
 from moex.store.row_reader import RowReader
 from moex.store.slots import paged
 from moex.types import Expert
@@ -64,6 +64,7 @@ class DiskStore(ExpertStore):
         self.folder, self.layout, self.geometry = folder, layout, geometry
         self._checksums = self._read_manifest()
         self._checked: set[Expert] = set()
+        self._slices_checked: set[tuple[Expert, tuple[int, int]]] = set()
         self._row_checksums = [self._read_row_checksums(layer) for layer in range(geometry.layers)]
         shape = (geometry.layers, geometry.experts, layout.neurons)
         self._rows_checked = np.zeros(shape, bool)
@@ -113,6 +114,16 @@ class DiskStore(ExpertStore):
         except OSError as error:
             raise self._failure(expert, error.strerror) from error
 
+    def read_slice(self, expert: Expert, span: tuple[int, int], out: torch.Tensor) -> None:
+        """Read a slice of the expert's record into `out`; checked when it is read first."""
+        self.read_part(expert, span[0], out)
+        if expert not in self._checked and (expert, span) not in self._slices_checked:
+            found = zlib.crc32(out.cpu().numpy().data)
+            number = 0 if not span[0] else 1
+            if found != self._checksums[expert.layer][expert.index][number]:  # type: ignore[index]
+                raise self._failure(expert, "a slice is not the one that was packed")
+            self._slices_checked.add((expert, span))
+
     def where(self, expert: Expert) -> tuple[int, int]:
         """The open file that holds the expert's record, and the byte at which it begins."""
         return self._files[expert.layer], expert.index * self.layout.bytes
@@ -145,7 +156,7 @@ class DiskStore(ExpertStore):
             RuntimeError: the checksum differs.
         """
         if expert not in self._checked:
-            crc = zlib.crc32(record.cpu().numpy().data)
+            crc = checksum(record.cpu().numpy().data, self.layout.slices)
             if crc != self._checksums[expert.layer][expert.index]:
                 raise self._failure(expert, "its checksum is not the one it was packed with")
             self._checked.add(expert)
@@ -179,7 +190,7 @@ class DiskStore(ExpertStore):
         self._close()
         self._mine = threading.local()
 
-    def _read_manifest(self) -> list[list[int]]:
+    def _read_manifest(self) -> list[list[Checksum]]:
         path = self.folder / MANIFEST
         try:
             manifest = json.loads(path.read_text())

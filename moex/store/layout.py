@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch
 
@@ -39,6 +39,8 @@ class Planes:
     Args:
         tensors: name, shape and dtype of an expert's tensors, in the order of their use.
         bind: turns the tensors into what is computed with, for packed weights.
+        refining: names of the last tensors, without which it computes in fewer bits: they are a
+            slice of their own, which begins on a page.
     """
 
     name = "planes"
@@ -51,21 +53,32 @@ class Planes:
         self,
         tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
         bind: Callable[[dict[str, torch.Tensor]], dict[str, Any]] | None = None,
+        refining: Collection[str] = (),
     ) -> None:
-        parts, offset = [], 0
+        parts, offset, high = [], 0, 0
         for name, (shape, dtype) in tensors.items():
+            if name in refining and not high:
+                high = offset = -(-offset // PAGE) * PAGE
             size = prod(shape) * dtype.itemsize
             parts.append(Part(name, tuple(shape), dtype, offset, size))
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         self.parts, self.bytes = tuple(parts), -(-offset // PAGE) * PAGE
+        self.slices = (high, self.bytes - high) if high else (self.bytes,)
+        """Bytes of the slices of a record: the first computes alone."""
         self.ends = {part.name.partition(".")[0]: part.offset + part.bytes for part in parts}
         """By weight name: bytes of the record that must have arrived to compute with it."""
         self.bind = bind
 
-    def slots(self, count: int, rows: int, device: torch.device | str) -> Slots:
-        """Make slots that hold these records: whole ones, so `rows` does not matter."""
+    def slots(self, count: int, rows: int, device: torch.device | str, low_slots: int = 0) -> Slots:
+        """Make slots that hold whole records (`rows` does not matter), or high slices.
+
+        And with those, `low_slots` for low slices.
+        """
+        from moex.store.slice_slots import SliceSlots
         from moex.store.slots import Slots
 
+        if low_slots:
+            return SliceSlots(self, count, low_slots, device)
         return Slots(self, count, device)
 
     def weights(self, record: torch.Tensor) -> dict[str, Any]:
@@ -73,13 +86,17 @@ class Planes:
         views = self.views(record)
         return views if self.bind is None else self.bind(views)
 
-    def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the tensors of a record (uint8, `bytes` long), sharing its memory."""
+    def views(self, record: torch.Tensor, start: int = 0) -> dict[str, torch.Tensor]:
+        """Return the tensors of a record (uint8, `bytes` long), sharing its memory.
+
+        Or of a slice of it, which begins at byte `start` of the record.
+        """
         return {
-            part.name: record[part.offset : part.offset + part.bytes]
+            part.name: record[part.offset - start : part.offset - start + part.bytes]
             .view(part.dtype)
             .view(part.shape)
             for part in self.parts
+            if start <= part.offset < start + len(record)
         }
 
     def pack(self, record: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:

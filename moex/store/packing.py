@@ -17,6 +17,7 @@ import shutil
 import sys
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -27,11 +28,13 @@ from tqdm.auto import tqdm
 from moex.runs.atomic import atomic_write, exclusive_lock, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from moex.store.bundles import Bundles
     from moex.store.layout import Planes
     from moex.types import Expert, Geometry
+
+Checksum = int | list[int]
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -91,7 +94,7 @@ class Packer:
         self, folder: Path, layout: Planes | Bundles, geometry: Geometry, source: Mapping[str, Any]
     ) -> None:
         self.folder, self.layout, self.geometry, self.source = folder, layout, geometry, source
-        self._checksums: dict[int, list[int]] = {}
+        self._checksums: dict[int, list[Checksum]] = {}
         self._complete = (folder / MANIFEST).is_file()
         self._record = torch.zeros(layout.bytes, dtype=torch.uint8)  # padding between tensors is 0
         self._stack = ExitStack()
@@ -139,12 +142,12 @@ class Packer:
             if expert.index == 0:
                 private = f".{layer_file(self.folder, expert.layer).name}.{os.getpid()}.part"
                 self._file = (self.folder / private).open("wb")
-                self._crcs: list[int] = []
+                self._crcs: list[Checksum] = []
                 self._row_crcs: list[int] = []
             assert self._file is not None
             assert expert.index == len(self._crcs)
             self._file.write(data)
-            self._crcs.append(zlib.crc32(data))
+            self._crcs.append(checksum(data, self.layout.slices))
             self._row_crcs += row_checksums(self._record, self.layout)
             if len(self._crcs) == self.geometry.experts:
                 self._end_layer(expert.layer, self._file)
@@ -199,6 +202,14 @@ class Packer:
                 f"store: cannot pack into {self.folder} ({error.strerror}); expected a folder that "
                 "can be written and has room; try cache_dir=ANOTHER_FOLDER or memory.store=ram"
             ) from error
+
+
+def checksum(data: memoryview, slices: Sequence[int]) -> Checksum:
+    """Checksum of a record; of one in several slices, the checksum of each."""
+    if len(slices) < 2:
+        return zlib.crc32(data)
+    starts = [0, *accumulate(slices)]
+    return [zlib.crc32(data[start:end]) for start, end in pairwise(starts)]
 
 
 def row_checksums(record: torch.Tensor, layout: Planes | Bundles) -> list[int]:

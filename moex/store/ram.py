@@ -49,6 +49,10 @@ class RamStore(ExpertStore):
         """Copy the expert's record into `out`."""
         out.copy_(self.records[expert.layer][expert.index])
 
+    def read_slice(self, expert: Expert, span: tuple[int, int], out: torch.Tensor) -> None:
+        """Copy a slice of the expert's record into `out`."""
+        out.copy_(self.records[expert.layer][expert.index][slice(*span)])
+
     def tensors(self, expert: Expert) -> dict[str, torch.Tensor]:
         """Return the expert's tensors, sharing the store's memory."""
         return self.layout.weights(self.records[expert.layer][expert.index])

@@ -35,27 +35,14 @@ class Slots:
     """
 
     by_row: ClassVar[bool] = False
-    """Whether a load may be of some rows of an expert."""
+    """Whether a load may be of a part of an expert: some of its rows, or a slice."""
 
     thin: bool = False
     """Whether a slot has no room for all rows of an expert."""
 
     def __init__(self, layout: Planes, slots: int, device: torch.device | str = "cpu") -> None:
         self.bytes = slots * layout.bytes
-        try:
-            memory = paged(self.bytes, device)
-        except (
-            RuntimeError,
-            MemoryError,
-            OSError,
-            OverflowError,
-        ) as error:  # torch.OutOfMemoryError is a RuntimeError
-            raise RuntimeError(
-                f"memory: {slots} slots for experts take {self.bytes / 1e9:.2f} GB, more than "
-                f"{device} has free; expected less: try a smaller memory.slots, or "
-                "memory.slots=null and a memory.budget"
-            ) from error
-        self.records = memory.view(slots, layout.bytes)
+        self.records = allocate(self.bytes, slots, device).view(slots, layout.bytes)
         self.tensors = [layout.weights(record) for record in self.records]
         self.ends = layout.ends
 
@@ -76,6 +63,27 @@ class Slots:
     def close(self) -> None:
         """Free the memory, even if the slots are still referenced; `bytes` is kept."""
         self.records, self.tensors = self.records[:0].clone(), []
+
+
+def allocate(size: int, slots: int, device: torch.device | str) -> torch.Tensor:
+    """Return `size` bytes for so many slots, as `paged` does.
+
+    Raises:
+        RuntimeError: the device has too little memory.
+    """
+    try:
+        return paged(size, device)
+    except (
+        RuntimeError,
+        MemoryError,
+        OSError,
+        OverflowError,
+    ) as error:  # torch.OutOfMemoryError is a RuntimeError
+        raise RuntimeError(
+            f"memory: {slots} slots for experts take {size / 1e9:.2f} GB, more than "
+            f"{device} has free; expected less: try a smaller memory.slots, or "
+            "memory.slots=null and a memory.budget"
+        ) from error
 
 
 def paged(size: int, device: torch.device | str = "cpu") -> torch.Tensor:

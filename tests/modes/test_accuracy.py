@@ -40,7 +40,7 @@ def test_what_decides_residency_is_in_the_key_only_where_it_matters(loaded, conf
         keys = [key_of(_key(configured(*common, *more), loaded, None)) for more in ((), (words,))]
         return keys[0] != keys[1]
 
-    for lossy in ("routing=cache_prior", "miss=skip"):
+    for lossy in ("routing=cache_prior", "miss=skip", "miss=slices"):
         assert changes(lossy), lossy
     for exact in ("routing=none", "routing=fewer"):
         assert not changes(exact), exact
@@ -81,3 +81,21 @@ def test_rows_are_kept_with_the_swap_rate_and_read_again(loaded, configured, tmp
     accuracy(again, run, loaded)
     assert again.tasks[0]["value"] == 42.0
     assert again.swap_rate == first.swap_rate
+
+
+def test_slices_are_scored_through_their_own_cache(configured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["quant=sliced", "eval.limit=2", "memory.slots=2", "miss=low_bits"]
+    run = configured(*words, "miss.high=0", "miss.low=1")
+    sliced = load_model("tiny", store="ram", quant=run.quant)
+    keys = {key_of(_key(configured(*words, *more), sliced, None)) for more in ([], ["miss.low=1"])}
+    assert len(keys) == 2
+    found = {}
+    for name, each in {"few": run, "all": configured(*words, "miss.high=1", "miss.low=1")}.items():
+        report = Report()
+        accuracy(report, each, sliced)
+        kl = [row["value"] for row in report.tasks if row["metric"] == "kl_per_token"]
+        found[name] = kl[0], report.bits_demanded
+    assert found["all"][0] == 0.0
+    assert found["few"][0] > 1e-4
+    assert found["few"][1] < found["all"][1] == pytest.approx(sliced.bits_per_weight)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from live_runs import LINK, both, live, padded
 from test_exactness import run
 from transformers import AutoModelForCausalLM
 
 from moex.cache.lru import LRU
 from moex.decisions import governor
-from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.routing.buddy import Buddy
 from moex.routing.cache_prior import CachePrior
@@ -28,7 +28,6 @@ from moex.runs.measured import measured
 from moex.sim.replay import replay
 from moex.trace.format import read_trace, write_trace
 
-LINK = HardwareProfile("link", link_bytes_per_s=5e8, link_latency_s=1e-5, chunk_bytes=8192)
 STRONG = [
     CachePrior(0.5),
     CachePrior(0.5, background=False),
@@ -58,37 +57,6 @@ NEUTRAL = [
 @pytest.fixture(scope="module", params=["mixtral", "olmoe", "qwen3_moe"])
 def loaded(request, checkpoints):
     return load_model(str(checkpoints[request.param]))
-
-
-@torch.inference_mode()
-def padded(model, seed: int) -> list[torch.Tensor]:
-    """Three texts of different lengths, padded on the left, and eight passes of decoding."""
-    draw = torch.Generator().manual_seed(seed)
-    mask = torch.ones(3, 9, dtype=torch.long)
-    mask[0, :4], mask[1, :1] = 0, 0
-    out = model(torch.randint(2, 128, (3, 9), generator=draw), attention_mask=mask, use_cache=True)
-    logits = [out.logits]
-    for _ in range(8):
-        mask = torch.cat([mask, mask[:, -1:]], 1)
-        token = torch.randint(2, 128, (3, 1), generator=draw)
-        past = out.past_key_values
-        out = model(token, attention_mask=mask, past_key_values=past, use_cache=True)
-        logits.append(out.logits)
-    return logits
-
-
-def both(model, seed: int) -> list[torch.Tensor]:
-    return run(model, seed) + padded(model, seed)
-
-
-def live(loaded, setup, workload=both):
-    """Logits, plans and the trace of a run."""
-    plans: list = []
-    offloaded = offload(loaded, setup, on_plan=plans.append)
-    with offloaded as model:
-        logits = workload(model, 3)
-        offloaded.finish()
-    return logits, plans, offloaded
 
 
 @pytest.mark.parametrize("routing", STRONG, ids=repr)

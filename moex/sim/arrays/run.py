@@ -58,7 +58,8 @@ def refusal(
     if compiled is False:
         return "asked for"
     if type(cache) is not ExpertCache or cache.selects:
-        return "only selected neurons are computed"
+        slices = "experts are held in slices"
+        return slices if cache.low_slots else "only selected neurons are computed"
     if cache.split is not None:
         return "a miss handler shares out the misses"
     if not array_form(policy):
