@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moex.cache.lru import LRU
@@ -44,7 +45,7 @@ def read_trace(path: str | Path) -> Trace:
 def load(
     name: str = "tiny",
     cache: CachePolicy | None = None,
-    slots: int | float | None = 0.5,
+    slots: int | float | list[int] | None = 0.5,
     prefetch: Prefetcher | None = None,
     *,
     budget: int | float | str | None = None,
@@ -67,6 +68,9 @@ def load(
     link: str = "auto",
     governor: bool = True,
     routing: RoutingPolicy | None = None,
+    host: int | str | None = None,
+    host_policy: str = "lru",
+    tiers: str = "inclusive",
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -81,8 +85,8 @@ def load(
     Args:
         name: a bundled model ("tiny"), a local folder, or a hub repository.
         cache: the eviction policy; default LRU.
-        slots: experts per layer on the device; a fraction below 1 is a share of the layer's
-            experts.
+        slots: experts per layer on the device, 0 or more; a fraction below 1 is a share of the
+            layer's experts; a list has one number for each layer.
         prefetch: the prefetcher; default none. An oracle needs the future first:
             `prefetch.set_future(read_trace(...))`.
         budget: instead of slots (`slots=None`), bytes such as "6GiB" or a fraction of the model.
@@ -108,12 +112,27 @@ def load(
         governor: whether prefetching is paused while too few prefetches are used, and never begun
             where the link copies nothing while the device computes.
         routing: which experts a token asks for; default: those that its router chose.
+        host: bytes ("16GiB") of a cache of experts in host memory, between disk and device.
+        host_policy: the eviction policy of that cache, by its file in `moex/cache`.
+        tiers: "inclusive", or "exclusive": what is on the device is not in that cache.
     """
     from moex.runner.assemble import Setup, load_model, offload
     from moex.store.base import store_class
 
     memory = Memory(
-        slots, budget, pool, staging, store, reader_threads, rows, break_even, None, link
+        slots,
+        budget,
+        pool,
+        staging,
+        store,
+        reader_threads,
+        rows,
+        break_even,
+        None,
+        link,
+        host,
+        host_policy,
+        tiers,
     )
     selector = sparsity if sparsity is not None and sparsity.mode != "exact" else None
     known = known_break_even(memory, hardware, store_class(store).name)
@@ -141,7 +160,7 @@ def load(
 def simulate(
     trace: Trace | TraceStream | str | Path | Sequence[str | Path],
     cache: CachePolicy | None = None,
-    slots: int | float | None = 0.5,
+    slots: int | float | list[int] | None = 0.5,
     prefetch: Prefetcher | None = None,
     *,
     pool: str = "layer",
@@ -157,6 +176,9 @@ def simulate(
     governor: bool = True,
     shards: int = 1,
     routing: RoutingPolicy | None = None,
+    host: int | str | None = None,
+    host_policy: str = "lru",
+    tiers: str = "inclusive",
 ) -> Report:
     """Replay a trace (or its files, see `open_trace`) through the same cache; oracles know it all.
 
@@ -167,6 +189,7 @@ def simulate(
     """
     trace = trace if isinstance(trace, Trace | TraceStream) else open_trace(trace)
     memory = Memory(slots, None, pool, staging, rows=rows, break_even=break_even)
+    memory = replace(memory, host=host, host_policy=host_policy, tiers=tiers)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = cache or LRU(), memory, prefetch, miss, seed, 0.0 if sparsity else None
     decisions = Decisions(*chosen, governor=governor, overlaps=overlaps, routing=routing)

@@ -135,6 +135,24 @@ class Eviction(NamedTuple):
     rows: bytes | None = None
 
 
+class Source(NamedTuple):
+    """Where a load comes from, with a host tier: from one of its slots (`hit`), else the disk.
+
+    `slot` is the host slot that holds the expert, or that the load fills on its way; -1: none.
+    """
+
+    hit: bool
+    slot: int
+
+
+class Demotion(NamedTuple):
+    """An expert that moves from a slot of the device to one of the host tier."""
+
+    expert: Expert
+    slot: int
+    host_slot: int
+
+
 class Plan(NamedTuple):
     """What one wave of a visit loads, evicts and computes; `last` marks the visit's last wave.
 
@@ -148,6 +166,9 @@ class Plan(NamedTuple):
     selected at the visit that they were predicted for. `computed` has the rows of every expert that
     are computed in this wave, and `held`, for each of the `transfers` to thin slots, the rows that
     are in the slot once it has arrived: bitmaps, as integers (bit j is neuron j).
+
+    With a host tier, `sources` has where each of the `loads` comes from, and `demoted` are copied
+    to the host tier before the plan's loads begin.
     """
 
     clock: int
@@ -165,6 +186,8 @@ class Plan(NamedTuple):
     partial: tuple[Expert, ...] = ()
     computed: tuple[tuple[Expert, int], ...] = ()
     held: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
+    demoted: tuple[Demotion, ...] = ()
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
+from moex.cache.tiers import HostTier, TieredCache, host_policy
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
@@ -76,6 +77,7 @@ class Decisions:
         hardware: HardwareProfile | None = None,
         future: Future | None = None,
         needs: Needs | None = None,
+        loads: Future | None = None,
     ) -> ExpertCache:
         """Return a fresh cache, with misses handled for this hardware.
 
@@ -84,6 +86,8 @@ class Decisions:
             hardware: the profile that a miss handler and the break-even of rows are taken from.
             future: the recorded visits, for a policy that needs them.
             needs: bytes besides experts, which the budget must hold, too.
+            loads: when the device loads what (`tiers.load_future`), for a policy of the host tier
+                that needs it.
 
         Raises:
             ValueError: settings that do not suit the geometry or the profile.
@@ -99,6 +103,8 @@ class Decisions:
             future,
             self.miss.bound(geometry, hardware).split if self.miss else None,
         )
+        if memory.host is not None:
+            return TieredCache(*given, host=self._host_tier(geometry, loads))
         if self.moves_rows(hardware):
             return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
         cache = ExpertCache(*given)
@@ -106,6 +112,29 @@ class Decisions:
         if not cache.selects:
             memory.refuse_rows()
         return cache
+
+    @property
+    def foresees_loads(self) -> bool:
+        """Whether the host tier's policy needs the future of the device's loads."""
+        return self.memory.host is not None and (
+            "future" in host_policy(self.memory.host_policy).needs
+        )
+
+    @property
+    def untiered(self) -> Decisions:
+        """The same decisions without a host tier: those of the device are the same."""
+        return replace(self, memory=replace(self.memory, host=None))
+
+    def _host_tier(self, geometry: Geometry, loads: Future | None) -> HostTier:
+        memory = self.memory
+        if self.neurons is not None:
+            raise ValueError(
+                f"memory.host={memory.host}: a host tier holds whole experts; expected "
+                "sparsity=none; try memory.host=null"
+            )
+        memory.refuse_rows()
+        chosen = host_policy(memory.host_policy), geometry, memory.host_residents(geometry)
+        return HostTier(*chosen, memory.slots_beside(geometry), memory.tiers, self.seed, loads)
 
     def make_governor(
         self, geometry: Geometry, hardware: HardwareProfile | None = None

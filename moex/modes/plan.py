@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.cache.limits import uneven
 from moex.cache.lru import LRU
+from moex.cache.tiers import TieredCache, described
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.forecast import forecast
 from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
+from moex.types import Future
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moex.cache.memory import Memory, Needs
+    from moex.cache.core import ExpertCache
+    from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
     from moex.modes.run import Run
     from moex.types import Geometry
@@ -38,14 +42,14 @@ def run(run: Run, folder: Path) -> Report:
     for width in [bits, *(w for w in run.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
-            slots = decisions.build(geometry, needs=wanted).slots
+            cache = decisions.build(geometry, needs=wanted, loads=Future(()))
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             continue
         if width == bits or report.slots is None:
             report.expert_bits = width
-            _fill(report, geometry, slots, memory, wanted)
-        lines.append(_line(width, geometry, slots))
+            _fill(report, cache, wanted)
+        lines.append(_line(width, cache))
         lines.append(_speeds(geometry, hardware, run.mode.hit_rates, **read))
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])
@@ -57,12 +61,14 @@ def run(run: Run, folder: Path) -> Report:
     return report
 
 
-def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
-    total = slots * geometry.layers + memory.slots_beside(geometry)
-    capacity = total * geometry.expert_bytes
+def _fill(report: Report, cache: ExpertCache, wanted: Needs) -> None:
+    geometry = cache.geometry
+    capacity = cache.total_slots * geometry.expert_bytes
     report.fill(
-        slots=slots,
-        pool=memory.pool,
+        slots=cache.slots,
+        layer_slots=uneven(cache.layer_slots),
+        pool=cache.pool,
+        **described(cache),
         expert_bytes=geometry.expert_bytes,
         bytes_per_token=geometry.token_bytes,
         capacity_bytes=capacity,
@@ -82,11 +88,26 @@ def _head(geometry: Geometry, wanted: Needs) -> str:
     )
 
 
-def _line(width: float, geometry: Geometry, slots: int) -> str:
+def _line(width: float, cache: ExpertCache) -> str:
+    geometry = cache.geometry
+    held = sorted({*cache.layer_slots})
+    slots = " to ".join(map(str, held[:: max(1, len(held) - 1)]))
     return (
         f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB per expert, "
         f"{gigabytes(geometry.token_bytes)}/token without any hit, "
-        f"{slots} of {geometry.experts} slots per layer"
+        f"{slots} of {geometry.experts} slots per layer{_host(cache)}"
+    )
+
+
+def _host(cache: ExpertCache) -> str:
+    """What the host tier holds, if there is one."""
+    if not isinstance(cache, TieredCache):
+        return ""
+    geometry, host = cache.geometry, cache.host
+    every = geometry.layers * geometry.experts
+    return (
+        f", {host.capacity} of {every} experts in host memory "
+        f"({gigabytes(host.slots * geometry.expert_bytes)} with staging, {host.tiers})"
     )
 
 
