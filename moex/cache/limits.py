@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 POOLS = ("layer", "global")
 TIERS = ("inclusive", "exclusive")
+ALLOCATIONS = ("equal", "global", "marginal", "dynamic")
 
 
 def check_capacity(

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moex.cache.limits import POOLS, TIERS, check_staging
+from moex.cache.limits import ALLOCATIONS, POOLS, TIERS, check_staging
 from moex.paths import check_word
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Memory:
             (`moex.cache.tiers`), staging included; None: there is none.
         host_policy: its eviction policy, a file of `moex/cache` ("lru", "lfu", "belady") or the
             dotted name of a class.
+        allocate: how `mode=plan` shares out the slots of all layers by a trace: "equal", "global",
+            "marginal" or "dynamic" (`moex.sim.allocation`); None: it does not.
         tiers: "inclusive", or "exclusive": what is on the device is not in the host tier.
 
     Raises:
@@ -109,6 +111,7 @@ class Memory:
     host: int | str | None = None
     host_policy: str = "lru"
     tiers: str = "inclusive"
+    allocate: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
@@ -124,16 +127,14 @@ class Memory:
                     f"memory.{name}={given}: expected a share of an expert's neurons in (0, 1]; "
                     f"try memory.{name}=1.0"
                 )
-        if self.pool not in POOLS:
-            raise ValueError(
-                f"memory.pool={self.pool}: expected one of {', '.join(POOLS)}; "
-                f"try memory.pool={POOLS[0]}"
-            )
-        if self.tiers not in TIERS:
-            raise ValueError(
-                f"memory.tiers={self.tiers}: expected one of {', '.join(TIERS)}; "
-                f"try memory.tiers={TIERS[0]}"
-            )
+        known = {"pool": POOLS, "tiers": TIERS, "allocate": (None, *ALLOCATIONS)}
+        for name, words in known.items():
+            if (given := getattr(self, name)) not in words:
+                typed = [*filter(None, words)]
+                raise ValueError(
+                    f"memory.{name}={given}: expected one of {', '.join(typed)}; "
+                    f"try memory.{name}={typed[0]}"
+                )
         check_word("memory.store", self.store, "store", "Store")
         check_word("memory.link", self.link, "link", "Link")
         if self.hot is not None and not Path(self.hot).expanduser().is_file():

@@ -10,6 +10,7 @@ from moex.cache.tiers import TieredCache, described
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.forecast import forecast
+from moex.modes.allocate import allocated
 from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
 from moex.types import Future
@@ -50,6 +51,10 @@ def run(run: Run, folder: Path) -> Report:
             report.expert_bits = width
             _fill(report, cache, wanted)
         lines.append(_line(width, cache))
+        if memory.allocate is not None and width == report.expert_bits:
+            slots, line = allocated(run, cache)
+            report.layer_slots = uneven(slots)
+            lines.append(f"  {line}")
         lines.append(_speeds(geometry, hardware, run.mode.hit_rates, **read))
     if report.slots is None:
         raise ValueError(lines[-1].partition(" bits: ")[2])

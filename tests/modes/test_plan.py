@@ -25,21 +25,33 @@ def run(*overrides, folder):
 def test_a_known_model_is_planned_offline(tmp_path):
     done = run(
         *("mode=plan", "model=mixtral_8x7b", "memory.slots=null", "memory.budget=12GiB"),
-        "hardware=rtx3060",
+        *("hardware=rtx3060", "memory.host=29GiB"),
         folder=tmp_path,
     )
     row = json.loads(done.stdout.splitlines()[-1])
     assert (row["source"], row["model"]) == ("plan", "mistralai/Mixtral-8x7B-v0.1")
-    assert (row["slots"], row["expert_bits"], row["expert_bytes"]) == (2, 4.5, 99_090_432)
-    assert row["bytes_per_token"] == 64 * 99_090_432
+    assert (row["slots"], row["expert_bits"], row["expert_bytes"]) == (0, 16, 352_321_536)
+    assert row["bytes_per_token"] == 64 * 352_321_536
     assert row["disk_bytes"] == 256 * 352_321_536
     assert row["planned_device_bytes"] <= 12 * 2**30
-    assert (
-        "16 bits: memory.budget=12GiB (12884901888 bytes): expected at least" in row["bottleneck"]
-    )
+    assert "16 bits: 352.3 MB per expert" in row["bottleneck"]
+    assert "0 of 8 slots per layer, 84 of 256 experts in host memory" in row["bottleneck"]
+    assert row["host_bytes"] == 88 * 352_321_536 <= 30 * 2**30
+    assert "2 of 8 slots per layer" in row["bottleneck"]
     speeds = "on rtx3060, tokens/s by hit rate, without prefetching to all loads hidden: 0%: "
     assert speeds in row["bottleneck"]
     assert "costs scaled from mixtral_8x7b_2bit" in row["bottleneck"]
+
+
+def test_slots_by_layer_are_allocated_by_a_trace(tmp_path):
+    words = ("mode=plan", "memory.allocate=dynamic", "memory.slots=3", "trace=tiny")
+    row = json.loads(run(*words, folder=tmp_path).stdout.splitlines()[-1])
+    slots = row["layer_slots"]
+    assert (len(slots), sum(slots), row["slots"]) == (6, 18, 3)
+    assert f"memory.slots=[{','.join(map(str, slots))}]" in row["bottleneck"]
+    done = run(*words, "model=mixtral_8x7b", folder=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert "the trace is of 6 layers x 8 experts, top-2, the model has 32 layers" in line
 
 
 def test_a_budget_that_holds_nothing_is_refused_before_weights_are_looked_for(tmp_path):
