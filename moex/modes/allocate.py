@@ -46,7 +46,7 @@ def allocated(run: Run, cache: ExpertCache) -> tuple[list[int], str]:
     slots, equal = (allocate(each, loads, total) for each in (how or "equal", "equal"))
     before, after = expected(loads, equal), expected(loads, slots)
     return slots, (
-        f"allocate={how}, fitted on this trace with cache={type(run.cache).__name__}: {after} loads "
+        f"allocate={how}, fitted on this trace with {type(run.cache).__name__}: {after} loads "
         f"in decoding, {before} with equal slots ({after / max(1, before) - 1:+.1%}): "
         f"memory.slots=[{','.join(map(str, slots))}]"
     )
