@@ -51,7 +51,7 @@ def read_trace(path: str | Path) -> Trace:
 def load(
     name: str = "tiny",
     cache: CachePolicy | str | None = None,
-    slots: int | float | None = None,
+    slots: int | float | list[int] | None = None,
     prefetch: Prefetcher | str | None = None,
     *,
     budget: int | float | str | None = None,
@@ -74,6 +74,9 @@ def load(
     link: str = "auto",
     governor: bool = True,
     routing: RoutingPolicy | str | None = None,
+    host: int | str | None = None,
+    host_policy: str = "lru",
+    tiers: str = "inclusive",
 ) -> OffloadedModel:
     """Load a model whose experts stay off the device; use it as a context manager.
 
@@ -92,8 +95,9 @@ def load(
     Args:
         name: a bundled model ("tiny"), a local folder, a GGUF file, or a hub repository.
         cache: the eviction policy; default LRU.
-        slots: experts per layer on the device; a fraction below 1 is a share of the layer's
-            experts; default half of them, unless a budget is given.
+        slots: experts per layer on the device, 0 or more; a fraction below 1 is a share of the
+            layer's experts; a list has one number for each layer; default half of them, unless a
+            budget is given.
         prefetch: the prefetcher; default none. An oracle needs the future first:
             `prefetch.set_future(read_trace(...))`.
         budget: instead of slots, bytes such as "6GiB" or a fraction of the model.
@@ -119,6 +123,9 @@ def load(
         governor: whether prefetching is paused while too few prefetches are used, and never begun
             where the link copies nothing while the device computes.
         routing: which experts a token asks for; default: those that its router chose.
+        host: bytes ("16GiB") of a cache of experts in host memory, between disk and device.
+        host_policy: the eviction policy of that cache, by its file in `moex/cache`.
+        tiers: "inclusive", or "exclusive": what is on the device is not in that cache.
 
     Raises:
         ValueError: a name that stands for no part, or settings that cannot be combined.
@@ -145,7 +152,8 @@ def load(
     from moex.store.base import store_class
 
     sizes = budget, pool, staging, store, reader_threads, rows, break_even, None, link
-    memory = Memory(slots_of(slots, budget), *sizes)
+    below = host, host_policy, tiers
+    memory = Memory(slots_of(slots, budget), *sizes, *below)
     asked = given["sparsity"]
     selector = asked if asked is not None and asked.mode != "exact" else None
     known = known_break_even(memory, machine, store_class(store).name)

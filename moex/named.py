@@ -50,7 +50,9 @@ def parts(**given: Any) -> dict[str, Any]:
     return found
 
 
-def slots_of(slots: int | float | None, budget: int | float | str | None) -> int | float | None:
+def slots_of(
+    slots: int | float | list[int] | None, budget: int | float | str | None
+) -> int | float | list[int] | None:
     """Return the slots of a layer: as given, or half of its experts where there is no budget.
 
     Raises:
@@ -58,10 +60,10 @@ def slots_of(slots: int | float | None, budget: int | float | str | None) -> int
     """
     if slots is None:
         return 0.5 if budget is None else None
-    if isinstance(slots, bool) or not isinstance(slots, int | float):
+    if isinstance(slots, bool) or not isinstance(slots, int | float | list | tuple):
         raise TypeError(
             f"slots={slots!r}: a {type(slots).__name__}; expected a number of experts a layer, or "
-            "a share below 1; try slots=4"
+            "a share below 1, or a list of one for each layer; try slots=4"
         )
     return slots
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moex.bench.replayed import describe_quant, packed, settings_of, within_budget
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def simulate(
     trace: Trace | TraceStream | str | Path | Sequence[str | Path],
     cache: CachePolicy | str | None = None,
-    slots: int | float | None = None,
+    slots: int | float | list[int] | None = None,
     prefetch: Prefetcher | str | None = None,
     *,
     budget: int | float | str | None = None,
@@ -52,6 +53,9 @@ def simulate(
     governor: bool = True,
     shards: int = 1,
     routing: RoutingPolicy | str | None = None,
+    host: int | str | None = None,
+    host_policy: str = "lru",
+    tiers: str = "inclusive",
 ) -> Report:
     """Replay a trace (or its files, see `open_trace`) through the same cache; oracles know it all.
 
@@ -80,6 +84,7 @@ def simulate(
     memory = Memory(
         slots_of(slots, budget), budget, pool, staging, rows=rows, break_even=break_even
     )
+    memory = replace(memory, host=host, host_policy=host_policy, tiers=tiers)
     memory = within_budget(memory, trace, settings, machine is not None and machine.timed)
     overlaps = trace.provenance.get("overlaps") is not False
     chosen = given["cache"] or LRU(), memory, given["prefetch"], given["miss"], seed

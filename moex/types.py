@@ -139,6 +139,24 @@ class Eviction(NamedTuple):
     span: tuple[int, int] | None = None
 
 
+class Source(NamedTuple):
+    """Where a load comes from, with a host tier: from one of its slots (`hit`), else the disk.
+
+    `slot` is the host slot that holds the expert, or that the load fills on its way; -1: none.
+    """
+
+    hit: bool
+    slot: int
+
+
+class Demotion(NamedTuple):
+    """An expert that moves from a slot of the device to one of the host tier."""
+
+    expert: Expert
+    slot: int
+    host_slot: int
+
+
 class Plan(NamedTuple):
     """What one wave of a visit loads, evicts and computes; `last` marks the visit's last wave.
 
@@ -155,6 +173,8 @@ class Plan(NamedTuple):
 
     With slices, `fills` load low ones to slots of their own, for which `partial` hits wait. `low`
     has the experts that are computed whole, with those slots; `wanted` counts the bytes asked for.
+    With a host tier, `sources` has where each of the `loads` comes from, and `demoted` are copied
+    to the host tier before the plan's loads begin.
     """
 
     clock: int
@@ -174,6 +194,8 @@ class Plan(NamedTuple):
     held: tuple[int, ...] = ()
     low: tuple[tuple[Expert, int], ...] = ()
     wanted: int = 0
+    sources: tuple[Source, ...] = ()
+    demoted: tuple[Demotion, ...] = ()
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:

@@ -60,7 +60,7 @@ def case(request, checkpoints):
 def test_logits_are_bit_equal_for_every_policy_prefetcher_and_slot_count(case, pool):
     loaded, expected, future = case
     geometry = loaded.geometry
-    slot_counts = (geometry.top_k, geometry.top_k + 1, geometry.experts)
+    slot_counts = (0, 1, geometry.top_k, geometry.top_k + 1, geometry.experts)
     for policy, prefetcher, slots in itertools.product(POLICIES, PREFETCHERS, slot_counts):
         memory = Memory(slots, pool=pool)
         offloaded = offload(loaded, Setup(policy, memory, prefetcher), future=future)
@@ -80,6 +80,16 @@ def test_logits_are_bit_equal_behind_an_emulated_link(case):
             logits = run(model, seed=3)
         offloaded.close()
         assert all(map(torch.equal, logits, expected))
+
+
+def test_logits_are_bit_equal_with_other_slots_in_every_layer(case):
+    loaded, expected, future = case
+    counts = [
+        (5 * layer) % (loaded.geometry.experts + 1) for layer in range(loaded.geometry.layers)
+    ]
+    for policy in (LRU(), Belady(bypass=True)):
+        with offload(loaded, Setup(policy, Memory(counts), Gate()), future=future) as model:
+            assert all(map(torch.equal, run(model, seed=3), expected)), policy
 
 
 @pytest.mark.parametrize("direct", [True, False])

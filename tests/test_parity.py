@@ -77,6 +77,22 @@ def test_plans_are_identical(loaded, tmp_path, policy, prefetcher, pool, hardwar
     assert {n: getattr(row, n) for n in LOGICAL} == {n: getattr(report, n) for n in LOGICAL}
 
 
+@pytest.mark.parametrize("slots", [0, 1, [0, 3, 1, 8]], ids=str)
+@pytest.mark.parametrize("policy", [LRU(), LFU(), Random()], ids=repr)
+def test_plans_are_identical_below_top_k_and_by_layer(loaded, policy, slots):
+    geometry, live, replayed = loaded.geometry, [], []
+    slots = (slots * geometry.layers)[: geometry.layers] if isinstance(slots, list) else slots
+    offloaded = offload(loaded, Setup(policy, Memory(slots), Gate(), seed=5), on_plan=live.append)
+    with offloaded as model:
+        run(model, seed=11)
+    offloaded.finish()
+    cache = ExpertCache(policy, geometry, slots, seed=5)
+    simulate(offloaded.recorder.trace({}), cache, Gate(), on_plan=replayed.append)
+    assert replayed == live
+    layers = {load.expert.layer for plan in live for load in plan.loads}
+    assert layers == {*range(geometry.layers)}
+
+
 def test_emptying_the_cache_between_prompts_is_replayed_too(loaded):
     live = []
     offloaded = offload(loaded, Setup(LRU(), Memory(5), Gate()), on_plan=live.append)

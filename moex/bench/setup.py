@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moex.bench.workload import generate
+from moex.cache.limits import uneven
 from moex.cache.lru import LRU
+from moex.cache.tiers import described, load_future
 from moex.hardware.process_memory import trim
 from moex.runner.assemble import Setup, offload
 from moex.runner.routing_replay import read_routing
 from moex.runs.report import Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from moex.bench.workload import Workload
     from moex.runner.assemble import LoadedModel
     from moex.runner.offloaded import OffloadedModel
     from moex.trace.format import Trace
-    from moex.types import Future
+    from moex.types import Future, Plan
 
 
 def prepare(
@@ -57,7 +62,11 @@ def prepare(
         future = recording.future()
         if prefetcher is not None:
             prefetcher.set_future(recording)
-    return _make(loaded, batches, workload, setup, future)
+    loads: Future | None = None
+    if setup.decisions(loaded.store.name).foresees_loads:
+        loads = _record_loads(loaded, batches, workload, setup, future)
+        trim()
+    return _make(loaded, batches, workload, setup, future, loads=loads)
 
 
 def _make(
@@ -66,10 +75,13 @@ def _make(
     workload: Workload,
     setup: Setup,
     future: Future | None,
+    on_plan: Callable[[Plan], None] | None = None,
+    loads: Future | None = None,
 ) -> OffloadedModel:
     """Make an offloaded model for a workload, with its recorded routing if it has one."""
     widest, longest = (max(sizes) for sizes in zip(*(b.shape for b in batches), strict=True))
-    offloaded = offload(loaded, setup, future, (longest, workload.new_tokens, widest))
+    lengths = longest, workload.new_tokens, widest
+    offloaded = offload(loaded, setup, future, lengths, on_plan, loads)
     if workload.routing is not None:
         offloaded.replay(read_routing(workload.routing, loaded.geometry))
     return offloaded
@@ -90,12 +102,14 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         pinned=link.pinned,
         files_warm=store.files_warm,
         slots=cache.whole_slots,
+        layer_slots=uneven(cache.layer_slots),
         pool=cache.pool,
         capacity_bytes=offloaded.slots.bytes + setup.predictor_bytes,
         predictor_bytes=setup.predictor_bytes,
         skeleton_bytes=loaded.skeleton_bytes,
         emulated=link.emulated or (host is not None and host.emulated),
         oracle=setup.foresight,
+        **described(cache),
         random_weights=loaded.random_weights,
         replayed_routing=offloaded.routing is not None,
         planned_device_bytes=offloaded.planned_bytes,
@@ -115,6 +129,24 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
     if setup.routing is not None:
         report.lossy.append("routing")
     return report
+
+
+def _record_loads(
+    loaded: LoadedModel,
+    batches: list[torch.Tensor],
+    workload: Workload,
+    setup: Setup,
+    future: Future | None,
+) -> Future:
+    """Run the workload once without a host tier, which changes no load of the device."""
+    plans: list[Plan] = []
+    plain = replace(setup, memory=replace(setup.memory, host=None))
+    offloaded = _make(loaded, batches, workload, plain, future, plans.append)
+    before = offloaded.empty if workload.cold else None
+    given = workload.new_tokens, offloaded.meter, before, workload.sampler(setup.seed)
+    with offloaded as model:
+        generate(model, batches, *given)
+    return load_future(plans)
 
 
 def _record(

@@ -14,6 +14,7 @@ After a policy raised an error during a visit, the next visit starts with an emp
 from __future__ import annotations
 
 from collections import deque
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from moex.cache.array_policy import ArrayPolicy
@@ -37,7 +38,8 @@ class ExpertCache:
     Args:
         policy: the prototype; every pool gets a copy of its own.
         geometry: of the model or trace.
-        slots: residents per layer (with `pool="global"` the layers share `slots * layers`).
+        slots: residents per layer, 0 or more, or a list with one number for each (with
+            `pool="global"` the layers share `slots * layers`).
         pool: "layer" or "global".
         staging: slots beside the residents', shared by all layers; default `2 * top_k`.
         seed: for policies that use random numbers.
@@ -45,7 +47,7 @@ class ExpertCache:
         split: handles the misses of a decoding visit (`MissHandler.split`); None fetches all.
 
     Raises:
-        ValueError: a capacity that cannot serve one visit, or a policy without what it needs.
+        ValueError: a capacity that no model has, or a policy without what it needs.
     """
 
     selects: bool = False
@@ -64,7 +66,7 @@ class ExpertCache:
         self,
         policy: CachePolicy,
         geometry: Geometry,
-        slots: int,
+        slots: int | Sequence[int],
         pool: str = "layer",
         staging: int | None = None,
         seed: int = 0,
@@ -72,15 +74,16 @@ class ExpertCache:
         split: Callable[[Access, list[Expert], int], Iterable[Sequence[Expert]]] | None = None,
     ) -> None:
         self.split = split
-        self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
+        self.prototype, self.geometry, self.pool = policy, geometry, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
-        self.seed, self.future, self.whole_slots = seed, future, slots
-        check_capacity(geometry, slots, self.staging, pool)
+        self.seed, self.future = seed, future
+        self.layer_slots = check_capacity(geometry, slots, self.staging, pool)
+        self.slots = self.whole_slots = mean(self.layer_slots)
         check_future(policy, future)
         blind = CachePolicy.on_visit, ArrayPolicy.on_visit
         self.reads_scores = split is not None or type(policy).on_visit not in blind
         """Whether decisions may depend on the router row."""
-        self.total_slots = slots * geometry.layers + self.staging
+        self.total_slots = sum(self.layer_slots) + self.staging
         self.capacity = geometry.intermediate  # rows of an expert in a slot
         layers, indices = range(geometry.layers), range(geometry.experts)
         self._names = [[Expert(layer, index) for index in indices] for layer in layers]
@@ -89,7 +92,7 @@ class ExpertCache:
     def reset(self) -> None:
         """Discard all state: empty slots, no prefetches, fresh policies."""
         self._pools = pools(
-            self.prototype, self.slots, self.pool, self.geometry, self.seed, self.future
+            self.prototype, self.layer_slots, self.pool, self.geometry, self.seed, self.future
         )
         # The slot freed longest ago is reused first: its reads and writes have ended.
         self._free = deque(range(self.total_slots))

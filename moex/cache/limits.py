@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,10 +10,14 @@ if TYPE_CHECKING:
     from moex.types import Future, Geometry
 
 POOLS = ("layer", "global")
+TIERS = ("inclusive", "exclusive")
+ALLOCATIONS = ("equal", "global", "marginal", "dynamic")
 
 
-def check_capacity(geometry: Geometry, slots: int, staging: int, pool: str) -> None:
-    """Refuse a capacity that cannot serve one visit.
+def check_capacity(
+    geometry: Geometry, slots: int | Sequence[int], staging: int, pool: str
+) -> list[int]:
+    """Return the residents of every layer; refuse a capacity that no model has.
 
     Raises:
         ValueError: the setting, and one that works.
@@ -20,13 +25,32 @@ def check_capacity(geometry: Geometry, slots: int, staging: int, pool: str) -> N
     geometry.check("geometry")
     if pool not in POOLS:
         raise ValueError(f"memory.pool={pool!r}: expected one of {', '.join(POOLS)}")
-    if not geometry.top_k <= slots <= geometry.experts:
+    several = isinstance(slots, Sequence)
+    each = [*slots] if isinstance(slots, Sequence) else [int(slots)] * geometry.layers
+    usual = min(2 * geometry.top_k, geometry.experts)
+    if len(each) != geometry.layers:
         raise ValueError(
-            f"memory.slots={slots}: expected {geometry.top_k} (the experts that one "
-            f"token needs in a layer) to {geometry.experts} (all of them); "
-            f"try memory.slots={min(2 * geometry.top_k, geometry.experts)}"
+            f"memory.slots: a list of {len(each)}, for a model of {geometry.layers} MoE layers; "
+            f"expected one number a layer, or one for all; try memory.slots={usual}"
+        )
+    if pool == "global" and several:
+        raise ValueError(
+            "memory.slots: a list gives each layer its own, with memory.pool=global, where layers "
+            "share all; expected one number; try memory.pool=layer"
+        )
+    wrong = [count for count in each if not 0 <= count <= geometry.experts]
+    if wrong:
+        raise ValueError(
+            f"memory.slots={wrong[0]}: expected 0 (every expert passes through staging) to "
+            f"{geometry.experts} (all of a layer); try memory.slots={usual}"
         )
     check_staging(staging, geometry)
+    return each
+
+
+def uneven(slots: Sequence[int]) -> list[int]:
+    """Return the slots of every layer where layers differ, else nothing."""
+    return list(slots) if len({*slots}) > 1 else []
 
 
 def check_future(policy: CachePolicy, future: Future | None) -> None:

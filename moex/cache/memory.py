@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moex.cache.limits import POOLS, check_staging
+from moex.cache.limits import ALLOCATIONS, POOLS, TIERS, check_staging
 from moex.paths import check_word
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ MOST_READERS = 256
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def parse_bytes(text: str | int | float) -> int:
-    """Return the bytes of "6GiB", "800 MB" or a plain number.
+def parse_bytes(text: str | int | float, key: str = "memory.budget") -> int:
+    """Return the bytes of "6GiB", "800 MB" or a plain number, given for a key.
 
     Raises:
         ValueError: anything else.
@@ -29,8 +29,7 @@ def parse_bytes(text: str | int | float) -> int:
     match = re.fullmatch(rf"{number} *([kmg]i?)?b?", str(text).strip().lower())
     if not match:
         raise ValueError(
-            f"memory.budget={text}: expected bytes, e.g. 6GiB, 800MB or 6442450944; "
-            "try memory.budget=6GiB"
+            f"{key}={text}: expected bytes, e.g. 6GiB, 800MB or 6442450944; try {key}=6GiB"
         )
     return int(float(match[1]) * 10 ** int(match[2] or 0) * UNITS[match[3] or ""])
 
@@ -64,7 +63,9 @@ class Memory:
     """How much of the model may be on the device.
 
     Args:
-        slots: residents per layer; a fraction below 1 is a share of a layer's experts.
+        slots: residents per layer, 0 or more (with 0 every expert passes through staging); a
+            fraction below 1 is a share of a layer's experts, top-k at least; a list has one number
+            for each layer.
         budget: instead of slots, bytes ("6GiB") for everything on the device, or a fraction of the
             whole model. What is needed besides experts (skeleton, KV cache, workspace, predictor;
             for bytes on a CPU, interpreter and libraries, too) and the staging slots are
@@ -83,6 +84,13 @@ class Memory:
             frequent ones stay in half of every slot.
         link: what moves them: "auto" (the fastest that suits), a file of `moex/link` ("copy",
             "disk", "aio", "cuda"), or the dotted name of a class.
+        host: bytes ("16GiB") of host memory for a cache of experts between disk and device
+            (`moex.cache.tiers`), staging included; None: there is none.
+        host_policy: its eviction policy, a file of `moex/cache` ("lru", "lfu", "belady") or the
+            dotted name of a class.
+        allocate: how `mode=plan` shares out the slots of all layers by a trace: "equal", "global",
+            "marginal" or "dynamic" (`moex.sim.allocation`); None: it does not.
+        tiers: "inclusive", or "exclusive": what is on the device is not in the host tier.
 
     Raises:
         ValueError: a field is not a number, a share outside (0, 1], an unknown value, or
@@ -90,7 +98,7 @@ class Memory:
         FileNotFoundError: no such file of counts.
     """
 
-    slots: int | float | None = 0.5
+    slots: int | float | list[int] | None = 0.5
     budget: int | float | str | None = None
     pool: str = "layer"
     staging: int | None = None
@@ -100,10 +108,16 @@ class Memory:
     break_even: float | None = None
     hot: str | None = None
     link: str = "auto"
+    host: int | str | None = None
+    host_policy: str = "lru"
+    tiers: str = "inclusive"
+    allocate: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("slots", "staging", "reader_threads", "rows", "break_even"):
             given = getattr(self, name)
+            if name == "slots" and isinstance(given, list):
+                continue
             if given is not None and not (isinstance(given, int | float) and isfinite(given)):
                 raise ValueError(f"memory.{name}={given}: expected a number")
         for name in ("rows", "break_even"):
@@ -113,11 +127,14 @@ class Memory:
                     f"memory.{name}={given}: expected a share of an expert's neurons in (0, 1]; "
                     f"try memory.{name}=1.0"
                 )
-        if self.pool not in POOLS:
-            raise ValueError(
-                f"memory.pool={self.pool}: expected one of {', '.join(POOLS)}; "
-                f"try memory.pool={POOLS[0]}"
-            )
+        known = {"pool": POOLS, "tiers": TIERS, "allocate": (None, *ALLOCATIONS)}
+        for name, words in known.items():
+            if (given := getattr(self, name)) not in words:
+                typed = [*filter(None, words)]
+                raise ValueError(
+                    f"memory.{name}={given}: expected one of {', '.join(typed)}; "
+                    f"try memory.{name}={typed[0]}"
+                )
         check_word("memory.store", self.store, "store", "Store")
         check_word("memory.link", self.link, "link", "Link")
         if self.hot is not None and not Path(self.hot).expanduser().is_file():
@@ -135,6 +152,23 @@ class Memory:
         """Return the number of staging slots, beside the residents'."""
         return 2 * geometry.top_k if self.staging is None else self.staging
 
+    def host_residents(self, geometry: Geometry) -> int:
+        """Return how many experts stay in the host tier, beside as many staging slots as here.
+
+        Raises:
+            ValueError: bytes for no expert beside staging.
+        """
+        size, staged = geometry.expert_bytes, self.slots_beside(geometry)
+        given = parse_bytes(self.host or 0, "memory.host")
+        if given // size <= staged:
+            least = (staged + 1) * size
+            raise ValueError(
+                f"memory.host={self.host} ({given} bytes): expected at least {least} bytes "
+                f"({staged} staging slots and one resident of {size} bytes); "
+                f"try memory.host={-(-least // 10**6)}MB, or memory.host=null"
+            )
+        return min(given // size - staged, geometry.layers * geometry.experts)
+
     def refuse_rows(self) -> None:
         """Raise an error if slots are thin but whole experts are computed.
 
@@ -147,8 +181,8 @@ class Memory:
                 "expected 1.0 with sparsity=none; try memory.rows=1.0, or sparsity=oracle"
             )
 
-    def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int:
-        """Return the slots per layer; `needs` are the bytes besides experts.
+    def resolve(self, geometry: Geometry, needs: Needs | None = None) -> int | list[int]:
+        """Return the slots per layer, or of every layer; `needs` are the bytes besides experts.
 
         Raises:
             ValueError: contradicting settings, or a budget below the least that a run needs.
@@ -168,11 +202,14 @@ class Memory:
         if self.budget is not None:
             return self._from_budget(geometry, needs)
         assert self.slots is not None
+        if isinstance(self.slots, list):
+            return self.slots
         if isinstance(self.slots, float) and 0 < self.slots < 1:
             return max(geometry.top_k, int(self.slots * geometry.experts))
         if self.slots != int(self.slots):
             raise ValueError(
-                f"memory.slots={self.slots}: expected a whole number, or a fraction below 1; "
+                f"memory.slots={self.slots}: expected a whole number, or a fraction below 1, or a "
+                "list with a number for each layer; "
                 f"try memory.slots={min(geometry.experts, 2 * geometry.top_k)}"
             )
         return int(self.slots)
@@ -189,15 +226,15 @@ class Memory:
             assert self.budget is not None
             budget = parse_bytes(self.budget)
         slots = (budget - fixed - staged) // layer_slot
-        if slots < geometry.top_k:
-            least = fixed + staged + geometry.top_k * layer_slot
+        if slots < 0:
+            least = fixed + staged
             parts = asdict(needs) if needs is not None else {}
             each = "".join(f"{name} {size}, " for name, size in parts.items())
             # Libraries take a few MB more or less in another process.
             enough = least + (needs.process // 20 if needs is not None else 0)
             raise ValueError(
                 f"memory.budget={self.budget} ({budget} bytes): expected at least {least} bytes "
-                f"({each}staging {staged}, {geometry.top_k} slots a layer "
-                f"{geometry.top_k * layer_slot}); try memory.budget={-(-enough // 10**6)}MB"
+                f"({each}staging {staged}, no resident expert); "
+                f"try memory.budget={-(-enough // 10**6)}MB"
             )
         return min(int(slots), geometry.experts)

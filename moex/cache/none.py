@@ -16,8 +16,8 @@ class NoCache(ArrayPolicy):
     """Keep nothing: every demanded expert passes through staging and is loaded again next time.
 
     "Without LRU cache" of Eliseev & Mazur 2023 (arXiv 2312.17238, table 2). The slots stay empty,
-    though `capacity_bytes` counts them: memory.slots=2 (the model's top-k) is the minimum.
-    Prefetching still works, with the staging slots.
+    though `capacity_bytes` counts them; memory.slots=0 does the same without them. Prefetching
+    still works, with the staging slots.
     """
 
     @staticmethod

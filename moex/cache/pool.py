@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Residents of one pool, oldest last use first, and the policy that evicts them."""
+    """Residents of one pool, oldest last use first, and the policy that evicts them.
+
+    A pool without slots has nothing to decide, so its policy is not asked.
+    """
 
     def __init__(self, policy: CachePolicy, capacity: int, layers: Sequence[int]) -> None:
         self.policy, self.capacity, self.layers = policy, capacity, layers
@@ -63,7 +66,7 @@ class Pool:
         released: list[int] = []
         others = None if policy.bypass else list(residents)
         for expert, slot in entering:
-            if self.admit and not self.admit(expert, now):
+            if not self.capacity or (self.admit and not self.admit(expert, now)):
                 released.append(slot)
                 continue
             if room > 0:
@@ -88,12 +91,13 @@ class Pool:
         return evictions, released
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
-        return getattr(self.policy, name) if name in self.policy.hooks() else None
+        asked = self.capacity and name in self.policy.hooks()
+        return getattr(self.policy, name) if asked else None
 
 
 def pools(
     prototype: CachePolicy,
-    slots: int,
+    slots: Sequence[int],
     kind: str,
     geometry: Geometry,
     seed: int,
@@ -103,8 +107,8 @@ def pools(
 
     Args:
         prototype: the policy.
-        slots: residents per layer.
-        kind: "layer", or "global" for one pool of `slots * layers`.
+        slots: residents of every layer [layers].
+        kind: "layer", or "global" for one pool of all their slots.
         geometry: of the model or trace.
         seed: for policies that use random numbers.
         future: the recorded visits, for policies that need them.
@@ -112,18 +116,20 @@ def pools(
     found: list[Pool] = []
     for scope in scopes(slots, kind, geometry, seed, future):
         pool = Pool(deepcopy(prototype), scope.capacity, scope.layers)
-        pool.policy.reset(scope)
+        if scope.capacity:
+            pool.policy.reset(scope)
         found.extend([pool] * len(scope.layers))
     return found
 
 
 def scopes(
-    slots: int, kind: str, geometry: Geometry, seed: int, future: Future | None
+    slots: Sequence[int], kind: str, geometry: Geometry, seed: int, future: Future | None
 ) -> list[Scope]:
     """Return what the policy of every pool starts with; the arguments are those of `pools`."""
     width = 1 if kind == "layer" else geometry.layers
     spans = [range(first, first + width) for first in range(0, geometry.layers, width)]
+    rest = geometry.experts, geometry.top_k
     return [
-        Scope(slots * width, span, geometry.experts, geometry.top_k, seed * 1_000_003 + at, future)
+        Scope(sum(slots[la] for la in span), span, *rest, seed * 1_000_003 + at, future)
         for at, span in enumerate(spans)
     ]

@@ -52,7 +52,7 @@ class SliceCache(ExpertCache):
         self,
         policy: CachePolicy,
         geometry: Geometry,
-        slots: int,
+        slots: int | Sequence[int],
         pool: str = "layer",
         staging: int | None = None,
         *given: Any,
@@ -62,6 +62,7 @@ class SliceCache(ExpertCache):
     ) -> None:
         staging = 2 * geometry.top_k if staging is None else staging
         check_capacity(geometry, slots, staging, pool)
+        assert isinstance(slots, int), "refused by Decisions"
         self.levels, self.slices = levels, slices
         self.spans = (0, slices[0]), (slices[0], sum(slices))
         resident, self.low_slots = divide(geometry, slots, pool, staging, slices, whole)

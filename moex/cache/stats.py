@@ -42,6 +42,8 @@ class Counts:
     bytes_demand: int = 0
     bytes_prefetch: int = 0
     bytes_wasted: int = 0
+    host_hits: int = 0
+    host_loads: int = 0
 
 
 @dataclass
@@ -90,6 +92,8 @@ class CacheStats:
         counts.bytes_wanted += plan.wanted
         if transfers:
             counts.bytes_demand += self._size(transfers)
+        if plan.sources:
+            self._tier(counts, plan)
         if dropped or plan.unused:
             self.dropped(phase, plan)
 
@@ -104,6 +108,7 @@ class CacheStats:
         """Count the bytes of prefetches; the prefetches themselves are counted when they end."""
         counts = self.phases[phase]
         counts.bytes_prefetch += self._size(plan.transfers)
+        self._tier(counts, plan)
 
     def dropped(self, phase: str, plan: Plan) -> None:
         """Count dropped prefetches, and prefetched rows that were not used."""
@@ -121,6 +126,13 @@ class CacheStats:
         counts = self.phases[phase]
         counts.late_hits += late
         counts.waited_visits += any_wait
+
+    @staticmethod
+    def _tier(counts: Counts, plan: Plan) -> None:
+        """Count loads, prefetches too, by whether the host tier holds the expert."""
+        hits = sum(source.hit for source in plan.sources)
+        counts.host_hits += hits
+        counts.host_loads += len(plan.sources) - hits
 
     def _size(self, moved: Iterable[Load | Eviction]) -> int:
         return sum(self.geometry.size(each.rows, each.span) for each in moved)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
 from moex.cache.row_cache import RowCache
 from moex.cache.slice_cache import SliceCache
+from moex.cache.tiers import HostTier, TieredCache, host_policy
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
@@ -80,6 +81,7 @@ class Decisions:
         hardware: HardwareProfile | None = None,
         future: Future | None = None,
         needs: Needs | None = None,
+        loads: Future | None = None,
     ) -> ExpertCache:
         """Return a fresh cache, with misses handled for this hardware.
 
@@ -88,6 +90,8 @@ class Decisions:
             hardware: the profile that a miss handler and the break-even of rows are taken from.
             future: the recorded visits, for a policy that needs them.
             needs: bytes besides experts, which the budget must hold, too.
+            loads: when the device loads what (`tiers.load_future`), for a policy of the host tier
+                that needs it.
 
         Raises:
             ValueError: settings that do not suit the geometry or the profile.
@@ -107,8 +111,11 @@ class Decisions:
         if isinstance(miss, SliceHandler):
             if len(self.slices) != 2:
                 raise one_slice(miss)
+            refuse_tiers(memory, miss)
             high, low = self.slices
             return SliceCache(*given, slices=(high, low), levels=miss.levels, whole=miss.whole)
+        if memory.host is not None:
+            return TieredCache(*given, host=self._host_tier(geometry, loads))
         if self.moves_rows(hardware):
             return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
         cache = ExpertCache(*given)
@@ -116,6 +123,29 @@ class Decisions:
         if not cache.selects:
             memory.refuse_rows()
         return cache
+
+    @property
+    def foresees_loads(self) -> bool:
+        """Whether the host tier's policy needs the future of the device's loads."""
+        return self.memory.host is not None and (
+            "future" in host_policy(self.memory.host_policy).needs
+        )
+
+    @property
+    def untiered(self) -> Decisions:
+        """The same decisions without a host tier: those of the device are the same."""
+        return replace(self, memory=replace(self.memory, host=None))
+
+    def _host_tier(self, geometry: Geometry, loads: Future | None) -> HostTier:
+        memory = self.memory
+        if self.neurons is not None:
+            raise ValueError(
+                f"memory.host={memory.host}: a host tier holds whole experts; expected "
+                "sparsity=none; try memory.host=null"
+            )
+        memory.refuse_rows()
+        chosen = host_policy(memory.host_policy), geometry, memory.host_residents(geometry)
+        return HostTier(*chosen, memory.slots_beside(geometry), memory.tiers, self.seed, loads)
 
     def make_governor(
         self, geometry: Geometry, hardware: HardwareProfile | None = None
@@ -136,3 +166,22 @@ def one_slice(miss: MissHandler) -> ValueError:
         f"miss={word}: asks for slices of experts, and these records have one; expected a "
         f"quantizer of two slices: try quant=sliced miss={word}, or miss=fetch"
     )
+
+
+def refuse_tiers(memory: Memory, miss: MissHandler) -> None:
+    """Refuse a miss handler that asks for slices beside a host tier or slots by layer.
+
+    Raises:
+        ValueError: the setting.
+    """
+    word = word_of(miss)
+    if memory.host is not None:
+        raise ValueError(
+            f"memory.host={memory.host} with miss={word}: the host tier holds whole experts; "
+            "expected no host tier; try memory.host=null"
+        )
+    if not isinstance(memory.slots, int | float | None):
+        raise ValueError(
+            f"memory.slots={memory.slots} with miss={word}: slots by layer hold whole experts; "
+            "expected one number; try memory.slots=0.5"
+        )

@@ -63,6 +63,8 @@ class HardwareProfile:
             fetching it; None: its bytes at `host_bytes_per_s`.
         memory_bytes_per_s: the device's own memory.
         host_bytes_per_s: the host's memory, as copies and the host's computing see it.
+        disk_bytes_per_s: bandwidth of the disk below the host's memory, for a host tier.
+        disk_latency_s: latency of every read from it.
         select_s: selecting neurons, once a visit.
         break_even: by store ("ram", "disk"), the share of rows selected from which on visits with
             whole experts are faster, for the calibrated model; 1 for a store not named.
@@ -100,6 +102,8 @@ class HardwareProfile:
     weights_bytes_per_s: float | None = None
     machine: str = ""
     streams: bool = False
+    disk_bytes_per_s: float | None = None
+    disk_latency_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name, given in vars(self).items():
@@ -214,6 +218,12 @@ class HardwareProfile:
         if self.link_bytes_per_s is None:
             return self
         return replace(self, link_bytes_per_s=factor * self.link_bytes_per_s)
+
+    def with_faster_disk(self, factor: float) -> Self:
+        """Return the profile with `factor` times the disk's bandwidth, if it has one."""
+        if self.disk_bytes_per_s is None:
+            return self
+        return replace(self, disk_bytes_per_s=factor * self.disk_bytes_per_s)
 
     def with_faster_computing(self, factor: float) -> Self:
         """Return the profile with device and host computing `factor` times as fast."""

@@ -52,6 +52,7 @@ class AioLink(Link):
         """Reads records of one piece into host memory, around the page cache."""
         small = store.layout.bytes <= (hardware or HardwareProfile).chunk_bytes
         whole = slots.records.device.type == "cpu" and not slots.by_row
+        whole = whole and store.in_pieces
         return whole and small and store.io == "direct" and async_reads_work()
 
     def __init__(self, store: DiskStore, slots: Slots) -> None:

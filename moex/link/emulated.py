@@ -8,9 +8,10 @@ from functools import partial
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Self
 
-from moex.hardware.link_model import LinkTimeline
+from moex.hardware.tiered_link import submit, timeline
 from moex.link.base import Link, LinkStats, join, refuse_other_streams
 from moex.link.wakeup import Wakeup
+from moex.store.host_tier import HostTierStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,9 +85,7 @@ class EmulatedLink(Link):
             )
         self.store, self.slots = store, slots
         self._at_once = SMALL if store.io is None else 0
-        self._new_timeline = partial(
-            LinkTimeline, profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
-        )
+        self._new_timeline = partial(timeline, profile, isinstance(store, HostTierStore))
         self.timeline = self._new_timeline()
         self._start()
 
@@ -103,7 +102,7 @@ class EmulatedLink(Link):
     def submit(self, plan: Plan) -> None:
         """Cancel dropped prefetches that have not begun, and queue the plan's loads."""
         transfers = plan.transfers
-        if not transfers and not plan.dropped:
+        if not (transfers or plan.dropped or plan.demoted):
             return
         refuse_other_streams(self.slots.records, self.name)
         now, size = perf_counter(), self.store.geometry.size
@@ -112,9 +111,13 @@ class EmulatedLink(Link):
                 self.timeline.cancel(now, copy.transfer)
                 self._discard(copy)
         handed: list[_Copy] = []
+        tiered = plan.sources or plan.demoted
+        sent = iter(submit(self.timeline, now, size(), plan) if tiered else ())
         for load in transfers:
             moved = size(load.rows, load.span)
-            transfer = self.timeline.submit(now, moved, load.speculative, load.expert)
+            transfer = next(sent, None) or self.timeline.submit(
+                now, moved, load.speculative, load.expert
+            )
             copy = _Copy(self.slots.bring(self.store, load), load.slot, transfer)
             before = self._expected.setdefault(load.slot, [])
             if moved <= self._at_once and all(earlier.arrived for earlier in before):

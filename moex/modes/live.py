@@ -91,7 +91,7 @@ def _bottleneck(report: Report, folder: Path, setup: Setup, cold: bool) -> str |
     from moex.trace.files import open_trace
 
     try:
-        memory = replace(setup.memory, slots=report.slots, budget=None)
+        memory = replace(setup.memory, slots=report.layer_slots or report.slots, budget=None)
         trace = open_trace(folder / "trace.parquet")
         overlaps = trace.provenance.get("overlaps") is not False
         slices = tuple(trace.provenance.get("slices", ()))

@@ -5,20 +5,25 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING, Any
 
+from moex.cache.limits import uneven
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
+from moex.cache.tiers import TieredCache, described
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.forecast import forecast
+from moex.modes.allocate import allocated
 from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
 from moex.sim.bottleneck import LONGEST
 from moex.sim.replay import replay
 from moex.trace.files import open_trace
+from moex.types import Future
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moex.cache.core import ExpertCache
     from moex.cache.memory import Needs
     from moex.hardware.profile import HardwareProfile
     from moex.modes.run import Run
@@ -47,21 +52,26 @@ def run(run: Run, folder: Path) -> Report:
     for width in [bits, *(w for w in run.mode.bits if w < bits)]:
         geometry = stored._replace(expert_bytes=int(stored.expert_bytes * width / bits))
         try:
-            slots = decisions.build(geometry, needs=wanted).slots
+            cache = decisions.build(geometry, needs=wanted, loads=Future(()))
         except ValueError as error:
             lines.append(f"{width:g} bits: {error}")
             fits.append(f"{width:g} bits: no")
             continue
         if width == bits or report.slots is None:
             report.expert_bits = width
-            _fill(report, geometry, slots, memory, wanted)
-        fits.append(f"{width:g} bits: {slots} of {geometry.experts} experts a layer")
-        lines.append(_line(width, geometry, slots))
+            _fill(report, cache, wanted)
+        fits.append(f"{width:g} bits: {_slots(cache)} of {geometry.experts} experts a layer")
+        lines.append(_line(width, cache))
+        if memory.allocate is not None and width == report.expert_bits:
+            slots, line = allocated(run, cache)
+            report.layer_slots = uneven(slots)
+            lines.append(f"  {line}")
         here = hardware.on(geometry, **read) if hardware.timed else None
         if here is None:
             lines.append("  no speeds: this profile names no link; try hardware=rtx3060")
             continue
-        lines.append(_expected(geometry, here, slots, *_hit_rate(run.trace, geometry, slots)))
+        rate = _hit_rate(run.trace, geometry, cache.slots)
+        lines.append(_expected(geometry, here, _slots(cache), *rate))
         lines.append(_speeds(geometry, here, run.mode.hit_rates, hardware))
     if report.slots is None:
         raise ValueError("Fits: no; " + lines[-1].partition(" bits: ")[2])
@@ -77,12 +87,14 @@ def run(run: Run, folder: Path) -> Report:
     return report
 
 
-def _fill(report: Report, geometry: Geometry, slots: int, memory: Memory, wanted: Needs) -> None:
-    total = slots * geometry.layers + memory.slots_beside(geometry)
-    capacity = total * geometry.expert_bytes
+def _fill(report: Report, cache: ExpertCache, wanted: Needs) -> None:
+    geometry = cache.geometry
+    capacity = cache.total_slots * geometry.expert_bytes
     report.fill(
-        slots=slots,
-        pool=memory.pool,
+        slots=cache.slots,
+        layer_slots=uneven(cache.layer_slots),
+        pool=cache.pool,
+        **described(cache),
         expert_bytes=geometry.expert_bytes,
         bytes_per_token=geometry.token_bytes,
         capacity_bytes=capacity,
@@ -124,15 +136,34 @@ def _all_experts(report: Report, stored: Geometry) -> str:
     return f"{gigabytes(stored.all_bytes)} as the checkpoint has them, {smaller},"
 
 
-def _line(width: float, geometry: Geometry, slots: int) -> str:
+def _line(width: float, cache: ExpertCache) -> str:
+    geometry = cache.geometry
     return (
         f"{width:g} bits: {geometry.expert_bytes / 1e6:.1f} MB per expert, "
         f"{gigabytes(geometry.token_bytes)}/token without any hit, "
-        f"{slots} of {geometry.experts} slots per layer"
+        f"{_slots(cache)} of {geometry.experts} slots per layer{_host(cache)}"
     )
 
 
-def _hit_rate(given: Any, geometry: Geometry, slots: int) -> tuple[float, str]:
+def _slots(cache: ExpertCache) -> str:
+    """The slots of a layer: a number, or the least and the most."""
+    held = sorted({*cache.layer_slots})
+    return " to ".join(map(str, held[:: max(1, len(held) - 1)]))
+
+
+def _host(cache: ExpertCache) -> str:
+    """What the host tier holds, if there is one."""
+    if not isinstance(cache, TieredCache):
+        return ""
+    geometry, host = cache.geometry, cache.host
+    every = geometry.layers * geometry.experts
+    return (
+        f", {host.capacity} of {every} experts in host memory "
+        f"({gigabytes(host.slots * geometry.expert_bytes)} with staging, {host.tiers})"
+    )
+
+
+def _hit_rate(given: Any, geometry: Geometry, slots: float) -> tuple[float, str]:
     """LRU's hit rate with the same share of slots on a recorded trace, and the trace in words.
 
     Of the bundled traces, the one of the most similar geometry; or that which `trace=` names.
@@ -142,7 +173,7 @@ def _hit_rate(given: Any, geometry: Geometry, slots: int) -> tuple[float, str]:
     name = min(traces, key=lambda each: _distance(traces[each].geometry, geometry))
     trace = traces[name]
     shape, part = trace.geometry, trace.select(slice(LONGEST))
-    same = max(shape.top_k, round(shape.experts * slots / geometry.experts))
+    same = round(shape.experts * slots / geometry.experts)
     report = replay(Decisions(LRU(), Memory(min(same, shape.experts))), part, None, False)
     what = f"{shape.layers} layers x {shape.experts} experts, top-{shape.top_k}, {same} slots"
     return report.hit_rate or 0.0, f"trace={name} ({what})"
@@ -155,7 +186,7 @@ def _distance(one: Geometry, other: Geometry) -> tuple[float, int]:
 
 
 def _expected(
-    geometry: Geometry, hardware: HardwareProfile, slots: int, rate: float, trace: str
+    geometry: Geometry, hardware: HardwareProfile, slots: str, rate: float, trace: str
 ) -> str:
     """Tokens/s with all experts resident, and with the slots that fit."""
     full, here = forecast(geometry, hardware, 1.0), forecast(geometry, hardware, rate)

@@ -10,6 +10,7 @@ from weakref import ref
 import torch
 
 from moex.cache.memory import Memory
+from moex.cache.tiers import TieredCache
 from moex.decisions.decisions import Decisions
 from moex.decisions.governor import NEVER
 from moex.decisions.rerouter import refuse_oracles
@@ -26,6 +27,7 @@ from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
 from moex.runs.notes import note
 from moex.runs.provenance import machine
+from moex.store.host_tier import HostTierStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +117,7 @@ def offload(
     future: Future | None = None,
     lengths: tuple[int, int, int] = (0, 0, 1),
     on_plan: Callable[[Plan], None] | None = None,
+    loads: Future | None = None,
 ) -> OffloadedModel:
     """Build an offloaded model from a loaded one.
 
@@ -124,6 +127,7 @@ def offload(
         future: recorded visits, for policies and prefetchers that need the future.
         lengths: prompt tokens, new tokens and batch size of the KV cache that a budget reserves.
         on_plan: called with every plan that is executed.
+        loads: when the device loads what, for a policy of the host tier that needs it.
 
     Raises:
         ValueError: choices that cannot be combined.
@@ -151,11 +155,14 @@ def offload(
     process = 0 if hardware is not None and hardware.timed else loaded.process_bytes
     extra_bytes = (setup.predictor_bytes, skeleton, process)
     wanted = needs(loaded.model, loaded.geometry, *lengths, *extra_bytes)
-    cache = decisions.build(loaded.geometry, hardware, future, wanted)
+    cache = decisions.build(loaded.geometry, hardware, future, wanted, loads)
+    tier: HostTierStore | None = None
+    if isinstance(cache, TieredCache):
+        tier = HostTierStore(loaded.store, cache.host.slots)
     counts = cache.total_slots, cache.capacity, loaded.device, cache.low_slots
     slots = loaded.layout.slots(*counts)
     neurons = Neurons(selector, slots) if selector is not None else None
-    link = open_link(loaded.store, slots, memory, hardware)
+    link = open_link(tier or loaded.store, slots, memory, hardware)
     governor = replace(decisions, overlaps=link.overlaps).make_governor(loaded.geometry, hardware)
     with ExitStack() as stack:
         stack.callback(link.close)
@@ -172,6 +179,7 @@ def offload(
             host,
             governor,
             setup.routing,
+            tier,
         )
         stack.pop_all()
     if offloaded.predicts and governor.least == NEVER:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from moex.runner.neurons import Neurons
     from moex.runner.routing_replay import RoutingReplay
     from moex.runs.report import Report
+    from moex.store.host_tier import HostTierStore
     from moex.store.slots import Slots
     from moex.trace.record import TraceRecorder
     from moex.types import Plan
@@ -62,6 +63,7 @@ class OffloadedModel(NeverCopied):
         host: computes the experts that plans give to the host.
         governor: pauses the prefetcher; default never.
         routing: chooses the experts of every token; default: the routers do.
+        tier: the host tier that the link reads from; default none.
     """
 
     residency_dependent = False
@@ -85,7 +87,9 @@ class OffloadedModel(NeverCopied):
         host: HostExecutor | None = None,
         governor: Governor | None = None,
         routing: RoutingPolicy | None = None,
+        tier: HostTierStore | None = None,
     ) -> None:
+        self.tier = tier
         self.model, self.layers, self.cache, self.host = model, layers, cache, host
         self.slots, self.link, self.neurons, self.on_plan = slots, link, neurons, on_plan
         self.prefetcher, self.governor = prefetcher or NoPrefetch(), governor or Governor()
@@ -135,8 +139,9 @@ class OffloadedModel(NeverCopied):
             self._stack.close()
             self.link.close()
             self.slots.close()
-            if self.host:
-                self.host.close()
+            for each in (self.host, self.tier):
+                if each:
+                    each.close()
 
     def restart(self) -> None:
         """Start a run: an empty cache, an empty trace, fresh statistics."""
@@ -253,4 +258,6 @@ class OffloadedModel(NeverCopied):
             self.neurons.assign(plan)
         if self.on_plan:
             self.on_plan(plan)
+        if self.tier:
+            self.tier.take(plan, self.slots)
         self.link.submit(plan)

@@ -80,8 +80,11 @@ def accesses(
     hits = counts.prefetched_hits - counts.late_hits
     share = ratio(moved, counts.requests * geometry.expert_bytes)
     rows = ratio(counts.bytes_demand, counts.bytes_selected) if by_rows else None
+    found = _as_counted(Accesses, counts)
+    if not counts.host_hits + counts.host_loads:  # no host tier
+        found |= {"host_hits": None, "host_loads": None}
     return Accesses(
-        **_as_counted(Accesses, counts),
+        **found,
         prefetch_hits=hits,
         bits_demanded=bits_demanded(counts, geometry),
         hit_rate=ratio(counts.resident_hits, counts.requests),

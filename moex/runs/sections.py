@@ -38,10 +38,14 @@ class Identity:
     pinned: bool | None = None
     files_warm: bool | None = None
     hardware: str = ""
-    slots: int | None = None
+    slots: int | float | None = None
+    layer_slots: list[int] = field(default_factory=list)
     pool: str | None = None
     shards: int | None = None
     capacity_bytes: int | None = None
+    host_bytes: int | None = None
+    host_policy: str | None = None
+    tiers: str | None = None
     predictor_bytes: int | None = None
     rows: float | None = None
     break_even: float | None = None
@@ -92,6 +96,8 @@ class Accesses:
     partial_hits: int | None = None
     demand_misses: int | None = None
     host_computed: int | None = None
+    host_hits: int | None = None
+    host_loads: int | None = None
     skipped: int | None = None
     swap_rate: float | None = None
     drop_rate: float | None = None

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from moex.cache.belady import Belady
+from moex.cache.memory import parse_bytes
 from moex.hardware.profile import COSTS, HardwareProfile
 from moex.prefetch.recorded import Recorded
 from moex.sim.check import RECORDED
@@ -62,6 +63,7 @@ class Bottleneck:
         """Return the bottleneck line with a speed, in tokens/s, and the share of stall in it."""
         report, names = self.report, {"capacity": "+1 slot a layer", "policy": "perfect policy"}
         names |= {"bandwidth": "2x link bandwidth", "compute": "2x computing speed"}
+        names |= {"host": "2x host memory", "disk": "2x disk bandwidth"}
         if self.what_ifs["capacity"].off_policy:
             names["capacity"] += " (off-policy)"
         if report.host_computed:
@@ -86,7 +88,8 @@ def analyze(
     """Replay a run as it is and with one more unit of each resource; return its bottleneck.
 
     The units: Belady with bypass for the policy, one slot more a layer, twice the link's bandwidth,
-    twice the speed of computing, on device and host. Each what-if builds its decisions anew for its
+    twice the speed of computing, on device and host; with a host tier, twice its memory, and twice
+    the disk's bandwidth. Each what-if builds its decisions anew for its
     own hardware, as a rerun would. Gains hold one at a time and do not add up. Where what is
     demanded depends on residency, no policy is perfect, and more slots are estimated off-policy.
 
@@ -102,21 +105,32 @@ def analyze(
     hardware = hardware or HardwareProfile()
     clock = clock or hardware
     report = replay(decisions, trace, hardware, cold, clock=clock)
-    assert report.slots is not None
-    more = min(report.slots + 1, trace.geometry.experts)
+    most = trace.geometry.experts
+    given = decisions.memory.resolve(trace.geometry)
+    more: int | list[int]
+    if isinstance(given, int):
+        more = min(given + 1, most)
+    else:
+        more = [min(each + 1, most) for each in given]
     changed = {}
     if not decisions.routes_by_residency:  # else no recording is the future
         changed["policy"] = replace(decisions, policy=Belady(bypass=True))
     memory = replace(decisions.memory, slots=more, budget=None)
     changed["capacity"] = replace(decisions, memory=memory)
+    if decisions.memory.host is not None:
+        twice = 2 * parse_bytes(decisions.memory.host)
+        changed["host"] = replace(decisions, memory=replace(decisions.memory, host=twice))
     what_ifs = {
         unit: replay(other, trace, hardware, cold, clock=clock) for unit, other in changed.items()
     }
+    units = [
+        ("bandwidth", HardwareProfile.with_faster_link),
+        ("compute", HardwareProfile.with_faster_computing),
+    ]
+    if decisions.memory.host is not None:
+        units.append(("disk", HardwareProfile.with_faster_disk))
     if clock.timed:
-        for unit, faster in (
-            ("bandwidth", HardwareProfile.with_faster_link),
-            ("compute", HardwareProfile.with_faster_computing),
-        ):
+        for unit, faster in units:
             times = faster(clock, 2)
             what_ifs[unit] = replay(decisions, trace, faster(hardware, 2), cold, clock=times)
     return Bottleneck(report, what_ifs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.cache.tiers import TieredCache
 from moex.hardware.forecast import early_s
-from moex.hardware.link_model import LinkTimeline
+from moex.hardware.tiered_link import submit, timeline
 from moex.runs.measured import Clocked
 from moex.types import DECODE, PREFILL
 
@@ -23,15 +24,13 @@ class Clock:
     """
 
     def __init__(self, profile: HardwareProfile, geometry: Geometry, cache: ExpertCache) -> None:
-        assert profile.link_bytes_per_s is not None
         self.profile, self.size = profile, geometry.size
         self.expert_s = profile.expert_s * cache.slot_share
         self.select_s = profile.select_s if cache.selects else 0.0
-        in_pieces = cache.selects or cache.low_slots
+        tiered = isinstance(cache, TieredCache)
+        in_pieces = cache.selects or tiered or cache.low_slots
         self.early_s = 0.0 if in_pieces else early_s(geometry, profile)
-        self.link = LinkTimeline(
-            profile.link_bytes_per_s, profile.link_latency_s, profile.chunk_bytes
-        )
+        self.link = timeline(profile, tiered)
         self.now, self.host_free_at = 0.0, 0.0
         self.host_s = profile.host_seconds(geometry.expert_bytes)
         self.waiting: dict[int, list[Transfer]] = {}
@@ -55,9 +54,15 @@ class Clock:
         for slot in plan.stale:
             for transfer in self.waiting.pop(slot, ()):
                 self.link.cancel(self.now, transfer)
-        for load in plan.transfers:
-            transfer = self.link.submit(self.now, self.size(load.rows, load.span), load.speculative)
-            self.waiting.setdefault(load.slot, []).append(transfer)
+        if plan.sources or plan.demoted:
+            sent = submit(self.link, self.now, self.size(), plan)
+            for load, transfer in zip(plan.loads, sent, strict=True):
+                self.waiting.setdefault(load.slot, []).append(transfer)
+        else:
+            for load in plan.transfers:
+                size = self.size(load.rows, load.span)
+                transfer = self.link.submit(self.now, size, load.speculative)
+                self.waiting.setdefault(load.slot, []).append(transfer)
         if plan.transfers:  # the transfers begin while the device is still busy handing them over
             self.now += self.profile.submit_s + len(plan.transfers) * self.profile.handover_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from moex.cache.tiers import load_future
 from moex.decisions.rows import whole_from
 from moex.sim.shards import Totals, borders
 from moex.sim.simulator import count, row, simulate
@@ -53,7 +54,7 @@ def replay(
         on_plan: called with every plan.
         clock: the profile that times are computed with; default `hardware`.
     """
-    cache = _cache(decisions, trace, hardware)
+    cache = _cache(decisions, trace, hardware, cold)
     governor = decisions.make_governor(trace.geometry, hardware)
     times = clock or hardware
     given = cold, on_plan, governor, None, decisions.routing
@@ -76,7 +77,7 @@ def replay_shard(
         raise ValueError(
             "shards: a routing policy, or a trace of one, is replayed as a whole; try shards=1"
         )
-    cache = _cache(decisions, trace, hardware)
+    cache = _cache(decisions, trace, hardware, cold=True)
     governor = decisions.make_governor(trace.geometry, hardware)
     return count(trace, cache, decisions.prefetcher, governor, visits)
 
@@ -88,7 +89,8 @@ def totals_row(
     totals: Totals,
 ) -> Report:
     """Return the result row of the sum over shards: that of a replay of the whole trace."""
-    cache = decisions.build(trace.geometry, hardware, Future(()))  # it decides nothing here
+    none = Future(())
+    cache = decisions.build(trace.geometry, hardware, none, loads=none)  # it decides nothing here
     governor = decisions.make_governor(trace.geometry, hardware)
     report = row(trace, cache, decisions.prefetcher, governor, totals)
     return _described(report, decisions, cache, hardware)
@@ -115,12 +117,20 @@ def replay_in_shards(
 
 
 def _cache(
-    decisions: Decisions, trace: Trace | TraceStream, hardware: HardwareProfile | None
+    decisions: Decisions,
+    trace: Trace | TraceStream,
+    hardware: HardwareProfile | None,
+    cold: bool = False,
 ) -> ExpertCache:
     future: Future | None = None
     if "future" in decisions.policy.needs:
         future = RecordedFuture(trace) if isinstance(trace, Trace) else trace.future()
-    return decisions.build(trace.geometry, hardware, future)
+    loads = None
+    if decisions.foresees_loads:
+        plans: list[Plan] = []
+        replay(decisions.untiered, trace, hardware, cold, plans.append)
+        loads = load_future(plans)
+    return decisions.build(trace.geometry, hardware, future, loads=loads)
 
 
 def _described(
@@ -152,9 +162,9 @@ def decode_lower_bound_s(
 ) -> float | None:
     """Return a lower bound on the seconds of decoding the trace, for any policy and prefetcher.
 
-    None if it is unknown: without a timed profile, where rows are moved, with a routing policy,
-    with a miss handler that computes on the host or skips, and of a stream, because it takes all of
-    a trace in memory.
+    None if it is unknown: without a timed profile, where rows are moved or layers have different
+    numbers of slots or none, with a routing policy, with a miss handler that computes on the host
+    or skips, and of a stream, because it takes all of a trace in memory.
     """
     if not isinstance(trace, Trace):
         return None
@@ -165,4 +175,6 @@ def decode_lower_bound_s(
         return None
     memory = decisions.memory
     slots = memory.resolve(trace.geometry)
+    if not isinstance(slots, int) or not slots:
+        return None
     return decode_lower_bound(trace, hardware, slots, memory.pool, memory.staging, cold)

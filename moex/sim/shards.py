@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moex.cache.limits import uneven
 from moex.cache.stats import CacheStats
+from moex.cache.tiers import described
 from moex.decisions.rerouter import Swaps
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured
@@ -84,6 +86,7 @@ def row(
         governor=governor.state if prefetcher.predicts else None,
         link="modelled" if times else "none",
         slots=cache.whole_slots,
+        layer_slots=uneven(cache.layer_slots),
         pool=cache.pool,
         capacity_bytes=cache.capacity_bytes,
         oracle="future" in cache.prototype.needs | prefetcher.needs,
@@ -91,6 +94,7 @@ def row(
     )
     report.fill(
         *measured(totals.layer_stats, times, cache.by_rows),
+        **described(cache),
         tokens_decode=totals.tokens[DECODE],
         tokens_prefill=totals.tokens[PREFILL],
         off_policy=totals.off_policy,

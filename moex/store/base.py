@@ -46,6 +46,9 @@ class ExpertStore(ABC):
     """How files are read: `direct` (around the page cache) or `buffered`; None: no files.
     Links that read files use what `DiskStore` has besides this interface."""
 
+    in_pieces: ClassVar[bool] = True
+    """Whether a store of files reads records in pieces (`DiskStore.read_part`, `where`)."""
+
     whole: ExpertStore | None = None
     """A store of the same experts in the layout of full-size slots, if files hold both layouts."""
 

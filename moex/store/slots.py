@@ -58,7 +58,7 @@ class Slots:
 
     def whole(self, store: ExpertStore) -> ExpertStore | None:
         """The store whose records equal a slot byte for byte; None: there is none."""
-        return store
+        return store if store.in_pieces else None
 
     def close(self) -> None:
         """Free the memory, even if the slots are still referenced; `bytes` is kept."""

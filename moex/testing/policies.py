@@ -113,7 +113,7 @@ class _Check:
         self, cache: ExpertCache, start: int = 0, stop: int | None = None, prefetches: bool = True
     ) -> list[list[Plan]]:
         """Return all plans of each visit from `start` to `stop`."""
-        capacity = cache.slots * (GEOMETRY.layers if cache.pool == "global" else 1)
+        capacity = int(cache.slots * (GEOMETRY.layers if cache.pool == "global" else 1))
         plans = []
         for access in self.accesses[start:stop]:
             try:

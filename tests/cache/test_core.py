@@ -203,7 +203,10 @@ def test_reset_forgets_everything():
     ("wrong", "said"),
     [
         ({"pool": "both"}, "memory.pool='both'"),
-        ({"slots": 1}, "memory.slots=1: expected 2"),
+        ({"slots": -1}, "memory.slots=-1: expected 0"),
+        ({"slots": [2]}, "a list of 1, for a model of 2 MoE layers; .* try memory.slots=4"),
+        ({"slots": [2, 9]}, "memory.slots=9: expected 0"),
+        ({"slots": [2, 2], "pool": "global"}, "try memory.pool=layer"),
         ({"slots": 9}, "try memory.slots=4"),
         ({"staging": 0}, "memory.staging=0"),
         ({"staging": 10**9}, "at most 16 .* try memory.staging=4"),

@@ -48,9 +48,13 @@ def test_words_are_no_bytes(text):
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("slots", "expected"), [(3, 3), (0.5, 4), (0.1, 2), (8, 8)])
+@pytest.mark.parametrize(("slots", "expected"), [(3, 3), (0.5, 4), (0.1, 2), (8, 8), (0, 0)])
 def test_slots_are_a_number_or_a_share(slots, expected):
     assert Memory(slots).resolve(MODEL) == expected
+
+
+def test_slots_may_be_a_number_for_every_layer():
+    assert Memory([0, 8, 1, 2]).resolve(MODEL) == [0, 8, 1, 2]
 
 
 def test_thin_places_make_as_many_more_of_the_same_bytes():
@@ -76,11 +80,13 @@ def test_a_budget_pays_everything_else_first():
     # Bytes pay for the process, too; a share is one of the model.
     assert Memory(None, 500 + 400 + 3 * 400).resolve(MODEL, Needs(400, 100, 400)) == 2
     assert Memory(None, 1.0).resolve(MODEL, Needs(400, 100, 400)) == 6
+    # The least: skeleton, KV cache and staging, with no resident.
+    assert Memory(None, 500 + 400).resolve(MODEL, NEEDS) == 0
 
 
 def test_a_budget_below_the_least_that_runs_says_what_that_is():
-    with pytest.raises(ValueError, match=r"=1600 .* at least 1700 .*skeleton 400, kv_cache 100"):
-        Memory(None, 1600).resolve(MODEL, NEEDS)
+    with pytest.raises(ValueError, match=r"=800 .* at least 900 .*skeleton 400, kv_cache 100"):
+        Memory(None, 800).resolve(MODEL, NEEDS)
 
 
 @pytest.mark.parametrize("memory", [Memory(None, None), Memory(3, "1GB")])

@@ -208,10 +208,10 @@ def test_a_budget_that_holds_nothing_says_what_would(results, model):
 
 
 def test_a_bad_cell_of_a_sweep_does_not_stop_the_others(results):
-    words = ["mode=simulate", "bottleneck=false", "prefetch=none", "memory.slots=1,3", "-m"]
+    words = ["mode=simulate", "bottleneck=false", "prefetch=none", "memory.slots=9,3", "-m"]
     done = start(results, f"hydra.sweep.dir={results}", *words)
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[-1])["slots"] == 3
-    assert "memory.slots=1: expected 2" in done.stderr
+    assert "memory.slots=9: expected 0" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
     assert not [folder for folder in results.iterdir() if not any(folder.iterdir())]

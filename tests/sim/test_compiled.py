@@ -127,7 +127,7 @@ def uncompiled():
     seed=st.integers(0, 10**6),
     top_k=st.integers(1, 3),
     prompt=st.sampled_from([0, 2, 5]),
-    slots=st.integers(3, EXPERTS),
+    slots=st.integers(1, EXPERTS),
     pool=st.sampled_from(["layer", "global"]),
     staging=st.integers(1, 8),
     prefetcher=PREFETCHERS,
@@ -237,6 +237,14 @@ def test_a_rule_that_does_not_compile_is_interpreted_and_named():
 def test_what_has_no_compiled_form_is_said(policy, prefetcher, why):
     _, report = both(policy, prefetcher)
     assert (report.replay, report.interpreted_because) == ("interpreted", why)
+
+
+@pytest.mark.parametrize("slots", [0, [1, 4, 2]], ids=str)
+def test_no_slots_and_slots_by_layer_are_interpreted(slots):
+    trace = recorded(7, 2, 0)
+    report = row(trace, True, LRU(), slots, "layer", None, None, None, False, None)
+    assert report.interpreted_because == "layers have different numbers of slots, or none"
+    assert 0 < report.demand_misses <= report.requests
 
 
 def test_short_traces_are_interpreted_unless_asked_for():

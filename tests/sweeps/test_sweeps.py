@@ -139,7 +139,7 @@ def test_a_word_that_is_none_stops_a_sweep_before_its_first_cell(tmp_path):
 
 
 def test_a_sweep_of_refused_cells_leaves_nothing(tmp_path):
-    done = sweep(tmp_path, "memory.slots=1,99")
+    done = sweep(tmp_path, "memory.slots=9,99")
     assert "2 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
@@ -160,9 +160,9 @@ def test_no_process_is_refused(tmp_path):
 
 @needs("joblib")
 def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
-    done = sweep(tmp_path, "memory.slots=1,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = sweep(tmp_path, "memory.slots=9,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 1
-    assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
+    assert "prefetch=none memory.slots=9: memory.slots=9: expected 0" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
     assert len(rows(tmp_path)) == 1
 
@@ -287,9 +287,9 @@ def test_a_real_slurm_cluster_gives_the_same_rows_and_says_why_a_cell_failed(
             assert done.returncode == 0, done.stderr
             assert rows(tmp_path / launcher) == serial
         sharded(tmp_path / "cold", "hydra/launcher=slurm")
-        done = sweep(tmp_path, "memory.slots=1,2", "hydra/launcher=slurm")
+        done = sweep(tmp_path, "memory.slots=9,2", "hydra/launcher=slurm")
     assert done.returncode == 1
-    assert "prefetch=none memory.slots=1: memory.slots=1: expected 2" in done.stderr
+    assert "prefetch=none memory.slots=9: memory.slots=9: expected 0" in done.stderr
     assert "1 of 2 cells of the sweep failed" in done.stderr.splitlines()[-1]
 
 

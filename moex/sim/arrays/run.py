@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moex.cache.core import ExpertCache
+from moex.cache.limits import uneven
 from moex.cache.pool import scopes
 from moex.cache.stats import CacheStats, Counts
+from moex.cache.tiers import TieredCache
 from moex.decisions.governor import begin
 from moex.runs.measured import Clocked
 from moex.sim.arrays.clock import machine
@@ -57,11 +59,8 @@ def refusal(
     policy = cache.prototype
     if compiled is False:
         return "asked for"
-    if type(cache) is not ExpertCache or cache.selects:
-        slices = "experts are held in slices"
-        return slices if cache.low_slots else "only selected neurons are computed"
-    if cache.split is not None:
-        return "a miss handler shares out the misses"
+    if (special := _special(cache)) is not None:
+        return special
     if not array_form(policy):
         return f"cache={type(policy).__name__} is not in array form"
     if prefetcher.predicts and not prefetcher.repeatable:
@@ -75,6 +74,21 @@ def refusal(
         return "the future reaches beyond a part of the trace"
     if compiled is None and trace.accesses_count < WORTH_IT:
         return f"the trace has fewer than {WORTH_IT} accesses"
+    return None
+
+
+def _special(cache: ExpertCache) -> str | None:
+    """Return what of a cache has no compiled form."""
+    if isinstance(cache, TieredCache):
+        return "a host tier"
+    if cache.low_slots:
+        return "experts are held in slices"
+    if type(cache) is not ExpertCache or cache.selects:
+        return "only selected neurons are computed"
+    if cache.split is not None:
+        return "a miss handler shares out the misses"
+    if uneven(cache.layer_slots) or not cache.slots:
+        return "layers have different numbers of slots, or none"
     return None
 
 
@@ -132,7 +146,7 @@ class CompiledReplay:
         least: float | None = None,
     ) -> None:
         geometry, policy = cache.geometry, cache.prototype
-        own = scopes(cache.slots, cache.pool, geometry, cache.seed, None)
+        own = scopes(cache.layer_slots, cache.pool, geometry, cache.seed, None)
         width = len(own[0].layers)
         self.cache, self.timed = cache, hardware is not None
         spare = cache.staging - geometry.top_k
