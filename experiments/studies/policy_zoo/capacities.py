@@ -1,14 +1,14 @@
 """Which eviction policy wins at which capacity, and what share of the gap to the optimum it closes.
 
-    python experiments/studies/policy_zoo/capacities.py [TRACE ...] [--interpreted 200000]
+    python experiments/studies/policy_zoo/capacities.py [TRACE ...] [--interpreted 300000]
 
 TRACE: gpt-oss-20b (a recorded routing, where `replay_conformance` finds it; also without the
 generations that repeat themselves), tiny (bundled), skewed, sticky, drifting (these are synthetic);
 default all. One pool a layer, and every sequence starts with an empty cache, so that sequences are
 independent: intervals are of 2,000 resamples of whole sequences, paired with lru. All policies in
 array form are replayed, compiled where the trace is long; the others, interpreted, on every n-th
-sequence of traces that are not synthetic, in tables of their own. Prints the tables and writes
-capacities.png beside this file (--tiny: a glance at the bundled trace).
+sequence of traces that are not synthetic and at every other capacity, in tables of their own.
+Prints the tables and writes capacities.png beside this file (--tiny: a glance at the bundled trace).
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ class Found(NamedTuple):
         """The policies, without the bounds."""
         return sorted({name for name, _ in self.hits} - set(BOUNDS))
 
-    def of(self, sequences: NDArray[np.bool_], name: str) -> Found:
-        """The same of some sequences."""
-        hits = {key: each[sequences] for key, each in self.hits.items()}
+    def of(self, sequences: NDArray[np.bool_], name: str, every: int = 1) -> Found:
+        """The same of some sequences, at every n-th capacity."""
+        kept = self.slots[::every]
+        hits = {key: each[sequences] for key, each in self.hits.items() if key[1] in kept}
         return Found(name, self.requests[sequences], hits)
 
 
@@ -109,12 +110,12 @@ def replay(parts: list[Trace], name: str, slots: int) -> Hits:
     return np.array(hits)
 
 
-def measure(name: str, parts: list[Trace], policies: Iterable[str]) -> Found:
-    """Replay every policy at every capacity."""
+def measure(name: str, parts: list[Trace], policies: Iterable[str], every: int = 1) -> Found:
+    """Replay policies at every capacity, or every n-th."""
     hits = {
         (policy, slots): replay(parts, policy, slots)
         for policy in policies
-        for slots in capacities(parts[0].geometry)
+        for slots in capacities(parts[0].geometry)[::every]
     }
     return Found(name, np.array([len(part.experts) for part in parts]), hits)
 
@@ -243,7 +244,7 @@ def main() -> None:
         __doc__,
         tiny={"traces": ["tiny"], "interpreted": 2000},
         _traces=[RECORDED, "tiny", *SYNTHETIC],
-        interpreted=(200_000, "accesses of a trace that the other policies are given, about"),
+        interpreted=(300_000, "accesses of a trace that the other policies are given, about"),
     )
     named = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")
     arrays = [name for name in named if array_form(build(name))]
@@ -257,11 +258,11 @@ def main() -> None:
             drawn.append(clean(drawn[-1]))
             show(drawn[-1])
         if name not in SYNTHETIC:
-            every = -(-int(drawn[-1].requests.sum()) // given.interpreted)
-            scored = parts[0].has("scores")
+            scored, whole = parts[0].has("scores"), drawn[-1 - (name == RECORDED)]
             tried = [each for each in named if each not in arrays and (scored or each != "mrs")]
-            part = drawn[-1 - (name == RECORDED)].of(np.arange(len(parts)) % every == 0, name)
-            hits = measure(name, parts[::every], tried).hits | part.hits
+            step = -(-int(whole.requests.sum()) // given.interpreted)
+            part = whole.of(np.arange(len(parts)) % step == 0, name, 2)
+            hits = measure(name, parts[::step], tried, 2).hits | part.hits
             show(Found(f"{name}, part", part.requests, hits))
     if not given.tiny:
         with styled():
