@@ -8,7 +8,7 @@ default all. One pool a layer, and every sequence starts with an empty cache, so
 independent: intervals are of 2,000 resamples of whole sequences, paired with lru. All policies in
 array form are replayed, compiled where the trace is long; the others, interpreted, on every n-th
 sequence of traces that are not synthetic and at every other capacity, in tables of their own.
-Prints the tables and writes capacities.png beside this file (--tiny: a glance at the bundled trace).
+Prints the tables and draws capacities.png beside this file (--tiny: a glance at the bundled one).
 """
 
 from __future__ import annotations
