@@ -7,6 +7,7 @@ import lzma
 import runpy
 import sys
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import yaml
 from studies import EXPERIMENTS, ROOT, run, script
 
 from moex.api import read_trace
+from moex.sim.curves.stack import curves
 
 pytestmark = pytest.mark.study
 
@@ -142,6 +144,39 @@ def test_speed_and_accuracy_are_joined_where_the_setting_is_one():
     assert len(study.draw(found).axes) == 1
 
 
+def test_hits_of_sequences_add_up_to_those_of_the_cold_trace():
+    study, trace = script("studies/policy_zoo/capacities.py"), read_trace("tiny")
+    parts = study.sequences(trace)
+    assert len(parts) == 4
+    for name in ("lru", "belady"):
+        whole = curves(trace, (name,), [4], cold=True)[name]
+        assert study.replay(parts, name, 4).sum() == whole.hits[0]
+
+
+def test_a_planted_winner_is_found_with_its_share_of_the_gap():
+    study, base = script("studies/policy_zoo/capacities.py"), np.array([40, 50, 60, 45])
+    more = {"lru": 0, "lfu": 10, "fifo": -5, "belady": 20, "belady_bypass": 40}
+    hits = {(name, 8): base + extra for name, extra in more.items()}
+    [row] = study.winners(study.Found("planted", np.full(4, 100), hits))
+    assert row[:4] == ["planted", 8, "0.4875", "lfu"]
+    assert row[4].startswith("0.5875 [0.5")
+    assert row[5] == "+10.0 [+10.0, +10.0]", "paired: all sequences gain alike"
+    assert row[6:] == ["50.0 [50.0, 50.0]", "25.0 [25.0, 25.0]", "100 %", ""]
+
+
+def test_peers_that_are_there_miss_as_often_as_moex(tmp_path):
+    """libCacheSim is; LRU and LFU, access by access in one pool."""
+    pytest.importorskip("libcachesim")
+    bench = script("benchmarks/replay_speed/peers.py")
+    trace = bench.synthetic(1920)
+    none = SimpleNamespace(moe_cache_eval=None, moe_policylang=None)
+    counted = {way[:3]: way.run() for way in bench.ways(trace, 8, none, tmp_path)}
+    assert len(counted) == 8
+    for policy in ("lru", "lfu"):
+        assert counted["one pool", policy, "moex"] == counted["one pool", policy, "libCacheSim"]
+        assert counted["one pool", policy, "moex"] != counted["visits", policy, "moex"]
+
+
 def test_coverage_at_equal_bytes_lies_between_its_numbers_of_names():
     study = script("bundled_model/predictors/shown.py")
     rows = [{"mb_by_text": [2.0], "coverage_by_text": [0.4]}]
@@ -195,6 +230,7 @@ TINY = {
     "benchmarks/replay_speed/compiled.py": ("",),
     "benchmarks/replay_speed/curves.py": ("",),
     "benchmarks/replay_speed/equality.py": ("",),
+    "benchmarks/replay_speed/peers.py": ("",),
     "benchmarks/replay_speed/speed.py": ("",),
     "benchmarks/replay_speed/zoo.py": ("",),
     "benchmarks/streamed_replay/bench.py": ("make", "replay", "read", "equal"),
@@ -210,6 +246,7 @@ TINY = {
     "studies/neurons/bench.py": ("disk",),
     "studies/neurons/stages.py": ("",),
     "studies/past_routing/study.py": ("",),
+    "studies/policy_zoo/capacities.py": ("",),
     "studies/policy_zoo/sequential.py": ("",),
     "studies/predictor_dial/dial.py": ("",),
     "studies/quantization/bench.py": ("resident", "packing"),
