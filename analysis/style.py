@@ -58,7 +58,7 @@ def policy_style(name: str) -> dict[str, Any]:
 
 def every(count: int) -> int:
     """Return every how many-th of so many intervals is drawn, for `errorevery`."""
-    return -(-count // MOST_INTERVALS)
+    return max(1, -(-count // MOST_INTERVALS))
 
 
 @contextmanager

@@ -86,8 +86,8 @@ def _prompts(tokenizer: Any, context: int | None) -> Iterator[list[int]]:
             return
         if tokenizer.chat_template:
             said = [{"role": "user", "content": text}]
-            given = tokenizer.apply_chat_template(said, add_generation_prompt=True)
-            ids = list(given["input_ids"] if hasattr(given, "keys") else given)
+            asked = {"add_generation_prompt": True, "return_dict": False}
+            ids = tokenizer.apply_chat_template(said, **asked)
         else:
             ids = tokenizer(text)["input_ids"]
         if not ids or (context is not None and len(ids) >= context):

@@ -74,9 +74,8 @@ def _trace(run: Run) -> Trace | TraceStream:
     trace = _opened(tuple(map(str, paths)), states)
     if run.smoke:
         trace = trace.select(slice(SMOKE_TOKENS * trace.geometry.layers))
-    trace = packed(
-        trace, run.quant, run.settings["quant"], run.settings["model"]["device"], run.selects
-    )
+    device = "cpu" if run.quant is None else run.settings["model"]["device"]
+    trace = packed(trace, run.quant, run.settings["quant"], device, run.selects)
     if run.selects:
         _same_selection(trace, run.settings["sparsity"])
     return trace

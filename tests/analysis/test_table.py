@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 import sys
 from itertools import product
 from typing import TYPE_CHECKING
@@ -77,6 +79,18 @@ def test_latex_is_escaped_and_its_columns_are_counted(results, capsys):
     body = [line for line in out.splitlines() if line.endswith(r"\\") and "multicol" not in line]
     assert {line.count("&") + 1 for line in body} == {columns}
     assert not re.search(r"(?<!\\)[_%#](?!.*interval)", out.partition(r"\begin")[2])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_latex_compiles(results, tmp_path, capsys):
+    words = ("--rows", "cache,slots", "--show", "hit_rate,mb_per_token", "--format", "latex")
+    text = shown(capsys, results, *words)
+    begin = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{begin}\n{text}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "t.pdf").is_file()
 
 
 def test_accuracies_of_tasks_are_columns_with_their_standard_error(tmp_path, capsys):

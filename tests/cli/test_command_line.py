@@ -32,7 +32,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
         ("cache={k: 1}", "cache={k: 1}: there is no such option; expected one of arc, belady, "),
         ("cache=", "cache=: there is no such option; expected one of arc, belady, "),
         ("cache=lru,null", "cache=lru,null: there is no such option; expected one of arc, "),
-        ("mode=null", "mode=null: there is no such option; expected one of calibrate, curves, "),
+        ("mode=null", "mode=null: there is no such option; expected one of calibrate, chat, "),
         ("ablation=null", "ablation=null: there is no such option; expected one of full, "),
     ],
 )

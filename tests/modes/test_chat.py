@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 import moex
+from moex.modes.chat import _prompts
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +51,15 @@ def test_below_each_answer_stand_speed_hits_and_bytes(answered):
     line = r"[\d.]+ tokens/s, first after [\d.]+ s; hits \d+%, with prefetches \d+%; [\d.]+ MB/"
     assert len(re.findall(line, done.stderr)) == 2, done.stderr
     assert not list((folder / "results").glob("*")), "nothing is kept"
+
+
+def test_a_chat_model_s_template_is_used_and_lines_too_long_are_said(mixtral, monkeypatch, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(mixtral)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sea\n" + "long " * 50 + "\nhill\n\nmore\n"))
+    texts = [tokenizer.decode(ids) for ids in _prompts(tokenizer, 100)]
+    assert texts == ["<sea>", "<hill>"]
+    assert "252 tokens: expected at least 1, fewer than 100" in capsys.readouterr().err
 
 
 def test_a_policy_that_knows_the_future_cannot_chat(tmp_path):
