@@ -90,7 +90,7 @@ def row(
         shards=1,
     )
     report.fill(
-        *measured(totals.layer_stats, times, cache.by_rows),
+        *measured(totals.layer_stats, times, cache.by_rows, cache.slots, totals.tokens[DECODE]),
         tokens_decode=totals.tokens[DECODE],
         tokens_prefill=totals.tokens[PREFILL],
         off_policy=totals.off_policy,
