@@ -66,10 +66,12 @@ class Hub(Workload):
     Args:
         dataset: name on the hub, or a folder of data files.
         subset: the data set's configuration, where it has several.
+        files: the data set's file or files, where it names none itself.
         split: which part of it.
         revision: commit or tag on the hub.
-        field: the column that holds the text; dots lead into structures.
-        where: take rows that have these values in these columns.
+        field: the column that holds the text; dots lead into structures, numbers into lists.
+        where: take rows that have these values in these columns; dots as in `field`.
+        at_least: characters of a text; rows with fewer, white space apart, are passed over.
 
     Raises:
         RuntimeError: it cannot be had, which offline means: it is not in the cache.
@@ -78,10 +80,12 @@ class Hub(Workload):
 
     dataset: str
     subset: str | None = None
+    files: str | None = None
     split: str = "train"
     revision: str | None = None
     field: str = "text"
     where: dict[str, Any] = dataclasses.field(default_factory=dict)
+    at_least: int = 0
 
     def texts(self) -> Iterator[str]:
         """The chosen rows' texts, in the data set's order."""
@@ -89,22 +93,36 @@ class Hub(Workload):
 
         name = f"workload.dataset={self.dataset}"
         try:
-            rows = load_dataset(self.dataset, self.subset, split=self.split, revision=self.revision)
+            given = {"data_files": self.files, "split": self.split, "revision": self.revision}
+            rows = load_dataset(self.dataset, self.subset, **given)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise RuntimeError(
                 f"{name}: cannot be loaded ({reason}); offline, it must be in the cache of "
                 "`datasets`: run once with a network, or try workload=short or workload=jsonl"
             ) from error
-        lacking = [key for key in self.where if key not in rows.column_names]
+        lacking = [key for key in self.where if key.partition(".")[0] not in rows.column_names]
         if lacking:
             raise ValueError(
                 f"{name}: no column {lacking[0]} for workload.where; expected one of "
                 f"{', '.join(rows.column_names)}"
             )
         for row in rows:
-            if all(row[key] == value for key, value in self.where.items()):
-                yield _text(row, self.field, name)
+            if all(_inside(row, key) == value for key, value in self.where.items()):
+                text = _text(row, self.field, name)
+                if len(text.strip()) >= self.at_least:
+                    yield text
+
+
+def _inside(row: Any, name: str) -> Any:
+    """Return what a dotted name leads to, None if nothing; numbers count a list's entries."""
+    value = row
+    for key in name.split("."):
+        if isinstance(value, list) and key.isdecimal():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 @dataclass(kw_only=True)
@@ -129,9 +147,7 @@ class Random(Workload):
 
 
 def _text(row: Any, name: str, where: str) -> str:
-    value = row
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+    value = _inside(row, name)
     if not isinstance(value, str):
         known = ", ".join(row) if isinstance(row, dict) else "no JSON object"
         raise ValueError(f"{where}: no text in {name}; expected workload.field= one of {known}")

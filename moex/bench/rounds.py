@@ -12,9 +12,10 @@ from moex.bench.setup import describe, prepare
 from moex.bench.timeline import EVENTS
 from moex.bench.workload import generate
 from moex.decisions.rerouter import Swaps
+from moex.hardware.energy import joules, spent
 from moex.hardware.process_memory import peak_host_bytes
 from moex.runner.meter import Meter, begin_peak, peak_device_bytes, reference_s
-from moex.runs.measured import measured
+from moex.runs.measured import by_request, measured
 from moex.runs.report import Report
 from moex.types import DECODE
 
@@ -50,6 +51,8 @@ class Round:
     swaps: Swaps = field(default_factory=Swaps)
     reference_s: tuple[float, ...] = ()
     """The fixed reference work of the meter, before and after."""
+    joules: dict[str, float] = field(default_factory=dict)
+    """Energy of the machine during the round, by row field; without a counter, none."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -133,6 +136,7 @@ def _rounds(
             if offloaded is not None:
                 offloaded.restart()
             meter.reset()
+            energy = joules()
             try:
                 texts = generate(model, batches, workload.new_tokens, meter, before, choose)
             except BaseException:
@@ -140,6 +144,7 @@ def _rounds(
                     on_stop([*rounds, Round([], meter.phases, meter.series)])
                 raise
             done = Round(texts, meter.phases, meter.series, meter.spans)
+            done.joules = spent(energy, joules())
             if offloaded is not None:
                 offloaded.finish()
                 done.layer_stats, done.events = offloaded.layer_stats, list(offloaded.events or ())
@@ -158,8 +163,16 @@ def _result(report: Report, rounds: list[Round], seed: int) -> Result:
     seen = [seconds for done in rounds for seconds in done.reference_s]
     quarters = quantiles(speeds, n=4, method="inclusive") if len(speeds) > 1 else None
     report.fill(
-        *measured(middle.layer_stats, middle.phases, bool(report.rows_moved)),
+        *measured(
+            middle.layer_stats,
+            middle.phases,
+            bool(report.rows_moved),
+            report.slots,
+            middle.phases[DECODE].tokens,
+        ),
         **middle.swaps.rates,
+        **by_request(middle.series),
+        **middle.joules,
         seed=seed,
         repeats=len(rounds),
         drift=max(seen) / min(seen) - 1,

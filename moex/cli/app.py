@@ -171,6 +171,7 @@ def _names(report: Report, job: Run) -> dict[str, Any]:
     choices = HydraConfig.get().runtime.choices
     names = {"mode": job.mode.name, "seed": job.seed, "smoke": job.smoke}
     names |= {"hardware": job.hardware.name, "runner": choices["runner"]}
+    names |= {"host_bytes_per_s": job.hardware.host_bytes_per_s}
     if report.source == "live":
         names |= {"model": job.model.name, "workload": job.workload.name}
     if report.source == "sim" or choices["runner"] == "moex":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.stats import CacheStats
@@ -32,6 +33,8 @@ def measured(
     layer_stats: Sequence[CacheStats],
     clocked: Mapping[str, Clocked] | None,
     by_rows: bool = False,
+    slots: float | None = None,
+    tokens: int = 0,
 ) -> Iterator[object]:
     """Yield the sections of what was counted and clocked.
 
@@ -39,6 +42,8 @@ def measured(
         layer_stats: the statistics of each layer; empty if nothing was counted.
         clocked: measurements by phase; None without a clock.
         by_rows: whether rows of experts were moved, not whole ones.
+        slots: of a layer; None if there are none.
+        tokens: that were decoded.
     """
     total = CacheStats.total(layer_stats) if layer_stats else None
     if total:
@@ -46,9 +51,9 @@ def measured(
         moved = counts.bytes_demand + counts.bytes_prefetch
         if clocked:
             moved = clocked[DECODE].bytes_moved
-        yield accesses(counts, moved, total.geometry, layer_stats, by_rows)
+        yield accesses(counts, moved, total.geometry, layer_stats, by_rows, slots)
         yield prefetches(counts)
-        yield issued(counts, moved)
+        yield issued(counts, moved, tokens)
     if clocked:
         yield speed(clocked[PREFILL], clocked[DECODE])
         yield transfers(clocked[DECODE])
@@ -68,12 +73,43 @@ def speed(prefill: Clocked, decode: Clocked) -> Speed:
     )
 
 
+def by_request(series: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return percentiles over requests of the time to first token and per later token, seconds.
+
+    By nearest rank: each value is that of a request. Those of one batch have the same times.
+
+    Args:
+        series: the passes of a round, in order: `phase`, `seconds`, and in decoding `tokens`, one
+            for each request of the batch.
+    """
+    first: list[float] = []
+    later: list[float] = []
+    passes: list[list[Mapping[str, Any]]] = []
+    for line in series:
+        if line["phase"] == PREFILL:
+            passes.append([])
+        passes[-1].append(line)
+    for begun, *decoding in passes:
+        if decoding:
+            requests = decoding[0]["tokens"]
+            first += [begun["seconds"]] * requests
+            later += [sum(line["seconds"] for line in decoding) / len(decoding)] * requests
+    values = {"ttft": sorted(first), "tpot": sorted(later)}
+    return {
+        f"{name}_p{share}_s": known[ceil(len(known) * share / 100) - 1]
+        for name, known in values.items()
+        for share in (50, 95)
+        if known
+    }
+
+
 def accesses(
     counts: Counts,
     moved: int,
     geometry: Geometry,
     layer_stats: Sequence[CacheStats],
     by_rows: bool = False,
+    slots: float | None = None,
 ) -> Accesses:
     """Return the accesses of decoding; `moved` are the bytes that crossed the link."""
     decoding = [each.phases[DECODE] for each in layer_stats]
@@ -87,6 +123,8 @@ def accesses(
         **found,
         prefetch_hits=hits,
         bits_demanded=bits_demanded(counts, geometry),
+        experts_per_visit=ratio(counts.requests, counts.visits),
+        regime=ratio(counts.requests, counts.visits * (slots or 0)),
         hit_rate=ratio(counts.resident_hits, counts.requests),
         effective_hit_rate=ratio(counts.resident_hits + hits, counts.requests),
         all_hit_rate=ratio(counts.visits - counts.waited_visits, counts.visits),
@@ -113,10 +151,10 @@ def prefetches(counts: Counts) -> Prefetches:
     )
 
 
-def issued(counts: Counts, moved: int) -> Bytes:
+def issued(counts: Counts, moved: int, tokens: int) -> Bytes:
     """Return the bytes of decoding; without a neuron selector, none are selected."""
-    found = _as_counted(Bytes, counts)
-    return Bytes(**found | {"bytes_selected": counts.bytes_selected or None}, bytes_moved=moved)
+    found = _as_counted(Bytes, counts) | {"bytes_selected": counts.bytes_selected or None}
+    return Bytes(**found, bytes_moved=moved, bytes_moved_per_token=ratio(moved, tokens))
 
 
 def transfers(decode: Clocked) -> Transfers:

@@ -38,6 +38,7 @@ class Identity:
     pinned: bool | None = None
     files_warm: bool | None = None
     hardware: str = ""
+    host_bytes_per_s: float | None = None
     slots: int | float | None = None
     layer_slots: list[int] = field(default_factory=list)
     pool: str | None = None
@@ -71,18 +72,24 @@ class Identity:
 
 @dataclass
 class Speed:
-    """How fast it was, by `measured.speed`; repeats and their spread by `bench.rounds`."""
+    """How fast it was, by `measured.speed`; repeats, requests and energy by `bench.rounds`."""
 
     tokens_prefill: int = 0
     tokens_decode: int = 0
     ttft_s: float | None = None
+    ttft_p50_s: float | None = None
+    ttft_p95_s: float | None = None
     tpot_s: float | None = None
+    tpot_p50_s: float | None = None
+    tpot_p95_s: float | None = None
     decode_s: float | None = None
     decode_lower_bound_s: float | None = None
     tokens_per_second: float | None = None
     tokens_per_second_iqr: float | None = None
     repeats: int = 1
     drift: float | None = None
+    cpu_joules: float | None = None
+    gpu_joules: float | None = None
 
 
 @dataclass
@@ -90,6 +97,8 @@ class Accesses:
     """What decoding demanded and where it was found, by `measured.accesses`."""
 
     requests: int | None = None
+    experts_per_visit: float | None = None
+    regime: float | None = None
     resident_hits: int | None = None
     prefetch_hits: int | None = None
     late_hits: int | None = None
@@ -131,6 +140,7 @@ class Bytes:
     bytes_prefetch: int | None = None
     bytes_wasted: int | None = None
     bytes_moved: int | None = None
+    bytes_moved_per_token: float | None = None
 
 
 @dataclass

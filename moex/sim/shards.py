@@ -93,7 +93,7 @@ def row(
         shards=1,
     )
     report.fill(
-        *measured(totals.layer_stats, times, cache.by_rows),
+        *measured(totals.layer_stats, times, cache.by_rows, cache.slots, totals.tokens[DECODE]),
         **described(cache),
         tokens_decode=totals.tokens[DECODE],
         tokens_prefill=totals.tokens[PREFILL],

@@ -17,8 +17,10 @@ from moex.hardware.profile import HardwareProfile
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runner.meter import Meter
+from moex.runs.measured import by_request
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
+from moex.types import DECODE
 
 LINK = HardwareProfile("link", link_bytes_per_s=5e8, link_latency_s=1e-5, chunk_bytes=8192)
 BATCHED = Prompts(
@@ -53,6 +55,36 @@ def test_tokens_of_batches_are_counted_apart_live_and_simulated(loaded, tmp_path
         assert row.requests == result.report.requests
     assert row.tokens_per_second == pytest.approx(row.tokens_decode / row.decode_s)
     assert row.tpot_s == pytest.approx(row.decode_s / 12)  # passes, not tokens
+
+
+def test_a_row_says_how_many_experts_a_visit_demands_and_what_a_token_moves(loaded, tmp_path):
+    result = run(loaded, BATCHED)
+    path = write_trace(result.round.trace, tmp_path / "trace.parquet")
+    trace = read_trace(path)
+    replayed = simulate(trace, ExpertCache(LRU(), loaded.geometry, 3))
+    union = [len(access.experts) for access in trace.accesses() if access.phase == DECODE]
+    for row in (result.report, replayed):
+        assert row.experts_per_visit == pytest.approx(sum(union) / len(union))
+        assert row.regime == pytest.approx(row.experts_per_visit / 3)
+        assert row.bytes_moved_per_token == pytest.approx(row.bytes_moved / (5 * 4))
+    assert replayed.ttft_p50_s is None
+
+
+def test_percentiles_are_over_requests_and_a_batch_shares_its_times():
+    passes = [(9.0, 0, "prefill"), (1.0, 3, "decode"), (3.0, 3, "decode")]  # three requests
+    passes += [(5.0, 0, "prefill"), (7.0, 1, "decode")]
+    series = [dict(zip(("seconds", "tokens", "phase"), each, strict=True)) for each in passes]
+    assert by_request(series) == {
+        "ttft_p50_s": 9.0, "ttft_p95_s": 9.0, "tpot_p50_s": 2.0, "tpot_p95_s": 7.0,
+    }  # fmt: skip
+    assert by_request([]) == {}
+
+
+def test_a_live_row_has_its_requests_percentiles(loaded):
+    report = run(loaded, BATCHED).report
+    assert 0 < report.ttft_p50_s <= report.ttft_p95_s
+    assert 0 < report.tpot_p50_s <= report.tpot_p95_s
+    assert report.tpot_p50_s <= report.decode_s
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])

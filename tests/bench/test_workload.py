@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from moex.bench.prompts import Hub, Jsonl, Prompts
 from moex.bench.sampling import Sampler, greedy
@@ -101,6 +103,43 @@ def data_set(tmp_path, monkeypatch):
 def test_rows_of_a_data_set_are_chosen_by_their_values(data_set):
     workload = Hub(dataset=data_set, where={"lang": "en", "parent_id": None})
     assert list(workload.texts()) == ["Hello?", "Why?"]
+
+
+def test_first_turns_of_chats_are_found_inside_lists(tmp_path, data_set):
+    chats = [
+        [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Yes?"}],
+        [{"from": "gpt", "value": "Well?"}],
+        [],
+        [{"from": "human", "value": " "}],
+    ]
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    lines = "".join(json.dumps({"conversations": chat}) + "\n" for chat in chats)
+    (folder / "all.jsonl").write_text(lines)
+    (folder / "other.txt").write_text("no chat\n")
+    given = {"field": "conversations.0.value", "where": {"conversations.0.from": "human"}}
+    workload = Hub(dataset=str(folder), files="all.jsonl", at_least=1, **given)
+    assert list(workload.texts()) == ["Hi."]
+
+
+HUB = Path(__file__).parents[2] / "conf" / "workload"
+NAMED = ["sharegpt", "lmsys", "mt_bench", "alpaca", "wikitext", "gsm8k", "humaneval"]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_data_set_offline_names_the_bundled_prompts(name):
+    text = (HUB / f"{name}.yaml").read_text()
+    given = yaml.safe_load(text)
+    assert given.pop("defaults") == ["hub", "_self_"]
+    assert given["name"] == name
+    assert "icence" in text
+    assert "network once" in text
+    with pytest.raises(RuntimeError) as found:
+        list(Hub(**given).texts())
+    line = one_line(found.value)
+    assert line.startswith(f"workload.dataset={given['dataset']}: cannot be loaded (")
+    assert "try workload=short" in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
