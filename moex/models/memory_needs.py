@@ -34,7 +34,9 @@ def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry
     layers = experts_interface.moe_layers(model)
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
     if quant is not None:
-        quant.read(stored_experts(model.config, layers[0]), str(model.config.name_or_path))
+        quant.read(
+            stored_experts(model, layers[0], not quant.changes), str(model.config.name_or_path)
+        )
         tensors = ExpertPacking(tensors, quant, layers[0].experts.is_transposed).tensors
         skeleton -= saved_bytes(model, quant, [layer.router for layer in layers])
     return experts_interface.geometry(model, layers, Planes(tensors).bytes), skeleton
