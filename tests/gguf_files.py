@@ -22,7 +22,7 @@ ARCHITECTURES = {
 }
 SETTINGS = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
-    "olmoe": {"num_experts": 8, "num_experts_per_tok": 4},
+    "olmoe": {"num_experts": 8, "num_experts_per_tok": 4, "num_key_value_heads": 4},
     "qwen2_moe": FAMILIES["qwen2_moe"][0],
     "qwen3_moe": {
         "head_dim": 16,
@@ -36,6 +36,7 @@ SETTINGS = {
         "n_group": 1,
         "topk_group": 1,
         "topk_method": "greedy",
+        "q_lora_rank": 16,
     },
     "gpt_oss": FAMILIES["gpt_oss"][0],
 }
@@ -197,7 +198,8 @@ def _write_settings(writer, config, split_kv: bool) -> None:
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    latent = kind == "deepseek_v2" and split_kv  # then all heads share keys and values
+    writer.add_head_count_kv(1 if latent else config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_expert_count(next(
@@ -225,6 +227,8 @@ def _write_settings(writer, config, split_kv: bool) -> None:
         whole = config.qk_nope_head_dim + config.qk_rope_head_dim
         rank, turned = config.kv_lora_rank, config.qk_rope_head_dim
         writer.add_kv_lora_rank(rank)
+        if config.q_lora_rank:
+            writer.add_q_lora_rank(config.q_lora_rank)
         writer.add_rope_dimension_count(turned)
         if split_kv:
             writer.add_key_length(rank + turned)

@@ -97,7 +97,7 @@ def run_offloaded(
             rounds = _rounds(model, *given, on_stop)
     finally:
         offloaded.close()
-    return _result(describe(offloaded, loaded, setup), rounds, setup.seed)
+    return result_of(describe(offloaded, loaded, setup), rounds, setup.seed)
 
 
 def run_baseline(
@@ -111,7 +111,7 @@ def run_baseline(
     """Run the workload on an ordinary transformers model, for the same row."""
     rounds = _rounds(model, workload, batches, Meter(), None, seed, on_stop)
     report = Report(source="live", mode="live", runner=name)
-    return _result(report, rounds, seed)
+    return result_of(report, rounds, seed)
 
 
 def _rounds(
@@ -157,7 +157,8 @@ def _rounds(
     return rounds
 
 
-def _result(report: Report, rounds: list[Round], seed: int) -> Result:
+def result_of(report: Report, rounds: list[Round], seed: int) -> Result:
+    """Fill in what was measured: the round of median speed, and how rounds differ."""
     speeds = [done.tokens_per_second for done in rounds]
     middle = min(rounds, key=lambda done: abs(done.tokens_per_second - median(speeds)))
     seen = [seconds for done in rounds for seconds in done.reference_s]

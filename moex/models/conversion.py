@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +48,41 @@ def groups(model: PreTrainedModel, files: Collection[str], coded: Any) -> dict[s
             converter = deepcopy(by_pattern[pattern]) if pattern is not None else None
             found.setdefault(target, Group(converter, [])).keys.append((key, pattern))
     return found
+
+
+def expert_matrices(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
+    """The matrices that checkpoints have of each expert's weights, by the weights' names."""
+    found = {}
+    for entry in get_model_conversion_mapping(model):
+        if isinstance(entry, WeightConverter) and ".experts." in str(entry.target_patterns):
+            weight = entry.target_patterns[0].rpartition(".")[2]
+            found[weight] = tuple(_matrix(pattern) for pattern in entry.source_patterns)
+    return found
+
+
+def expert_stems(
+    model: PreTrainedModel, suffix: str, files: Collection[str]
+) -> dict[str, list[str]]:
+    """The names of all experts' matrices in the files, less a suffix; by layer, weight and matrix.
+
+    Args:
+        model: its parameters may be on meta.
+        suffix: of the tensors that every packed matrix has.
+        files: the names of all tensors.
+    """
+    stems = [key.removesuffix(suffix) for key in files if key.endswith(suffix)]
+    found: dict[str, list[str]] = {}
+    for target, group in groups(model, [stem + ".weight" for stem in stems], None).items():
+        for key, pattern in group.keys:
+            if pattern is not None:
+                named = found.setdefault(f"{target}.{_matrix(pattern)}", [])
+                named.append(key.removesuffix(".weight"))
+    return found
+
+
+def _matrix(pattern: str) -> str:
+    """The matrix's own name in a pattern such as `experts.*.up_proj.weight`."""
+    return pattern.split(".")[-2]
 
 
 class Group(NamedTuple):
@@ -144,12 +180,12 @@ def wanted_pieces(
         module = target.rpartition(".")[0]
         if module not in layer_of or module in wanted:
             made[target] = group
-    for layer in wanted if packing else ():
-        assert packing is not None
-        for weight in packing.quantizers:
+    if packing is not None:
+        for layer, weight in product(wanted, packing.quantizers):
             made.pop(f"{layer}.{weight}", None)
-        made |= source.parts(model, layer, packing)
-        known |= _records(layer, len(known[f"{layer}.down_proj"]), packing)
+        for layer in wanted:
+            known |= _records(layer, len(known[f"{layer}.down_proj"]), packing)
+        made |= source.parts(model, wanted, packing)
     return made, known
 
 

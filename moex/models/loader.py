@@ -146,8 +146,9 @@ def load_model(
     tensors, settings = layers[0].tensors, None
     routers = [layer.router for layer in layers]
     packing: Any = None
-    stored = stored_experts(model.config, layers[0])
-    note_decoded(layers[0], {} if quant is not None and not quant.changes else stored)
+    kept = quant is not None and not quant.changes
+    stored = stored_experts(model, layers[0], kept)
+    note_decoded(layers[0], {} if kept else stored)
     if quant is not None:
         quant.read(stored, name)
         quant.bind(device, next(iter(tensors.values()))[1])

@@ -35,7 +35,8 @@ def sizes(model: PreTrainedModel, quant: Scheme | None = None) -> tuple[Geometry
     tensors, skeleton = layers[0].tensors, skeleton_bytes(model)
     refining: frozenset[str] = frozenset()
     if quant is not None:
-        quant.read(stored_experts(model.config, layers[0]), str(model.config.name_or_path))
+        stored = stored_experts(model, layers[0], not quant.changes)
+        quant.read(stored, str(model.config.name_or_path))
         packing = ExpertPacking(tensors, quant, layers[0].experts.is_transposed)
         tensors, refining = packing.tensors, packing.refining
         skeleton -= saved_bytes(model, quant, [layer.router for layer in layers])

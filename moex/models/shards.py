@@ -70,9 +70,11 @@ class Shards(ABC):
         """The tensors and the conversion of every parameter of the model."""
         return conversion.groups(model, self.files, decoder(model.config))
 
-    def parts(self, model: PreTrainedModel, layer: str, packing: ExpertPacking) -> dict[str, Raw]:
-        """The tensors that an MoE layer's records are copied from; those that are there."""
-        return record_parts(model.config, layer, packing, self.files)
+    def parts(
+        self, model: PreTrainedModel, layers: Collection[str], packing: ExpertPacking
+    ) -> dict[str, Raw]:
+        """The tensors that MoE layers' records are copied from; those that are there."""
+        return record_parts(model, layers, packing, self.files)
 
     def read(self, key: str) -> Tensor:
         """Read one tensor into newly allocated memory.

@@ -8,11 +8,12 @@ the file represents, in the model's dtype. How experts are kept (`quant=checkpoi
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 
-from moex.models.conversion import SLASH, Raw
+from moex.models.conversion import SLASH, Raw, expert_matrices, expert_stems
 from moex.paths import plug_ins
 from moex.quant.formats.base import Stored
 from moex.runs.notes import note
@@ -20,7 +21,7 @@ from moex.runs.notes import note
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from moex.models.experts_interface import MoeLayer
     from moex.quant.formats.base import Format
@@ -52,16 +53,30 @@ def format_of(config: PretrainedConfig) -> Format | None:
     return found
 
 
-def stored_experts(config: PretrainedConfig, layer: MoeLayer) -> dict[str, Stored]:
-    """How a packed checkpoint holds the weights of an expert, by name; empty: as plain numbers."""
-    form = format_of(config)
+def stored_experts(model: PreTrainedModel, layer: MoeLayer, kept: bool = True) -> dict[str, Stored]:
+    """How a packed checkpoint holds the weights of an expert, by name; empty: as plain numbers.
+
+    Args:
+        model: its weights may be on meta.
+        layer: one of its MoE layers.
+        kept: whether experts are to be kept so; else what cannot be is taken for plain numbers.
+
+    Raises:
+        ValueError: a variant of the format that is not supported.
+    """
+    try:
+        form = format_of(model.config)
+    except ValueError:
+        if kept:
+            raise
+        return {}
     if form is None:
         return {}
     turns = (not layer.experts.is_concatenated, layer.experts.is_transposed)
+    weights = [name for name, (shape, _) in layer.tensors.items() if len(shape) == 2]
+    pieces = form.pieces if form.stacked else expert_matrices(model)
     return {
-        weight: Stored({piece: form.of(piece) for piece in form.pieces[weight]}, *turns)
-        for weight, (shape, _) in layer.tensors.items()
-        if len(shape) == 2
+        name: Stored({each: form.of(each) for each in pieces[name]}, *turns) for name in weights
     }
 
 
@@ -81,16 +96,25 @@ def note_decoded(layer: MoeLayer, stored: Mapping[str, Stored]) -> None:
 
 
 def record_parts(
-    config: PretrainedConfig, layer: str, packing: ExpertPacking, files: Collection[str]
+    model: PreTrainedModel, layers: Collection[str], packing: ExpertPacking, files: Collection[str]
 ) -> dict[str, Raw]:
-    """The files' tensors that a layer's records are copied from, by their names in the record."""
-    form, found = format_of(config), {}
+    """The files' tensors that layers' records are copied from, by layer and name in the record.
+
+    Those that are not there are left out.
+    """
+    form, found = format_of(model.config), {}
     assert form is not None
-    for part in packing.tensors:
+    stems = {} if form.stacked else expert_stems(model, next(iter(form.suffixes.values())), files)
+    for layer, part in product(layers, packing.tensors):
         weight, *rest = part.split(".")
-        key = f"{layer}.{weight}{form.suffixes[rest[-1]]}" if rest else ""
-        if key in files:
-            found[f"{layer}.{part.replace('.', SLASH)}"] = Raw([key], form.stacked)
+        if not rest:
+            continue
+        suffix = form.suffixes[rest[1]]
+        names = [stem + suffix for stem in stems.get(f"{layer}.{weight}.{rest[0]}", ())]
+        if form.stacked:
+            names = [f"{layer}.{weight}{suffix}"]
+        if names and all(name in files for name in names):
+            found[f"{layer}.{part.replace('.', SLASH)}"] = Raw(names, form.stacked)
     return found
 
 

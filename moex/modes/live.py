@@ -108,6 +108,14 @@ def _baseline(run: Run, workload: Workload, on_stop: OnStop) -> Result:
     from moex.models import checkpoint
     from moex.models.checkpoint import load_tokenizer
 
+    if run.runner.name == "llama_cpp":
+        import torch
+
+        from moex.bench.llama_cpp import run_llama_cpp
+
+        given, threads = run.runner, torch.get_num_threads()
+        kept = given.mmap, given.repack, given.gpu_layers, given.cpu_moe
+        return run_llama_cpp(run.model.name, workload, threads, *kept, run.seed, on_stop)
     settings = (run.model.name, run.model.dtype, run.model.device)
     start = {"stock": baselines.stock, "accelerate": baselines.accelerate}[run.runner.name]
     with start(*settings, experts=run.runner.experts) as model:

@@ -67,6 +67,10 @@ class Runner:
     timeline: bool = True
     experts: str = "grouped_mm"
     threads: Annotated[int, Ge(1), Le(CORES)] | None = None
+    mmap: bool = True
+    repack: bool = True
+    gpu_layers: Annotated[int, Ge(0)] = 0
+    cpu_moe: bool = True
     unused: list[str] = field(default_factory=list)
 
 

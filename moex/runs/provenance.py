@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("moex-offload", "torch", "transformers", "hqq", "lm-eval", "numpy")
+PACKAGES = ("moex-offload", "torch", "transformers", "hqq", "lm-eval", "numpy", "gguf", "xllamacpp")
 
 
 @cache

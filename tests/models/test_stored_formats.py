@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file
 from small_models import random_family
 from test_exactness import run
-from test_families import as_mxfp4, stock, write_quantization
-from transformers import Mxfp4Config
+from test_families import as_fp8, as_mxfp4, stock, write_quantization
+from transformers import FineGrainedFP8Config, Mxfp4Config
 
 from moex.cache.lru import LRU
 from moex.models import checkpoint, memory_needs
 from moex.quant.checkpoint import Checkpoint
+from moex.quant.formats.fp8 import FP8
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.runs.report import Report
 from moex.store.slots import paged
@@ -27,6 +28,14 @@ def gpt_oss(tmp_path_factory):
     torch.manual_seed(3)
     random_family("gpt_oss").save_pretrained(folder)
     write_quantization(folder, as_mxfp4(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deepseek(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deepseek")
+    random_family("deepseek_v3").save_pretrained(folder)
+    write_quantization(folder, as_fp8(folder))
     return folder
 
 
@@ -45,6 +54,33 @@ def test_mxfp4_as_it_is_computes_as_the_decoded_model_does(gpt_oss, dtype, tmp_p
         with offload(loaded, Setup(LRU(), Memory(4))) as model:
             assert all(map(torch.equal, run(model, seed=3), expected))
         loaded.store.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fp8_as_it_is_computes_as_the_decoded_model_does(deepseek, dtype, tmp_path):
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float32:
+        settings = FineGrainedFP8Config(weight_block_size=(16, 16), dequantize=True)
+        expected = run(stock(deepseek, dtype, quantization_config=settings), seed=3)
+    else:  # transformers decodes attention to float32 then, and fails
+        with offload(load_model(str(deepseek), name), Setup(LRU())) as model:
+            expected = run(model, seed=3)
+    loaded = load(deepseek, tmp_path, dtype=name)
+    with offload(loaded, Setup(LRU(), Memory(4))) as model:
+        assert all(map(torch.equal, run(model, seed=3), expected))
+    files, record = load_file(deepseek / "model.safetensors"), paged(loaded.layout.bytes)
+    loaded.store.read(Expert(1, 3), record)
+    for name, view in loaded.layout.views(record).items():
+        _, matrix, part = name.split(".")
+        suffix = {"weight": "weight", "scale": "weight_scale_inv"}[part]
+        theirs = files[f"model.layers.2.mlp.experts.3.{matrix}.{suffix}"]
+        assert view.contiguous().view(torch.uint8).equal(theirs.view(torch.uint8))
+    loaded.store.close()
+
+
+def test_fp8_without_blocks_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"weight_block_size=None.*; try quant=none, which"):
+        FP8({"weight_block_size": None})
 
 
 def test_a_record_is_the_file_s_own_bytes(gpt_oss, tmp_path):

@@ -30,7 +30,7 @@ def folder_of(path: Path) -> Path:
     """Return the folder of a GGUF file's model; it is made if it is not there.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: see `read_header` and `config_of`.
+        FileNotFoundError, ValueError: see `read_header` and `config_of`.
     """
     files = files_of(path)
     seen = [[str(each), folder_digest(each.parent, (each.name,))] for each in files]
@@ -44,7 +44,7 @@ def folder_of(path: Path) -> Path:
     try:
         write_atomically(made / "config.json", json.dumps(config, indent=1))
         write_atomically(made / TENSORS, json.dumps(header.tensors))
-        write_tokenizer(header, files[0], made)
+        write_tokenizer(header, files[0], made, folder.name)
         os.replace(made, folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster

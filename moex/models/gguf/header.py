@@ -72,8 +72,8 @@ def read_header(path: Path) -> Header:
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: the gguf package is not installed.
-        ValueError: it is not whole, or holds a block type that is not decoded.
+        ValueError: it is not whole, holds a block type that is not decoded, or the gguf package is
+            not installed.
     """
     metadata: dict[str, Any] = {}
     tensors: dict[str, Stored] = {}
@@ -118,7 +118,7 @@ def _open(path: Path) -> Any:
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"model: reading {path.name} needs the package gguf; expected it to be installed; try "
             "pip install gguf"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,15 +70,17 @@ class GgufFile(Shards):
                 found[target] = made
         return found
 
-    def parts(self, model: PreTrainedModel, layer: str, packing: ExpertPacking) -> dict[str, Raw]:
-        """The bytes and types of the experts' tensors, for the records of a layer."""
-        form, found, number = format_of(model.config), {}, layer.split(".")[2]
+    def parts(
+        self, model: PreTrainedModel, layers: Collection[str], packing: ExpertPacking
+    ) -> dict[str, Raw]:
+        """The bytes and types of the experts' tensors, for the records of MoE layers."""
+        form, found = format_of(model.config), {}
         assert isinstance(form, GGUF)
-        for part in packing.tensors:
+        for layer, part in product(layers, packing.tensors):
             weight, *rest = part.split(".")
             if not rest or weight not in EXPERTS:
                 continue
-            name = f"blk.{number}.ffn_{rest[0]}_exps.weight"
+            name = f"blk.{layer.split('.')[2]}.ffn_{rest[0]}_exps.weight"
             self._forms[name] = form.of(rest[0])
             if name in self.index:
                 key = name + (TYPE if rest[1] == "type" else BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from gguf_files import ARCHITECTURES, random_model, write
@@ -68,7 +70,7 @@ def test_types_may_differ_from_layer_to_layer(tmp_path):
 
 
 def test_keys_and_values_of_deepseek_may_be_written_together(tmp_path):
-    model, path = random_model("deepseek_v2"), tmp_path / "model.gguf"
+    model, path = random_model("deepseek_v2", q_lora_rank=None), tmp_path / "model.gguf"
     write(model, path, EIGHT, split_kv=False)
     assert all(map(torch.equal, outputs(path, Checkpoint()), expected(model)))
 
@@ -168,6 +170,14 @@ def test_a_block_type_that_is_not_decoded_is_refused_in_one_line(tmp_path):
     model = random_model("mixtral", hidden_size=256, intermediate_size=256)
     write(model, path, {"gate": "Q2_K", "up": "Q8_0", "down": "Q8_0"})
     with pytest.raises(ValueError, match=r"blk.0.ffn_gate_exps.weight as Q2_K; expected one of"):
+        load_model(str(path))
+
+
+def test_the_package_that_is_not_installed_is_named_in_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    write(random_model("olmoe"), path, EIGHT)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match=r"needs the package gguf; .* try pip install gguf"):
         load_model(str(path))
 
 
