@@ -148,6 +148,9 @@ class Plan(NamedTuple):
     selected at the visit that they were predicted for. `computed` has the rows of every expert that
     are computed in this wave, and `held`, for each of the `transfers` to thin slots, the rows that
     are in the slot once it has arrived: bitmaps, as integers (bit j is neuron j).
+
+    `deferred` are experts of the last `loads` that the next visit computes; `due` those, and their
+    slots, that the visit before deferred to this one.
     """
 
     clock: int
@@ -165,6 +168,8 @@ class Plan(NamedTuple):
     partial: tuple[Expert, ...] = ()
     computed: tuple[tuple[Expert, int], ...] = ()
     held: tuple[int, ...] = ()
+    deferred: tuple[Expert, ...] = ()
+    due: tuple[tuple[Expert, int], ...] = ()
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:
@@ -189,7 +194,8 @@ class Plan(NamedTuple):
             for expert in self.prefetched
             if expert not in coming
         ]
-        return early + [(load.expert, load.slot, False) for load in self.transfers]
+        arriving = self.transfers[: -len(self.deferred)] if self.deferred else self.transfers
+        return early + [(load.expert, load.slot, False) for load in arriving]
 
     @property
     def transfers(self) -> tuple[Load, ...]:

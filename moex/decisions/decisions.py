@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The settings that decide which experts are loaded, evicted, computed on the host, skipped.
+    """The settings that decide which experts are loaded, evicted, deferred, skipped and so on.
 
     A miss handler takes constants from the hardware profile, so one bound to a profile is wrong for
     any other. Here it is not bound: `build` binds it, and makes the cache, each time.
@@ -99,6 +99,11 @@ class Decisions:
             future,
             self.miss.bound(geometry, hardware).split if self.miss else None,
         )
+        if self.neurons is not None and self.miss is not None and self.miss.defers:
+            raise ValueError(
+                "miss=defer: does not work with a neuron selector, whose absent rows are fetched; "
+                "try miss=fetch, or sparsity=none"
+            )
         if self.moves_rows(hardware):
             return RowCache(*given, **row_settings(memory, geometry, hardware, self.store))
         cache = ExpertCache(*given)

@@ -93,6 +93,7 @@ class Accesses:
     demand_misses: int | None = None
     host_computed: int | None = None
     skipped: int | None = None
+    deferred: int | None = None
     swap_rate: float | None = None
     drop_rate: float | None = None
     hit_rate: float | None = None
@@ -113,6 +114,7 @@ class Prefetches:
     prefetch_precision: float | None = None
     prefetch_coverage: float | None = None
     prefetch_paused: float | None = None
+    background_loads: int | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_exactness import run
+from test_exactness import both, padded, run
 from transformers import AutoModelForCausalLM
 
 from moex.cache.lru import LRU
@@ -58,27 +58,6 @@ NEUTRAL = [
 @pytest.fixture(scope="module", params=["mixtral", "olmoe", "qwen3_moe"])
 def loaded(request, checkpoints):
     return load_model(str(checkpoints[request.param]))
-
-
-@torch.inference_mode()
-def padded(model, seed: int) -> list[torch.Tensor]:
-    """Three texts of different lengths, padded on the left, and eight passes of decoding."""
-    draw = torch.Generator().manual_seed(seed)
-    mask = torch.ones(3, 9, dtype=torch.long)
-    mask[0, :4], mask[1, :1] = 0, 0
-    out = model(torch.randint(2, 128, (3, 9), generator=draw), attention_mask=mask, use_cache=True)
-    logits = [out.logits]
-    for _ in range(8):
-        mask = torch.cat([mask, mask[:, -1:]], 1)
-        token = torch.randint(2, 128, (3, 1), generator=draw)
-        past = out.past_key_values
-        out = model(token, attention_mask=mask, past_key_values=past, use_cache=True)
-        logits.append(out.logits)
-    return logits
-
-
-def both(model, seed: int) -> list[torch.Tensor]:
-    return run(model, seed) + padded(model, seed)
 
 
 def live(loaded, setup, workload=both):
@@ -219,10 +198,13 @@ def test_the_governor_pauses_alike_beside_background_loads(loaded, monkeypatch):
 def test_displaced_experts_are_loaded_in_the_background(loaded):
     k = loaded.geometry.top_k
     memory = Memory(k + 1, staging=4 * k)
-    issued = {}
     for background in (True, False):
         routing = CachePrior(0.5, background=background)
-        _, plans, _ = live(loaded, Setup(LRU(), memory, routing=routing))
-        issued[background] = sum(load.speculative for plan in plans for load in plan.loads)
-    assert issued[True] > 0
-    assert issued[False] == 0
+        _, plans, offloaded = live(loaded, Setup(LRU(), memory, routing=routing))
+        counts = offloaded.cache_stats.phases["decode"]
+        issued = [load for plan in plans for load in plan.loads if load.speculative]
+        assert counts.background_loads == len(issued)
+        assert bool(issued) is background
+        assert not any(plan.prefetched or plan.dropped for plan in plans)
+        later = {hit for plan in plans for hit in plan.hits if plan.clock > plans[0].clock}
+        assert not background or later & {load.expert for load in issued}, "they stay"
