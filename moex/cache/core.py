@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from moex.cache.array_policy import ArrayPolicy
-from moex.cache.base import CachePolicy
+from moex.cache.base import CachePolicy, Forecast
 from moex.cache.deferral import Deferral
 from moex.cache.limits import check_capacity
 from moex.cache.pool import Pool, pools
@@ -75,7 +75,8 @@ class ExpertCache(Residency):
         self.split = split
         self.prototype, self.geometry, self.slots, self.pool = policy, geometry, slots, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
-        self.seed, self.future = seed, future
+        forecast = "forecast" in policy.needs
+        self.seed, self.future = seed, Forecast(geometry.layers) if forecast else future
         check_capacity(geometry, slots, self.staging, pool)
         if "future" in self.prototype.needs and self.future is None:
             raise ValueError(
@@ -93,6 +94,8 @@ class ExpertCache(Residency):
 
     def reset(self) -> None:
         """Discard all state: empty slots, no prefetches, fresh policies."""
+        if isinstance(self.future, Forecast):
+            self.future.clear()
         self._pools = pools(
             self.prototype, self.slots, self.pool, self.geometry, self.seed, self.future
         )

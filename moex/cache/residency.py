@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.cache.base import Forecast
 from moex.types import Eviction, Load, Now, Plan
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from moex.cache.deferral import Deferral
     from moex.cache.pool import Pool
-    from moex.types import Access, Expert
+    from moex.types import Access, Expert, Future, Prediction
 
 
 class Residency:
     """The slots of an `ExpertCache` and who holds them, between two visits."""
 
     total_slots: int
+    future: Future | None
     deciding: bool
     """Whether a decision is under way; True between calls means that it raised an error."""
 
@@ -63,6 +65,11 @@ class Residency:
         self.deciding = False
         loads = [Load(*each, speculative=True) for each in entered.items()]
         return Plan(clock, loads=tuple(loads), evictions=tuple(evictions))
+
+    def forecast(self, predictions: Sequence[Prediction], access: Access) -> None:
+        """Let policies that need it know what is predicted during a visit."""
+        if isinstance(self.future, Forecast):
+            self.future.update(predictions, access)
 
     def finish(self, clock: int) -> Plan:
         """End a run: drop the prefetches that were never demanded."""

@@ -11,6 +11,7 @@ from moex.cache.row_cache import RowCache
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
+from moex.prefetch.base import check_forecast
 
 if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
@@ -60,6 +61,7 @@ class Decisions:
 
     def __post_init__(self) -> None:
         refuse_oracles(self.routing, self.policy, self.prefetcher)
+        check_forecast(self.policy, self.prefetcher)
 
     @property
     def routes_by_residency(self) -> bool:
@@ -117,8 +119,10 @@ class Decisions:
     ) -> Governor:
         """Return a fresh governor of the prefetcher, for the link of this hardware.
 
-        What `prefetch=recorded` repeats was governed when it was recorded.
+        What `prefetch=recorded` repeats was governed when it was recorded. A prefetcher that the
+        eviction policy asks, too, is never paused.
         """
-        if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
+        recorded = self.prefetcher is not None and "recorded" in self.prefetcher.needs
+        if not self.governor or recorded or "forecast" in self.policy.needs:
             return Governor()
         return Governor(least_precision(geometry, hardware, self.overlaps))

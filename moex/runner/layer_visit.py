@@ -136,6 +136,7 @@ class LayerVisit:
             seen = seen._replace(lookahead_norm=scored)
         run.prefetcher.observe(seen)
         self.predictions = run.prefetcher.predict(seen)
+        run.cache.forecast(self.predictions, self.access)
         return True
 
     def compute(self, plan: Plan) -> None:

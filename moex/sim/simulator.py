@@ -318,7 +318,9 @@ class _Replay:
         if not self.governor.allows(access):
             self.layer_stats[access.layer].paused(access.phase)
             return None
-        return self.prefetcher.predict(observation)
+        predictions = self.prefetcher.predict(observation)
+        self.cache.forecast(predictions, access)
+        return predictions
 
 
 def _watched(trace: Trace | TraceStream, start: int, stop: int) -> Iterator[Trace]:
