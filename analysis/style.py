@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHEET = Path(__file__).with_name("moex.mplstyle")
 # Okabe & Ito 2008: distinct with any kind of colour vision. Black and grey are for bounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "v")
+MARKERS = ("o", "s", "^", "v", "p")
 LINES: tuple[Any, ...] = (
     *("-", (0, (5, 1.5)), (0, (1, 1))),
     *((0, (4, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (2.5, 1))),
@@ -35,6 +35,7 @@ NAMES = (
     *("lfu_aged", "s3fifo", "random", "mru", "lru_k", "slru"),
     *("two_q", "w_tinylfu", "gdsf", "lecar", "lhd", "mrs"),
     *("least_stale", "eam", "static", "learned", "window_lfu", "none"),
+    "forecast",
 )
 ORACLES = ("belady", "belady_bypass", "oracle")
 WIDE, COLUMN = 7.0, 3.5

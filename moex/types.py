@@ -175,6 +175,8 @@ class Plan(NamedTuple):
     has the experts that are computed whole, with those slots; `wanted` counts the bytes asked for.
     With a host tier, `sources` has where each of the `loads` comes from, and `demoted` are copied
     to the host tier before the plan's loads begin.
+    `deferred` are experts of the last `loads` that the next visit computes; `due` those, and their
+    slots, that the visit before deferred to this one.
     """
 
     clock: int
@@ -196,6 +198,8 @@ class Plan(NamedTuple):
     wanted: int = 0
     sources: tuple[Source, ...] = ()
     demoted: tuple[Demotion, ...] = ()
+    deferred: tuple[Expert, ...] = ()
+    due: tuple[tuple[Expert, int], ...] = ()
 
     @property
     def residents(self) -> list[tuple[Expert, int]]:
@@ -220,8 +224,9 @@ class Plan(NamedTuple):
             for expert in self.prefetched
             if expert not in coming
         ]
+        arriving = self.transfers[: -len(self.deferred)] if self.deferred else self.transfers
         if not self.low:
-            return early + [(load.expert, load.slot, False) for load in self.transfers]
+            return early + [(load.expert, load.slot, False) for load in arriving]
         slots = dict(zip(self.hits, self.slots, strict=True))
         slots |= {load.expert: load.slot for load in self.loads}
         return early + [(expert, slots[expert], False) for expert in coming]  # slices together

@@ -38,8 +38,9 @@ def prepare(
         )
     if setup.foresight and setup.skips:
         raise ValueError(
-            "miss: what is absent changes what later layers demand, so no recorded future holds; "
-            "expected a policy and a prefetcher without oracles; try cache=lru prefetch=gate"
+            "miss: what is skipped or deferred changes what later layers demand, so no recorded "
+            "future holds; expected a policy and a prefetcher without oracles; try cache=lru "
+            "prefetch=gate"
         )
     if workload.routing is not None and setup.routing is not None:
         raise ValueError(

@@ -7,14 +7,47 @@ and the sequence of calls, and treats `now.clock` as the only time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from moex.types import Future
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moex.types import Access, Expert, Now, Scope
+    from moex.types import Access, Expert, Now, Prediction, Scope
 
 HOOKS = ("on_visit", "on_access", "on_insert", "on_evict", "admit")
+
+
+class Forecast(Future):
+    """When experts will be demanded, as far as the prefetcher predicts it."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self.clear()
+
+    def clear(self) -> None:
+        """Know of no prediction."""
+        self._expected: dict[Expert, int] = {}
+
+    def update(self, predictions: Sequence[Prediction], access: Access) -> None:
+        """Take what is predicted during a visit; of the same layers, earlier predictions go."""
+        layers = {expert.layer for expert, *_ in predictions}
+        coming = [
+            (expert, clock)
+            for expert, clock in self._expected.items()
+            if clock > access.clock and expert.layer not in layers
+        ]
+        self._expected = dict(coming)
+        for expert, *_ in predictions:
+            ahead = (expert.layer - access.layer) % self._layers or self._layers
+            self._expected[expert] = access.clock + ahead
+
+    def next_use(self, expert: Expert, after: int) -> float:
+        """Return the clock of the next visit that is predicted to demand the expert, or inf."""
+        clock = self._expected.get(expert, after)
+        return clock if clock > after else inf
 
 
 class CachePolicy(ABC):
@@ -26,7 +59,8 @@ class CachePolicy(ABC):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the policy requires: `future` is a recording of the run that it is used on."""
+    """What the policy requires: `future`, a recording of the run that it is used on, or `forecast`,
+    what the prefetcher predicts. Either is `Scope.future`."""
 
     bypass: bool = False
     """True: an expert just used competes for its slot like all others and may be evicted at once.

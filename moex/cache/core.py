@@ -18,9 +18,11 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from moex.cache.array_policy import ArrayPolicy
-from moex.cache.base import CachePolicy
+from moex.cache.base import CachePolicy, Forecast
+from moex.cache.deferral import Deferral
 from moex.cache.limits import check_capacity, check_future
 from moex.cache.pool import Pool, pools
+from moex.cache.residency import Residency
 from moex.types import DECODE, Eviction, Expert, Future, Load, Now, Plan
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from moex.types import Access, Geometry, Prediction
 
 
-class ExpertCache:
+class ExpertCache(Residency):
     """Residency, slots, pools, waves and the admission of prefetches.
 
     Whoever executes plans calls `request` for every visit, `prefetch` after its last plan and
@@ -76,10 +78,11 @@ class ExpertCache:
         self.split = split
         self.prototype, self.geometry, self.pool = policy, geometry, pool
         self.staging = 2 * geometry.top_k if staging is None else staging
-        self.seed, self.future = seed, future
+        forecast = "forecast" in policy.needs
+        self.seed, self.future = seed, Forecast(geometry.layers) if forecast else future
         self.layer_slots = check_capacity(geometry, slots, self.staging, pool)
         self.slots = self.whole_slots = mean(self.layer_slots)
-        check_future(policy, future)
+        check_future(policy, self.future)
         blind = CachePolicy.on_visit, ArrayPolicy.on_visit
         self.reads_scores = split is not None or type(policy).on_visit not in blind
         """Whether decisions may depend on the router row."""
@@ -91,6 +94,8 @@ class ExpertCache:
 
     def reset(self) -> None:
         """Discard all state: empty slots, no prefetches, fresh policies."""
+        if isinstance(self.future, Forecast):
+            self.future.clear()
         self._pools = pools(
             self.prototype, self.layer_slots, self.pool, self.geometry, self.seed, self.future
         )
@@ -99,31 +104,8 @@ class ExpertCache:
         # Slots that the running wave still reads: free when the next wave or visit is requested.
         self._released: list[int] = []
         self._in_flight: dict[Expert, int] = {}
+        self._deferral = Deferral()
         self.deciding = False
-        """Whether a decision is under way; True between calls means that it raised an error."""
-
-    def slot_of(self, expert: Expert) -> int:
-        """Return the slot of a resident or prefetched expert (KeyError if neither)."""
-        residents = self._pools[expert.layer].residents
-        return residents[expert] if expert in residents else self._in_flight[expert]
-
-    def holds(self, expert: Expert) -> bool:
-        """Whether the expert is resident or prefetched."""
-        return expert in self._pools[expert.layer].residents or expert in self._in_flight
-
-    def residents(self, layer: int) -> list[Expert]:
-        """Return the experts in the layer's pool, oldest last use first."""
-        return list(self._pools[layer].residents)
-
-    @property
-    def capacity_bytes(self) -> int:
-        """Bytes of all slots."""
-        return int(self.total_slots * self.geometry.expert_bytes * self.slot_share)
-
-    def occupancy(self) -> tuple[int, int]:
-        """Return the number of slots held by residents, and by prefetches."""
-        prefetches = len(self._in_flight)
-        return self.total_slots - len(self._free) - len(self._released) - prefetches, prefetches
 
     def request(self, access: Access, needs: Sequence[int | None] = ()) -> Iterator[Plan]:
         """Yield the plan of each wave of this visit; the visit ends with the iterator.
@@ -133,7 +115,7 @@ class ExpertCache:
         There is one wave if all absent experts fit (always, when one token is decoded), else more;
         hits are in the first.
         """
-        self._open()
+        self._open(access.layer)
         clock, position, layer, phase, experts, _ = access
         now = Now(clock, position, layer, phase)
         pool, names = self._pools[layer], self._names[layer]
@@ -146,11 +128,13 @@ class ExpertCache:
                 pool.on_access(expert, now, expert in pool.residents)
         members = pool.set_aside(ordered)
         dropped = self._end_prefetches(layer, demanded) if self._in_flight else []
+        due = self._deferral.due
         if len(members) == len(demanded):
             pool.residents.update(members)
             slots = tuple([members[expert] for expert in demanded])
+            self._released = self._deferral.end([], []) if due else []
             self.deciding = False
-            yield Plan(clock, tuple(demanded), slots, dropped=tuple(dropped))
+            yield Plan(clock, tuple(demanded), slots, dropped=tuple(dropped), due=due)
             return
         at = members
         missing = [expert for expert in demanded if expert not in members]
@@ -159,19 +143,25 @@ class ExpertCache:
             prefetched = [expert for expert in missing if expert in self._in_flight]
             missing = [expert for expert in missing if expert not in prefetched]
             at = {**members, **{expert: self._in_flight[expert] for expert in prefetched}}
-        missing, host, skipped = self._share_out(access, missing, pool, len(at))
-        self._make_room(len(missing), prefetched, dropped)
+        missing, host, skipped, deferred = self._share_out(access, missing, pool, len(at))
+        self._make_room(len(missing) + len(deferred), prefetched, dropped)
+        if deferred and len(missing) + len(deferred) > len(self._free):
+            missing, deferred = [*missing, *deferred], ()
         hits = [expert for expert in demanded if expert in at]
         while True:
             slots = tuple([at[expert] for expert in hits])
-            loads = [Load(e, self._free.popleft()) for e in missing[: len(self._free)]]
+            wanted = [*missing, *deferred][: len(self._free)]
+            loads = [Load(expert, self._free.popleft()) for expert in wanted]
             missing = missing[len(loads) :]
             entering = [load[:2] for load in loads]
             if prefetched:
                 entering.extend([(e, self._in_flight.pop(e)) for e in prefetched])
                 entering.sort(key=lambda pair: experts.index(pair[0].index))
-            evictions, self._released = pool.admit_and_evict(members, entering, now, self._free)
+            given = members, entering, now, self._free, self._deferral.pinned
+            evictions, released = pool.admit_and_evict(*given)
             pool.put_back(members, ordered)
+            later = loads[len(loads) - len(deferred) :]
+            self._released = released if missing else self._deferral.end(later, released)
             self.deciding = False
             yield Plan(
                 clock,
@@ -184,37 +174,39 @@ class ExpertCache:
                 tuple(host),
                 tuple(skipped),
                 last=not missing,
+                deferred=tuple(deferred),
+                due=() if missing else due,
             )
             self._release()
             if not missing:
                 return
             assert self._free, "a wave has at least one slot to load into"
             self.deciding = True
-            hits, prefetched, dropped, host, skipped = [], [], [], (), ()
+            hits, prefetched, dropped, host, skipped, deferred = [], [], [], (), (), ()
             members = pool.set_aside(ordered)
 
-    def _open(self) -> None:
+    def _open(self, layer: int) -> None:
         """Begin a visit, even if the one before was abandoned or failed."""
         if self.deciding:
             self.reset()
         self.deciding = True
+        self._free.extend(self._deferral.begin(layer))
         if self._released:
             self._release()
 
-    def _release(self) -> None:
-        """Free the slots that only the previous wave read."""
-        self._free.extend(self._released)
-        self._released = []
-
     def _share_out(
         self, access: Access, missing: list[Expert], pool: Pool, members: int
-    ) -> tuple[list[Expert], Sequence[Expert], Sequence[Expert]]:
-        """Split a visit's misses: (fetched, computed on the host, skipped)."""
+    ) -> tuple[list[Expert], Sequence[Expert], Sequence[Expert], Sequence[Expert]]:
+        """Split a visit's misses: (fetched, computed on the host, skipped, deferred)."""
         if self.split is None or not missing or access.phase != DECODE:
-            return missing, (), ()
+            return missing, (), (), ()
         room = pool.capacity - len(pool.residents) - members
-        fetch, host, skipped = self.split(access, missing, max(0, room))
-        return list(fetch), host, skipped
+        fetch, host, skipped, *later = self.split(access, missing, max(0, room))
+        deferred = later[0] if later else ()
+        # The last layer has no next one; and that one needs a slot to load into.
+        if access.layer + 1 == self.geometry.layers or len(deferred) >= self.staging:
+            fetch, deferred = [*fetch, *deferred], ()
+        return list(fetch), host, skipped, deferred
 
     def _end_prefetches(self, layer: int, demanded: list[Expert]) -> list[Eviction]:
         """Drop the prefetches for this layer that its visit does not demand."""
@@ -231,7 +223,7 @@ class ExpertCache:
 
     def prefetch(self, predictions: Iterable[Prediction], clock: int) -> Plan:
         """Admit predictions, best first, to free staging slots; `top_k` are kept for demand."""
-        room = self.staging - self.geometry.top_k - len(self._in_flight)
+        room = self.staging - self.geometry.top_k - len(self._in_flight) - len(self._deferral.kept)
         loads: list[Load] = []
         for expert, _, rows in predictions:
             if room <= 0 or not self._free:
@@ -242,12 +234,3 @@ class ExpertCache:
             loads.append(Load(expert, slot, rows if self.by_rows else None, speculative=True))
             room -= 1
         return Plan(clock, loads=tuple(loads))
-
-    def finish(self, clock: int) -> Plan:
-        """End a run: drop the prefetches that were never demanded."""
-        return Plan(clock, dropped=tuple(self._drop(expert) for expert in list(self._in_flight)))
-
-    def _drop(self, prefetch: Expert) -> Eviction:
-        slot = self._in_flight.pop(prefetch)
-        self._free.append(slot)
-        return Eviction(prefetch, slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from moex.cache.deferral import NOBODY
 from moex.types import Eviction, Scope
 
 if TYPE_CHECKING:
@@ -54,17 +55,20 @@ class Pool:
         entering: list[tuple[Expert, int]],
         now: Now,
         free: deque[int],
+        pinned: frozenset[Expert] = NOBODY,
     ) -> tuple[list[Eviction], list[int]]:
         """Admit a wave's loaded experts and choose victims: (evictions, slots free after the wave).
 
         `members` are the visit's residents, set aside; admitted experts are added to them. Slots
-        that are free at once are appended to `free`.
+        that are free at once are appended to `free`. Those in `pinned` are no victims.
         """
         residents, policy = self.residents, self.policy
         room = self.capacity - len(residents) - len(members)
         evictions: list[Eviction] = []
         released: list[int] = []
         others = None if policy.bypass else list(residents)
+        if pinned and others:
+            others = [other for other in others if other not in pinned]
         for expert, slot in entering:
             if not self.capacity or (self.admit and not self.admit(expert, now)):
                 released.append(slot)
@@ -73,6 +77,8 @@ class Pool:
                 room -= 1
             else:
                 candidates = [*residents, *members, expert] if others is None else others
+                if pinned and others is None:
+                    candidates = [each for each in candidates if each not in pinned]
                 victim = policy.victim(candidates, now) if candidates else expert
                 if victim == expert:
                     released.append(slot)
@@ -89,6 +95,37 @@ class Pool:
             if self.on_insert:
                 self.on_insert(expert, now)
         return evictions, released
+
+    def admit_absent(
+        self,
+        experts: list[Expert],
+        running: list[Expert],
+        now: Now,
+        free: deque[int],
+        pinned: frozenset[Expert],
+    ) -> tuple[dict[Expert, int], list[Eviction]]:
+        """Admit experts that the running visit did not demand: (slots of those loaded, evictions).
+
+        To the policy they are demanded and absent. Victims are neither `running` nor `pinned` nor
+        admitted here; the candidates keep their order, before `running`.
+        """
+        members, pinned = self.set_aside(running), pinned.union(running)
+        loaded: dict[Expert, int] = {}
+        evictions: list[Eviction] = []
+        for expert in experts:
+            if not free:
+                break
+            slot = free.popleft()
+            if self.on_access:
+                self.on_access(expert, now, False)
+            evicted, refused = self.admit_and_evict(members, [(expert, slot)], now, free, pinned)
+            if refused:
+                free.appendleft(slot)
+            else:
+                loaded[expert], pinned = slot, pinned.union([expert])
+                evictions += evicted
+        self.put_back(members, [*loaded, *running])
+        return loaded, evictions
 
     def _hook(self, name: str) -> Callable[..., bool | None] | None:
         asked = self.capacity and name in self.policy.hooks()

@@ -101,13 +101,7 @@ class RowCache(ExpertCache):
         self.deciding = True
         self._members = members = [*plan.hits, *(load.expert for load in plan.loads)]
         evicted = [each.expert for each in plan.evictions if each.expert not in members]
-        for expert in evicted:
-            self._held.pop(expert, None)
-        # In a global pool an expert may be evicted before the visit its rows are predicted for.
-        lost = [(expert, self._early.pop(expert, 0)) for expert in evicted]
-        wasted = tuple(Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows)
-        if wasted:
-            plan = plan._replace(unused=plan.unused + wasted)
+        plan = plan._replace(unused=plan.unused + self._lost(evicted))
         slots = {load.expert: load.slot for load in plan.loads}
         for expert in slots:
             self._held[expert] = ResidentRows()
@@ -132,6 +126,13 @@ class RowCache(ExpertCache):
                 computed=self._running,
                 held=self._held_by(loads + fills),
             )
+
+    def _lost(self, evicted: list[Expert]) -> tuple[Eviction, ...]:
+        """Forget evicted experts' rows; return those prefetched for visits still to come."""
+        for expert in evicted:
+            self._held.pop(expert, None)
+        lost = [(expert, self._early.pop(expert, 0)) for expert in evicted]
+        return tuple([Eviction(expert, -1, self._bytes(rows)) for expert, rows in lost if rows])
 
     def _held_by(self, transfers: tuple[Load, ...]) -> tuple[int, ...]:
         """Return what thin slots hold; in a larger one, every row has a position of its own."""
@@ -196,6 +197,15 @@ class RowCache(ExpertCache):
                 fills.append(self._prefetch_rows(expert, self.slot_of(expert), fitting))
         moved = tuple(load for load in loads if load), tuple(fill for fill in fills if fill)
         return plan._replace(loads=moved[0], fills=moved[1], held=self._held_by(sum(moved, ())))
+
+    def admit(self, experts: Iterable[Expert], access: Access) -> Plan:
+        """Load experts as `ExpertCache.admit` does: as many rows as fit, hot ones first."""
+        plan = super().admit(experts, access)
+        unused = self._lost([eviction.expert for eviction in plan.evictions])
+        self._held |= {load.expert: ResidentRows() for load in plan.loads}
+        parts = [(*load[:2], self._fitting(load.expert, None), True) for load in plan.loads]
+        moved = tuple([load for load in (self._take(*part) for part in parts) if load])
+        return plan._replace(loads=moved, unused=unused, held=self._held_by(moved))
 
     def _fitting(self, expert: Expert, rows: bytes | None) -> int:
         wanted = self.full if rows is None else bitmap(rows)

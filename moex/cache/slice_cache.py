@@ -150,6 +150,15 @@ class SliceCache(ExpertCache):
         loads = tuple([load._replace(rows=None, span=self.spans[0]) for load in plan.loads])
         return plan._replace(loads=loads)
 
+    def admit(self, experts: Iterable[Expert], access: Access) -> Plan:
+        """Load high slices in the background as `ExpertCache.admit` does experts."""
+        plan = super().admit(experts, access)
+        for gone in plan.evictions:
+            self._drop_low(gone.expert)
+        return plan._replace(
+            loads=tuple([each._replace(span=self.spans[0]) for each in plan.loads])
+        )
+
     def finish(self, clock: int) -> Plan:
         """End a run: prefetches that were never demanded count as wasted."""
         plan = super().finish(clock)

@@ -33,10 +33,12 @@ class Counts:
     partial_hits: int = 0
     host_computed: int = 0
     skipped: int = 0
+    deferred: int = 0
     waited_visits: int = 0
     paused_visits: int = 0
     prefetch_issued: int = 0
     prefetch_wasted: int = 0
+    background_loads: int = 0
     bytes_selected: int = 0
     bytes_wanted: int = 0
     bytes_demand: int = 0
@@ -86,7 +88,8 @@ class CacheStats:
         counts.prefetch_issued += len(prefetched)
         counts.prefetched_hits += len(prefetched) - partly_prefetched
         counts.resident_hits += len(hits) - len(prefetched) - len(partial) + partly_prefetched
-        counts.demand_misses += len(loads)
+        counts.demand_misses += len(loads) - len(plan.deferred)
+        counts.deferred += len(plan.deferred)
         counts.host_computed += len(host)
         counts.skipped += len(skipped)
         counts.bytes_wanted += plan.wanted
@@ -109,6 +112,12 @@ class CacheStats:
         counts = self.phases[phase]
         counts.bytes_prefetch += self._size(plan.transfers)
         self._tier(counts, plan)
+
+    def background(self, phase: str, plan: Plan) -> None:
+        """Count loads of experts that were admitted without being demanded."""
+        self.phases[phase].background_loads += len(plan.loads)
+        self.prefetch(phase, plan)
+        self.dropped(phase, plan)
 
     def dropped(self, phase: str, plan: Plan) -> None:
         """Count dropped prefetches, and prefetched rows that were not used."""
@@ -151,7 +160,8 @@ def by_layer(layer_stats: Sequence[CacheStats]) -> list[dict[str, Any]]:
             "late_hits": counts.late_hits,
             "partial_hits": counts.partial_hits,
             "demand_misses": counts.demand_misses,
-            "loads": counts.prefetch_used + counts.demand_misses,
+            "deferred": counts.deferred,
+            "loads": counts.prefetch_used + counts.demand_misses + counts.deferred,
             "waited_visits": counts.waited_visits,
         }
         rows.append({**row, "hit_rate": counts.resident_hits / max(counts.requests, 1)})

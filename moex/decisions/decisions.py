@@ -13,7 +13,9 @@ from moex.cache.tiers import HostTier, TieredCache, host_policy
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings
-from moex.miss.base import SliceHandler, word_of
+from moex.decisions.together import check_together
+from moex.miss.base import SliceHandler
+from moex.prefetch.base import check_forecast
 
 if TYPE_CHECKING:
     from moex.cache.base import CachePolicy
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The settings that decide which experts are loaded, evicted, computed on the host, skipped.
+    """The settings that decide which experts are loaded, evicted, deferred, skipped and so on.
 
     A miss handler takes constants from the hardware profile, so one bound to a profile is wrong for
     any other. Here it is not bound: `build` binds it, and makes the cache, each time.
@@ -65,6 +67,7 @@ class Decisions:
 
     def __post_init__(self) -> None:
         refuse_oracles(self.routing, self.policy, self.prefetcher)
+        check_forecast(self.policy, self.prefetcher)
 
     @property
     def routes_by_residency(self) -> bool:
@@ -94,7 +97,7 @@ class Decisions:
                 that needs it.
 
         Raises:
-            ValueError: settings that do not suit the geometry or the profile.
+            ValueError: settings that do not suit each other, the geometry or the profile.
         """
         memory = self.memory
         miss = self.miss.bound(geometry, hardware) if self.miss else None
@@ -108,10 +111,8 @@ class Decisions:
             future,
             miss.split if miss else None,
         )
+        check_together(self)
         if isinstance(miss, SliceHandler):
-            if len(self.slices) != 2:
-                raise one_slice(miss)
-            refuse_tiers(memory, miss)
             high, low = self.slices
             return SliceCache(*given, slices=(high, low), levels=miss.levels, whole=miss.whole)
         if memory.host is not None:
@@ -138,11 +139,6 @@ class Decisions:
 
     def _host_tier(self, geometry: Geometry, loads: Future | None) -> HostTier:
         memory = self.memory
-        if self.neurons is not None:
-            raise ValueError(
-                f"memory.host={memory.host}: a host tier holds whole experts; expected "
-                "sparsity=none; try memory.host=null"
-            )
         memory.refuse_rows()
         chosen = host_policy(memory.host_policy), geometry, memory.host_residents(geometry)
         return HostTier(*chosen, memory.slots_beside(geometry), memory.tiers, self.seed, loads)
@@ -152,36 +148,10 @@ class Decisions:
     ) -> Governor:
         """Return a fresh governor of the prefetcher, for the link of this hardware.
 
-        What `prefetch=recorded` repeats was governed when it was recorded.
+        What `prefetch=recorded` repeats was governed when it was recorded. A prefetcher that the
+        eviction policy asks, too, is never paused.
         """
-        if not self.governor or (self.prefetcher and "recorded" in self.prefetcher.needs):
+        recorded = self.prefetcher is not None and "recorded" in self.prefetcher.needs
+        if not self.governor or recorded or "forecast" in self.policy.needs:
             return Governor()
         return Governor(least_precision(geometry, hardware, self.overlaps))
-
-
-def one_slice(miss: MissHandler) -> ValueError:
-    """Return the error of a miss handler that asks for slices where records are whole."""
-    word = word_of(miss)
-    return ValueError(
-        f"miss={word}: asks for slices of experts, and these records have one; expected a "
-        f"quantizer of two slices: try quant=sliced miss={word}, or miss=fetch"
-    )
-
-
-def refuse_tiers(memory: Memory, miss: MissHandler) -> None:
-    """Refuse a miss handler that asks for slices beside a host tier or slots by layer.
-
-    Raises:
-        ValueError: the setting.
-    """
-    word = word_of(miss)
-    if memory.host is not None:
-        raise ValueError(
-            f"memory.host={memory.host} with miss={word}: the host tier holds whole experts; "
-            "expected no host tier; try memory.host=null"
-        )
-    if not isinstance(memory.slots, int | float | None):
-        raise ValueError(
-            f"memory.slots={memory.slots} with miss={word}: slots by layer hold whole experts; "
-            "expected one number; try memory.slots=0.5"
-        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from moex.routing.base import NONE
-from moex.types import DECODE, Expert, Prediction
+from moex.types import DECODE, Expert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +29,12 @@ class Choice(NamedTuple):
     Args:
         rows: of the visit's router, with the final choice.
         experts: the distinct experts that are demanded, in top-k order.
-        displaced: those that were replaced, to be loaded in the background.
+        displaced: those that were replaced, to be loaded behind demand and admitted.
     """
 
     rows: RouterRows
     experts: tuple[int, ...]
-    displaced: tuple[Prediction, ...] = ()
+    displaced: tuple[Expert, ...] = ()
 
 
 @dataclass
@@ -97,11 +97,11 @@ def choose(
         final = policy.route(rows, held(cache, layer), layer, phase, clock)
     demanded = dict.fromkeys(chain.from_iterable(final.tolist()))
     demanded.pop(NONE, None)
-    displaced: tuple[Prediction, ...] = ()
+    displaced: tuple[Expert, ...] = ()
     if policy is not None and policy.background and phase == DECODE:
         lost = dict.fromkeys(rows.index.T[(rows.index != final).T].tolist())
         kept = (index for index in lost if index not in demanded)
-        displaced = tuple(Prediction(Expert(layer, index), 0.0) for index in kept)
+        displaced = tuple(Expert(layer, index) for index in kept)
     return Choice(rows._replace(final=final), tuple(demanded), displaced)
 
 

@@ -21,17 +21,21 @@ class Split(NamedTuple):
     fetch: Sequence[Expert] = ()
     host: Sequence[Expert] = ()
     skipped: Sequence[Expert] = ()
+    deferred: Sequence[Expert] = ()
 
 
 class MissHandler(ABC):
     """Splits the misses of one decoding visit; in prefill every miss is fetched.
 
     A pure function of the visit and of constants: no clock, no state, no arrival times. So a replay
-    takes the same decisions. An expert that is not fetched does not enter the cache.
+    takes the same decisions. Only experts that are fetched or deferred enter the cache.
     """
 
     lossy: ClassVar[bool] = False
     """Whether logits may change."""
+
+    defers: ClassVar[bool] = False
+    """Whether experts are computed in the visit of the next layer."""
 
     on_host: ClassVar[bool] = False
     """Whether experts are computed on the host, whose memory must then hold them."""

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from moex.decisions.decisions import one_slice
 from moex.decisions.rows import known_break_even
+from moex.decisions.together import one_slice
 from moex.miss.base import SliceHandler
 from moex.paths import cache_folder
 from moex.quant.base import in_slices

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from moex.cache.base import CachePolicy
     from moex.trace.format import Trace
     from moex.types import Geometry
 
@@ -22,6 +23,20 @@ def missing_recording(prefetcher: Prefetcher, what: str) -> ValueError:
         f"prefetch={name}(): was given no recording; expected one of this same run, with its "
         f"{what}; try prefetch.set_future(moex.read_trace(FILE)) before it is used"
     )
+
+
+def check_forecast(policy: CachePolicy, prefetcher: Prefetcher | None) -> None:
+    """Refuse a policy that asks for a forecast where nothing is predicted.
+
+    Raises:
+        ValueError: there is no prefetcher.
+    """
+    if "forecast" in policy.needs and (prefetcher is None or not prefetcher.predicts):
+        name = type(policy).__module__.rpartition(".")[2]
+        raise ValueError(
+            f"cache={name} with prefetch=none: asks the prefetcher when experts are needed; "
+            "expected one that predicts; try prefetch=gate prefetch.depth=3 memory.pool=global"
+        )
 
 
 class Observation(NamedTuple):

@@ -75,7 +75,7 @@ class RoutingPolicy(ABC):
     """Whether choices depend on `RoutingView.held`."""
 
     background: bool = False
-    """Whether experts that were replaced are loaded in the background, after all prefetches."""
+    """Whether experts that were replaced are loaded behind demand and offered to the cache."""
 
     def reset(self, geometry: Geometry, seed: int) -> None:
         """Discard all state.

@@ -28,8 +28,8 @@ class CachePrior(RoutingPolicy):
         strength: lambda; 0 is the model's own routing.
         keep: J; 1 for top-2, 2 for many small experts.
         decay: weight of a new token in the running mean.
-        background: whether displaced experts are loaded all the same, after all prefetches, so that
-            they can be chosen later; without it the cache stays as it is.
+        background: whether displaced experts are loaded all the same, behind demand, and admitted,
+            so that they can be chosen later; without it the cache stays as it is.
     """
 
     residency_dependent: ClassVar[bool] = True

@@ -22,7 +22,7 @@ class Cumulative(RoutingPolicy):
     Args:
         mass: cumulative probability; 0 is the model's own routing.
         keep: J: so many best experts of a token are always chosen.
-        background: whether displaced experts are loaded all the same, after all prefetches.
+        background: whether displaced experts are loaded all the same, behind demand, and admitted.
     """
 
     residency_dependent: ClassVar[bool] = True

@@ -21,7 +21,7 @@ class MaxRank(RoutingPolicy):
     Args:
         rank: M; the model's top-k, or less, is its own routing.
         keep: J: so many best experts of a token are always chosen.
-        background: whether displaced experts are loaded all the same, after all prefetches.
+        background: whether displaced experts are loaded all the same, behind demand, and admitted.
     """
 
     residency_dependent: ClassVar[bool] = True

@@ -28,7 +28,7 @@ class RandomSwap(RoutingPolicy):
         rate: swapped share of all top-k positions of decoded tokens, where enough experts are
             absent; 0 is the model's own routing.
         keep: so many best experts of a token are never replaced.
-        background: whether replaced experts are loaded all the same, after all prefetches.
+        background: whether replaced experts are loaded all the same, behind demand, and admitted.
     """
 
     residency_dependent: ClassVar[bool] = True

@@ -22,6 +22,7 @@ from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - other
 from moex.models.loader import load_model as load_model
 from moex.models.memory_needs import bytes_read, needs, skeleton_bytes
 from moex.paths import plug_in
+from moex.prefetch.base import check_forecast
 from moex.runner.host_executor import HostExecutor
 from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
@@ -79,6 +80,7 @@ class Setup:
         if self.hardware is not None and self.hardware.machine:
             self.hardware.refuse_other_machine(machine())
         refuse_oracles(self.routing, self.policy, self.prefetcher)
+        check_forecast(self.policy, self.prefetcher)
 
     @property
     def foresight(self) -> bool:

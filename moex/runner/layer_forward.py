@@ -103,6 +103,17 @@ class LayerForward:
         if len(self.chosen) == 1:
             self._split()
 
+    def postpone(self, experts: Sequence[Expert]) -> None:
+        """Leave experts out for now; `later` adds their outputs up."""
+        for expert in experts:
+            self.out[self.index == expert.index] = 0.0
+        self.hidden = self.hidden.clone()  # the model goes on with it
+
+    def later(self) -> LayerForward:
+        """Begin anew, after `result`: of what is put from now on only."""
+        self.out.zero_()
+        return self
+
     def result(self) -> Tensor:
         """Sum over the top-k positions, in the type of the products."""
         return self.out.sum(dim=1)

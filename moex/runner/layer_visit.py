@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
+from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,10 @@ class LayerVisit:
         """The rows that each expert needs, with a neuron selector; None: all."""
         self.stats = run.layer_stats[number]
         self.late, self.waited = 0, False
+        self.earlier: LayerForward | None = None
+        """Of the visit before, with the outputs that are added here."""
+        self.postponed: tuple[int, LayerForward] | None = None
+        """The thread and the computing of this visit, if the next one has to compute some of it."""
         self.stalled = False
         """Whether the running expert was waited for."""
         self.low: dict[Expert, int] = {}
@@ -104,16 +109,19 @@ class LayerVisit:
         return output
 
     def predict(self) -> None:
-        """Ask the prefetcher, unless it is paused, and submit what the cache admits."""
+        """Ask the prefetcher, unless it is paused; submit its loads, then displaced experts."""
         run = self.run
         scores, *lookahead = self.rows or run.lookahead.rows(self.number, self.hidden)
         # As `_replace` does it, in a third of its time.
         self.access, self.lookahead = Access(*self.access[:5], scores), tuple(lookahead)
         asked = run.predicts and self.ask()
-        displaced = () if self.routed is None else self.routed.choice.displaced
-        if asked or displaced:
-            plan = run.cache.prefetch((*self.predictions, *displaced), self.access.clock)
+        if asked:
+            plan = run.cache.prefetch(self.predictions, self.access.clock)
             self.stats.prefetch(self.access.phase, plan)
+            run.execute(plan)
+        if self.routed is not None and self.routed.choice.displaced:
+            plan = run.cache.admit(self.routed.choice.displaced, self.access)
+            self.stats.background(self.access.phase, plan)
             run.execute(plan)
 
     def ask(self) -> bool:
@@ -130,22 +138,42 @@ class LayerVisit:
             seen = seen._replace(lookahead_norm=scored)
         run.prefetcher.observe(seen)
         self.predictions = run.prefetcher.predict(seen)
+        run.cache.forecast(self.predictions, self.access)
         return True
 
     def compute(self, plan: Plan) -> None:
-        """Compute the wave's experts: residents first, then in the order of arrival."""
+        """Compute the wave's experts: residents, what is due, then in the order of arrival."""
         rows = dict(plan.computed)
         self.low = dict(plan.low)
         for expert, slot in plan.residents:
             self.waited = self.expert(expert, slot, rows) or self.waited
+        if plan.due:  # loaded before what this plan loads
+            self.catch_up(plan.due)
         for expert, slot, prefetched in plan.arrivals:
             stalled = self.expert(expert, slot, rows)
             self.late += stalled and prefetched
             self.waited = self.waited or stalled
 
-    def expert(self, expert: Expert, slot: int, rows: dict[Expert, int]) -> bool:
-        """Compute an expert when it is there, or while it arrives; whether it was waited for."""
-        run, work, self.stalled = self.run, self.work, False
+        if plan.deferred:
+            self.work.postpone(plan.deferred)
+            self.postponed = get_ident(), self.work
+
+    def catch_up(self, due: Sequence[tuple[Expert, int]]) -> None:
+        """Compute what the visit before deferred, unless that was another thread's pass."""
+        thread, work = self.run.postponed or (0, self.work)
+        if thread == get_ident():
+            self.earlier = work.later()
+            for expert, slot in due:
+                self.waited = self.expert(expert, slot, {}, self.earlier) or self.waited
+
+    def expert(
+        self, expert: Expert, slot: int, rows: dict[Expert, int], of: LayerForward | None = None
+    ) -> bool:
+        """Compute an expert when it is there, or while it arrives; whether it was waited for.
+
+        `of`: another visit's, for which it is computed.
+        """
+        run, work, self.stalled = self.run, of or self.work, False
         tokens = work.tokens(expert)
         if run.neurons:
             self.wait(slot)
@@ -207,6 +235,9 @@ class LayerVisit:
         rows = self.routed.choice.rows if self.routed else None
         run.recorder.add(run.sequence, self.access, *about, rows)
         result = self.work.result()
+        if self.earlier is not None:
+            result = result + self.earlier.result()
+        run.postponed = self.postponed
         run.meter.visit()
         if rows is not None:
             run.journal.swaps.count(rows, phase)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from moex.prefetch.base import Prefetcher
     from moex.routing.base import RoutingPolicy
     from moex.runner.host_executor import HostExecutor
+    from moex.runner.layer_forward import LayerForward
     from moex.runner.neurons import Neurons
     from moex.runner.routing_replay import RoutingReplay
     from moex.runs.report import Report
@@ -171,6 +172,7 @@ class OffloadedModel(NeverCopied):
         self.cache.reset()
         self.prefetcher.reset(*given)
         self.governor.reset()
+        self.postponed: tuple[int, LayerForward] | None = None
         if self.rerouting:
             self.rerouting.policy.reset(*given)
 

@@ -108,6 +108,7 @@ class Accesses:
     host_hits: int | None = None
     host_loads: int | None = None
     skipped: int | None = None
+    deferred: int | None = None
     swap_rate: float | None = None
     drop_rate: float | None = None
     bits_demanded: float | None = None
@@ -129,6 +130,7 @@ class Prefetches:
     prefetch_precision: float | None = None
     prefetch_coverage: float | None = None
     prefetch_paused: float | None = None
+    background_loads: int | None = None
 
 
 @dataclass

@@ -138,7 +138,9 @@ def analyze(
 
 def _gain(report: Report, other: Report) -> float:
     if report.decode_s is None or other.decode_s is None:
-        before, after = report.demand_misses or 0, other.demand_misses or 0
+        before, after = (
+            (each.demand_misses or 0) + (each.deferred or 0) for each in (report, other)
+        )
         return 1 - after / before if before else 0.0
     if not other.decode_s:
         return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moex.prefetch.base import check_forecast
 from moex.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def check(
     Raises:
         ValueError: the trace is empty, of another geometry, or lacks what the replay needs.
     """
+    check_forecast(cache.prototype, prefetcher)
     if not len(trace):
         raise ValueError("trace: holds no visit; expected at least one")
     ours, theirs = cache.geometry, trace.geometry

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from moex.runs.measured import Clocked
     from moex.runs.report import Report
     from moex.trace.stream import TraceStream
-    from moex.types import Access, Plan, Prediction
+    from moex.types import Access, Expert, Plan, Prediction
 
 LONG = 1 << 20
 """Visits of a replay that shows on a terminal how far it is."""
@@ -152,6 +152,8 @@ class _Replay:
         timed = hardware is not None and hardware.timed
         self.clock = Clock(hardware, trace.geometry, cache) if timed and hardware else None
         self.predicts, self.governor = prefetcher.predicts, governor
+        self.awaits_residents = cache.by_rows
+        """Whether a resident may still be on its way."""
         self.access: Access | None = None
         self.routing, recorded = routing, trace.provenance.get("routing")
         self.totals.off_policy = recorded != (None if routing is None else routing.identity)
@@ -215,10 +217,7 @@ class _Replay:
         if self.access is not None:
             plan = self.cache.finish(self.access.clock)
             self.layer_stats[self.access.layer].dropped(self.access.phase, plan)
-            if self.clock:
-                self.clock.submit(plan)
-            if self.on_plan:
-                self.on_plan(plan)
+            self._submit(plan)
 
     def visit(self, access: Access, tokens: int) -> None:
         """Replay one layer visit; the order of everything is the live runner's."""
@@ -239,6 +238,7 @@ class _Replay:
             cache_stats.demand(phase, plan)
             if clock:
                 clock.submit(plan)
+            self.awaits_residents = self.awaits_residents or bool(plan.deferred)
             if self.predicts:
                 self.governor.count(access, plan)
             if plan.last:
@@ -246,22 +246,26 @@ class _Replay:
             if clock:
                 late += self._compute(plan, clock)
             else:
-                waited = waited or bool(plan.transfers or plan.host)
+                awaited = len(plan.transfers) > len(plan.deferred)
+                waited = waited or awaited or bool(plan.host or plan.due)
         if clock:
             waited = clock.end_visit()
         cache_stats.waited(phase, late, waited)
 
     def _compute(self, plan: Plan, clock: Clock) -> int:
-        """Serve residents, then prefetches, loads, the host; return how many hits were late."""
+        """Serve residents, what is due, prefetches, loads, the host; return the late hits."""
         late, load_s, low = 0, clock.profile.load_s, dict(plan.low)
         if plan.host:
             clock.begin_host(len(plan.host))
-        if not self.cache.by_rows and not plan.partial:
+        if not self.awaits_residents and not plan.partial:
             clock.now += clock.expert_s * (len(plan.hits) - len(plan.prefetched))
         else:
             for _, slot in plan.residents:
-                clock.wait(slot)  # for rows that were prefetched
+                clock.wait(slot)  # for prefetched rows, or a load in the background
                 clock.now += clock.expert_s
+        for _, slot in plan.due:  # loaded before what this plan loads
+            clock.wait(slot)
+            clock.now += clock.expert_s + load_s
         for expert, slot, prefetched in plan.arrivals:
             late += clock.wait(slot) and prefetched
             if expert in low:
@@ -271,7 +275,7 @@ class _Replay:
             clock.wait_host()
         return late
 
-    def _route(self, access: Access) -> tuple[Access, tuple[Prediction, ...]]:
+    def _route(self, access: Access) -> tuple[Access, tuple[Expert, ...]]:
         """Choose experts anew where router rows are recorded; return those displaced, too."""
         if self.chunk.router is None:
             return access, ()
@@ -287,15 +291,24 @@ class _Replay:
             )
         return access._replace(experts=choice.experts), choice.displaced
 
-    def _prefetch(self, access: Access, displaced: tuple[Prediction, ...]) -> None:
+    def _prefetch(self, access: Access, displaced: tuple[Expert, ...]) -> None:
+        """Submit what is predicted, and behind it what routing displaced."""
+        cache_stats, phase = self.layer_stats[access.layer], access.phase
         asked = self._ask(access) if self.predicts else None
-        if asked is None and not displaced:
-            return
-        plan = self.cache.prefetch((*(asked or ()), *displaced), access.clock)
-        self.layer_stats[access.layer].prefetch(access.phase, plan)
-        if self.clock:
-            if asked is not None:
+        if asked is not None:
+            plan = self.cache.prefetch(asked, access.clock)
+            cache_stats.prefetch(phase, plan)
+            if self.clock:
                 self.clock.now += self.clock.profile.predict_s
+            self._submit(plan)
+        if displaced:
+            plan = self.cache.admit(displaced, access)
+            cache_stats.background(phase, plan)
+            self.awaits_residents = True
+            self._submit(plan)
+
+    def _submit(self, plan: Plan) -> None:
+        if self.clock:
             self.clock.submit(plan)
         if self.on_plan:
             self.on_plan(plan)
@@ -307,7 +320,9 @@ class _Replay:
         if not self.governor.allows(access):
             self.layer_stats[access.layer].paused(access.phase)
             return None
-        return self.prefetcher.predict(observation)
+        predictions = self.prefetcher.predict(observation)
+        self.cache.forecast(predictions, access)
+        return predictions
 
 
 def _watched(trace: Trace | TraceStream, start: int, stop: int) -> Iterator[Trace]:

@@ -19,6 +19,7 @@ from moex.cache.belady import Belady
 from moex.cache.limits import POOLS
 from moex.cache.memory import Memory
 from moex.decisions.decisions import Decisions
+from moex.prefetch.previous import Previous
 from moex.testing.prefetchers import global_streams
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Plan, Prediction
 
@@ -78,7 +79,8 @@ class _Check:
     def cache(self, policy: CachePolicy, pool: str, slots: int) -> ExpertCache:
         future = self.future if "future" in policy.needs else None
         watched = _Watched(policy, self.where)
-        return Decisions(watched, Memory(slots, pool=pool), seed=7).build(GEOMETRY, future=future)
+        decisions = Decisions(watched, Memory(slots, pool=pool), Previous(), seed=7)
+        return decisions.build(GEOMETRY, future=future)
 
     def replays(self, pool: str, slots: int) -> None:
         """Check that equal calls give equal plans: repeated, after reset, copied and pickled."""
@@ -119,7 +121,9 @@ class _Check:
             try:
                 visit = list(cache.request(access))
                 if prefetches:
-                    visit.append(cache.prefetch(_prefetches(access), access.clock))
+                    predictions = list(_prefetches(access))
+                    cache.forecast(predictions, access)
+                    visit.append(cache.prefetch(predictions, access.clock))
             except Exception as error:
                 error.add_note(str(self.broken("it failed", access)))
                 raise
@@ -152,7 +156,7 @@ class _Watched(CachePolicy):
 
     def __init__(self, policy: CachePolicy, where: str) -> None:
         self.policy, self.where = policy, where
-        self.bypass = policy.bypass
+        self.bypass, self.needs = policy.bypass, policy.needs  # type: ignore[misc]
         self.shared = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:

@@ -10,6 +10,7 @@ from test_policies import CONFIGS, build
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.row_cache import RowCache
+from moex.miss.defer import Defer
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Prediction
 
 GEOMETRY = Geometry(3, 8, 2, 8, 16, 1600)
@@ -45,7 +46,9 @@ def all_slots_are_there(cache):
 @given(data=st.data())
 def test_slots_free_resident_and_in_flight_are_all_slots(name, pool, data):
     accesses = visits(data.draw)
-    cache = ExpertCache(build(name), GEOMETRY, 3, pool, staging=5, future=Future(accesses))
+    split = data.draw(st.sampled_from([None, Defer(1).split]))
+    given = build(name), GEOMETRY, 3, pool, 5, 0, Future(accesses), split
+    cache = ExpertCache(*given)
     abandoned = []
     for access in accesses:
         plans = cache.request(access)
@@ -55,6 +58,8 @@ def test_slots_free_resident_and_in_flight_are_all_slots(name, pool, data):
                 layer = (access.layer + 1) % 3
                 said = [Prediction(Expert(layer, data.draw(st.integers(0, 7))), 1.0)]
                 cache.prefetch(said, access.clock)
+                displaced = data.draw(st.lists(st.integers(0, 7), max_size=3, unique=True))
+                cache.admit([Expert(access.layer, index) for index in displaced], access)
             if number == wanted:
                 abandoned.append(plans)  # as a traceback holds it that somebody keeps
                 break

@@ -23,7 +23,7 @@ ACCESS = Access(0, 0, 0, DECODE, (5, 2, 7, 1), SCORES)
 
 
 def test_fetch_fetches_all():
-    assert Fetch().split(ACCESS, MISSING, 0) == (MISSING, (), ())
+    assert Fetch().split(ACCESS, MISSING, 0) == (MISSING, (), (), ())
 
 
 def test_host_fetches_only_while_slots_are_empty():

@@ -187,10 +187,13 @@ def test_the_governor_pauses_alike_beside_background_loads(loaded, monkeypatch):
 def test_displaced_experts_are_loaded_in_the_background(loaded):
     k = loaded.geometry.top_k
     memory = Memory(k + 1, staging=4 * k)
-    issued = {}
     for background in (True, False):
         routing = CachePrior(0.5, background=background)
-        _, plans, _ = live(loaded, Setup(LRU(), memory, routing=routing))
-        issued[background] = sum(load.speculative for plan in plans for load in plan.loads)
-    assert issued[True] > 0
-    assert issued[False] == 0
+        _, plans, offloaded = live(loaded, Setup(LRU(), memory, routing=routing))
+        counts = offloaded.cache_stats.phases["decode"]
+        issued = [load for plan in plans for load in plan.loads if load.speculative]
+        assert counts.background_loads == len(issued)
+        assert bool(issued) is background
+        assert not any(plan.prefetched or plan.dropped for plan in plans)
+        later = {hit for plan in plans for hit in plan.hits if plan.clock > plans[0].clock}
+        assert not background or later & {load.expert for load in issued}, "they stay"

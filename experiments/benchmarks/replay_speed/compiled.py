@@ -105,7 +105,7 @@ def main() -> None:
     short = first(trace, INTERPRETED // (trace.geometry.layers * trace.geometry.top_k))
     rows = []
     for name in named:
-        if name in ("mrs", "learned"):  # need router scores, which the recorded routing lacks
+        if name in ("mrs", "learned", "forecast"):  # need what the recorded routing lacks
             continue
         seconds, _ = timed(short, name, options.slots[0], "layer", compiled=False)
         rows.append([name, len(short.experts) / seconds / 1e6])

@@ -88,7 +88,8 @@ def main() -> None:
     scored = {"mrs", "learned"}
     rows = trace.scores
     print("cache            M accesses/s   reference s   accesses per reference   hit rate")
-    for name in options.caches or sorted(path.stem for path in CONFIGS.glob("*.yaml")):
+    alone = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"forecast"})
+    for name in options.caches or alone:
         policy = build(name)
         trace.scores = rows if name in scored else None
         future = trace.future() if "future" in policy.needs else None

@@ -71,7 +71,7 @@ class Study:
             "tokens": passes,
             "swap_rate": swaps.rates["swap_rate"],
             "misses": counts.demand_misses / passes,
-            "background_loads": counts.prefetch_issued / passes,
+            "background_loads": counts.background_loads / passes,
         }
         for metric, (value, stderr) in found.items():
             row |= {metric: value, f"{metric}_stderr": stderr}
