@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from moex.sim.policy_curves import policy_curve
 from test_exactness import both
 
 from moex.cache.base import Forecast
@@ -18,6 +17,7 @@ from moex.prefetch.oracle import Oracle
 from moex.prefetch.previous import Previous
 from moex.prefetch.recorded import Recorded
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.sim.curves.policies import policy_curve
 from moex.sim.replay import replay
 from moex.sim.simulator import simulate
 from moex.trace.format import read_trace, write_trace
