@@ -63,6 +63,7 @@ def test_the_command_line_finds_it(tmp_path):
     assert (row["policy"], row["prefetcher"]) == ("heaviest", "twice")
 
 
+@pytest.mark.study
 def test_a_study_of_all_policies_and_its_figures_find_it(tmp_path):
     words = ("experiment=policy_zoo", "memory.slots=3", "memory.pool=layer")
     done = start(*words, f"hydra.sweep.dir={tmp_path}")
@@ -92,6 +93,7 @@ def logits(prefetch: Prefetcher | None = None, **settings) -> torch.Tensor:
         return torch.stack([model(TOKENS).logits, model(TOKENS + 1).logits])
 
 
+@pytest.mark.study
 def test_a_link_moves_every_byte_and_no_logit_changes(tmp_path):
     found = row(tmp_path, "memory=counting", mode="verify")
     assert (found["link"], found["equality"]) == ("counting", "bit-equal")
@@ -105,6 +107,7 @@ def test_a_link_moves_every_byte_and_no_logit_changes(tmp_path):
         moex.load("tiny", link=COUNTING, hardware=HardwareProfile("slow", link_bytes_per_s=1e6))
 
 
+@pytest.mark.study
 def test_a_store_gives_back_every_bit(tmp_path):
     found = row(tmp_path, "memory=squeezed", mode="verify")
     assert (found["store"], found["link"], found["equality"]) == ("squeezed", "copy", "bit-equal")
@@ -118,6 +121,7 @@ def test_a_store_gives_back_every_bit(tmp_path):
     assert 0 < size < loaded.geometry.all_bytes
 
 
+@pytest.mark.study
 def test_a_routing_policy_is_measured_live_and_its_trace_replayed(tmp_path):
     words = ("routing=nearest", "memory.slots=2", "prefetch=none")
     found = row(tmp_path, *words, mode="live")
@@ -132,6 +136,7 @@ def test_a_routing_policy_is_measured_live_and_its_trace_replayed(tmp_path):
     assert len((ROOT / "tests/plugin_example/nearest.py").read_text().splitlines()) <= 25
 
 
+@pytest.mark.study
 def test_a_kernel_computes_what_the_reference_does(tmp_path):
     check_quantizer(lambda: RTN(4, 64, kernel=BYTEWISE))
     ours, theirs = (
@@ -144,6 +149,7 @@ def test_a_kernel_computes_what_the_reference_does(tmp_path):
     assert found["bits_per_weight"] > 8
 
 
+@pytest.mark.study
 def test_a_predictor_is_trained_and_then_found(tmp_path):
     text, out = tmp_path / "text", tmp_path / "frequent.safetensors"
     text.mkdir()

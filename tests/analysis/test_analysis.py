@@ -112,6 +112,7 @@ def test_every_policy_of_moex_has_a_look_of_its_own():
     assert len(looks) == len(ours), "two look alike: append the newer to analysis.style.NAMES"
 
 
+@pytest.mark.study
 def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsys):
     with warnings.catch_warnings(action="ignore"):
         table = collect(studies)

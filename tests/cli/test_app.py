@@ -98,6 +98,7 @@ def test_the_same_command_again_shows_the_row_without_running(results, model, li
     assert "finished before" in again.stderr
 
 
+@pytest.mark.study
 def test_a_folder_of_the_users_own_choice_does_not_answer_for_another_run(tmp_path):
     words = ["mode=simulate", "prefetch=none", f"hydra.run.dir={tmp_path}"]
     first = row(start(tmp_path, *words, "cache=lru"))
@@ -107,6 +108,7 @@ def test_a_folder_of_the_users_own_choice_does_not_answer_for_another_run(tmp_pa
     assert json.loads((tmp_path / "result.previous.json").read_text()) == first
 
 
+@pytest.mark.study
 def test_an_oracle_records_its_future_first(results, model):
     oracle = row(start(results, *model, "workload.repeats=1", "cache=belady", "memory.slots=3"))
     assert oracle["oracle"] is True
@@ -127,6 +129,7 @@ def test_experts_are_read_from_disk_unless_told_otherwise(results, model, live):
     assert disk["prefetch_issued"] > 0
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("runner", ["stock", "accelerate"])
 def test_a_baseline_runs_the_same_workload_for_the_same_row(results, model, live, runner):
     baseline = row(start(results, *model, "workload.repeats=1", f"runner={runner}"))

@@ -43,6 +43,7 @@ def scores(loaded, setup, steps, **given):
     return rows, items
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     "routing", [None, Fewer(0.9), Mass(0.4), FixedK(2), Sensitivity(0.2)], ids=repr
 )
@@ -76,6 +77,7 @@ def beside_dense(loaded, setup, texts=4):
     return {row["metric"]: row["value"] for row in rows}
 
 
+@pytest.mark.study
 def test_divergence_from_the_dense_model_is_zero_without_swaps_and_positive_with(loaded):
     neutral = beside_dense(loaded, Setup(LRU(), Memory(4), routing=CachePrior(0.0)))
     assert neutral["kl_per_token"] == neutral["nats_above_dense"] == 0.0

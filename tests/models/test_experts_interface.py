@@ -131,6 +131,7 @@ def test_generating_with_a_static_cache_compiles_nothing(loaded, stock, dynamo):
     assert positions(running) == [0, 6, 7, 8]
 
 
+@pytest.mark.study
 def test_a_compiled_model_runs_as_it_is(loaded, stock, dynamo):
     compiling = []
     seen = offloaded(loaded, on_plan=lambda _: compiling.append(torch.compiler.is_compiling()))

@@ -15,6 +15,7 @@ BUDGET = ("memory.slots=null", "memory.budget=30MB", "hardware=toy", "prefetch=g
 SHORT = ("workload.new_tokens=4", "workload.repeats=1", "workload.warmup=0", "workload.limit=1")
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("given", ["30MB", "0.6"])
 def test_plan_live_and_simulate_have_the_same_slots(given, tmp_path):
     words = (*BUDGET, f"memory.budget={given}", *QUIET)

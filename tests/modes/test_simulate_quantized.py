@@ -20,6 +20,7 @@ def row(*overrides, folder) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.study
 def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
     plain = row("mode=simulate", "trace=tiny", "smoke=true", *QUIET, folder=tmp_path)
     words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=rtn_4bit", "hardware=toy", *QUIET)
@@ -38,6 +39,7 @@ def test_an_exact_trace_is_billed_in_few_bits(tmp_path):
     assert (alike["lossy"], alike["replayed_routing"]) == ([], False)
 
 
+@pytest.mark.study
 def test_any_scale_group_costs_the_bits_that_it_says(tmp_path):
     words = ("mode=simulate", "trace=tiny", "smoke=true", "quant=rtn_4bit", *QUIET)
     usual = row(*words, folder=tmp_path)["bits_per_weight"]
@@ -55,6 +57,7 @@ def live(tmp_path_factory):
     return folder, row(*LIVE, "quant=rtn_4bit", folder=folder)
 
 
+@pytest.mark.study
 def test_a_quantized_trace_is_replayed_as_it_was(live):
     folder, found = live
     assert (found["kernel"], found["lossy"]) == ("rows", ["sparsity", "quant"])

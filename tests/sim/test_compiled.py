@@ -196,6 +196,7 @@ def both(policy, prefetcher=None, hardware=None):
     return [row(trace, compiled, *settings) for compiled in (False, True)]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("policy", "prefetcher", "hardware"),
     [(Halving(0.3), None, None), (Random(), Gate(), LINK)],
@@ -217,6 +218,7 @@ def test_machine_code_of_every_policy_does(policy, prefetcher):
     )
 
 
+@pytest.mark.study
 def test_a_rule_that_does_not_compile_is_interpreted_and_named():
     _, report = both(Sets())
     assert report.replay == "interpreted"

@@ -91,6 +91,7 @@ def gpt_oss(shared_traces):
     return arrays.read(shared_traces / "gpt-oss-20b-decode")
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("policy", "cold"), GOLDEN)
 def test_golden_hit_rates_of_gpt_oss(gpt_oss, policy, cold):
     curve = curves(gpt_oss, (policy,), cold=cold)[policy]

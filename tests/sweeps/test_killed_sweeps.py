@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.study
 def test_a_killed_multirun_resumes_to_the_same_rows():
     script = "experiments/benchmarks/interrupted_sweep/kill.py"
     done = subprocess.run(
@@ -38,6 +41,7 @@ def rows(process):
     return {row["run_id"]: row for row in map(json.loads, out.splitlines())}, err
 
 
+@pytest.mark.study
 def test_two_sweeps_in_one_folder_share_their_cells(tmp_path):
     both = [start(tmp_path, "lru,lfu,fifo"), start(tmp_path, "fifo,lfu,sieve")]
     (first, _), (second, _) = map(rows, both)

@@ -186,6 +186,7 @@ def test_a_sweep_that_ends_badly_says_so_in_a_line_and_keeps_what_finished(
     assert len(rows(tmp_path / "swept")) == 1
 
 
+@pytest.mark.study
 @needs("submitit")
 def test_submitit_s_local_executor_gives_the_same_rows(serial, tmp_path):
     done = sweep(tmp_path, *CELLS, "hydra/launcher=submitit_local")
@@ -193,6 +194,7 @@ def test_submitit_s_local_executor_gives_the_same_rows(serial, tmp_path):
     assert rows(tmp_path) == serial
 
 
+@pytest.mark.study
 @needs("submitit")
 def test_slurm_s_launcher_gives_the_same_rows_on_this_machine(serial, tmp_path):
     words = ("hydra/launcher=slurm", "hydra.launcher.cluster=local")
@@ -233,6 +235,7 @@ def sharded(folder: Path, *launcher: str) -> str:
     return shards.stderr
 
 
+@pytest.mark.study
 @needs("joblib")
 def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
     told = sharded(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -254,6 +257,7 @@ def test_a_warm_cache_is_not_sharded(tmp_path):
     assert "2 of 2 cells of the sweep failed" in done.stderr
 
 
+@pytest.mark.study
 @needs("optuna")
 def test_optuna_finds_the_best_of_two(tmp_path):
     words = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")

@@ -159,6 +159,7 @@ def test_an_unknown_mode_gets_one_line():
         WandB(mode="on")
 
 
+@pytest.mark.study
 def test_the_command_of_the_shipped_sweep_runs(tmp_path):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
