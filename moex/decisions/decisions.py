@@ -109,7 +109,7 @@ class Decisions:
             memory.staging,
             self.seed,
             future,
-            miss.split if miss else None,
+            None if miss is None or miss.fetches_all else miss.split,
         )
         check_together(self)
         if isinstance(miss, SliceHandler):

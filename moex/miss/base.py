@@ -34,6 +34,9 @@ class MissHandler(ABC):
     lossy: ClassVar[bool] = False
     """Whether logits may change."""
 
+    fetches_all: ClassVar[bool] = False
+    """Whether nothing is split: the cache fetches every miss by itself."""
+
     defers: ClassVar[bool] = False
     """Whether experts are computed in the visit of the next layer."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moex.miss.base import MissHandler, Split
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass
 class Fetch(MissHandler):
     """Load whatever is absent and wait for it: the plain offloading of Eliseev & Mazur 2023."""
+
+    fetches_all: ClassVar[bool] = True
 
     def split(self, access: Access, missing: Sequence[Expert], room: int) -> Split:
         """Fetch all."""
