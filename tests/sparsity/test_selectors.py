@@ -12,10 +12,10 @@ from moex.cache.memory import Memory
 from moex.decisions.rows import row_settings
 from moex.sparsity.active import active, contributions, rows_of
 from moex.sparsity.freq import Freq
+from moex.sparsity.neuron_counts import hottest, neuron_counts, read_counts
 from moex.sparsity.oracle import Oracle
 from moex.sparsity.random import Random
 from moex.trace.format import Trace, read_trace, write_trace
-from moex.sparsity.neuron_counts import hottest, neuron_counts, read_counts
 from moex.types import Expert, Geometry, Prediction
 
 GEOMETRY = Geometry(layers=2, experts=3, top_k=1, hidden=4, intermediate=10, expert_bytes=960)

@@ -24,8 +24,8 @@ from moex.cache.row_cache import RowCache
 from moex.prefetch.gate import Gate
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate
-from moex.trace.format import Trace, read_trace
 from moex.sparsity.neuron_counts import hottest, neuron_counts
+from moex.trace.format import Trace, read_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
