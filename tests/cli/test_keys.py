@@ -65,6 +65,8 @@ def commands(path):
     """The commands of a text that can be typed as they stand: (key, value) of their overrides."""
     line = re.compile(r"^(?:#   )?python run\.py (?:-m )?(?!--)(.+?)(?:  +#.*)?$", re.MULTILINE)
     for found in line.findall(path.read_text()):
+        if found.endswith(" --help"):  # asks about a group
+            continue
         words = (word.partition("=") for word in shlex.split(found) if not word.startswith("+"))
         yield [(key, value) for key, _, value in words]
 
