@@ -142,7 +142,7 @@ def decoder(config: PretrainedConfig) -> Any:
     if method not in DECODED:
         raise ValueError(
             f"model: its weights are stored as {method or 'something unnamed'}; expected plain "
-            f"numbers, or {', '.join(DECODED)}, gptq or compressed-tensors; try the checkpoint that it "
+            f"numbers, or {', '.join(DECODED)}, gptq or compressed-tensors; try the checkpoint it "
             "was made from, and quant= for bits"
         )
     settings = AutoQuantizationConfig.from_dict({**fields, "dequantize": True})
