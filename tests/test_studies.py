@@ -223,6 +223,7 @@ def test_the_bundled_model_s_routing_of_a_text_is_a_trace(text, tmp_path, monkey
 TINY = {
     "benchmarks/disk_link/bench.py": ("reads", "decode"),
     "benchmarks/disk_link/kill.py": ("",),
+    "benchmarks/foreign_kernels/bench.py": ("",),
     "benchmarks/forecast/forecast.py": ("--stores disk",),
     "benchmarks/forecast/geometries.py": ("--target mixtral",),
     "benchmarks/forecast/plan_against_simulate.py": ("",),

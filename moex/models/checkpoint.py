@@ -23,9 +23,10 @@ from moex.models.gguf.folder import TENSORS
 from moex.models.gguf.source import GgufFile
 from moex.models.hub import find as find
 from moex.models.hub import local_folder, of_folder, understood
+from moex.models.packed_folder import PackedFolder
 from moex.models.shards import Folder, Shards, Streamed
 from moex.models.shards import shards as shards
-from moex.models.stored_formats import decoder
+from moex.models.stored_formats import decoder, format_of
 from moex.types import DTYPES, Expert
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def source(name: str, keep_shards: bool, cache: Path, packed: bool) -> Shards:
     """The shards to read the checkpoint from; `packed`: it is read once, to pack it."""
     if keep_shards or local_folder(name) is not None:
         folder = find(name)
-        return GgufFile(folder) if (folder / TENSORS).is_file() else Folder(folder)
+        if (folder / TENSORS).is_file():
+            return GgufFile(folder)
+        config = of_folder(folder)
+        own = format_of(config) if decoder(config) is None else None
+        return Folder(folder) if own is None else PackedFolder(folder, own)
     if not packed:
         raise ValueError(
             "model.keep_shards=false: shards that are not kept would be downloaded for every run; "
@@ -173,12 +178,22 @@ def _tensors(
     for target, first, piece in pieces:
         dtype = known[target].dtype
         for name, value in piece.values(target, model, source, None if coded else dtype):
+            _refuse_rounding(name, value.dtype, dtype)
             yield name, first, value.to(dtype)
             del value
         for file in piece.files(files):
             left[file] -= 1
             if not left[file]:
                 source.finish(file, kept[file])
+
+
+def _refuse_rounding(name: str, stored: torch.dtype, wanted: torch.dtype) -> None:
+    """Refuse to round a tensor of a packed record: what it holds is all that there is."""
+    if SLASH in name and stored != wanted and wanted != torch.float32:
+        raise ValueError(
+            f"quant=checkpoint: {name} is stored as {stored}; expected {wanted}, config.json's "
+            "dtype; try quant=none, which decodes it"
+        )
 
 
 def _check_complete(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers import AutoConfig
 
+from moex.models.stored_formats import note_dtype
 from moex.paths import model_folder
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def of_folder(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     with understood(f"model: {path}"):
         json.loads(path.read_text(encoding="utf-8"))  # for a precise error: transformers gives none
-        return AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+    note_dtype(config)
+    return config
 
 
 def made_up(architecture: Mapping[str, Any]) -> PreTrainedConfig:

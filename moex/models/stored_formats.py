@@ -11,6 +11,7 @@ from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 
 from moex.models.conversion import SLASH, Raw, expert_matrices, expert_stems
@@ -49,8 +50,16 @@ def format_of(config: PretrainedConfig) -> Format | None:
     if dotted is None:
         return None
     module, _, name = dotted.rpartition(".")
-    found: Format = getattr(import_module(module), name)(fields)
+    dtype = getattr(torch, fields.get("stored_dtype") or "bfloat16")
+    found: Format = getattr(import_module(module), name)({**fields, "dtype": dtype})
     return found
+
+
+def note_dtype(config: PretrainedConfig) -> None:
+    """Note the dtype of a packed checkpoint's scales, before the model is given another one."""
+    stored = settings_of(config)
+    if stored is not None and config.dtype is not None:
+        stored.setdefault("stored_dtype", str(config.dtype).removeprefix("torch."))
 
 
 def stored_experts(model: PreTrainedModel, layer: MoeLayer, kept: bool = True) -> dict[str, Stored]:
@@ -128,12 +137,12 @@ def decoder(config: PretrainedConfig) -> Any:
     if fields is None:
         return None
     method = str(fields.get("quant_method", ""))
-    if method == "gguf":  # by its own reader
-        return None
+    if method not in DECODED and format_of(config) is not None:
+        return None  # moex decodes it itself
     if method not in DECODED:
         raise ValueError(
             f"model: its weights are stored as {method or 'something unnamed'}; expected plain "
-            f"numbers, or {' or '.join(DECODED)}, which are decoded; try the checkpoint that it "
+            f"numbers, or {', '.join(DECODED)}, gptq or compressed-tensors; try the checkpoint it "
             "was made from, and quant= for bits"
         )
     settings = AutoQuantizationConfig.from_dict({**fields, "dequantize": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moex.quant.base import EXPERTS, Scheme
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from moex.quant.base import Quantizer
+    from moex.quant.formats.base import Stored
+
+KERNELS = ("reference", "rows")
 
 
 @dataclass
@@ -20,12 +23,27 @@ class Checkpoint(Scheme):
     """Keep the experts of a packed checkpoint as its files have them; all else is decoded.
 
     Exact relative to the file, so it is not lossy: what it lost was lost when the file was made.
+
+    Args:
+        kernel: what computes: reference (decodes, then multiplies as the decoded model would, bit
+            for bit), or rows (GGUF on a CPU: few tokens are multiplied row by row, in float32).
+
+    Raises:
+        ValueError: another kernel.
     """
 
+    kernel: str = "reference"
     changes = False
-    _stored: dict[str, Quantizer] = field(default_factory=dict, init=False, repr=False)
+    _stored: dict[str, Stored] = field(default_factory=dict, init=False, repr=False)
 
-    def read(self, stored: Mapping[str, Quantizer], name: str) -> None:
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(
+                f"quant.kernel={self.kernel}: expected one of {', '.join(KERNELS)}; "
+                "try quant.kernel=reference"
+            )
+
+    def read(self, stored: Mapping[str, Any], name: str) -> None:
         """Learn what the files hold.
 
         Raises:
@@ -37,6 +55,8 @@ class Checkpoint(Scheme):
                 "packed checkpoint, e.g. gpt-oss in mxfp4 or a GGUF file; try quant=none"
             )
         self._stored = dict(stored)
+        for quantizer in self._stored.values():
+            quantizer.kernel = self.kernel
 
     def of(self, name: str) -> Quantizer | None:
         """Return how the files hold an expert's weight."""

@@ -91,7 +91,7 @@ def _expanded(packed: Mapping[str, Tensor], out: Tensor, pairs: Tensor) -> None:
     if len(codes[0]) < LARGE:
         _expand(*codes, metas, zero_meta, 0, size, *to)
     else:
-        _shared(part, len(metas), torch.get_num_threads())
+        shared(part, len(metas), torch.get_num_threads())
 
 
 @njit(nogil=True)
@@ -162,7 +162,7 @@ def _product(tokens: Tensor, plane: Tensor, scale: Tensor, offset: Tensor, block
     def write(first: int, last: int) -> None:
         _digits(*given, first, last, *to)
 
-    _shared(write, count, threads)
+    shared(write, count, threads)
     out = torch.mm(sums, offset)
     folded = plane.view(rows // block, columns, -1).numpy()
     factors, result = scale.numpy(), out.numpy()
@@ -179,11 +179,11 @@ def _product(tokens: Tensor, plane: Tensor, scale: Tensor, offset: Tensor, block
                 torch._int_mm(digits[group], codes, out=found)
                 _add(arrays[1], factors[group], begin * block, result)
 
-    _shared(part, rows // block, threads)
+    shared(part, rows // block, threads)
     return out.mul_(unit)
 
 
-def _shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
+def shared(part: Callable[[int, int], None], count: int, threads: int) -> None:
     """Split a range of `count` evenly over threads, and wait for all of them."""
     share = -(-count // threads)
     ranges = [(first, min(count, first + share)) for first in range(0, count, share)]

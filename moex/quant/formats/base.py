@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from moex.quant.base import Spec
 
 
+FEW = 16
+"""Tokens up to which a kernel that works row by row is used."""
+
+
 class Format(ABC):
     """How a file holds one matrix [out, in].
 
@@ -61,6 +65,13 @@ class Format(ABC):
             ValueError: the format has no matrix of this shape.
         """
 
+    def product(self, x: Tensor, stored: Mapping[str, Tensor]) -> Tensor | None:
+        """Return `x @ matrix.T` of a few tokens [n, in] without decoding all of it.
+
+        None where the format has no such kernel on a CPU.
+        """
+        return None
+
     @abstractmethod
     def decode(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """Return the matrix [out, in]: exactly what the file's own library makes of it."""
@@ -73,9 +84,12 @@ class Stored(Quantizer):
         pieces: the format of every matrix, all of equally many rows.
         interleaved: whether their rows take turns (gate 0, up 0, gate 1, ...).
         transposed: whether the model multiplies with the weight as [in, out].
+
+    `kernel` is "reference", or "rows" for the format's `product`, where it has one.
     """
 
     key = "quant"
+    kernel = "reference"
 
     def __init__(
         self, pieces: Mapping[str, Format], interleaved: bool = False, transposed: bool = False
@@ -110,13 +124,28 @@ class Stored(Quantizer):
         return torch.stack(found, 1).flatten(0, 1) if self.interleaved else torch.cat(found)
 
     def matmul(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor:
-        """Decode, then multiply as the model would with the decoded weight: bit for bit."""
+        """Decode, then multiply as the model would with the decoded weight: bit for bit.
+
+        With `kernel` "rows" few tokens are multiplied without decoding the weight first.
+        """
+        if self.kernel == "rows" and not x.is_cuda and x.numel() // x.shape[-1] <= FEW:
+            found = self._by_rows(x.reshape(-1, x.shape[-1]), packed)
+            if found is not None:
+                return found.to(x.dtype).view(*x.shape[:-1], -1)
         weight = self.unpack(packed, x.dtype)
         return x @ weight.t().contiguous() if self.transposed else functional.linear(x, weight)
 
+    def _by_rows(self, x: Tensor, packed: Mapping[str, Tensor]) -> Tensor | None:
+        """The product of every piece, next to each other or in turn."""
+        found = [form.product(x, _of(piece, packed)) for piece, form in self.pieces.items()]
+        parts = [part for part in found if part is not None]
+        if len(parts) < len(found):
+            return None
+        return torch.stack(parts, 2).flatten(1) if self.interleaved else torch.cat(parts, 1)
+
     def kernel_name(self, shape: tuple[int, int]) -> str:
         """Return the name of the kernel."""
-        return "reference"
+        return self.kernel
 
     def settings(self, shape: tuple[int, int]) -> dict[str, Any]:
         """All settings that determine the record's bytes, beside the checkpoint's files."""

@@ -173,11 +173,22 @@ class GGUF(Format):
         several = {"type": ((1,), torch.uint8)} if len(self.types) > 1 else {}
         return {"blocks": ((shape[0], width), torch.uint8), **several}
 
-    def decode(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Decode the blocks in float32, then round to the dtype."""
+    def _rows(self, stored: Mapping[str, Tensor]) -> tuple[Tensor, str]:
+        """The blocks without what is left empty, and their type."""
         blocks, kind = stored["blocks"], self.types[0]
         rows, columns = len(blocks), blocks.shape[1] // self.widest.bytes * self.widest.numbers
         if "type" in stored:
             kind = NAMES[int(stored["type"])]
         size = columns // BLOCKS[kind].numbers * BLOCKS[kind].bytes
-        return decode(blocks.view(-1)[: rows * size].view(rows, size), kind).to(dtype)
+        return blocks.view(-1)[: rows * size].view(rows, size), kind
+
+    def decode(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Decode the blocks in float32, then round to the dtype."""
+        return decode(*self._rows(stored)).to(dtype)
+
+    def product(self, x: Tensor, stored: Mapping[str, Tensor]) -> Tensor | None:
+        """Return `x @ matrix.T`, row by row, for the types that have loops."""
+        from moex.quant.formats import row_loops  # loads the compiler
+
+        rows, kind = self._rows(stored)
+        return row_loops.product(x, rows, kind) if kind in row_loops.DECODERS else None
