@@ -188,9 +188,11 @@ def cache(texts: Texts, slots: list[int], out: Path) -> None:
     """Score every method at every capacity and print the table."""
     cells, high, lines = Cells(load(Sliced()), texts), load(HighSlice()), []
     for count in slots:
-        rows = {name: cells.cell(count, miss) for name, miss in METHODS.items()}
-        rows["high slices only"] = cells.cell(high_only(count, cells.loaded, high), Fetch(), high)
-        for name, row in rows.items():
+        fitting = high_only(count, cells.loaded, high)
+        ways: dict[str, tuple[Any, ...]]
+        ways = {name: (count, miss) for name, miss in METHODS.items()}
+        for name, way in (ways | {"high slices only": (fitting, Fetch(), high)}).items():
+            row = cells.cell(*way)
             append({"slots": count, "method": name} | row, out)
             counted = [row[each] for each in ("residents", "misses", "refined", "skipped")]
             moved = (row["bytes"] / 1e3, row["bits_demanded"])
