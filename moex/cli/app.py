@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from moex.cli import console, objective
+from moex.cli import console, limit, objective
 from moex.cli.build import GROUPS, check_all, imported, typed_run
 from moex.cli.errors import one_line
 from moex.cli.overrides import count_cells, is_grid, notice_ignored
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
     from moex.modes.run import Run
+
+LIMITED = ("live", "verify", "eval")
+"""Modes that run a model, which `memory.limit` holds for."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -107,6 +110,9 @@ def _replay_shard(job: Run, folder: Path, name: str) -> None:
 
 def _execute(job: Run, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
+    granted = None
+    if job.mode.name in LIMITED:
+        granted = limit.enter(job.settings["memory"].get("limit"), in_sweep())
     folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
     for left_over in folder.glob(".*.part"):
         if left_over.is_dir():
@@ -117,6 +123,7 @@ def _execute(job: Run, folder: Path, name: str) -> Report:
         os.replace(folder / "result.json", folder / "result.previous.json")
     report: Report = imported(job.mode.run, "mode.run")(job, folder)
     report.fill(run_id=name, **_names(report, job), code=code_version(), **provenance())
+    report.memory_limit = granted
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.settings)))
     if job.shard is None:
         _enter(folder)

@@ -144,8 +144,12 @@ class Transfers:
 
 @dataclass
 class Peaks:
-    """Memory: as planned by `bench.setup.describe` or `mode=plan`, as used by `bench.rounds`."""
+    """Memory: as planned by `bench.setup.describe` or `mode=plan`, as used by `bench.rounds`.
 
+    The limit is set by `cli.limit`.
+    """
+
+    memory_limit: int | None = None
     planned_device_bytes: int | None = None
     peak_device_bytes: int | None = None
     peak_host_bytes: int | None = None
