@@ -46,6 +46,8 @@ class Identity:
     host_bytes: int | None = None
     host_policy: str | None = None
     tiers: str | None = None
+    disk_bytes_per_s: float | None = None
+    host_bytes_per_s: float | None = None
     predictor_bytes: int | None = None
     rows: float | None = None
     break_even: float | None = None
