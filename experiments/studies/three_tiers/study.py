@@ -74,7 +74,7 @@ def simulated(given: Namespace) -> None:
                     loads = (report.host_hits or 0) + (report.host_loads or 0)
                     row = {
                         "geometry": name,
-                        "machine": word,
+                        "profile": word,
                         "GB of experts": total / 1e9,
                         "on the device": split,
                         "tiers": tiers,
