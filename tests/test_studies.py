@@ -240,6 +240,7 @@ TINY = {
     "benchmarks/true_geometry/bench.py": ("decode",),
     "paper/seed1_table2/table2.py": ("",),
     "bundled_model/training/make_trace.py": ("--out trace.parquet",),
+    "studies/allocation/study.py": ("",),
     "studies/host_compute/bench.py": ("simulate",),
     "benchmarks/planted_bugs.py": ("",),
     "benchmarks/revisions.py": ("",),
@@ -253,6 +254,7 @@ TINY = {
     "studies/quantization/bench.py": ("resident", "packing"),
     "studies/routing/study.py": ("",),
     "studies/slices/study.py": ("codes", "cache"),
+    "studies/three_tiers/study.py": ("simulate", "live"),
 }
 """Scripts that no other test runs, and the parts of them that take seconds."""
 SLOW = {

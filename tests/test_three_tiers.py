@@ -11,6 +11,7 @@ from test_exactness import SLOW_LINK, run
 from transformers import AutoModelForCausalLM
 
 from moex.bench.prompts import Prompts
+from moex.bench.rounds import run_offloaded
 from moex.bench.setup import describe, prepare
 from moex.cache.belady import Belady
 from moex.cache.lfu import LFU
@@ -18,6 +19,7 @@ from moex.cache.lru import LRU
 from moex.cache.tiers import load_future
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.sim.bottleneck import analyze_live
 from moex.sim.replay import replay
 from moex.store.host_tier import HostTierStore
 from moex.types import Load, Plan, Source
@@ -123,6 +125,20 @@ def test_all_experts_in_memory_need_no_host_tier(checkpoints):
     loaded = load_model(str(checkpoints["olmoe"]))
     with pytest.raises(ValueError, match=r"memory.store=ram holds all .* memory.store=disk"):
         offload(loaded, Setup(LRU(), Memory(2, host="10MB")))
+
+
+@pytest.mark.parametrize("hardware", [None, LINK])
+def test_the_bottleneck_line_knows_both_tiers(case, hardware):
+    loaded, _, _ = case
+    memory = Memory(1, host=loaded.geometry.expert_bytes * 24, tiers="exclusive")
+    setup = Setup(LRU(), memory, hardware=hardware)
+    workload = Prompts(name="words", new_tokens=4, warmup=0, repeats=1)
+    result = run_offloaded(loaded, [torch.arange(2, 9)[None]], workload, setup)
+    report = result.report
+    assert report.disk_bytes_per_s > 0
+    line = str(analyze_live(result.round.trace, setup.decisions("disk"), hardware, report))
+    for unit in ("2x disk bandwidth", "2x host memory", "2x link bandwidth", "tokens/s"):
+        assert unit in line
 
 
 @pytest.mark.parametrize("cold", [False, True])

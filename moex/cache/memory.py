@@ -90,6 +90,7 @@ class Memory:
             dotted name of a class.
         allocate: how `mode=plan` shares out the slots of all layers by a trace: "equal", "global",
             "marginal" or "dynamic" (`moex.sim.allocation`); None: it does not.
+        limit: bytes of the control group that a command's run is made in (`moex.cli.limit`).
         tiers: "inclusive", or "exclusive": what is on the device is not in the host tier.
 
     Raises:
@@ -112,6 +113,7 @@ class Memory:
     host_policy: str = "lru"
     tiers: str = "inclusive"
     allocate: str | None = None
+    limit: int | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("slots", "staging", "reader_threads", "rows", "break_even"):

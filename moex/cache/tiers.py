@@ -140,13 +140,13 @@ class TieredCache(ExpertCache):
         """Discard all state, of both tiers."""
         super().reset()
         self.host.reset()
-        self._now = Now(0, 0, 0, PREFILL)
+        self._now, self._time = Now(0, 0, 0, PREFILL), LoadTime()
         self._leaving: list[tuple[Expert, int]] = []
         """Experts, and their slots, that leave the device when the running wave has ended."""
 
     def request(self, access: Access, needs: Sequence[int | None] = ()) -> Iterator[Plan]:
         """Yield the plan of each wave of this visit: `ExpertCache.request`, with sources."""
-        self._now = Now(*access[:4])
+        self._now = Now(access.clock * LoadTime.STEP, *access[1:4])
         for plan in super().request(access, needs):
             plan = self._sourced(plan)
             if self.host.exclusive:
@@ -163,11 +163,12 @@ class TieredCache(ExpertCache):
         """Add where the plan's loads come from."""
         if not plan.loads:
             return plan
-        clock, position, _, phase = self._now
+        _, position, _, phase = self._now
         found = [
-            self.host.load(expert, Now(clock, position, expert.layer, phase))
+            self.host.load(expert, Now(self._time.next(plan.clock), position, expert.layer, phase))
             for expert in (load.expert for load in plan.loads)
         ]
+        self._now = self._now._replace(clock=self._time.now)
         return plan._replace(sources=tuple(found))
 
     def _demote(self, plan: Plan) -> tuple[Demotion, ...]:
@@ -191,10 +192,29 @@ class TieredCache(ExpertCache):
         return tuple(found)
 
 
+class LoadTime:
+    """The host tier's clock: loads, numbered within the visits that they belong to.
+
+    So no two loads have the same time, and a run that is taken up again goes on with it.
+    """
+
+    STEP = 1 << 12
+
+    def __init__(self) -> None:
+        self._visit, self.now = -1, 0
+
+    def next(self, clock: int) -> int:
+        """Return the time of the next load, of the visit of this clock."""
+        self.now = self.now + 1 if clock == self._visit else clock * self.STEP
+        self._visit = clock
+        return self.now
+
+
 def load_future(plans: Iterable[Plan]) -> Future:
     """Return when the device loads which expert, from the plans of the same run."""
+    time = LoadTime()
     return Future(
-        Access(plan.clock, 0, load.expert.layer, "", (load.expert.index,))
+        Access(time.next(plan.clock), 0, load.expert.layer, "", (load.expert.index,))
         for plan in plans
         for load in plan.loads
     )

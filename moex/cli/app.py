@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from moex.cli import console, objective
+from moex.cli import console, limit, objective
 from moex.cli.build import GROUPS, check_all, imported, typed_run
 from moex.cli.errors import one_line
 from moex.cli.overrides import is_grid, notice_ignored
@@ -31,6 +31,9 @@ from moex.runs.run_id import code_version, run_id
 if TYPE_CHECKING:
     from moex.modes.run import Run
     from moex.runs.report import Report
+
+LIMITED = ("live", "verify", "eval")
+"""Modes that run a model, which `memory.limit` holds for."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -118,6 +121,9 @@ def _interact(job: Run, folder: Path) -> None:
 
 def _execute(job: Run, folder: Path, name: str) -> Report:
     """Run the mode; whatever happens, `result.json` is there only with all that belongs to it."""
+    granted = None
+    if job.mode.name in LIMITED:
+        granted = limit.enter(job.settings["memory"].get("limit"), in_sweep())
     folder.mkdir(parents=True, exist_ok=True)  # another one, refused, may have taken it away
     for left_over in folder.glob(".*.part"):
         if left_over.is_dir():
@@ -130,6 +136,7 @@ def _execute(job: Run, folder: Path, name: str) -> Report:
         progress(f"mode={job.mode.name}: starting")
     report: Report = imported(job.mode.run, "mode.run")(job, folder)
     report.fill(run_id=name, **_names(report, job), code=code_version(), **provenance())
+    report.memory_limit = granted
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.settings)))
     if job.shard is None:
         enter(folder)

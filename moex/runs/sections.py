@@ -47,6 +47,8 @@ class Identity:
     host_bytes: int | None = None
     host_policy: str | None = None
     tiers: str | None = None
+    disk_bytes_per_s: float | None = None
+    host_bytes_per_s: float | None = None
     predictor_bytes: int | None = None
     rows: float | None = None
     break_even: float | None = None
@@ -157,8 +159,12 @@ class Transfers:
 
 @dataclass
 class Peaks:
-    """Memory: as planned by `bench.setup.describe` or `mode=plan`, as used by `bench.rounds`."""
+    """Memory: as planned by `bench.setup.describe` or `mode=plan`, as used by `bench.rounds`.
 
+    The limit is set by `cli.limit`.
+    """
+
+    memory_limit: int | None = None
     planned_device_bytes: int | None = None
     peak_device_bytes: int | None = None
     peak_host_bytes: int | None = None

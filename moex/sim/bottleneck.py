@@ -191,7 +191,8 @@ def fitted(
     """Return a profile of a live run's own costs; an untimed one if its row has no times.
 
     The cost of its visits without waiting is taken from the run; its link is the emulated
-    profile's, or one with the latency-free bandwidth that the run reached.
+    profile's, or one with the latency-free bandwidth that the run reached; with a host tier, its
+    disk likewise.
     """
     machine = hardware or HardwareProfile()
     if not report.decode_s or not report.tokens_decode or report.stall_s is None:
@@ -200,7 +201,10 @@ def fitted(
     visit_s = (report.decode_s - report.stall_s) / decoding
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
     # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
-    link = machine.link_bytes_per_s or report.link_bytes_per_s or inf
+    own_link = report.host_bytes_per_s if report.tiers else report.link_bytes_per_s
+    link = machine.link_bytes_per_s or own_link or inf
+    disk = machine.disk_bytes_per_s or report.disk_bytes_per_s or inf
     host_s = machine.host_expert_s and machine.host_seconds(trace.geometry.expert_bytes)
     own = {"expert_bytes": trace.geometry.expert_bytes, **recorded_bytes(trace)}
-    return replace(machine, link_bytes_per_s=link, host_expert_s=host_s, **costs, **own)  # type: ignore[arg-type]
+    rates = {"link_bytes_per_s": link, "disk_bytes_per_s": disk}
+    return replace(machine, **rates, host_expert_s=host_s, **costs, **own)  # type: ignore[arg-type]

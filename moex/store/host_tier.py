@@ -105,6 +105,14 @@ class HostTierStore(ExpertStore):
             self.bytes_read += len(out)
             self.read_s += took
 
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """Bytes/s of reads from the disk, and of copies from host memory, as a row has them."""
+        return {
+            "disk_bytes_per_s": self.bytes_read / self.read_s if self.read_s else None,
+            "host_bytes_per_s": self.bytes_copied / self.copied_s if self.copied_s else None,
+        }
+
     def close(self) -> None:
         """Free the host slots; the store of files belongs to who opened it."""
         self.records, self._held = self.records[:0].clone(), [None] * len(self._held)

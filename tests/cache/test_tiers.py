@@ -61,6 +61,14 @@ def test_exclusive_without_device_slots_keeps_what_passed_through_staging():
     assert hits == [False, False, True, True]
 
 
+def test_every_load_has_a_time_of_its_own():
+    trace = random_trace(1, 1, 6, 1, tokens=9, sequences=1, prompt=5)
+    cache = cache_of(2, "inclusive", policy="lfru")  # divides by the time since the last use
+    for access in trace.accesses():
+        for plan in cache.request(access):
+            assert len(plan.sources) == len(plan.loads)
+
+
 def test_a_freed_host_slot_is_reused_last():
     cache = cache_of(2, "inclusive")
     slots = [visit(cache, clock, clock).sources[0].slot for clock in range(4)]
