@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -105,86 +103,6 @@ class Lookahead:
             ahead = self.routers[number : number + 1 + self.depth]
             found = torch.stack([_asked(router, hidden).sum(0) for router in ahead])
         return [tuple(row) for row in found.tolist()]
-
-
-class RouterLogits:
-    """Raw logits of every router, read as the model computes them, and weights made of them.
-
-    Args:
-        lookahead: has tested the routers; only those that are a product, softmax and top-k do.
-        hidden: width of their input.
-        model: its name, for the message.
-
-    Raises:
-        ValueError: routers of another kind, whose weights do not follow from logits alone.
-    """
-
-    def __init__(self, lookahead: Lookahead, hidden: int, model: str) -> None:
-        found = None
-        if lookahead.kind == "softmax":
-            found = _weighing(lookahead.routers[0], hidden)
-        if found is None:
-            raise ValueError(
-                f"routing: the routers of {model} are no product, softmax and top-k, so the "
-                "weights of other experts do not follow from their logits; expected e.g. Mixtral, "
-                "OLMoE, Qwen3-MoE or gpt-oss; try routing=none"
-            )
-        self.routers, (self.normalized, self.scale) = lookahead.routers, found
-        self._latest: dict[int, Tensor] = {}
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Read logits while the context is open."""
-        with ExitStack() as stack:
-            for number, router in enumerate(self.routers):
-                stack.callback(router.register_forward_hook(partial(self._keep, number)).remove)
-            yield
-
-    def _keep(self, number: int, _: nn.Module, __: Any, output: Any) -> None:
-        self._latest[number] = output[0]
-
-    def take(self, number: int, tokens: int) -> Tensor:
-        """Return the logits [tokens, experts] of a layer's router in this pass."""
-        logits = self._latest.pop(number)
-        return logits.reshape(tokens, -1)
-
-    def weights(self, logits: Tensor, index: Tensor, own: Tensor, final: Tensor) -> Tensor:
-        """Return the weights of a choice [tokens, k], 0 where it is -1.
-
-        They are the model's own, bit for bit, where the choice is: of a single expert if weights
-        are the softmax itself, of a token if they are normalized over its experts.
-
-        Args:
-            logits: of the router [tokens, experts].
-            index: the model's own choice [tokens, k].
-            own: its weights [tokens, k].
-            final: the choice [tokens, k].
-        """
-        shares = logits.softmax(-1, dtype=torch.float32).gather(1, final.clamp_min(0).long())
-        shares = shares.masked_fill(final < 0, 0.0)
-        same = index == final
-        if self.normalized:
-            shares = shares / shares.sum(1, keepdim=True)
-            same = same.all(1, keepdim=True)
-        return torch.where(same, own, (shares * self.scale).to(own.dtype))
-
-
-def _weighing(router: nn.Module, hidden: int) -> tuple[bool, float] | None:
-    """Whether a router normalizes over the chosen experts, and its factor; None: unknown."""
-    weight = _weight(router)
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(PROBES, hidden, generator=generator).to(weight.device, weight.dtype)
-    with torch.inference_mode():
-        logits, weights, index = router(probe)
-        shares = logits.softmax(-1, dtype=torch.float32).gather(1, index)
-    for normalized in (False, True):
-        if normalized:
-            shares = shares / shares.sum(1, keepdim=True)
-        ratio = weights.float() / shares
-        scale = float(ratio.median())
-        if ((ratio / scale - 1).abs() < 2e-2).float().mean() > 0.9:
-            return normalized, 1.0 if abs(scale - 1) < 1e-3 else scale
-    return None
 
 
 def _kind(router: nn.Module, hidden: int) -> str:

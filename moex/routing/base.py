@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 NONE = -1
 """In a choice: no expert."""
 
+EXCLUDED = -1e30
+"""In `RoutingView.logits`: the router does not consider this expert."""
+
 
 class RoutingView(NamedTuple):
     """What a policy sees of one layer visit; padding is left out.
 
     Args:
-        logits: raw router logits, float32 [tokens, experts].
+        logits: what the router takes the largest k of, float32 [tokens, experts]: raw logits, or
+            scores with a bias (DeepSeek-V3), `EXCLUDED` outside of the groups that it considers.
         index: the model's own choice, best first, int64 [tokens, k].
         weights: the model's own weights of it, float32 [tokens, k].
         held: which experts of the layer are resident or in flight, bool [experts].
@@ -52,8 +56,13 @@ class RoutingView(NamedTuple):
         return chosen_of(self.index, self.logits.shape[1])
 
     @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which experts the router considers [tokens, experts]."""
+        return self.logits > EXCLUDED
+
+    @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Softmax of the logits [tokens, experts]."""
+        """Softmax of raw logits [tokens, experts]; set `by_probability` to use it."""
         powers = np.exp(self.logits.astype(np.float64) - self.logits.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
 
@@ -74,6 +83,9 @@ class RoutingPolicy(ABC):
     residency_dependent: ClassVar[bool] = False
     """Whether choices depend on `RoutingView.held`."""
 
+    by_probability: ClassVar[bool] = False
+    """Whether choices need probabilities: routers that rank by other scores are refused."""
+
     background: bool = False
     """Whether experts that were replaced are loaded behind demand and offered to the cache."""
 
@@ -83,6 +95,19 @@ class RoutingPolicy(ABC):
         Raises:
             ValueError: hyper-parameters that do not suit the model.
         """
+
+    def refuse_scores(self, raw: bool) -> None:
+        """Refuse routers that do not rank experts by raw logits, if those are needed.
+
+        Raises:
+            ValueError: there are no probabilities.
+        """
+        if self.by_probability and not raw:
+            raise ValueError(
+                f"routing={type(self).__module__.rpartition('.')[2]}: compares probabilities, but "
+                "the model's routers rank experts by scores with a bias or by groups; expected a "
+                "method that only ranks; try routing=cache_prior"
+            )
 
     def observe(self, view: RoutingView) -> None:
         """Observe a visit before `choose`; called in prompts, too, where `choose` may not be."""
@@ -99,19 +124,25 @@ class RoutingPolicy(ABC):
         Experts of the model's own choice stay in their positions; padding keeps all of them.
         """
         real = ~rows.padding
-        given = rows.logits[real], rows.index[real], rows.weights[real]
-        view = RoutingView(*given, held, layer, phase, clock)
+        logits, index, weights = rows.logits[real], rows.index[real], rows.weights[real]
+        # Some routers name their choice in any order.
+        best = np.argsort(-np.take_along_axis(logits, index, 1), 1, kind="stable")
+        given = np.take_along_axis(index, best, 1), np.take_along_axis(weights, best, 1)
+        view = RoutingView(logits, *given, held, layer, phase, clock)
         final = rows.index.copy()
         if not real.any():
             return final
         self.observe(view)
         if phase != PREFILL or not self.residency_dependent:
-            final[real] = self._placed(view, self.choose(view))
+            final[real] = self._placed(view, index, self.choose(view))
         return final
 
-    def _placed(self, view: RoutingView, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        final = view.index.copy()
-        for row in np.flatnonzero((chosen != view.index).any(1)).tolist():
+    def _placed(
+        self, view: RoutingView, own: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return a choice with experts of the model's `own` choice in its positions."""
+        final = own.copy()
+        for row in np.flatnonzero((chosen != own).any(1)).tolist():
             wanted = [each for each in chosen[row].tolist() if each != NONE]
             known = all(0 <= each < view.logits.shape[1] for each in wanted)
             if not wanted or len({*wanted}) < len(wanted) or not known:
@@ -119,7 +150,7 @@ class RoutingPolicy(ABC):
                     f"routing={type(self).__name__}: chose experts {chosen[row].tolist()} in layer "
                     f"{view.layer}; expected at least one, none twice, of {view.logits.shape[1]}"
                 )
-            mine = view.index[row].tolist()
+            mine = own[row].tolist()
             new = iter([each for each in wanted if each not in mine])
             final[row] = [each if each in wanted else next(new, NONE) for each in mine]
         return final
@@ -162,7 +193,7 @@ def promoted(view: RoutingView, candidates: NDArray[np.bool_], keep: int) -> NDA
         keep: so many best experts of each token stay.
     """
     experts = view.logits.shape[1]
-    groups = np.full(view.logits.shape, 3)
+    groups, candidates = np.full(view.logits.shape, 3), candidates & view.allowed
     groups[candidates | view.own] = 2
     groups[(candidates | view.own) & view.held] = 1
     groups[chosen_of(view.index[:, :keep], experts)] = 0

@@ -68,7 +68,8 @@ class Buddy(RoutingPolicy):
             for place in np.flatnonzero(absent[token]).tolist():
                 used = chosen[token].tolist()
                 for each in self.buddies[view.layer][used[place]]:
-                    if view.held[each] and each not in used:
+                    there = view.held[each] and view.allowed[token, each]
+                    if there and each not in used:
                         chosen[token, place] = each
                         break
         return chosen

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from moex.routing.base import RoutingPolicy, check_range, chosen_of, ranked
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from moex.routing.base import RoutingView
@@ -50,7 +51,8 @@ class CachePrior(RoutingPolicy):
 
     def observe(self, view: RoutingView) -> None:
         """Average the spread of every token's logits, in order."""
-        spreads = (view.logits.max(1) - view.logits.min(1)).tolist()
+        least = view.logits.min(1, where=view.allowed, initial=np.inf)
+        spreads = (view.logits.max(1) - least).tolist()
         mean = self.spread.get(view.layer, spreads[0])
         for spread in spreads:
             mean += self.decay * (spread - mean)

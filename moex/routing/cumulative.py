@@ -26,6 +26,7 @@ class Cumulative(RoutingPolicy):
     """
 
     residency_dependent: ClassVar[bool] = True
+    by_probability: ClassVar[bool] = True
 
     mass: float = 0.7
     keep: int = 1

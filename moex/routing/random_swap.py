@@ -53,7 +53,8 @@ class RandomSwap(RoutingPolicy):
             draw = np.random.Generator(
                 np.random.Philox(key=[self.seed, layer], counter=[0, 0, token, view.clock])
             )
-            spare = [each for each in np.flatnonzero(view.held).tolist() if each not in mine]
+            there = np.flatnonzero(view.held & view.allowed[token]).tolist()
+            spare = [each for each in there if each not in mine]
             for place, expert in enumerate(mine):
                 self.seen[layer] += 1
                 due = self.swapped[layer] + 0.5 <= self.rate * self.seen[layer]

@@ -29,6 +29,7 @@ class Substitute(RoutingPolicy):
     """
 
     residency_dependent: ClassVar[bool] = True
+    by_probability: ClassVar[bool] = True
 
     margin: float = 0.25
 

@@ -110,7 +110,7 @@ class OffloadedModel(NeverCopied):
         finalize(self, link.close).atexit = False
         self.provenance: dict[str, Any] = {}
         self.events: deque[tuple[Any, ...]] | None = None
-        about = {"routing": routing.identity} if routing else {}
+        about = self.rerouting.about if self.rerouting else {}
         self.journal = Journal(cache.geometry, {"overlaps": link.overlaps, **about})
         self._calling, self.mask = RLock(), cast("Tensor | None", None)
         self.restart()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from moex.decisions.rerouter import Choice, choose
-from moex.models.router_scores import RouterLogits
 from moex.routing.base import NONE
+from moex.runner.router_logits import RouterLogits
 from moex.trace.router_rows import RouterRows
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Rerouting:
     def __init__(self, policy: RoutingPolicy, logits: RouterLogits) -> None:
         self.policy, self.logits = policy, logits
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a trace says of it."""
+        return {"routing": self.policy.identity, "raw_logits": self.logits.raw}
+
     @classmethod
     def of(
         cls, policy: RoutingPolicy | None, lookahead: Lookahead, hidden: int, model: nn.Module
@@ -45,7 +50,9 @@ class Rerouting:
         """Return one for a model whose routers were tested; None without a policy."""
         if policy is None:
             return None
-        return cls(policy, RouterLogits(lookahead, hidden, type(model).__name__))
+        logits = RouterLogits(lookahead, hidden, type(model).__name__)
+        policy.refuse_scores(logits.raw)
+        return cls(policy, logits)
 
     def route(self, run: OffloadedModel, number: int, index: Tensor, weights: Tensor) -> Routed:
         """Choose the experts of a visit.
@@ -58,7 +65,7 @@ class Rerouting:
         """
         logits = self.logits.take(number, len(index))
         rows = RouterRows(
-            logits.float().cpu().numpy(),
+            self.logits.ranks_by(number, logits).float().cpu().numpy(),
             index.long().cpu().numpy(),
             weights.float().cpu().numpy(),
             padding(run.mask, len(index)).cpu().numpy(),

@@ -59,6 +59,8 @@ def check(
             f"trace: holds no {', '.join(sorted(lacking))}, which {type(prefetcher).__name__} "
             "needs; replay a run made with it using prefetch=recorded, or try prefetch=none"
         )
+    if routing is not None:
+        routing.refuse_scores(bool(trace.provenance.get("raw_logits", True)))
     if routing is not None and not trace.has("router"):
         raise ValueError(
             f"trace: holds no router rows, which {type(routing).__name__} chooses from; record it "

@@ -21,7 +21,7 @@ class RouterRows(NamedTuple):
     """The rows of one visit.
 
     Args:
-        logits: raw router logits, float32 [tokens, experts].
+        logits: what the router ranks by, mostly raw logits, float32 [tokens, experts].
         index: the model's own choice, int64 [tokens, k].
         weights: the model's own weights of it, float32 [tokens, k].
         padding: which tokens are padding, bool [tokens].

@@ -24,6 +24,7 @@ from moex.routing.random_swap import RandomSwap
 from moex.routing.sensitivity import Sensitivity
 from moex.routing.substitute import Substitute
 from moex.runner.assemble import Memory, Setup, load_model, offload
+from moex.runner.router_logits import Rule
 from moex.runs.measured import measured
 from moex.sim.replay import replay
 from moex.trace.format import read_trace, write_trace
@@ -107,7 +108,7 @@ def test_weights_are_gathered_from_the_original_scores(loaded):
     _, _, offloaded = live(loaded, Setup(LRU(), routing=RandomSwap(0.5, keep=0)))
     source = offloaded.rerouting.logits
     normalized = loaded.geometry.experts == 8 or "Qwen3" in type(loaded.model).__name__
-    assert (source.normalized, source.scale) == (normalized, 1.0)
+    assert source.rule == Rule("softmax", "", normalized, 1.0)
     rows = next(
         rows for rows in offloaded.recorder.trace({}).router if (rows.final != rows.index).any()
     )

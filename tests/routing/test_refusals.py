@@ -9,11 +9,12 @@ from traces import random_trace
 from moex.cache.belady import Belady
 from moex.cache.lru import LRU
 from moex.models.experts_interface import moe_layers
-from moex.models.router_scores import Lookahead, RouterLogits
+from moex.models.router_scores import Lookahead
 from moex.prefetch.oracle import Oracle
 from moex.routing.cache_prior import CachePrior
 from moex.routing.fewer import Fewer
 from moex.runner.assemble import Setup
+from moex.runner.router_logits import RouterLogits
 from moex.sim.replay import replay
 
 
@@ -37,10 +38,10 @@ def test_a_trace_without_router_rows_cannot_be_routed_anew():
 
 
 def test_a_family_whose_logits_do_not_give_weights_is_refused():
-    model = random_family("deepseek_v3")
+    model = random_family("phimoe")
     lookahead = Lookahead([layer.router for layer in moe_layers(model)], 64, 3)
-    with pytest.raises(ValueError, match=r"^routing: the routers of Deep.*; try routing=none$"):
+    with pytest.raises(ValueError, match=r"^routing: the routers of Phi.*; try routing=none$"):
         RouterLogits(lookahead, 64, type(model).__name__)
     other = random_family("gpt_oss")
     lookahead = Lookahead([layer.router for layer in moe_layers(other)], 64, 3)
-    assert RouterLogits(lookahead, 64, "gpt_oss").normalized
+    assert RouterLogits(lookahead, 64, "gpt_oss").rule.normalized
