@@ -11,7 +11,7 @@ from typed import corrected, run
 
 from moex.cli.errors import CONF, one_line, register_resolvers
 from moex.cli.keys import options
-from moex.cli.lacking import NEEDS
+from moex.cli.renamed import NEEDS
 
 PARTS = ("policy", "prefetcher", "miss", "routing", "sparsity", "quant", "pool", "lossy")
 REPLAYED = {  # from any trace
@@ -19,6 +19,8 @@ REPLAYED = {  # from any trace
     "moe_infinity": "eam eam fetch none none none global",
     "fiddler": "static none host none none none global",
     "finemoe": "lfu expert_map fetch none none none layer",
+    "hobbit": "lru gate low_bits none none sliced layer miss quant",
+    "slicemoe": "lru none slices none none sliced layer miss quant",
     "specmd_like": "least_stale gate fetch none none none global",
 }
 REROUTED = {  # from a trace with router rows

@@ -90,7 +90,7 @@ class Memory:
             dotted name of a class.
         allocate: how `mode=plan` shares out the slots of all layers by a trace: "equal", "global",
             "marginal" or "dynamic" (`moex.sim.allocation`); None: it does not.
-        limit: bytes of the control group that a command's run is made in (`moex.cli.limit`).
+        limit: bytes of the control group that a command's run is made in (`moex.runs.limit`).
         tiers: "inclusive", or "exclusive": what is on the device is not in the host tier.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from moex.cli import console, limit, objective
+from moex.cli import console, objective
 from moex.cli.build import GROUPS, check_all, imported, typed_run
 from moex.cli.errors import one_line
 from moex.cli.overrides import is_grid, notice_ignored
@@ -23,6 +23,7 @@ from moex.cli.sweep import KEY, enter, finished, in_sweep, show_progress
 from moex.modes.common import PARTIAL
 from moex.modes.live import analyze
 from moex.modes.shards import shard_folder
+from moex.runs import limit
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.runs.notes import note, progress
 from moex.runs.provenance import provenance

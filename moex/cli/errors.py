@@ -10,8 +10,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from moex.cli.lacking import NEEDS
-from moex.cli.renamed import DEVICES, KEYS, MODULES, OPTIONS, SYNONYMS
+from moex.cli.renamed import DEVICES, KEYS, MODULES, NEEDS, OPTIONS, SYNONYMS
 from moex.paths import CONF
 from moex.runs.notes import progress
 

@@ -125,3 +125,19 @@ MODULES = {
     "moex.trained": "moex.predictors.trained",
 }
 """Modules that a plug-in may have imported, and where they are since 0.2.0."""
+
+NEEDS = {
+    "baseline=pregated": (
+        "a model retrained so that each router chooses the next layer's experts (arXiv 2308.12066)",
+        "baseline=mixtral_offloading",
+    ),
+    "baseline=daop": (
+        "computing predicted experts early, on the CPU, from predicted inputs (arXiv 2501.10375)",
+        "baseline=fiddler",
+    ),
+    "baseline=hybrimoe": (
+        "queues of a layer's experts over CPU and GPU, ordered by their impact (arXiv 2504.05897)",
+        "baseline=fiddler miss=hybrid cache=mrs hardware=rtx3060",
+    ),
+}
+"""Published methods without a preset: the part that is missing, and the nearest preset."""

@@ -48,7 +48,7 @@ class Identity:
     host_policy: str | None = None
     tiers: str | None = None
     disk_bytes_per_s: float | None = None
-    host_bytes_per_s: float | None = None
+    host_copy_bytes_per_s: float | None = None
     predictor_bytes: int | None = None
     rows: float | None = None
     break_even: float | None = None
@@ -161,7 +161,7 @@ class Transfers:
 class Peaks:
     """Memory: as planned by `bench.setup.describe` or `mode=plan`, as used by `bench.rounds`.
 
-    The limit is set by `cli.limit`.
+    The limit is set by `runs.limit`.
     """
 
     memory_limit: int | None = None

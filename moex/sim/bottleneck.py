@@ -201,7 +201,7 @@ def fitted(
     visit_s = (report.decode_s - report.stall_s) / decoding
     costs = dict.fromkeys(COSTS, 0.0) | {"visit_s": visit_s}
     # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
-    own_link = report.host_bytes_per_s if report.tiers else report.link_bytes_per_s
+    own_link = report.host_copy_bytes_per_s if report.tiers else report.link_bytes_per_s
     link = machine.link_bytes_per_s or own_link or inf
     disk = machine.disk_bytes_per_s or report.disk_bytes_per_s or inf
     host_s = machine.host_expert_s and machine.host_seconds(trace.geometry.expert_bytes)

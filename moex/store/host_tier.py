@@ -110,7 +110,7 @@ class HostTierStore(ExpertStore):
         """Bytes/s of reads from the disk, and of copies from host memory, as a row has them."""
         return {
             "disk_bytes_per_s": self.bytes_read / self.read_s if self.read_s else None,
-            "host_bytes_per_s": self.bytes_copied / self.copied_s if self.copied_s else None,
+            "host_copy_bytes_per_s": self.bytes_copied / self.copied_s if self.copied_s else None,
         }
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def _scope(limit: int) -> list[str]:
 
 def _check(scope: Sequence[str], given: int | str) -> None:
     """Refuse where no such group can be made, or it limits nothing."""
-    code = f"from moex.cli.limit import granted; raise SystemExit(granted() != {scope[-2][12:]})"
+    code = f"from moex.runs.limit import granted; raise SystemExit(granted() != {scope[-2][12:]})"
     try:
         done = subprocess.run(
             [*scope, sys.executable, "-c", code], capture_output=True, text=True, timeout=60

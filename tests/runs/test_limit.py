@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moex.cli import limit
+from moex.runs import limit
 
 
 def fake(folder, monkeypatch, script):
