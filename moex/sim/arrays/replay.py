@@ -1,6 +1,6 @@
 """The replay of a trace as one function over arrays; `compile.py` compiles it with a policy.
 
-What happens in a visit, and in which order, is that of `simulator.py`: tests compare every field
+What happens in a visit, and in which order, is that of `interpreted.py`: tests compare every field
 of the rows of both.
 """
 
