@@ -110,12 +110,13 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         emulated=link.emulated or (host is not None and host.emulated),
         oracle=setup.foresight,
         **described(cache),
-        **(offloaded.tier.rates if offloaded.tier else {}),
         random_weights=loaded.random_weights,
         replayed_routing=offloaded.routing is not None,
         planned_device_bytes=offloaded.planned_bytes,
         residency_dependent=setup.residency_dependent,
     )
+    if offloaded.tier is not None:
+        report.fill(**offloaded.tier.rates)
     if setup.selector is not None:
         report.lossy.append("sparsity")
         report.fill(
