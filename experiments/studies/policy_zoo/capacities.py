@@ -54,7 +54,7 @@ SYNTHETIC = {
 """24 sequences of 256 tokens: of one popularity; mostly the token before's experts; of a popularity
 that changes four times a sequence."""
 RESAMPLES = 2000
-SHOWN = ("lfu", "lfu_aged", "window_lfu", "lfru", "gdsf", "lru_k", "fifo", "random")
+SHOWN = ("lfu", "lfu_aged", "window_lfu", "lfru", "gdsf", "lru_k", "static", "random")
 HEAD = (
     *("trace", "slots", "lru", "best", "hit rate", "points above lru"),
     *("% of gap to belady", "to bypass", "best in", "not told apart from it"),
