@@ -196,7 +196,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         if len(old["plans"]) != len(plans):
             yield f"{source} plans: were {len(old['plans'])}, are {len(plans)}"
         for number, (was, plan) in enumerate(zip(old["plans"], plans, strict=False)):
-            was, plan = [trimmed(part) for part in was], [trimmed(part) for part in plan]
+            was = [trimmed(part) for part in was[: len(PLAN)]]
+            plan = [trimmed(part) for part in plan]
             if was != plan:
                 at = next(at for at in range(len(PLAN)) if was[at] != plan[at])
                 yield f"{source} plan {number} field {at}: was {was[at]}, is {plan[at]}"
