@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,24 @@ def timeline(profile: HardwareProfile, tiered: bool) -> LinkTimeline:
         )
     disk = LinkTimeline(profile.disk_bytes_per_s, profile.disk_latency_s, profile.chunk_bytes)
     return TieredTimeline(disk, *link)
+
+
+def in_series(profile: HardwareProfile, from_disk: float) -> HardwareProfile:
+    """Return a profile of one link, which takes as long as the mean load of a host tier.
+
+    Args:
+        profile: of a timed machine.
+        from_disk: share of the loads that are read from the disk first.
+
+    Raises:
+        ValueError: the profile does not say how fast its disk is.
+    """
+    timeline(profile, tiered=True)
+    assert profile.link_bytes_per_s is not None
+    assert profile.disk_bytes_per_s is not None
+    per_byte = 1 / profile.link_bytes_per_s + from_disk / profile.disk_bytes_per_s
+    latency = profile.link_latency_s + from_disk * profile.disk_latency_s
+    return replace(profile, link_bytes_per_s=1 / per_byte, link_latency_s=latency)
 
 
 def submit(link: LinkTimeline, now: float, size: int, plan: Plan) -> list[Transfer]:

@@ -12,6 +12,7 @@ from moex.cache.tiers import TieredCache, described
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.forecast import forecast
+from moex.hardware.tiered_link import in_series
 from moex.modes.allocate import allocated
 from moex.modes.common import measure_hardware, sized
 from moex.runs.report import Report
@@ -70,6 +71,10 @@ def run(run: Run, folder: Path) -> Report:
         if here is None:
             lines.append("  no speeds: this profile names no link; try hardware=rtx3060")
             continue
+        if isinstance(cache, TieredCache):
+            missing = 1 - cache.host.capacity / (geometry.layers * geometry.experts)
+            here = in_series(here, missing)
+            lines.append(f"  {missing:.0%} of the loads are read from the disk, if all are alike")
         rate = _hit_rate(run.trace, geometry, cache.slots)
         lines.append(_expected(geometry, here, _slots(cache), *rate))
         lines.append(_speeds(geometry, here, run.mode.hit_rates, hardware))

@@ -46,6 +46,7 @@ def test_a_known_model_is_planned_offline(tmp_path):
     assert "16 bits: 352.3 MB per expert" in row["bottleneck"]
     assert "0 of 8 slots per layer, 84 of 256 experts in host memory" in row["bottleneck"]
     assert row["host_bytes"] == 88 * 352_321_536 <= 30 * 2**30
+    assert "67% of the loads are read from the disk, if all are alike" in row["bottleneck"]
     assert "2 of 8 slots per layer" in row["bottleneck"]
     speeds = "on rtx3060, tokens/s by hit rate, without prefetching to all loads hidden: 0%: "
     assert speeds in row["bottleneck"]
