@@ -16,7 +16,7 @@ from moex.bench.setup import describe, prepare
 from moex.cache.belady import Belady
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
-from moex.cache.tiers import load_future
+from moex.cache.variants.tiers import load_future
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.bottleneck import analyze_live

@@ -81,7 +81,7 @@ BUGS = (
     ),
     Bug(
         "rows of an evicted expert still count as resident",
-        "moex/cache/row_cache.py",
+        "moex/cache/variants/row_cache.py",
         "            self._held.pop(expert, None)\n        # In a global",
         "            pass\n        # In a global",
         "tests/cache tests/sparsity",

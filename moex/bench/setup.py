@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from moex.bench.workload import generate
 from moex.cache.limits import uneven
 from moex.cache.lru import LRU
-from moex.cache.tiers import described, load_future
+from moex.cache.variants.tiers import described, load_future
 from moex.hardware.process_memory import trim
 from moex.runner.assemble import Setup, offload
 from moex.runner.routing_replay import read_routing

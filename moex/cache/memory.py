@@ -85,7 +85,7 @@ class Memory:
         link: what moves them: "auto" (the fastest that suits), a file of `moex/link` ("copy",
             "disk", "aio", "cuda"), or the dotted name of a class.
         host: bytes ("16GiB") of host memory for a cache of experts between disk and device
-            (`moex.cache.tiers`), staging included; None: there is none.
+            (`moex.cache.variants.tiers`), staging included; None: there is none.
         host_policy: its eviction policy, a file of `moex/cache` ("lru", "lfu", "belady") or the
             dotted name of a class.
         allocate: how `mode=plan` shares out the slots of all layers by a trace: "equal", "global",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
-from moex.cache.row_cache import RowCache
-from moex.cache.slice_cache import SliceCache
-from moex.cache.tiers import HostTier, TieredCache, host_policy
+from moex.cache.variants.row_cache import RowCache
+from moex.cache.variants.slice_cache import SliceCache
+from moex.cache.variants.tiers import HostTier, TieredCache, host_policy
 from moex.decisions.governor import Governor, least_precision
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import moves_rows, row_settings

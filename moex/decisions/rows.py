@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moex.cache.row_cache import rows_in_slot
+from moex.cache.variants.row_cache import rows_in_slot
 from moex.sparsity.neuron_counts import hottest, read_counts
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from moex.cache.slice_cache import ABSENT
+from moex.cache.variants.slice_cache import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

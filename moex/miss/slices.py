@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from moex.cache.slice_cache import HIGH, WHOLE
+from moex.cache.variants.slice_cache import HIGH, WHOLE
 from moex.miss.base import SliceHandler, weight_before
 
 if TYPE_CHECKING:

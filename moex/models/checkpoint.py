@@ -23,10 +23,10 @@ from moex.models.gguf.folder import TENSORS
 from moex.models.gguf.source import GgufFile
 from moex.models.hub import find as find
 from moex.models.hub import local_folder, of_folder, understood
-from moex.models.packed_folder import PackedFolder
+from moex.models.packed.folder import PackedFolder
+from moex.models.packed.formats import decoder, format_of
 from moex.models.shards import Folder, Shards, Streamed
 from moex.models.shards import shards as shards
-from moex.models.stored_formats import decoder, format_of
 from moex.types import DTYPES, Expert
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers import AutoConfig
 
-from moex.models.stored_formats import note_dtype
+from moex.models.packed.formats import note_dtype
 from moex.paths import model_folder
 
 if TYPE_CHECKING:

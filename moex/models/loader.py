@@ -16,8 +16,8 @@ from moex.models import checkpoint, experts_interface, hub
 from moex.models.checkpoint import load_tokenizer
 from moex.models.guards import refuse_absent
 from moex.models.memory_needs import process_bytes, skeleton_bytes
+from moex.models.packed.formats import note_decoded, stored_experts
 from moex.models.random_weights import bytes_as_tokens, fill_randomly
-from moex.models.stored_formats import note_decoded, stored_experts
 from moex.paths import cache_folder
 from moex.quant.packing import ExpertPacking, linear_settings, quantize_linears
 from moex.store import row_break_even

@@ -10,7 +10,7 @@ import torch
 from moex.cache.memory import Needs
 from moex.hardware.process_memory import resident_bytes
 from moex.models import experts_interface
-from moex.models.stored_formats import stored_experts
+from moex.models.packed.formats import stored_experts
 from moex.quant.packing import ExpertPacking, saved_bytes
 from moex.store.layout import Planes
 

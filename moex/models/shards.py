@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from moex.models import conversion, hub
 from moex.models.gguf.folder import TENSORS
-from moex.models.stored_formats import decoder, record_parts
+from moex.models.packed.formats import decoder, record_parts
 from moex.runs.run_id import folder_digest
 
 if TYPE_CHECKING:

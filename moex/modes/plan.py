@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moex.cache.limits import uneven
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.tiers import TieredCache, described
+from moex.cache.variants.tiers import TieredCache, described
 from moex.decisions.decisions import Decisions
 from moex.decisions.rows import whole_from
 from moex.hardware.forecast import forecast

@@ -10,7 +10,7 @@ from weakref import ref
 import torch
 
 from moex.cache.memory import Memory
-from moex.cache.tiers import TieredCache
+from moex.cache.variants.tiers import TieredCache
 from moex.decisions.decisions import Decisions
 from moex.decisions.governor import NEVER
 from moex.decisions.rerouter import refuse_oracles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moex.cache.tiers import TieredCache
+from moex.cache.variants.tiers import TieredCache
 from moex.hardware.forecast import early_s
 from moex.hardware.tiered_link import submit, timeline
 from moex.runs.measured import Clocked

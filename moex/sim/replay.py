@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from moex.cache.tiers import load_future
+from moex.cache.variants.tiers import load_future
 from moex.decisions.rows import whole_from
 from moex.sim.shards import Totals, borders
 from moex.sim.simulator import count, row, simulate

@@ -9,7 +9,7 @@ import numpy as np
 
 from moex.cache.limits import uneven
 from moex.cache.stats import CacheStats
-from moex.cache.tiers import described
+from moex.cache.variants.tiers import described
 from moex.decisions.rerouter import Swaps
 from moex.prefetch.none import NoPrefetch
 from moex.runs.measured import measured

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HostTierStore(ExpertStore):
-    """Executes what the host tier decided (`moex.cache.tiers`); decides nothing.
+    """Executes what the host tier decided (`moex.cache.variants.tiers`); decides nothing.
 
     A plan says which host slot holds an expert, or is filled by its load. Whether the bytes are
     there is known here alone: a prefetch that was dropped before it began has filled nothing, and a

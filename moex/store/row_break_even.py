@@ -20,7 +20,7 @@ import torch
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.runs.atomic import exclusive_lock, write_atomically
 from moex.store.bundles import Bundles
 from moex.store.disk import DiskStore

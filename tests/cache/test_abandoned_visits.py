@@ -9,7 +9,7 @@ from test_policies import CONFIGS, build
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.miss.defer import Defer
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Geometry, Prediction
 

@@ -10,7 +10,7 @@ from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.mru import MRU
 from moex.cache.none import NoCache
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.types import DECODE, Access, Expert, Future, Geometry
 
 GEOMETRY = Geometry(2, 6, 2, 8, 8, expert_bytes=800)

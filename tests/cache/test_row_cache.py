@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.resident_rows import bitmap, lowest
-from moex.cache.row_cache import RowCache
 from moex.cache.stats import CacheStats
+from moex.cache.variants.resident_rows import bitmap, lowest
+from moex.cache.variants.row_cache import RowCache
 from moex.decisions.decisions import Decisions
 from moex.hardware.profile import HardwareProfile
 from moex.testing.policies import GEOMETRY, _prefetches, _traces

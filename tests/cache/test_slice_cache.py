@@ -10,8 +10,8 @@ import pytest
 from moex.cache.belady import Belady
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.slice_cache import ABSENT, HIGH, WHOLE, SliceCache, divide
 from moex.cache.stats import CacheStats
+from moex.cache.variants.slice_cache import ABSENT, HIGH, WHOLE, SliceCache, divide
 from moex.miss.base import Split
 from moex.testing.policies import GEOMETRY, _prefetches, _traces
 from moex.types import DECODE, PREFILL, Access, Expert, Future, Prediction

@@ -11,7 +11,7 @@ from traces import random_trace
 
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.tiers import TieredCache, described, host_policy
+from moex.cache.variants.tiers import TieredCache, described, host_policy
 from moex.decisions.decisions import Decisions
 from moex.prefetch.previous import Previous
 from moex.sim.replay import replay

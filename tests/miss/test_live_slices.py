@@ -11,7 +11,7 @@ from test_exactness import run
 
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
-from moex.cache.slice_cache import SliceCache
+from moex.cache.variants.slice_cache import SliceCache
 from moex.miss.fetch import Fetch
 from moex.miss.low_bits import LowBits
 from moex.miss.slices import Slices

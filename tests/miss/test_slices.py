@@ -6,7 +6,7 @@ import pytest
 
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.slice_cache import ABSENT, HIGH, WHOLE, SliceCache
+from moex.cache.variants.slice_cache import ABSENT, HIGH, WHOLE, SliceCache
 from moex.decisions.decisions import Decisions
 from moex.miss.base import weight_before
 from moex.miss.fetch import Fetch

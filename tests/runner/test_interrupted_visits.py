@@ -24,7 +24,7 @@ from test_parity import LOGICAL
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.none import NoCache
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.decisions.rows import row_settings
 from moex.hardware.profile import HardwareProfile
 from moex.link.aio import AioLink

@@ -7,7 +7,7 @@ from traces import literal
 
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.oracle import Oracle
 from moex.sim.simulator import simulate

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from moex.cache.belady import Belady
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.prefetch.none import NoPrefetch
 from moex.quant.base import Quantizer
 from moex.quant.mixed import Mixed

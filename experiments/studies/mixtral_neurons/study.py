@@ -21,7 +21,7 @@ from experiments.harness import arguments, machine, show
 from moex.api import read_trace
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.hardware.profile import READ_SHARE
 from moex.predictors.nets import Lean, nets
 from moex.prefetch.recorded import Recorded

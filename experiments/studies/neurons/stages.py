@@ -22,8 +22,8 @@ from sides import Side, equal_bytes, parts_of, prompts_of
 from experiments.harness import arguments, emit
 from moex.cache.core import ExpertCache
 from moex.cache.memory import Memory
-from moex.cache.row_cache import RowCache
 from moex.cache.stats import CacheStats
+from moex.cache.variants.row_cache import RowCache
 from moex.hardware.profile import HardwareProfile
 from moex.link.emulated import EmulatedLink
 from moex.models import experts_interface

@@ -21,7 +21,7 @@ import torch
 from experiments.harness import arguments
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.prefetch.base import Observation, Prefetcher
 from moex.prefetch.corm import Corm as Fetch
 from moex.prefetch.gate import Gate

@@ -20,7 +20,7 @@ from analysis.style import COLOURS, MARKERS, WIDE, caption, new, styled
 from experiments.harness import arguments, machine, show
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.prefetch.gate import Gate
 from moex.prefetch.recorded import Recorded
 from moex.sim.simulator import simulate

@@ -38,7 +38,7 @@ from moex.bench.workload import generate
 from moex.cache.core import ExpertCache
 from moex.cache.lru import LRU
 from moex.cache.memory import Memory
-from moex.cache.row_cache import RowCache
+from moex.cache.variants.row_cache import RowCache
 from moex.hardware.profile import HardwareProfile
 from moex.prefetch.none import NoPrefetch
 from moex.prefetch.random import Random

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moex.cache.core import ExpertCache
-from moex.cache.resident_rows import ResidentRows, bitmap, lowest
+from moex.cache.variants.resident_rows import ResidentRows, bitmap, lowest
 from moex.types import Eviction, Expert, Load, Plan
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from moex.models.conversion import SLASH, Raw
 from moex.models.experts_interface import moe_layers
 from moex.models.gguf.folder import TENSORS, read_index
 from moex.models.gguf.names import EXPERTS, tensors_of
+from moex.models.packed.formats import format_of
 from moex.models.shards import Shards, read_bytes
-from moex.models.stored_formats import format_of
 from moex.quant.formats.gguf import BLOCKS, GGUF, decode
 from moex.runs.run_id import folder_digest
 

@@ -14,7 +14,7 @@ from moex.cache.core import ExpertCache
 from moex.cache.limits import uneven
 from moex.cache.pool import scopes
 from moex.cache.stats import CacheStats, Counts
-from moex.cache.tiers import TieredCache
+from moex.cache.variants.tiers import TieredCache
 from moex.decisions.governor import begin
 from moex.runs.measured import Clocked
 from moex.sim.arrays.clock import machine

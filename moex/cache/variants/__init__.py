@@ -1,0 +1,1 @@
+"""Caches that hold experts otherwise: by rows, in slices, in two tiers."""

@@ -1,0 +1,1 @@
+"""Experts as packed checkpoints store them."""
