@@ -65,6 +65,7 @@ def make(config: Any, group: str, *words: str) -> None:
         check_all(OmegaConf.to_container(changed), list(changed))
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("group", [*BUILT, *CHECKED])
 def test_a_number_is_accepted_or_what_is_suggested_instead_is(group):
     tried = set()

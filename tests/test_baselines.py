@@ -59,6 +59,7 @@ def test_every_preset_is_run_here():
     assert {path.stem for path in options("baseline")} == {*REPLAYED, *REROUTED, *LIVE}
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_preset_replays_with_the_parts_that_it_names(name, tmp_path):
     found = row(tmp_path, "mode=simulate", f"baseline={name}")
@@ -79,6 +80,7 @@ def recorded(tmp_path_factory):
     return folder / "run" / "trace.parquet"
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", REROUTED)
 def test_a_preset_that_reroutes_replays_router_rows(name, recorded, tmp_path):
     found = row(tmp_path, "mode=simulate", f"baseline={name}", f"trace={recorded}")
@@ -86,6 +88,7 @@ def test_a_preset_that_reroutes_replays_router_rows(name, recorded, tmp_path):
     assert found["off_policy"]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", LIVE)
 def test_a_preset_runs_live_with_the_parts_that_it_names(name, tmp_path):
     found = row(tmp_path, f"baseline={name}")
@@ -103,6 +106,7 @@ def test_what_is_typed_beside_a_preset_wins():
     assert "NoPrefetch" in config.prefetch._target_, "a study's own parts win over a baseline's"
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("word", NEEDS)
 def test_a_method_that_lacks_a_part_says_which(word, tmp_path):
     with pytest.raises(Exception, match="not find") as caught:

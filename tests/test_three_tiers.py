@@ -17,11 +17,11 @@ from moex.cache.belady import Belady
 from moex.cache.lfu import LFU
 from moex.cache.lru import LRU
 from moex.cache.variants.tiers import load_future
+from moex.link.host_tier import HostTierStore
 from moex.prefetch.gate import Gate
 from moex.runner.assemble import Memory, Setup, load_model, offload
 from moex.sim.bottleneck import analyze_live
 from moex.sim.replay import replay
-from moex.store.host_tier import HostTierStore
 from moex.types import Load, Plan, Source
 
 POLICIES = {"lru": LRU(), "lfu": LFU(), "belady": Belady()}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 from moex.hardware.tiered_link import submit, timeline
 from moex.link.base import Link, LinkStats, join, refuse_other_streams
+from moex.link.host_tier import HostTierStore
 from moex.link.wakeup import Wakeup
-from moex.store.host_tier import HostTierStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -54,8 +54,7 @@ class Sliced(Quantizer):
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise ValueError(
-                f"quant.bits={self.bits}: a code in two slices of as many bits has 4 or 8; "
-                "try quant.bits=4"
+                f"quant.bits={self.bits}: expected 4 or 8, which two slices share; try quant.bits=4"
             )
         if self.group_size < 1:
             raise ValueError(

@@ -16,6 +16,7 @@ from moex.decisions.governor import NEVER
 from moex.decisions.rerouter import refuse_oracles
 from moex.decisions.rows import whole_from
 from moex.link.base import open_link
+from moex.link.host_tier import HostTierStore
 from moex.miss.base import word_of
 from moex.miss.fetch import Fetch
 from moex.models.loader import LoadedModel as LoadedModel  # noqa: TC001 - others take it from here
@@ -28,7 +29,6 @@ from moex.runner.neurons import Neurons
 from moex.runner.offloaded import OffloadedModel
 from moex.runs.notes import note
 from moex.runs.provenance import machine
-from moex.store.host_tier import HostTierStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from moex.cache.core import ExpertCache
     from moex.link.base import Link
+    from moex.link.host_tier import HostTierStore
     from moex.models.experts_interface import MoeLayer
     from moex.prefetch.base import Prefetcher
     from moex.routing.base import RoutingPolicy
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from moex.runner.neurons import Neurons
     from moex.runner.routing_replay import RoutingReplay
     from moex.runs.report import Report
-    from moex.store.host_tier import HostTierStore
     from moex.store.slots import Slots
     from moex.trace.record import TraceRecorder
     from moex.types import Plan

@@ -203,7 +203,8 @@ def fitted(
     # If nothing was loaded while decoding, the bandwidth is unknown and has no effect.
     own_link = report.host_copy_bytes_per_s if report.tiers else report.link_bytes_per_s
     link = machine.link_bytes_per_s or own_link or inf
-    disk = machine.disk_bytes_per_s or report.disk_bytes_per_s or inf
+    disk = machine.disk_bytes_per_s or report.disk_bytes_per_s
+    disk = disk or (inf if report.tiers else None)
     host_s = machine.host_expert_s and machine.host_seconds(trace.geometry.expert_bytes)
     own = {"expert_bytes": trace.geometry.expert_bytes, **recorded_bytes(trace)}
     rates = {"link_bytes_per_s": link, "disk_bytes_per_s": disk}

@@ -150,7 +150,7 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
     ("words", "line"),
     [
         (["cache=lur"], "cache=lur: there is no such option; expected one of"),
-        (["memory.slot=3"], "memory.slot: there is no such key; expected one of break_even, "),
+        (["memory.slot=3"], "memory.slot: there is no such key; expected one of allocate, "),
         (["memry.slots=3"], "try memory.slots=3"),
         (["memory.slots"], "expected key=value, e.g. cache=lru"),
         (
@@ -168,7 +168,10 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_1(results):
         (["eval.tasks=moex_swap"], "expected a list of text; try eval.tasks=[moex_swap]"),
         (["objective=speed"], "objective=speed: the row has no such number"),
         (["objective=bottleneck"], "objective=bottleneck: the row has no such number"),
-        (["memory.slots=abc"], "memory.slots=abc: expected a whole number or a number or null"),
+        (
+            ["memory.slots=abc"],
+            "memory.slots=abc: expected a whole number or a number or a list",
+        ),
         (["workload.new_tokens=0"], "workload.new_tokens=0: expected a number, at least 2"),
         (["workload.new_tokens=abc"], "workload.new_tokens=abc: expected a whole number; try"),
         (["seed=abc"], "seed=abc: expected a whole number"),
@@ -189,9 +192,9 @@ def test_bad_input_gets_one_line_and_exit_code_1(results, words, line, here):
 
 @pytest.mark.parametrize(
     ("slots", "line"),
-    [("slots=0", "memory.slots=0: expected 2"), ("slots=1", "try memory.slots=4")],
+    [("slots=-1", "memory.slots=-1: expected 0"), ("slots=[1,2]", "try memory.slots=4")],
 )
-def test_too_few_slots_get_one_line(results, model, slots, line):
+def test_slots_that_no_model_has_get_one_line(results, model, slots, line):
     done = start(results, *model, f"memory.{slots}")
     assert done.returncode == 1
     assert line in done.stderr.splitlines()[-1]

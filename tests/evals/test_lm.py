@@ -136,6 +136,7 @@ def test_a_folder_without_the_items_is_named(model, tokenizer, tmp_path):
         evaluate(model, tokenizer, ["piqa_local"], data_dir=tmp_path)
 
 
+@pytest.mark.study
 def test_published_items_run(model, tokenizer, shared):
     rows = evaluate(model, tokenizer, list(PUBLISHED), limit=4, data_dir=shared / "eval")
     found = {(row["task"], row["metric"]): row for row in rows if "/" not in row["task"]}

@@ -126,7 +126,7 @@ def test_twice_the_computing_speed_includes_the_host(host):
 def test_every_cost_of_a_profile_is_scaled_by_a_what_if():
     seconds = {each.name for each in fields(HardwareProfile) if each.name.endswith("_s")}
     rates = {name for name in seconds if name.endswith("_bytes_per_s")}
-    assert seconds - rates - {"link_latency_s", "host_expert_s"} == set(COSTS)
+    assert seconds - rates - {"link_latency_s", "disk_latency_s", "host_expert_s"} == set(COSTS)
 
 
 @pytest.mark.parametrize("name", ["fetch", "host", "hybrid"])

@@ -67,6 +67,7 @@ def test_a_run_leaves_all_of_its_files_and_nothing_else(configured, capsys):
     assert "finished before" in capsys.readouterr().err
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("where", "code"),
     [*((name, errno.ENOSPC) for name in (*WRITTEN, "result.json")), ("trace.parquet", errno.EROFS)],

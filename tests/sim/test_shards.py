@@ -142,7 +142,7 @@ def test_a_long_replay_shows_how_far_it_is_on_a_terminal_only(terminal, monkeypa
     shown = io.StringIO()
     shown.isatty = lambda: terminal
     monkeypatch.setattr("sys.stderr", shown)
-    monkeypatch.setattr("moex.sim.simulator.LONG", 10)
+    monkeypatch.setattr("moex.sim.interpreted.LONG", 10)
     moex.simulate(random_trace(0), LRU(), 3)
     assert ("/120" in shown.getvalue()) == terminal
     assert bool(shown.getvalue()) == terminal

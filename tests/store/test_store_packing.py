@@ -99,6 +99,7 @@ def killed_while_packing(folder, line: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
+@pytest.mark.study
 def test_a_packing_killed_at_random_moments_ends_in_the_same_files(tmp_path, whole):
     draw, kills = random.Random(4), 0
     for turn in range(12):

@@ -158,6 +158,7 @@ def test_no_process_is_refused(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.study
 @needs("joblib")
 def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
     done = sweep(tmp_path, "memory.slots=9,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -167,6 +168,7 @@ def test_a_bad_cell_in_another_process_is_counted_and_named(tmp_path):
     assert len(rows(tmp_path)) == 1
 
 
+@pytest.mark.study
 @needs("joblib")
 @pytest.mark.parametrize(
     ("end", "told"),

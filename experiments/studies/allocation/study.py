@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from moex.sim.compiled_curves import LRU
 
 from analysis.paired import paired_ratio
 from experiments.harness import arguments, emit, table
 from moex.api import read_trace
 from moex.cache.lru import LRU as Lru
 from moex.sim.allocation import allocate, layer_loads, one_layer
+from moex.sim.curves.compiled import LRU
 from moex.sim.curves.stack import replayed_loads, visits_of
 from moex.trace.importers import arrays
 from moex.trace.trace import joined
