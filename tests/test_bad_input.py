@@ -99,7 +99,7 @@ PLANNED = [
     ("quant=rtn_4bit quant.kernel=tinygemm", "quant.kernel=tinygemm: tinygemm needs a CUDA device"),
     ("quant=rtn_4bit quant.group_size=7", "quant.group_size=7: does not divide the 256 inputs"),
     ("quant=rtn_4bit quant.scale_group=0", "quant.scale_group=0: expected 1 or more"),
-    ("quant=sliced quant.bits=3", "quant.bits=3: a code in two slices of as many bits has 4 or 8"),
+    ("quant=sliced quant.bits=3", "quant.bits=3: expected 4 or 8, which two slices share"),
     ("quant=sliced quant.group_size=7", "quant.group_size=7: does not divide the 256 inputs"),
     ("quant=mixed quant.gate_up.bits=5", "quant.gate_up.bits=5: expected one of 8, 4, 3, 2"),
     ("quant=mixed quant.down.group_size=7", "quant.down.group_size=7: does not divide the 384"),
