@@ -130,6 +130,7 @@ def test_every_simulated_figure_is_drawn_with_a_caption(studies, tmp_path, capsy
             assert "commit" in text
 
 
+@pytest.mark.study
 def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies, tmp_path):
     with warnings.catch_warnings(action="ignore"):
         table = collect(studies)
@@ -154,6 +155,7 @@ def test_publishing_renews_tables_and_pictures_but_not_with_smoke_tests(studies,
     assert "buffers not published: table: no tokens_per_second" in said[1]
 
 
+@pytest.mark.study
 def test_a_table_of_fewer_rows_is_published_only_by_force(studies, tmp_path):
     with warnings.catch_warnings(action="ignore"):
         table = collect(studies).assign(smoke=False)

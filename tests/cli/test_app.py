@@ -59,6 +59,7 @@ def test_a_live_run_prints_its_row_last_and_keeps_it(results, live):
     assert sum(map(sum, counts)) == used
 
 
+@pytest.mark.study
 def test_a_live_run_says_what_limits_it_unless_told_not_to(results, model, live):
     assert "-limited at" in live["bottleneck"]
     assert "gains by replays with the run's costs; as it is, they give" in live["bottleneck"]
@@ -115,6 +116,7 @@ def test_an_oracle_records_its_future_first(results, model):
     assert oracle["requests"] == 320
 
 
+@pytest.mark.study
 def test_experts_are_read_from_disk_unless_told_otherwise(results, model, live):
     disk = row(start(results, *model, "workload.repeats=1", "memory.slots=3"))
     assert (disk["link"], disk["store"]) == ("disk", "disk")
@@ -190,6 +192,7 @@ def test_bad_input_gets_one_line_and_exit_code_1(results, words, line, here):
     assert out == ""
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("slots", "line"),
     [("slots=-1", "memory.slots=-1: expected 0"), ("slots=[1,2]", "try memory.slots=4")],
@@ -200,6 +203,7 @@ def test_slots_that_no_model_has_get_one_line(results, model, slots, line):
     assert line in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.study
 def test_a_cache_folder_that_cannot_be_written_gets_one_line(results, model):
     done = start(results, *model, "cache_dir=run.py")
     assert done.returncode == 1
@@ -207,6 +211,7 @@ def test_a_cache_folder_that_cannot_be_written_gets_one_line(results, model):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.study
 def test_a_budget_that_holds_nothing_says_what_would(results, model):
     done = start(results, *model, "memory.slots=null", "memory.budget=100kB")
     assert done.returncode == 1

@@ -83,6 +83,7 @@ def test_rows_are_kept_with_the_swap_rate_and_read_again(loaded, configured, tmp
     assert again.swap_rate == first.swap_rate
 
 
+@pytest.mark.study
 def test_slices_are_scored_through_their_own_cache(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["quant=sliced", "eval.limit=2", "memory.slots=2", "miss=low_bits"]

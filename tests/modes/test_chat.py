@@ -62,6 +62,7 @@ def test_a_chat_model_s_template_is_used_and_lines_too_long_are_said(mixtral, mo
     assert "252 tokens: expected at least 1, fewer than 100" in capsys.readouterr().err
 
 
+@pytest.mark.study
 def test_a_policy_that_knows_the_future_cannot_chat(tmp_path):
     done = chat("", "cache=belady", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,6 +55,7 @@ def test_a_known_model_is_planned_offline(tmp_path):
     assert "costs scaled from mixtral_8x7b_2bit" in row["bottleneck"]
 
 
+@pytest.mark.study
 def test_a_named_trace_gives_the_hit_rate_of_the_forecast(tmp_path):
     words = ("mode=plan", "model=tiny", "hardware=toy", "trace=tiny", "memory.slots=4")
     row = json.loads(run(*words, folder=tmp_path).stdout.splitlines()[-1])
@@ -66,6 +69,7 @@ def test_what_does_not_fit_is_answered_by_no(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.study
 def test_slots_by_layer_are_allocated_by_a_trace(tmp_path):
     words = ("mode=plan", "memory.allocate=dynamic", "memory.slots=3", "trace=tiny")
     row = json.loads(run(*words, folder=tmp_path).stdout.splitlines()[-1])
@@ -77,6 +81,7 @@ def test_slots_by_layer_are_allocated_by_a_trace(tmp_path):
     assert "the trace is of 6 layers x 8 experts, top-2, the model has 32 layers" in line
 
 
+@pytest.mark.study
 def test_a_budget_that_holds_nothing_is_refused_before_weights_are_looked_for(tmp_path):
     done = run("model=olmoe", "memory.slots=null", "memory.budget=1GiB", folder=tmp_path)
     assert done.returncode == 1

@@ -244,6 +244,7 @@ def test_shards_of_cells_run_in_workers_and_add_up(tmp_path):
     assert told.count("of 3 is replayed") == 6
 
 
+@pytest.mark.study
 @needs("joblib")
 def test_a_warm_cache_is_not_sharded(tmp_path):
     words = ("cache=lru,lfu", "smoke=false", "shards=2", "workload.cold=false")
