@@ -246,7 +246,8 @@ def main() -> None:
         _traces=[RECORDED, "tiny", *SYNTHETIC],
         interpreted=(300_000, "accesses of a trace that the other policies are given, about"),
     )
-    named = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "none")
+    apart = ("none", "forecast")  # the latter asks a prefetcher
+    named = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in apart)
     arrays = [name for name in named if array_form(build(name))]
     drawn = []
     for name, parts in traces(given.traces).items():
