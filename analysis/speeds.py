@@ -220,7 +220,7 @@ def most_tokens_per_second(table: pd.DataFrame) -> pd.Series:
 
 
 def ladder(table: pd.DataFrame) -> Figure:
-    """What each kind of foresight would buy: one bar a rung, one group a capacity."""
+    """What each kind of knowledge of the future would buy: one bar a rung, one group a capacity."""
     found = rungs(table)
     figure, axes = new(size=(WIDE, 2.6))
     axis, sizes = axes[0][0], sorted(set(found["slots"]))

@@ -41,27 +41,6 @@ def run(model, seed: int) -> list[torch.Tensor]:
     return logits
 
 
-@torch.inference_mode()
-def padded(model, seed: int) -> list[torch.Tensor]:
-    """Three texts of different lengths, padded on the left, and eight passes of decoding."""
-    draw = torch.Generator().manual_seed(seed)
-    mask = torch.ones(3, 9, dtype=torch.long)
-    mask[0, :4], mask[1, :1] = 0, 0
-    out = model(torch.randint(2, 128, (3, 9), generator=draw), attention_mask=mask, use_cache=True)
-    logits = [out.logits]
-    for _ in range(8):
-        mask = torch.cat([mask, mask[:, -1:]], 1)
-        token = torch.randint(2, 128, (3, 1), generator=draw)
-        past = out.past_key_values
-        out = model(token, attention_mask=mask, past_key_values=past, use_cache=True)
-        logits.append(out.logits)
-    return logits
-
-
-def both(model, seed: int) -> list[torch.Tensor]:
-    return run(model, seed) + padded(model, seed)
-
-
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def case(request, checkpoints):
     """Loaded parts, stock logits, and the recorded future of the run."""

@@ -36,7 +36,7 @@ def prepare(
             "prefetch=recorded replays what another run predicted: it works with mode=simulate "
             "trace=FILE; live, run that predictor itself"
         )
-    if setup.foresight and setup.skips:
+    if setup.needs_future and setup.skips:
         raise ValueError(
             "miss: what is skipped or deferred changes what later layers demand, so no recorded "
             "future holds; expected a policy and a prefetcher without oracles; try cache=lru "
@@ -48,7 +48,7 @@ def prepare(
             "expected one of them; try workload.routing=null"
         )
     future: Future | None = None
-    if setup.foresight:
+    if setup.needs_future:
         plain = Setup(
             LRU(),
             setup.memory,
@@ -64,7 +64,7 @@ def prepare(
         if prefetcher is not None:
             prefetcher.set_future(recording)
     loads: Future | None = None
-    if setup.decisions(loaded.store.name).foresees_loads:
+    if setup.decisions(loaded.store.name).needs_future_loads:
         loads = _record_loads(loaded, batches, workload, setup, future)
         trim()
     return _make(loaded, batches, workload, setup, future, loads=loads)
@@ -109,7 +109,7 @@ def describe(offloaded: OffloadedModel, loaded: LoadedModel, setup: Setup) -> Re
         predictor_bytes=setup.predictor_bytes,
         skeleton_bytes=loaded.skeleton_bytes,
         emulated=link.emulated or (host is not None and host.emulated),
-        oracle=setup.foresight,
+        oracle=setup.needs_future,
         **described(cache),
         random_weights=loaded.random_weights,
         replayed_routing=offloaded.routing is not None,

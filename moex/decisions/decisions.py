@@ -126,7 +126,7 @@ class Decisions:
         return cache
 
     @property
-    def foresees_loads(self) -> bool:
+    def needs_future_loads(self) -> bool:
         """Whether the host tier's policy needs the future of the device's loads."""
         return self.memory.host is not None and (
             "future" in host_policy(self.memory.host_policy).needs

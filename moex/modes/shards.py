@@ -85,7 +85,7 @@ def add_shards(
 
 
 def _counted(folder: Path, run: Run) -> dict[str, Any] | None:
-    """Return the counts of a finished shard of this very run; None if there are none."""
+    """Return the counts of a finished shard of this run; None if there are none."""
     if not (folder / "result.json").is_file():
         return None
     row = json.loads((folder / "result.json").read_text())

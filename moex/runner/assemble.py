@@ -83,7 +83,7 @@ class Setup:
         check_forecast(self.policy, self.prefetcher)
 
     @property
-    def foresight(self) -> bool:
+    def needs_future(self) -> bool:
         """Whether the policy or the prefetcher needs the recorded future."""
         needs = self.policy.needs | (self.prefetcher.needs if self.prefetcher else set())
         return "future" in needs

@@ -126,7 +126,7 @@ def _cache(
     if "future" in decisions.policy.needs:
         future = RecordedFuture(trace) if isinstance(trace, Trace) else trace.future()
     loads = None
-    if decisions.foresees_loads:
+    if decisions.needs_future_loads:
         plans: list[Plan] = []
         replay(decisions.untiered, trace, hardware, cold, plans.append)
         loads = load_future(plans)

@@ -120,7 +120,7 @@ def test_sampled_texts_are_the_same_in_every_round_batch_and_runner(mixtral, loa
     assert run(loaded, workload, seed=4).round.texts != texts[0]
 
 
-def test_an_oracle_foresees_a_sampled_batched_run(loaded):
+def test_an_oracle_knows_a_sampled_batched_run(loaded):
     workload = replace(BATCHED, sampling="sample")
     oracle = run(loaded, workload, Belady(bypass=True), seed=3).report
     lru = run(loaded, workload, seed=3).report

@@ -95,7 +95,7 @@ def test_passes_and_stalls_add_up_to_the_row(timed):
     assert computed + seconds(stalls) == pytest.approx(seconds(passes), abs=EXACT)
     if report.link == "copy":
         assert report.hidden_transfer_s == pytest.approx(0.0, abs=EXACT)
-        for line in result.round.series:  # guesses of its last layer too
+        for line in result.round.series:  # prefetches of its last layer too
             assert line["stall_s"] == pytest.approx(line["link_busy_s"], abs=1e-9)
 
 

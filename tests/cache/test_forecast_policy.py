@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_exactness import both
+from live_runs import both
 
 from moex.cache.base import Forecast
 from moex.cache.core import ExpertCache

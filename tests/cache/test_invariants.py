@@ -1,4 +1,4 @@
-"""The invariants of ExpertCache, over random models, visits, guesses and policies."""
+"""The invariants of ExpertCache, over random models, visits, prefetches and policies."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_invariant_holds_in_any_run(accesses, prefetched, setup):
         for load in plan.loads:
             assert load.speculative
             assert load.expert not in held
-            assert load.slot not in held.values(), "a guess displaces nothing"
+            assert load.slot not in held.values(), "a prefetch displaces nothing"
             held[load.expert] = load.slot
             waiting.add(load.expert)
         assert len(waiting) <= max(0, setup["staging"] - TOP_K)
@@ -89,7 +89,7 @@ def test_every_invariant_holds_in_any_run(accesses, prefetched, setup):
         assert all(cache.slot_of(expert) == slot for expert, slot in held.items())
         assert len(set(held.values())) == len(held) <= cache.total_slots, "a place holds one expert"
     dropped = {left.expert for left in cache.finish(len(accesses)).dropped}
-    assert dropped == waiting, "what was guessed and never used is dropped in the end"
+    assert dropped == waiting, "what was prefetched and never used is dropped in the end"
 
 
 def _played(cache, access, held, waiting):
@@ -109,7 +109,7 @@ def _played(cache, access, held, waiting):
         for left in plan.evictions:
             assert held.pop(left.expert) == left.slot
         yield plan
-        # Guesses and loads that were refused give their places back after the wave.
+        # Prefetches and loads that were refused free their slots after the wave.
         residents = {*cache.residents(0), *cache.residents(1)}
         for expert in [*held]:
             if expert not in residents and expert not in waiting:

@@ -24,7 +24,7 @@ def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
 def test_demand_overtakes_speculation_at_a_chunk_boundary():
     link = LinkTimeline(bytes_per_s=100, chunk_bytes=100)
     prefetch = link.submit(0.0, 300, speculative=True)
-    demand = link.submit(0.5, 100)  # the guess's first chunk ends at 1.0
+    demand = link.submit(0.5, 100)  # the prefetch's first chunk ends at 1.0
     assert link.arrival(0.5, demand) == pytest.approx(2.0)
     assert link.arrival(0.5, prefetch) == pytest.approx(4.0)
 

@@ -42,7 +42,7 @@ def launch(device, link, expert, slot, seen):
 
 
 def visit(device, link, residency, clock, experts, prefetches, seen):
-    """What the runner does in one visit: the plans' loads, guesses, and kernels as they can go."""
+    """What the runner does in one visit: its plans' loads, prefetches and kernels."""
     layer = clock % 3
     for plan in residency.request(Access(clock, clock // 3, layer, "decode", experts)):
         link.submit(plan)
@@ -74,7 +74,7 @@ def test_every_kernel_reads_what_was_loaded_for_it(device, store):
 
 
 def test_a_guess_left_over_never_lands_on_what_came_after(device, store):
-    """As when a visit was interrupted, and the books began anew."""
+    """As when a visit was interrupted, and the statistics began anew."""
     link = cuda.CudaLink(store, Slots(LAYOUT, 2), chunk_bytes=1024)
     others = tuple(Load(expert, 1, speculative=True) for expert in EXPERTS[5:9])
     link.submit(Plan(0, loads=(*others, Load(EXPERTS[0], 0, speculative=True))))

@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 import torch
-from test_exactness import both, run
+from live_runs import both
+from test_exactness import run
 from transformers import AutoModelForCausalLM
 
 from moex.cache.base import ScoredPolicy

@@ -130,7 +130,7 @@ def test_every_cost_of_a_profile_is_scaled_by_a_what_if():
 
 
 @pytest.mark.parametrize("name", ["fetch", "host", "hybrid"])
-def test_a_live_verdict_is_what_reruns_of_its_trace_give(name, mixtral, tmp_path, capsys):
+def test_a_live_bottleneck_is_what_reruns_of_its_trace_give(name, mixtral, tmp_path, capsys):
     handler, words = HANDLERS[name]
     slow = replace(MACHINE, link_bytes_per_s=2e7)
     live = ["mode=live", "model=hf", f"model.name={mixtral}", "memory.store=ram", "eval=none"]

@@ -28,7 +28,7 @@ from moex.sim.replay import replay
 def test_an_oracle_beside_a_residency_dependent_routing_is_refused(policy, prefetcher, line):
     with pytest.raises(ValueError, match=line):
         Setup(policy, prefetcher=prefetcher, routing=CachePrior())
-    assert Setup(policy, prefetcher=prefetcher, routing=Fewer()).foresight
+    assert Setup(policy, prefetcher=prefetcher, routing=Fewer()).needs_future
 
 
 def test_a_trace_without_router_rows_cannot_be_routed_anew():

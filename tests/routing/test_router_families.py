@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from live_runs import both
 from small_models import FAMILIES, random_family
-from test_exactness import both
 
 from moex.cache.lru import LRU
 from moex.models.experts_interface import moe_layers

@@ -1,4 +1,4 @@
-"""The verdict names what plainly limits a run."""
+"""The bottleneck names what plainly limits a run."""
 
 from __future__ import annotations
 
