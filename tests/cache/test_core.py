@@ -1,4 +1,4 @@
-"""ExpertCache by example: what enters and is evicted, in which waves, and what prefetches may do."""
+"""ExpertCache by example: what enters and is evicted, the waves, and what prefetches may do."""
 
 from __future__ import annotations
 
